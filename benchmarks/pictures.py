@@ -1,0 +1,56 @@
+"""The pictures that the benchmarks measure on."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.demo import PICTURES
+from ulcodec.images import load_image
+
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+class Picture(NamedTuple):
+    """`pixels` uint8 [H, W, 3], or [H, W] if the picture is grey."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+
+def find_pictures(folder: Path | None, limit: int | None = None) -> list[Picture]:
+    """The first `limit` pictures of a folder in the order of their names, or the sample pictures of scikit-image.
+
+    Raises OSError for a folder that is missing or has no picture, ImageError for a picture that cannot be read.
+    """
+    if folder is None:
+        return [sample_picture(name) for name in PICTURES[:limit]]
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(f"no pictures in {folder}")
+    return [Picture(path.name, load_image(path).pixels) for path in paths[:limit]]
+
+
+def sample_picture(name: str) -> Picture:
+    file = files("skimage.data") / f"{name}.png"
+    return Picture(file.name, load_image(file.read_bytes()).pixels)
+
+
+def fitted(picture: Picture, width: int, height: int) -> Picture:
+    """The picture's centre at exactly this size, continued by its mirror image where it is smaller."""
+    pixels = picture.pixels
+    missing = [max(0, size - have) for size, have in zip((height, width), pixels.shape, strict=False)]
+    margins = [(extra // 2, extra - extra // 2) for extra in missing] + [(0, 0)] * (pixels.ndim - 2)
+    pixels = np.pad(pixels, margins, mode="symmetric")
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return Picture(picture.name, np.ascontiguousarray(pixels[top : top + height, left : left + width]))

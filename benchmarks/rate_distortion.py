@@ -1,0 +1,330 @@
+"""Rate and distortion on a set of pictures, beside the prior's bound, JPEG and published curves.
+
+`benchmarks/README.md` defines every field of the report.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import ulcodec
+from benchmarks.pictures import Picture, find_pictures
+from benchmarks.report import markdown_table, progress, run_record, text_table, to_json, write_text
+from ulcodec.metrics import bd_rate_percent, bits_per_pixel, pchip, psnr_db
+
+DEFAULT_QUALITIES = tuple(range(0, 101, 10))
+BOUND_FACTOR, BOUND_BYTES = 1.01, 24
+JPEG_QUALITIES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, *range(22, 95, 6), 95, 97, 99)
+JPEG_HERE = "JPEG 4:2:0, measured here"
+MARKDOWN_CURVES = ("VTM-9.1", "AVIF-444-s6", "WebP-m6", "JPEG-420", JPEG_HERE)
+
+
+@dataclass(frozen=True)
+class CodedPicture:
+    """One picture at one quality."""
+
+    picture: str
+    width: int
+    height: int
+    quality: int
+    file_bytes: int
+    bpp: float
+    psnr_db: float
+    bound_bits: float
+    overhead_bytes: float
+    excess_bytes: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Rate-distortion points in the order of their rates."""
+
+    bpp: list[float]
+    psnr_db: list[float]
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """The pictures and their files, each of which is encoded once."""
+
+    codec: ulcodec.Codec
+    pictures: list[Picture]
+    encoded: dict[int, list[bytes]] = field(default_factory=dict)
+
+    def files(self, quality: int) -> list[bytes]:
+        if quality not in self.encoded:
+            self.encoded[quality] = [self.encode(picture, quality) for picture in self.pictures]
+        return self.encoded[quality]
+
+    def encode(self, picture: Picture, quality: int) -> bytes:
+        progress(f"encoding quality {quality}: {picture.name}")
+        return self.codec.encode(picture.pixels, quality=quality)
+
+    def mean_bpp(self, quality: int) -> float:
+        pairs = zip(self.files(quality), self.pictures, strict=True)
+        return fmean(bits_per_pixel(len(file), picture.width, picture.height) for file, picture in pairs)
+
+    def measure(self, quality: int) -> list[CodedPicture]:
+        pairs = zip(self.pictures, self.files(quality), strict=True)
+        return [measure(self.codec, picture, file, quality) for picture, file in pairs]
+
+
+def measure(codec: ulcodec.Codec, picture: Picture, file: bytes, quality: int) -> CodedPicture:
+    progress(f"decoding quality {quality}: {picture.name}")
+    bound_bits = codec.describe(file)["bound_bits"]
+    return CodedPicture(
+        picture=picture.name,
+        width=picture.width,
+        height=picture.height,
+        quality=quality,
+        file_bytes=len(file),
+        bpp=bits_per_pixel(len(file), picture.width, picture.height),
+        psnr_db=psnr_db(picture.pixels, codec.decode_array(file)),
+        bound_bits=bound_bits,
+        overhead_bytes=len(file) - bound_bits / 8,
+        excess_bytes=len(file) - (BOUND_FACTOR * bound_bits / 8 + BOUND_BYTES),
+    )
+
+
+def closest_quality(mean_bpp: Callable[[int], float], target_bpp: float) -> int:
+    """The quality of 0..100 whose mean rate is closest to the target; rates must not fall with the quality."""
+    low, high = 0, 100
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if mean_bpp(middle) < target_bpp else (low, middle)
+    return min((low, high), key=lambda quality: abs(mean_bpp(quality) - target_bpp))
+
+
+def jpeg_bytes(picture: Picture, quality: int) -> bytes:
+    buffer = BytesIO()
+    image = Image.fromarray(picture.pixels)
+    image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", optimize=True, progressive=True)
+    return buffer.getvalue()
+
+
+def jpeg_point(pictures: Sequence[Picture], quality: int) -> tuple[float, float]:
+    """Mean bits per pixel and mean PSNR of the pictures as JPEG 4:2:0."""
+    progress(f"JPEG quality {quality}")
+    files = [jpeg_bytes(picture, quality) for picture in pictures]
+    decoded = (np.asarray(Image.open(BytesIO(file))) for file in files)
+    return (
+        fmean(bits_per_pixel(len(file), p.width, p.height) for file, p in zip(files, pictures, strict=True)),
+        fmean(psnr_db(p.pixels, pixels) for p, pixels in zip(pictures, decoded, strict=True)),
+    )
+
+
+def jpeg_curve(pictures: Sequence[Picture]) -> Curve:
+    return increasing([jpeg_point(pictures, quality) for quality in JPEG_QUALITIES])
+
+
+def increasing(points: Sequence[tuple[float, float]]) -> Curve:
+    """The (bpp, PSNR) points that no point of a smaller or equal rate reaches; infinite PSNR left out."""
+    kept: list[tuple[float, float]] = []
+    for bpp, decibels in sorted(points, key=lambda point: (point[0], -point[1])):
+        if math.isfinite(decibels) and (not kept or decibels > kept[-1][1]):
+            kept.append((bpp, decibels))
+    return Curve([bpp for bpp, _ in kept], [decibels for _, decibels in kept])
+
+
+def psnr_at(curve: Curve, bpp: float) -> float | None:
+    """PSNR of a curve at a rate: PCHIP over log rate, None outside the curve."""
+    if len(curve.bpp) < 2 or not curve.bpp[0] <= bpp <= curve.bpp[-1]:
+        return None
+    value = pchip(np.log(curve.bpp), np.array(curve.psnr_db))(np.array([math.log(bpp)]))
+    return float(value[0])
+
+
+def quality_row(coded: Sequence[CodedPicture], jpeg: Curve) -> dict[str, Any]:
+    """Means over the pictures at one quality, beside JPEG at the same mean rate."""
+    bpp, decibels = fmean(c.bpp for c in coded), fmean(c.psnr_db for c in coded)
+    jpeg_db = psnr_at(jpeg, bpp)
+    return {
+        "quality": coded[0].quality,
+        "bpp": bpp,
+        "bound_bpp": fmean(c.bound_bits / (c.width * c.height) for c in coded),
+        "psnr_db": decibels,
+        "jpeg_420_psnr_db": jpeg_db,
+        "gain_on_jpeg_420_db": None if jpeg_db is None else decibels - jpeg_db,
+        "mean_overhead_bytes": fmean(c.overhead_bytes for c in coded),
+        "worst_excess_bytes": max(c.excess_bytes for c in coded),
+        "n_within_bound": sum(c.excess_bytes <= 0 for c in coded),
+        "n_pictures": len(coded),
+    }
+
+
+def bound_summary(coded: Sequence[CodedPicture]) -> dict[str, Any]:
+    """How the files stand to `bound * 1.01 + 24 bytes`."""
+    worst = max(coded, key=lambda c: c.excess_bytes)
+    return {
+        "n_files": len(coded),
+        "n_within_bound": sum(c.excess_bytes <= 0 for c in coded),
+        "worst_excess_bytes": worst.excess_bytes,
+        "worst_picture": worst.picture,
+        "worst_quality": worst.quality,
+    }
+
+
+def bd_row(name: str, anchor: Curve, curve: Curve) -> dict[str, Any]:
+    """BD-rate to an anchor and the PSNR range of both; None where they share none or there are too few points."""
+    low = max(min(anchor.psnr_db), min(curve.psnr_db))
+    high = min(max(anchor.psnr_db), max(curve.psnr_db))
+    try:
+        value = bd_rate_percent(anchor.bpp, anchor.psnr_db, curve.bpp, curve.psnr_db)
+    except ValueError:
+        return {"anchor": name, "bd_rate_percent": None, "low_db": None, "high_db": None}
+    return {"anchor": name, "bd_rate_percent": value, "low_db": low, "high_db": high}
+
+
+def bd_rows(anchors: dict[str, Curve], curve: Curve) -> list[dict[str, Any]]:
+    """Best comparison first."""
+    rows = [bd_row(name, anchor, curve) for name, anchor in anchors.items()]
+    return sorted(rows, key=lambda row: math.inf if row["bd_rate_percent"] is None else row["bd_rate_percent"])
+
+
+def read_anchors(path: Path | None) -> dict[str, Curve]:
+    if path is None:
+        return {}
+    return {name: Curve(curve["bpp"], curve["psnr_db"]) for name, curve in json.loads(path.read_text()).items()}
+
+
+def evaluate(
+    codec: ulcodec.Codec,
+    pictures: list[Picture],
+    qualities: Sequence[int],
+    targets_bpp: Sequence[float],
+    anchors: dict[str, Curve],
+) -> dict[str, Any]:
+    """Every table of the report. The qualities that meet the targets are added to `qualities`."""
+    jpeg = jpeg_curve(pictures)
+    coding = PictureSet(codec, pictures)
+    targets = [{"target_bpp": target, "quality": closest_quality(coding.mean_bpp, target)} for target in targets_bpp]
+    chosen = sorted({*qualities, *(int(target["quality"]) for target in targets)})
+    coded = [coding.measure(quality) for quality in chosen]
+    rows = [quality_row(at_quality, jpeg) for at_quality in coded]
+    files = [file for at_quality in coded for file in at_quality]
+    curve = Curve([row["bpp"] for row in rows], [row["psnr_db"] for row in rows])
+    return {
+        "targets": targets,
+        "qualities": rows,
+        "bound": bound_summary(files),
+        "bd_rates": bd_rows(anchors | {JPEG_HERE: jpeg}, curve),
+        "jpeg_420": [{"bpp": bpp, "psnr_db": decibels} for bpp, decibels in zip(jpeg.bpp, jpeg.psnr_db, strict=True)],
+        "files": [asdict(file) for file in files],
+    }
+
+
+def decimals(value: float | None, places: int) -> str:
+    return "-" if value is None else f"{value:.{places}f}"
+
+
+def quality_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    header = ["quality", "bpp", "bound bpp", "PSNR dB", "JPEG 4:2:0 dB", "gain dB", "overhead B", "within bound"]
+    rows = [
+        [
+            str(row["quality"]),
+            decimals(row["bpp"], 4),
+            decimals(row["bound_bpp"], 4),
+            decimals(row["psnr_db"], 2),
+            decimals(row["jpeg_420_psnr_db"], 2),
+            decimals(row["gain_on_jpeg_420_db"], 2),
+            decimals(row["mean_overhead_bytes"], 1),
+            f"{row['n_within_bound']}/{row['n_pictures']}",
+        ]
+        for row in report["qualities"]
+    ]
+    return header, rows
+
+
+def bd_table(report: dict[str, Any], names: Sequence[str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """BD-rates against the anchors named, or all."""
+    rows = [
+        [row["anchor"], decimals(row["bd_rate_percent"], 1), decimals(row["low_db"], 2), decimals(row["high_db"], 2)]
+        for row in report["bd_rates"]
+        if names is None or row["anchor"] in names
+    ]
+    return ["anchor", "BD-rate %", "from dB", "to dB"], rows
+
+
+def bound_line(bound: dict[str, Any]) -> str:
+    return (
+        f"{bound['n_within_bound']} of {bound['n_files']} files are within the prior's bound + 1 % + {BOUND_BYTES} B;"
+        f" the worst stands at {bound['worst_excess_bytes']:+.1f} bytes from it "
+        f"({bound['worst_picture']}, quality {bound['worst_quality']})."
+    )
+
+
+def jpeg_line(report: dict[str, Any]) -> str:
+    first = report["jpeg_420"][0]
+    return f"Smallest JPEG 4:2:0 of these pictures: {first['bpp']:.4f} bits per pixel, {first['psnr_db']:.2f} dB."
+
+
+def printed(report: dict[str, Any]) -> str:
+    targets = [f"target {t['target_bpp']:g} bits per pixel: quality {t['quality']}" for t in report["targets"]]
+    tables = [text_table(*quality_table(report)), text_table(*bd_table(report))]
+    return "\n".join([*targets, tables[0], bound_line(report["bound"]), jpeg_line(report), "", tables[1]])
+
+
+def markdown(report: dict[str, Any]) -> str:
+    run = report["run"]
+    source = f"Model `{run['model']}` ({run['model_fingerprint']}), commit {run['commit']}: `{run['command']}`"
+    tables = [markdown_table(*quality_table(report)), markdown_table(*bd_table(report, MARKDOWN_CURVES))]
+    return "\n\n".join([tables[0], f"{bound_line(report['bound'])} {jpeg_line(report)}", tables[1], source]) + "\n"
+
+
+def quality_list(text: str) -> list[int]:
+    qualities = [int(part) for part in text.split(",")]
+    if not all(0 <= quality <= 100 for quality in qualities):
+        raise argparse.ArgumentTypeError("qualities are 0 to 100")
+    return qualities
+
+
+def rate_list(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(prog="python -m benchmarks.rate_distortion", description=__doc__.splitlines()[0])
+    result.add_argument("--images", type=Path, help="folder of pictures (default: the sample pictures of scikit-image)")
+    result.add_argument("--limit", type=int, help="only the first pictures")
+    result.add_argument("--model", default="small", help="name of a model, or a model directory")
+    result.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    result.add_argument(
+        "--qualities", type=quality_list, help="0..100, with commas (default: 0,10,... or only the targets')"
+    )
+    result.add_argument("--target-bpp", type=rate_list, default=[], help="mean rates to find qualities for")
+    result.add_argument("--anchors", type=Path, help="JSON of published curves on the same pictures")
+    result.add_argument("-o", "--output", type=Path, help="write the report here as JSON")
+    result.add_argument("--markdown", type=Path, help="write the main tables here")
+    return result
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parser().parse_args(arguments)
+    try:
+        anchors, pictures = read_anchors(options.anchors), find_pictures(options.images, options.limit)
+        codec = ulcodec.load(options.model, device=options.device)
+    except (OSError, ulcodec.UlcError) as error:
+        sys.exit(f"error: {error}")
+    qualities = options.qualities or (() if options.target_bpp else DEFAULT_QUALITIES)
+    tables = evaluate(codec, pictures, qualities, options.target_bpp, anchors)
+    report = {"run": run_record("rate_distortion", arguments, codec), **tables}
+    progress(f"{len(tables['files'])} files measured", last=True)
+    print(printed(report))
+    if options.output:
+        write_text(options.output, to_json(report))
+    if options.markdown:
+        write_text(options.markdown, markdown(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

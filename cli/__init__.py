@@ -1,0 +1,1 @@
+"""The `ulcodec` command: one module a command, over the public interface of the package `ulcodec`."""

@@ -1,0 +1,3 @@
+from ulcodec_cli.main import app
+
+app(prog_name="ulcodec")

@@ -1,0 +1,41 @@
+"""What the commands share: options, the choice of the output file, and how results are printed."""
+
+import errno
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[str, typer.Option(help="Name of an installed model, or a model directory.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+
+DEFAULT_MODEL = "small"
+
+
+def output_path(source: Path, output: Path | None, suffix: str, force: bool) -> Path:
+    """Where the result goes: `output`, or beside `source` with `suffix`. Raises OSError if it cannot go there."""
+    output = output or source.with_suffix(suffix)
+    if output.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a directory", str(output))
+    if not output.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such directory", str(output.parent))
+    if output.exists() and source.exists() and output.samefile(source):
+        raise FileExistsError(errno.EEXIST, "input and output are the same file", str(output))
+    if output.is_file() and not force:
+        raise FileExistsError(errno.EEXIST, "exists already; --force overwrites it", str(output))
+    return output
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(values))
+
+
+def print_fields(values: Mapping[str, Any]) -> None:
+    """One `name  value` line an entry, in columns."""
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        shown = f"{value:.6g}" if isinstance(value, float) else value
+        typer.echo(f"{name.replace('_', ' '):<{width}}  {shown}")

@@ -1,0 +1,64 @@
+"""The command line's root, and the one place where an error becomes a line and an exit code.
+
+Exit codes: 0 done, 2 wrong usage or an error that has a name (one line on stderr), 130 interrupted.
+"""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ulcodec import __version__
+from ulcodec.errors import UlcError
+from ulcodec_cli import decode, encode, info, model, train
+
+
+class ErrorBoundary(TyperGroup):
+    """Runs the chosen command."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except KeyboardInterrupt:
+            typer.echo("ulcodec: interrupted", err=True)
+            raise typer.Exit(130) from None
+        except MemoryError:
+            message = "out of memory"
+        except OSError as error:
+            message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        except UlcError as error:
+            message = str(error)
+        typer.echo(f"ulcodec: error: {' '.join(message.split())}", err=True)
+        raise typer.Exit(2)
+
+
+app = typer.Typer(
+    cls=ErrorBoundary,
+    help="A learned image codec: pictures to .ulc files and back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("encode")(encode.encode)
+app.command("decode")(decode.decode)
+app.command("info")(info.info)
+app.add_typer(model.app, name="model")
+app.add_typer(train.app, name="train")
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ulcodec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

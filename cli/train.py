@@ -1,0 +1,71 @@
+"""`ulcodec train`: train a codec and export it."""
+
+from errno import EEXIST
+from json import dumps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ulcodec_cli.common import Force
+
+app = typer.Typer(help="Train a codec of your own.", no_args_is_help=True)
+
+
+@app.command("stage1")
+def stage1(
+    data: Annotated[list[Path], typer.Option(help="Folder of pictures or tar shards, or a tar shard; repeatable.")],
+    out: Annotated[Path, typer.Option(help="Run directory; the same command resumes a run that stopped.")],
+    config: Annotated[str, typer.Option(help="Model configuration: tiny, small, base or paper.")] = "small",
+    objective: Annotated[str, typer.Option(help="codec, or ul: the losses of the paper.")] = "codec",
+    minutes: Annotated[float | None, typer.Option(help="Time budget.")] = None,
+    images: Annotated[int | None, typer.Option(help="Length in images seen.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Rate before the decay.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Model directory whose weights the run starts from.")] = None,
+    compile: Annotated[bool | None, typer.Option(help="Use torch.compile on GPUs.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+) -> None:
+    """Train encoder, prior and decoder together. What is not given keeps the default that --dry-run prints."""
+    from ulcodec.train.stage1 import Stage1Settings, train_stage1
+
+    given = {
+        "minutes": minutes,
+        "n_images": images,
+        "batch_size": batch_size,
+        "crop_px": crop,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "init": init,
+        "compile": compile,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    settings = Stage1Settings(data=tuple(data), out=out, config=config, objective=objective, **chosen)
+    settings.check()
+    if dry_run:
+        typer.echo(dumps(settings.resolved(), indent=2))
+    else:
+        typer.echo(f"run directory: {train_stage1(settings)}")
+
+
+@app.command("export")
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a finished or stopped run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to make.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of its configuration.")] = None,
+    force: Force = False,
+) -> None:
+    """Turn a run into a model directory that encode and decode take as --model."""
+    if output.exists() and not force:
+        raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(output))
+
+    from ulcodec.train.export import export_model
+
+    sha256 = export_model(run, output, name)
+    typer.echo(f"model directory: {output}, fingerprint {sha256[:8]}")

@@ -1,0 +1,208 @@
+"""Directories of tensors: whole or absent, and never larger a file than a shard."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ulcodec.errors import ModelError
+from ulcodec.model import checkpoint
+from ulcodec.model.checkpoint import (
+    SHARD_BYTES,
+    load_weights,
+    read_document,
+    read_tensors,
+    recover_directory,
+    shards,
+    write_directory,
+)
+from ulcodec.store import open_model
+
+Damage = Callable[[Path], object]
+
+
+def version(number: int) -> dict[str, dict[str, Tensor]]:
+    return {"weights": {"a": torch.full((3, 2), float(number)), "b": torch.tensor(number)}}
+
+
+def write_version(path: Path, number: int) -> None:
+    write_directory(path, version(number), {"config": {"number": number}})
+
+
+def version_at(path: Path) -> int:
+    """The version that a directory holds, whole."""
+    number = read_document(path, "config")["number"]
+    stored = read_tensors(path, "weights")
+    assert {name: tensor.tolist() for name, tensor in stored.items()} == {
+        name: tensor.tolist() for name, tensor in version(number)["weights"].items()
+    }
+    return number
+
+
+def test_groups_and_documents_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "model"
+    groups = {
+        "half": {"x": torch.randn(5, 3).half(), "empty": torch.zeros(0, 4)},
+        "integers": {"y": torch.arange(6, dtype=torch.int16).reshape(2, 3).T},
+    }
+    write_directory(path, groups, {"config": {"name": "ü", "list": [1, 2]}})
+    for group, tensors in groups.items():
+        stored = read_tensors(path, group)
+        assert stored.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert stored[name].dtype == tensor.dtype
+            assert torch.equal(stored[name], tensor)
+    assert read_document(path, "config") == {"name": "ü", "list": [1, 2]}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["model"]
+
+
+def test_shards_are_small_and_complete(tmp_path: Path) -> None:
+    tensors = {f"t{i:02d}": torch.full((900_000 + 400_000 * (i % 5),), float(i)) for i in range(12)}
+    tensors["last"] = torch.ones(2)
+    write_directory(tmp_path / "model", {"weights": tensors}, {})
+    files = sorted((tmp_path / "model").iterdir())
+    assert files[0].name == "weights-00000.safetensors"
+    assert len(files) > 4
+    assert all(file.stat().st_size < SHARD_BYTES for file in files)
+    stored = read_tensors(tmp_path / "model", "weights")
+    assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_tensor_beyond_a_shard_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 1000)
+    packed = shards({"small": torch.zeros(10), "large": torch.zeros(1000), "tail": torch.zeros(10)})
+    assert [list(shard) for shard in packed] == [["small"], ["large"], ["tail"]]
+
+
+class KilledError(Exception):
+    """Stands for a SIGKILL."""
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_killed_around_the_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
+    """After any number of renames, the directory or its recovery holds one version, whole."""
+    path = tmp_path / "model"
+    write_version(path, 1)
+    count = 0
+    rename, rmtree = Path.rename, shutil.rmtree
+
+    def counted(source: Path, target: Path) -> Path:
+        nonlocal count
+        if count == done:
+            raise KilledError
+        count += 1
+        return rename(source, target)
+
+    def not_after_the_renames(directory: Path, ignore_errors: bool = False) -> None:
+        if count == 2:
+            raise KilledError
+        rmtree(directory, ignore_errors=ignore_errors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", counted)
+        patch.setattr(shutil, "rmtree", not_after_the_renames)
+        with pytest.raises(KilledError):
+            write_version(path, 2)
+    assert path.exists() == (done != 1)
+    recover_directory(path)
+    assert version_at(path) == (2 if done == 2 else 1)
+    write_version(path, 3)
+    assert version_at(path) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_killed_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model"
+    write_version(path, 1)
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", killed)
+        with pytest.raises(KilledError):
+            write_version(path, 2)
+    assert version_at(path) == 1
+    write_version(path, 3)
+    assert version_at(path) == 3
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+@pytest.mark.parametrize("damage", [cut, lambda file: file.write_bytes(b""), lambda file: file.write_bytes(b"x" * 99)])
+def test_damaged_shards(tmp_path: Path, damage: Damage) -> None:
+    write_version(tmp_path / "model", 1)
+    damage(tmp_path / "model" / "weights-00000.safetensors")
+    with pytest.raises(ModelError, match=r"weights-00000\.safetensors"):
+        read_tensors(tmp_path / "model", "weights")
+
+
+def test_missing_groups_and_bad_documents(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no weights weights"):
+        read_tensors(tmp_path, "weights")
+    for content in (None, "{", "[1]"):
+        if content is not None:
+            (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ModelError, match=r"config\.json"):
+            read_document(tmp_path, "config")
+
+
+def test_weights_that_do_not_fit() -> None:
+    layer = nn.Linear(2, 3)
+    weights = {"weight": torch.ones(3, 2, dtype=torch.float16), "bias": torch.zeros(3, dtype=torch.float16)}
+    load_weights(layer, weights)
+    assert layer.weight.dtype == torch.float32
+    assert layer.weight.detach().eq(1).all()
+    for wrong in ({"weight": weights["weight"]}, weights | {"bias": torch.zeros(4)}, weights | {"more": torch.ones(1)}):
+        with pytest.raises(ModelError, match="weights do not fit the configuration"):
+            load_weights(layer, wrong)
+
+
+@pytest.fixture
+def model_dir(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model's directory that a test may damage."""
+    return shutil.copytree(tiny_model_dir, tmp_path / "model")
+
+
+def alter_an_integer(directory: Path) -> None:
+    file = directory / "coding-00000.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def alter_the_reveal(directory: Path) -> None:
+    document = read_document(directory, "config")
+    document["model"]["reveal"].reverse()
+    (directory / "config.json").write_text(json.dumps(document))
+
+
+def drop_the_hash(directory: Path) -> None:
+    document = read_document(directory, "config")
+    del document["coding_sha256"]
+    (directory / "config.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (alter_an_integer, "do not match their fingerprint"),
+        (alter_the_reveal, "do not match their fingerprint"),
+        (drop_the_hash, "missing 'coding_sha256'"),
+        (lambda directory: cut(directory / "coding-00000.safetensors"), "coding-00000"),
+        (lambda directory: cut(directory / "weights-00000.safetensors"), "weights-00000"),
+        (lambda directory: (directory / "config.json").unlink(), "nor a model directory"),
+    ],
+    ids=["integer", "reveal", "no-hash", "cut-coding", "cut-weights", "no-config"],
+)
+def test_altered_models_are_not_opened(model_dir: Path, damage: Damage, message: str) -> None:
+    open_model(model_dir)
+    damage(model_dir)
+    with pytest.raises(ModelError, match=message):
+        open_model(model_dir)

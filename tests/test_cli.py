@@ -1,0 +1,283 @@
+import dataclasses
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ulcodec
+from ulcodec.container import Container
+from ulcodec.images import load_image
+from ulcodec_cli.main import app
+
+
+class Finished(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.stdout.splitlines()[-1])
+
+
+Run = Callable[..., Finished]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process."""
+
+    def run_command(*arguments: object) -> Finished:
+        with pytest.raises(SystemExit) as exit_:
+            app([str(argument) for argument in arguments], prog_name="ulcodec")
+        code = exit_.value.code
+        assert code is None or isinstance(code, int)
+        return Finished(code or 0, *capsys.readouterr())
+
+    return run_command
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A smooth RGB picture with odd sides: photo.png in an otherwise empty folder."""
+    rows, columns = np.mgrid[:37, :51]
+    pixels = np.stack([4 * rows, 3 * columns, 2 * (rows + columns)], axis=2).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def coded(photo: Path, tiny_model_dir: Path, run: Run) -> Path:
+    """photo.ulc beside the photo."""
+    assert run("encode", photo, "--model", tiny_model_dir).code == 0
+    return photo.with_suffix(".ulc")
+
+
+def names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+def assert_refused(finished: Finished, *words: str, code: int = 2) -> None:
+    assert finished.code == code
+    assert finished.stdout == ""
+    [line] = finished.stderr.splitlines()
+    assert line.startswith("ulcodec: error: ")
+    for word in words:
+        assert word in line
+
+
+def test_outputs_go_beside_the_inputs(photo: Path, tiny_model_dir: Path, run: Run) -> None:
+    assert run("encode", photo, "--model", tiny_model_dir).code == 0
+    photo.rename(photo.with_name("original.png"))
+    assert run("decode", photo.with_suffix(".ulc"), "--model", tiny_model_dir).code == 0
+    assert names(photo.parent) == {"original.png", "photo.ulc", "photo.png"}
+    assert load_image(photo).pixels.shape == (37, 51, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_command_line_and_api_agree(photo: Path, tiny_model_dir: Path, run: Run, tmp_path: Path, mode: str) -> None:
+    picture = Image.open(photo).convert(mode)
+    picture.save(photo)
+    coded, decoded = tmp_path / "a.ulc", tmp_path / "a.bmp"
+    assert run("encode", photo, "-o", coded, "-q", 80, "--model", tiny_model_dir).code == 0
+    assert run("decode", coded, "-o", decoded, "--model", tiny_model_dir).code == 0
+    codec = ulcodec.load(tiny_model_dir)
+    assert coded.read_bytes() == codec.encode(picture, quality=80)
+    reopened = Image.open(decoded)
+    assert reopened.mode == mode
+    np.testing.assert_array_equal(np.asarray(reopened), codec.decode_array(coded.read_bytes()))
+
+
+def test_json(photo: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+    coded, decoded = tmp_path / "a.ulc", tmp_path / "a.png"
+    encoding = run("encode", photo, "-o", coded, "--model", tiny_model_dir, "--json").json
+    file_bytes = coded.stat().st_size
+    assert encoding["file_bytes"] == file_bytes
+    assert encoding["bits_per_pixel"] == pytest.approx(8 * file_bytes / (51 * 37))
+    assert (encoding["width"], encoding["height"], encoding["quality"]) == (51, 37, 50)
+    decoding = run("decode", coded, "-o", decoded, "--model", tiny_model_dir, "--json").json
+    assert (decoding["output"], decoding["fingerprint"]) == (str(decoded), encoding["fingerprint"])
+    info = run("info", coded, "--json").json
+    assert info == ulcodec.info(coded.read_bytes())
+
+
+def test_info(coded: Path, tiny_model_dir: Path, run: Run) -> None:
+    plain = run("info", coded)
+    assert plain.code == 0
+    assert str(coded.stat().st_size) in plain.stdout
+    assert "bound" not in plain.stdout
+    both = run("info", coded, "--bound", "--model", tiny_model_dir, "--json").json
+    assert both["file_bits"] == 8 * coded.stat().st_size
+    assert 0 < both["bound_bits"] < both["file_bits"]
+
+
+def test_info_of_a_file_does_not_import_torch(coded: Path) -> None:
+    code = f"import sys; from ulcodec_cli.main import app; app(['info', {str(coded)!r}], standalone_mode=False); "
+    check = code + "sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_existing_output_needs_force(photo: Path, tiny_model_dir: Path, run: Run) -> None:
+    output = photo.with_suffix(".ulc")
+    output.write_bytes(b"precious")
+    assert_refused(run("encode", photo, "--model", tiny_model_dir), str(output), "--force")
+    assert output.read_bytes() == b"precious"
+    assert run("encode", photo, "--model", tiny_model_dir, "--force").code == 0
+    ulcodec.info(output.read_bytes())
+
+
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_input_is_never_the_output(photo: Path, run: Run, command: str) -> None:
+    before = photo.read_bytes()
+    link = photo.with_name("link")
+    link.symlink_to(photo)
+    for output in (photo, link):
+        assert_refused(run(command, photo, "-o", output, "--force"), "same file")
+    assert photo.read_bytes() == before
+
+
+def test_unusable_outputs(photo: Path, run: Run) -> None:
+    assert_refused(run("encode", photo, "-o", photo.parent, "--force"), "is a directory")
+    assert_refused(run("encode", photo, "-o", photo.parent / "none" / "a.ulc"), "no such directory", "none")
+    assert_refused(run("decode", photo, "-o", photo.with_suffix(".unknown")), "extension")
+    assert names(photo.parent) == {"photo.png"}
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "info"])
+def test_unusable_inputs(run: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / "text").write_text("not a picture, nor a .ulc file, but long enough for a header")
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    before = names(tmp_path)
+    assert_refused(run(command, tmp_path / "none"), str(tmp_path / "none"), "No such file")
+    assert_refused(run(command, tmp_path / "folder"), "folder", "directory")
+    assert_refused(run(command, tmp_path / "text"))
+    assert_refused(run(command, tmp_path / "empty"))
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["decode", "info"])
+def test_damaged_files(coded: Path, run: Run, command: str) -> None:
+    data, before = coded.read_bytes(), names(coded.parent) | {"bad.ulc"}
+    bad = coded.with_name("bad.ulc")
+    for damaged in (data[:-1], data[:10], data + b"\0", data[:-1] + bytes([data[-1] ^ 1])):
+        bad.write_bytes(damaged)
+        assert_refused(run(command, bad))
+    assert names(coded.parent) == before
+
+
+def test_models_that_do_not_fit(photo: Path, coded: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+    before = names(tmp_path)
+    assert_refused(run("encode", photo, "-o", tmp_path / "b.ulc", "--model", "none"), "no model 'none'")
+    foreign = dataclasses.replace(Container.from_bytes(coded.read_bytes()), fingerprint=b"none")
+    coded.write_bytes(foreign.to_bytes())
+    assert_refused(
+        run("decode", coded, "-o", tmp_path / "b.png", "--model", tiny_model_dir), b"none".hex(), "installed"
+    )
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("encode",),
+        ("encode", "a.png", "b.png"),
+        ("encode", "a.png", "-q", "101"),
+        ("encode", "a.png", "-q", "-1"),
+        ("encode", "a.png", "-q", "high"),
+        ("decode", "a.ulc", "--unknown"),
+        ("train", "stage1", "--out", "runs"),
+        ("unknown",),
+    ],
+)
+def test_wrong_usage(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished = run(*arguments)
+    assert finished.code == 2
+    assert "Error" in finished.stderr
+    assert not names(tmp_path)
+
+
+def test_full_disk(photo: Path, tiny_model_dir: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def disk_full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    assert_refused(run("encode", photo, "--model", tiny_model_dir), "photo.ulc", "No space left")
+    assert names(photo.parent) == {"photo.png"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "ulcodec: interrupted"),
+        (MemoryError(), 2, "ulcodec: error: out of memory"),
+        (PermissionError(errno.EACCES, "Permission denied", "a.ulc"), 2, "ulcodec: error: a.ulc: Permission denied"),
+        (ulcodec.UlcError("two\nlines"), 2, "ulcodec: error: two lines"),
+    ],
+)
+def test_errors_are_one_line(
+    photo: Path, run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
+) -> None:
+    def fail(data: bytes) -> None:
+        raise error
+
+    monkeypatch.setattr(ulcodec, "info", fail)
+    finished = run("info", photo)
+    assert (finished.code, finished.stdout, finished.stderr) == (code, "", line + "\n")
+
+
+def test_a_programming_error_keeps_its_traceback(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(data: bytes) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ulcodec, "info", fail)
+    with pytest.raises(ZeroDivisionError):
+        app(["info", str(photo)])
+
+
+def test_version(run: Run) -> None:
+    finished = run("--version")
+    assert (finished.code, finished.stdout) == (0, f"ulcodec {ulcodec.__version__}\n")
+
+
+def test_installed_command() -> None:
+    script = Path(sys.executable).with_name("ulcodec")
+    for command in ([str(script)], [sys.executable, "-m", "ulcodec_cli"]):
+        shown = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        assert shown.stdout == f"ulcodec {ulcodec.__version__}\n"
+
+
+def test_model_describe(run: Run) -> None:
+    described = run("model", "describe", "--config", "tiny", "--json").json
+    assert described["config"] == "tiny"
+    assert all(row["parameters"] > 0 and row["kmac_per_px"] > 0 for row in described["parts"])
+    table = run("model", "describe", "--config", "tiny").stdout.splitlines()
+    assert len(table) == 1 + len(described["parts"])
+    assert_refused(run("model", "describe", "--config", "none"), "none")
+
+
+def test_train_dry_run(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ("train", "stage1", "--data", tmp_path, "--config", "tiny", "--out", out)
+    finished = run(*arguments, "--minutes", "0.5", "--crop", 64, "--dry-run")
+    settings = json.loads(finished.stdout)["stage1"]
+    assert (settings["minutes"], settings["crop_px"], settings["config"], settings["seed"]) == (0.5, 64, "tiny", 0)
+    assert not out.exists()
+    assert_refused(run(*arguments), "minutes")
+    assert_refused(run(*arguments, "--images", 1, "--config", "none"), "none")
+    assert not out.exists()
+
+
+def test_train_export_refuses(run: Run, tmp_path: Path) -> None:
+    assert_refused(run("train", "export", tmp_path, "-o", tmp_path), "--force")
+    assert_refused(run("train", "export", tmp_path, "-o", tmp_path / "model"), "no checkpoint")
+    assert not names(tmp_path)

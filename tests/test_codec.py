@@ -1,0 +1,241 @@
+"""Pictures to files and back with the tiny model."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ulcodec
+from ulcodec import latent_coding
+from ulcodec.codec import Codec
+from ulcodec.container import Container
+from ulcodec.errors import ChecksumError, CorruptDataError, FormatError, ImageError, ModelError, UnknownModelError
+from ulcodec.latent_coding import decode_latent, encode_latent
+
+SIZES = [(1, 1), (7, 1), (17, 5), (64, 64), (96, 80)]
+"""Width, height."""
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def coded(tiny_codec: Codec, picture: np.ndarray) -> bytes:
+    return tiny_codec.encode(picture, quality=70)
+
+
+def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b.astype(float)) ** 2)))
+
+
+@pytest.mark.parametrize("layout", ["RGB", "L"])
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_round_trip(tiny_codec: Codec, picture: np.ndarray, width: int, height: int, layout: str) -> None:
+    pixels = np.asarray(Image.fromarray(picture).convert(layout))[:height, :width]
+    data = tiny_codec.encode(pixels, quality=60)
+    decoded = tiny_codec.decode_array(data)
+    assert decoded.shape == pixels.shape
+    assert decoded.dtype == np.uint8
+    image = tiny_codec.decode(data)
+    assert image.mode == layout
+    np.testing.assert_array_equal(np.asarray(image), decoded)
+
+
+def test_pictures_come_back_recognisable_and_better_with_quality(tiny_codec: Codec, picture: np.ndarray) -> None:
+    files = [tiny_codec.encode(picture, quality=quality) for quality in (0, 50, 100)]
+    sizes = [len(file) for file in files]
+    assert sizes == sorted(set(sizes))
+    assert psnr_db(picture, tiny_codec.decode_array(files[2])) > psnr_db(picture, np.full_like(picture, 128)) + 1
+
+
+def test_every_kind_of_input_gives_the_same_bytes(
+    tiny_codec: Codec, picture: np.ndarray, tmp_path: Path, coded: bytes
+) -> None:
+    path = tmp_path / "picture.png"
+    Image.fromarray(picture).save(path)
+    tensor = torch.from_numpy(picture.copy()).permute(2, 0, 1)
+    sources = [Image.fromarray(picture), np.asfortranarray(picture), tensor, tensor.float() / 255, path, str(path)]
+    for source in sources:
+        assert tiny_codec.encode(source, quality=70) == coded
+    grey = picture[:, :, 0]
+    assert tiny_codec.encode(grey) == tiny_codec.encode(torch.from_numpy(grey.copy())[None])
+
+
+def test_views_are_encoded_as_they_look(tiny_codec: Codec, picture: np.ndarray) -> None:
+    view = picture[::-1, ::-2]
+    assert tiny_codec.encode(view) == tiny_codec.encode(np.ascontiguousarray(view))
+
+
+def test_equal_pictures_give_equal_bytes(tiny_codec: Codec, picture: np.ndarray, coded: bytes) -> None:
+    assert tiny_codec.encode(picture, quality=70) == coded
+
+
+def test_a_fresh_codec_decodes_the_same(tiny_model_dir: Path, tiny_codec: Codec, coded: bytes) -> None:
+    other = ulcodec.load(str(tiny_model_dir), device="cpu")
+    assert (other.fingerprint, other.name) == (tiny_codec.fingerprint, "tiny")
+    np.testing.assert_array_equal(other.decode_array(coded), tiny_codec.decode_array(coded))
+
+
+def latents_of(codec: Codec, data: bytes) -> latent_coding.DecodedLatent:
+    container = Container.from_bytes(data)
+    grid = -(-container.height // 16), -(-container.width // 16)
+    return decode_latent(codec.coder, container.segments, container.quality, grid)
+
+
+@pytest.fixture
+def restored(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """What the encoder and the decoder restore, in the order of coding."""
+    recorded: list[torch.Tensor] = []
+    restore = latent_coding.restore
+
+    def recording(*arguments: object) -> torch.Tensor:
+        recorded.append(restore(*arguments))
+        return recorded[-1]
+
+    monkeypatch.setattr(latent_coding, "restore", recording)
+    return recorded
+
+
+def assert_same_at_both_ends(restored: list[torch.Tensor]) -> None:
+    assert len(restored) == 10
+    assert all(torch.equal(a, b) for a, b in zip(restored[:5], restored[5:], strict=True))
+
+
+@pytest.mark.parametrize("quality", [0, 41, 100])
+def test_decoder_restores_exactly_what_the_encoder_did(
+    tiny_codec: Codec, picture: np.ndarray, quality: int, restored: list[torch.Tensor]
+) -> None:
+    y, hyper = tiny_codec.analyse(picture, quality)
+    segments = encode_latent(tiny_codec.coder, y, hyper, quality)
+    decoded = decode_latent(tiny_codec.coder, segments, quality, (y.shape[1], y.shape[2]))
+    assert_same_at_both_ends(restored)
+    assert sum(part.numel() for part in restored[1:5]) == decoded.y_16.numel() == y.numel()
+    error = (decoded.y_16 / 16 - y.flatten(1).T).abs()
+    assert (error <= 0.5 + 1e-6).float().mean() > 0.9, "all but the elements that are not coded"
+
+
+def test_latents_do_not_depend_on_the_thread_count(
+    tiny_codec: Codec, coded: bytes, set_threads: Callable[[int], None]
+) -> None:
+    decoded = []
+    for n_threads in (1, 2):
+        set_threads(n_threads)
+        decoded.append(latents_of(tiny_codec, coded))
+    for one, other in zip(*decoded, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_far_latents_are_escaped(tiny_codec: Codec, restored: list[torch.Tensor]) -> None:
+    """Symbols beyond every table, and beyond what the format holds, which are clamped."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(32, 3, 4, generator=generator) * 10.0 ** torch.arange(12).reshape(3, 4).clamp(max=7)
+    hyper = torch.full((8, 1, 1), -4e5)
+    decoded = decode_latent(tiny_codec.coder, encode_latent(tiny_codec.coder, y, hyper, 100), 100, (3, 4))
+    assert_same_at_both_ends(restored)
+    assert (decoded.hyper_16 / 16 + 4e5).abs().max() <= 0.5
+    assert decoded.y_16.abs().max() / 16 == pytest.approx(latent_coding.MAX_SYMBOL, rel=0.01)
+
+
+def test_info(tiny_codec: Codec, picture: np.ndarray, coded: bytes) -> None:
+    said = ulcodec.info(coded)
+    segment_bytes = said.pop("segment_bytes")
+    assert said == {
+        "version": 1,
+        "width": 96,
+        "height": 80,
+        "layout": "RGB",
+        "quality": 70,
+        "model": None,
+        "fingerprint": tiny_codec.fingerprint,
+        "file_bytes": len(coded),
+        "overhead_bytes": len(coded) - sum(segment_bytes),
+        "bits_per_pixel": pytest.approx(8 * len(coded) / (96 * 80)),
+    }
+    assert len(segment_bytes) == 4
+    assert said["overhead_bytes"] <= 24
+    assert ulcodec.info(tiny_codec.encode(picture[:, :, 0]))["layout"] == "GREY"
+
+
+@pytest.mark.parametrize("quality", [20, 60, 100])
+def test_files_are_close_to_their_bound(tiny_codec: Codec, picture: np.ndarray, quality: int) -> None:
+    """Room: 64 tables in place of continuous scales, means on a grid, and the ends of four segments."""
+    data = tiny_codec.encode(picture, quality=quality)
+    said = tiny_codec.describe(data)
+    assert said["file_bits"] == 8 * len(data)
+    assert said["payload_bits"] == 8 * sum(ulcodec.info(data)["segment_bytes"])
+    assert said["payload_bits"] == pytest.approx(said["bound_bits"], rel=0.03, abs=4 * 16)
+
+
+def test_overhead_of_one_pixel_is_small(tiny_codec: Codec) -> None:
+    said = tiny_codec.describe(tiny_codec.encode(np.zeros((1, 1), dtype=np.uint8), quality=0))
+    assert said["payload_bits"] < said["bound_bits"] * 1.03 + 4 * 16
+    assert said["file_bits"] - said["payload_bits"] <= 8 * 24
+
+
+def test_another_models_file(tiny_codec: Codec, coded: bytes) -> None:
+    other = dataclasses.replace(tiny_codec, name="other", fingerprint_bytes=bytes(4))
+    for refuse in (other.decode, other.decode_array, other.describe):
+        with pytest.raises(UnknownModelError, match=f"model {tiny_codec.fingerprint}.*other.*00000000.*installed"):
+            refuse(coded)
+
+
+def test_damaged_files(tiny_codec: Codec, coded: bytes) -> None:
+    flipped = bytearray(coded)
+    flipped[len(coded) // 2] ^= 4
+    with pytest.raises(ChecksumError):
+        tiny_codec.decode(bytes(flipped))
+    for length in (0, 2, 20, len(coded) - 1):
+        with pytest.raises(FormatError):
+            tiny_codec.decode(coded[:length])
+    with pytest.raises(CorruptDataError, match="expected 4 segments, got 3"):
+        decode_latent(tiny_codec.coder, Container.from_bytes(coded).segments[:3], 70, (5, 6))
+
+
+@pytest.mark.parametrize("quality", [-1, 101, float("nan")])
+def test_quality_out_of_range(tiny_codec: Codec, picture: np.ndarray, quality: float) -> None:
+    with pytest.raises(ValueError, match=f"quality must be 0 to 100, got {re.escape(str(quality))}"):
+        tiny_codec.encode(picture, quality=quality)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 3), dtype=np.float32),
+        np.zeros((4, 4, 2), dtype=np.uint8),
+        np.zeros((3, 4, 4, 3), dtype=np.uint8),
+        np.zeros(4, dtype=np.uint8),
+        np.zeros((0, 4, 3), dtype=np.uint8),
+        torch.zeros(4, 4),
+        torch.zeros(2, 4, 4),
+        torch.zeros(3, 4, 4, dtype=torch.int32),
+        torch.zeros(3, 0, 4),
+        b"not a picture",
+    ],
+    ids=lambda image: f"{type(image).__name__}-{getattr(image, 'dtype', '')}-{list(getattr(image, 'shape', []))}",
+)
+def test_what_is_not_a_picture(tiny_codec: Codec, image: object) -> None:
+    with pytest.raises(ImageError):
+        tiny_codec.encode(image)
+
+
+def test_pixel_limit(tiny_codec: Codec, picture: np.ndarray, coded: bytes) -> None:
+    for source in (picture, Image.fromarray(picture)):
+        with pytest.raises(ImageError, match="more than 7679 pixels"):
+            tiny_codec.encode(source, max_pixels=96 * 80 - 1)
+    with pytest.raises(FormatError):
+        tiny_codec.decode_array(coded, max_pixels=96 * 80 - 1)
+
+
+def test_missing_model(tmp_path: Path) -> None:
+    for model in ("no-such-model", tmp_path):
+        with pytest.raises(ModelError, match=r"neither a shipped model .* nor a model directory"):
+            ulcodec.load(model)

@@ -1,0 +1,140 @@
+"""Training pictures: reading, splitting and cropping."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ulcodec.data import PictureSet, load_pictures, pack
+from ulcodec.errors import TrainingError
+
+SIZES = [(40, 50), (33, 64), (64, 32), (57, 41), (32, 32), (48, 90)]
+
+
+def numbered(index: int, height: int, width: int) -> np.ndarray:
+    """Every pixel says where it is: (row, column, picture)."""
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    pixels[..., 0], pixels[..., 1], pixels[..., 2] = np.arange(height)[:, None], np.arange(width), index
+    return pixels
+
+
+PICTURES = [numbered(index, *size) for index, size in enumerate(SIZES)]
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def files() -> dict[str, bytes]:
+    """Six pictures in reading order, among things that must be left out."""
+    good = {f"{'a' if i < 3 else 'b'}/{i}.{'PNG' if i == 4 else 'png'}": png(p) for i, p in enumerate(PICTURES)}
+    clear = np.zeros((40, 40, 4), dtype=np.uint8)
+    return good | {
+        "a/broken.png": b"not a picture",
+        "a/cut.png": png(PICTURES[0])[:60],
+        "a/notes.txt": b"text",
+        "a/transparent.png": png(clear),
+        "b/small.png": png(numbered(9, 31, 99)),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, data in files().items():
+        file = tmp_path / "pictures" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    (tmp_path / "pictures" / "folder.png").mkdir()
+    (tmp_path / "pictures" / "gone.png").symlink_to("nowhere.png")
+    return tmp_path / "pictures"
+
+
+def write_shard(path: Path, names: list[str]) -> Path:
+    data = files()
+    with tarfile.open(path, "w") as shard:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = len(data[name])
+            shard.addfile(member, io.BytesIO(data[name]))
+    return path
+
+
+def held(pictures: PictureSet) -> list[int]:
+    """Which of the numbered pictures are in a set; their pixels are checked."""
+    found = []
+    for index in range(len(pictures)):
+        pixels = pictures.picture(index).numpy()
+        number = int(pixels[0, 0, 2])
+        np.testing.assert_array_equal(pixels, PICTURES[number])
+        found.append(number)
+    return found
+
+
+def test_folder(folder: Path) -> None:
+    training, validation = load_pictures([folder], min_side_px=32, validation_share=1 / 3)
+    assert held(validation) == [0, 3]
+    assert held(training) == [1, 2, 4, 5]
+
+
+def test_tar_shards_alone_and_in_a_folder(tmp_path: Path) -> None:
+    names = sorted(files())
+    shards = [write_shard(tmp_path / "1.tar", names[:4]), write_shard(tmp_path / "2.tar", names[4:])]
+    for sources in (shards, [tmp_path]):
+        training, validation = load_pictures(sources, min_side_px=32, validation_share=0.25)
+        assert held(validation) == [0, 4]
+        assert held(training) == [1, 2, 3, 5]
+
+
+def test_limit_and_smallest_side(folder: Path) -> None:
+    training, validation = load_pictures([folder], min_side_px=33, validation_share=0.5, limit=3)
+    assert (held(validation), held(training)) == ([0, 3], [1])
+
+
+def test_grey_becomes_rgb(tmp_path: Path) -> None:
+    grey = np.arange(32 * 32, dtype=np.uint32).reshape(32, 32).astype(np.uint8)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(png(grey))
+    training, _ = load_pictures([tmp_path], min_side_px=32, validation_share=0.5)
+    np.testing.assert_array_equal(training.picture(0).numpy(), np.repeat(grey[:, :, None], 3, axis=2))
+
+
+def test_too_few_pictures(folder: Path) -> None:
+    with pytest.raises(TrainingError, match="found 1 pictures with sides of at least 48 px; need two or more"):
+        load_pictures([folder], min_side_px=48, validation_share=0.5)
+
+
+@pytest.mark.parametrize("name", ["missing", "not-a-shard.tar"])
+def test_unreadable_source(tmp_path: Path, name: str) -> None:
+    (tmp_path / "not-a-shard.tar").write_bytes(b"text" * 300)
+    with pytest.raises(TrainingError, match=f"cannot read training data .*{name}"):
+        load_pictures([tmp_path / name], min_side_px=32, validation_share=0.5)
+
+
+def test_crops_lie_in_their_pictures() -> None:
+    crop_px = 32
+    crops = pack(PICTURES).random_crops(400, crop_px, torch.Generator().manual_seed(0))
+    assert crops.dtype == torch.float32
+    assert crops.shape == (400, 3, crop_px, crop_px)
+    places = set()
+    for crop in (crops * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
+        flipped = bool(crop[0, 0, 1] > crop[0, 1, 1])
+        upright = crop[:, ::-1] if flipped else crop
+        top, left, number = (int(value) for value in upright[0, 0])
+        np.testing.assert_array_equal(upright, PICTURES[number][top : top + crop_px, left : left + crop_px])
+        places.add((number, top, left, flipped))
+    assert {number for number, *_ in places} == set(range(len(PICTURES)))
+    assert {flipped for *_, flipped in places} == {False, True}
+    assert {top for number, top, *_ in places if number == 0} == set(range(40 - crop_px + 1))
+
+
+def test_the_generator_decides_the_crops() -> None:
+    pictures = pack(PICTURES)
+    first, again, other = (pictures.random_crops(8, 32, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

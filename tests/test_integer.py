@@ -1,0 +1,209 @@
+"""The integer prior: close to the float one, the same on every thread count, and provably exact."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ulcodec.errors import ModelError
+from ulcodec.model import integer
+from ulcodec.model.config import N_CHANNEL_GROUPS, N_PHASES, TINY, ModelConfig
+from ulcodec.model.integer import (
+    MEAN_GRID,
+    CodingParameters,
+    IntegerLayer,
+    IntegerPrior,
+    fingerprint,
+    integer_tensors,
+    neighbourhoods,
+    shuffled,
+)
+from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
+from ulcodec.model.reveal import STEPS, known_log_snr, step_map
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.schedule import LATENT_LOG_SNR_0
+
+GRID = (7, 10)
+COARSE = (2, 3)
+QUALITIES = (0, 37, 100)
+CPU = torch.device("cpu")
+
+
+class Latents(NamedTuple):
+    """y_16 [N, C] and hyper_16 [N / 16, C_hyper] in 1/16 steps."""
+
+    y_16: Tensor
+    hyper_16: Tensor
+
+
+@pytest.fixture(scope="module")
+def latents() -> Latents:
+    generator = torch.Generator().manual_seed(0)
+    y_16 = torch.randn(math.prod(GRID), TINY.latent_channels, generator=generator, dtype=torch.float64) * 60
+    hyper_16 = torch.randn(math.prod(COARSE), TINY.hyper_channels, generator=generator, dtype=torch.float64) * 40
+    return Latents(y_16.round(), hyper_16.round())
+
+
+@pytest.fixture(scope="module")
+def tensors(tiny_model: UnifiedLatentModel) -> dict[str, Tensor]:
+    return integer_tensors(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def prior(tensors: dict[str, Tensor]) -> IntegerPrior:
+    return IntegerPrior(TINY, tensors, CPU)
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def picture_of(latent_16: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[N, C] in 1/16 steps -> [1, C, h, w] in steps."""
+    return (latent_16 / MEAN_GRID).float().T.reshape(1, -1, *grid)
+
+
+def positions_of(x: Tensor) -> Tensor:
+    """[1, C, h, w] -> [N, C]"""
+    return x[0].flatten(1).T
+
+
+def walk(prior: IntegerPrior, latents: Latents, quality: int) -> list[CodingParameters]:
+    """Parameters of all elements in every reveal step."""
+    steps = positions_of(step_map(TINY, GRID)[None])
+    features = prior.hyper_features(latents.hyper_16, quality, GRID)
+    return [
+        prior(torch.where(steps < step, latents.y_16, 0.0), steps < step, quality, features, GRID) for step in STEPS
+    ]
+
+
+def float_walk(model: UnifiedLatentModel, latents: Latents, quality: int) -> list[tuple[Tensor, Tensor]]:
+    """Mean in steps and fractional table index, [N, C], of every reveal step by the float networks."""
+    q = torch.tensor([quality / 100])
+    steps = step_map(TINY, GRID)
+    features = model.hyper_decoder(picture_of(latents.hyper_16, COARSE), q, GRID)
+    y = picture_of(latents.y_16, GRID)
+    predictions = []
+    for step in STEPS:
+        y_known = torch.where(steps < step, y, 0.0)
+        mean, log_scale = model.prior(y_known, known_log_snr(steps, step, LATENT_LOG_SNR_0)[None], q, features)
+        index = (log_scale - math.log(SCALE_MIN)) / LOG_SCALE_STEP
+        predictions.append((positions_of(mean), positions_of(index).clamp(0, N_SCALES - 1)))
+    return predictions
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_integer_prior_follows_the_float_prior(
+    tiny_model: UnifiedLatentModel, prior: IntegerPrior, latents: Latents, quality: int
+) -> None:
+    steps = positions_of(step_map(TINY, GRID)[None])
+    predictions = zip(STEPS, walk(prior, latents, quality), float_walk(tiny_model, latents, quality), strict=True)
+    for step, parameters, (mean, index) in predictions:
+        coded = steps >= step
+        mean_error = (parameters.mean_16 / MEAN_GRID - mean)[coded].abs()
+        assert mean_error.max() < 1 / 4
+        assert (mean_error < 1 / 8).float().mean() > 0.99
+        assert mean_error.mean() < 1 / 32, "rounding to the grid alone gives 1 / 64"
+        assert mean[coded].std() > 0.1, "the prediction must depend on the context for this test to mean anything"
+        index_error = (parameters.table_index.float() - index)[coded].abs()
+        assert (index_error <= 0.6).float().mean() > 0.99
+        assert index_error.max() <= 1
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_hyper_latent_is_predicted_as_in_float(
+    tiny_model: UnifiedLatentModel, prior: IntegerPrior, latents: Latents, quality: int
+) -> None:
+    q = torch.tensor([quality / 100])
+    parameters = prior.hyper_parameters(quality, 6)
+    mean, log_scale = (part[0, :, 0, 0].expand(6, -1) for part in tiny_model.hyper_decoder.predict(q))
+    assert parameters.mean_16.shape == parameters.table_index.shape == (6, TINY.hyper_channels)
+    torch.testing.assert_close(parameters.mean_16.float() / MEAN_GRID, mean, rtol=0, atol=0.51 / MEAN_GRID)
+    index = (log_scale - math.log(SCALE_MIN)) / LOG_SCALE_STEP
+    torch.testing.assert_close(parameters.table_index.float(), index, rtol=0, atol=0.51)
+    features = tiny_model.hyper_decoder(picture_of(latents.hyper_16, COARSE), q, GRID)
+    exact = prior.hyper_features(latents.hyper_16, quality, GRID).float() / 2**integer.ACTIVATION_BITS
+    torch.testing.assert_close(exact, positions_of(features), rtol=0, atol=0.05)
+
+
+def test_results_are_integers_and_repeat_on_every_thread_count(
+    prior: IntegerPrior, latents: Latents, set_threads: Callable[[int], None]
+) -> None:
+    results = []
+    for n_threads in (1, 2, 2, 1):
+        set_threads(n_threads)
+        results.append(walk(prior, latents, 37))
+    for parameters in zip(*results, strict=True):
+        first = parameters[0]
+        assert torch.equal(first.mean_16, first.mean_16.round())
+        assert first.mean_16.dtype == torch.float64
+        assert first.table_index.dtype == torch.uint8
+        assert first.table_index.max() < N_SCALES
+        for other in parameters[1:]:
+            assert torch.equal(first.mean_16, other.mean_16)
+            assert torch.equal(first.table_index, other.table_index)
+
+
+def test_every_order_of_summation_gives_the_same(tensors: dict[str, Tensor]) -> None:
+    """Float64 products against int64 ones, with inputs at the limits."""
+    layer = IntegerLayer(tensors, "prior.blocks.0.spatial", CPU)
+    limit = 127 * 2**integer.ACTIVATION_BITS
+    x = torch.randint(-limit, limit + 1, (50, layer.weight.shape[0]), generator=torch.Generator().manual_seed(0))
+    x[0], x[1] = limit, -limit
+    weight, bias = (tensors[f"prior.blocks.0.spatial.{part}"].long() for part in ("weight", "bias"))
+    sums = x @ weight.T + bias
+    expected = (sums + 2 ** (layer.shift - 1)) >> layer.shift
+    order = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(1))
+    for permutation in (slice(None), order):
+        layer.weight = weight.T[permutation].double()
+        assert torch.equal(layer(x[:, permutation].double()).long(), expected)
+
+
+def test_neighbourhoods_and_shuffle_match_convolutions() -> None:
+    x = torch.randn(1, 3, *GRID, dtype=torch.float64)
+    weight = torch.randn(5, 3, 3, 3, dtype=torch.float64)
+    product = neighbourhoods(positions_of(x), GRID) @ weight.permute(0, 2, 3, 1).flatten(1).T
+    torch.testing.assert_close(product, positions_of(F.conv2d(x, weight, padding=1)))
+    wide = torch.randn(1, 12, *GRID)
+    assert torch.equal(shuffled(positions_of(wide), GRID), positions_of(F.pixel_shuffle(wide, 2)))
+
+
+def test_extreme_latents_stay_in_range(prior: IntegerPrior, latents: Latents) -> None:
+    huge = Latents(latents.y_16.sign() * 2.0**40, latents.hyper_16.sign() * 2.0**40)
+    for parameters in walk(prior, huge, 100):
+        assert parameters.mean_16.isfinite().all()
+        assert torch.equal(parameters.mean_16, parameters.mean_16.round())
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_sums_that_may_be_inexact_are_rejected(tensors: dict[str, Tensor], part: str) -> None:
+    name = f"prior.mean_head.{part}"
+    altered = tensors | {name: tensors[name].long() + 2**52 // (127 * 256 if part == "weight" else 1)}
+    with pytest.raises(ModelError, match=r"prior\.mean_head: sums may leave the exact range"):
+        IntegerPrior(TINY, altered, CPU)
+
+
+def test_missing_integers_are_named(tensors: dict[str, Tensor]) -> None:
+    for name in ("prior.stem.bias", "table.mean_gain", "hyper.up_32.exponent"):
+        with pytest.raises(ModelError, match=name.removeprefix("table.").replace(".", r"\.")):
+            IntegerPrior(TINY, {key: value for key, value in tensors.items() if key != name}, CPU)
+
+
+def test_every_integer_is_in_the_fingerprint(tensors: dict[str, Tensor]) -> None:
+    assert all(not tensor.is_floating_point() for tensor in tensors.values())
+    seen = {fingerprint(TINY, tensors)}
+    for name, tensor in tensors.items():
+        changed = tensor.clone()
+        changed.view(-1)[-1] += 1
+        seen.add(fingerprint(TINY, tensors | {name: changed}))
+    assert len(seen) == 1 + len(tensors)
+    assert fingerprint(TINY, dict(reversed(tensors.items()))) in seen, "the order of the tensors does not matter"
+    values = TINY.to_json() | {"reveal": ["1" * N_PHASES] * N_CHANNEL_GROUPS}
+    assert fingerprint(ModelConfig.from_json(values), tensors) not in seen

@@ -1,0 +1,324 @@
+"""Stage 1 in miniature: it learns, resumes exactly, survives being killed, and ends in a model that codes."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import ulcodec
+from ulcodec.data import load_pictures
+from ulcodec.errors import ModelError, TrainingError
+from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
+from ulcodec.model.presets import build_model, preset
+from ulcodec.train import loop
+from ulcodec.train.export import export_model
+from ulcodec.train.loop import LossGuard
+from ulcodec.train.objective import OBJECTIVES, Metrics
+from ulcodec.train.stage1 import Stage1Settings, train_stage1, validation_scores
+
+N_IMAGES = 160
+BATCH_SIZE = 8
+
+KILLED_RUN = """
+import dataclasses, json, os, signal, sys
+from pathlib import Path
+
+import torch
+
+from ulcodec.train import stage1
+from ulcodec.train.loop import LoopSettings
+
+torch.set_num_threads(1)
+stage1.LoopSettings = lambda **values: LoopSettings(**values, checkpoint_seconds=0)
+rename, count = Path.rename, 0
+
+def killing_rename(source, target):
+    global count
+    count += 1
+    if count == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(source, target)
+
+Path.rename = killing_rename
+data, out, n_images, batch_size = sys.argv[1:]
+stage1.train_stage1(stage1.Stage1Settings(
+    data=(Path(data),), out=Path(out), config="tiny", n_images=int(n_images), batch_size=int(batch_size),
+    crop_px=64, learning_rate=0.02, validation_share=0.2,
+))
+"""
+"""Saves after every step; dies in the fifth save, between the two renames that replace the checkpoint."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten small synthetic pictures."""
+    directory = tmp_path_factory.mktemp("pictures")
+    row, column = np.mgrid[0:72, 0:80].astype(np.float64)
+    for seed in range(10):
+        draw = np.random.default_rng(seed)
+        waves = [
+            128 + 60 * np.sin(row / draw.uniform(4, 30) + column / draw.uniform(4, 30)) + draw.normal(0, 3, row.shape)
+            for _ in range(3)
+        ]
+        pixels = np.stack(waves, axis=2).round().clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(directory / f"{seed}.png")
+    return directory
+
+
+@pytest.fixture
+def settings(folder: Path, tmp_path: Path) -> Stage1Settings:
+    """Twenty steps of the tiny model; the rate depends on the number of images alone."""
+    return settings_for(folder, tmp_path / "run")
+
+
+def settings_for(folder: Path, out: Path) -> Stage1Settings:
+    return Stage1Settings(
+        data=(folder,),
+        out=out,
+        config="tiny",
+        n_images=N_IMAGES,
+        batch_size=BATCH_SIZE,
+        crop_px=64,
+        learning_rate=0.02,
+        validation_share=0.2,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unbroken run that others are compared with."""
+    return train_stage1(settings_for(folder, tmp_path_factory.mktemp("unbroken") / "run"))
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, objective: str, step: int, action: Callable[[], None]) -> None:
+    """Call `action` inside the given step (counted from 0) of the runs that start now."""
+    original, count = OBJECTIVES[objective], 0
+
+    def interrupted(*arguments: object) -> tuple[Tensor, Metrics]:
+        nonlocal count
+        if torch.is_grad_enabled():
+            if count == step:
+                action()
+            count += 1
+        return original(*arguments)
+
+    monkeypatch.setitem(OBJECTIVES, objective, interrupted)
+
+
+def send_interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def stop_half_way(settings: Stage1Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, settings.objective, N_IMAGES // BATCH_SIZE // 2 - 1, send_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_stage1(settings)
+    assert read_document(settings.out / "checkpoint", "progress")["n_images"] == N_IMAGES // 2
+
+
+def assert_same_state(run: Path, other: Path) -> None:
+    """Weights, EMA and optimiser moments, bit for bit."""
+    for group in ("model", "ema", "optimizer"):
+        tensors, others = (read_tensors(directory / "checkpoint", group) for directory in (run, other))
+        assert tensors.keys() == others.keys()
+        assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
+
+
+def scores(settings: Stage1Settings, group: str | None) -> dict[str, float]:
+    """Validation scores of fresh weights, or of a group in the run's checkpoint."""
+    torch.manual_seed(settings.seed)
+    model = build_model(preset(settings.config))
+    if group is not None:
+        load_weights(model, read_tensors(settings.out / "checkpoint", group))
+    _, held_out = load_pictures(settings.data, min_side_px=64, validation_share=settings.validation_share)
+    return validation_scores(model, held_out, settings)
+
+
+def test_codec_objective_learns(folder: Path, finished_run: Path) -> None:
+    settings = settings_for(folder, finished_run)
+    before, after, averaged = (scores(settings, group) for group in (None, "model", "ema"))
+    assert after["loss"] < 0.9 * before["loss"]
+    assert averaged["loss"] < before["loss"]
+    assert [after[f"chain_bpp@{quality}"] for quality in ("0", "0.5", "1")] == sorted(
+        after[f"chain_bpp@{quality}"] for quality in ("0", "0.5", "1")
+    )
+
+
+@pytest.mark.parametrize("config", ["tiny", "paper_tiny"])
+def test_ul_objective_learns(settings: Stage1Settings, config: str) -> None:
+    settings = dataclasses.replace(settings, objective="ul", config=config)
+    before = scores(settings, None)
+    train_stage1(settings)
+    after = scores(settings, "model")
+    assert after["loss"] < before["loss"]
+
+
+def test_resumed_run_equals_the_unbroken_one(
+    settings: Stage1Settings, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_half_way(settings, monkeypatch)
+    train_stage1(settings)
+    assert_same_state(settings.out, finished_run)
+
+
+def test_complete_run_is_left_alone(folder: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_stage1(settings_for(folder, finished_run))
+    assert f"this run is complete ({N_IMAGES} images)" in capsys.readouterr().out
+
+
+def test_killed_run_resumes(settings: Stage1Settings, finished_run: Path) -> None:
+    [folder] = settings.data
+    arguments = [str(folder), str(settings.out), str(N_IMAGES), str(BATCH_SIZE)]
+    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, *arguments], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (settings.out / "checkpoint").exists()
+    train_stage1(settings)
+    assert_same_state(settings.out, finished_run)
+
+
+def test_log_forgets_what_was_not_saved(settings: Stage1Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_half_way(settings, monkeypatch)
+    log = settings.out / "log.csv"
+    log.write_text("n_images,loss\n8,1.5\n80,1.25\n88,1.125\n")
+    train_stage1(settings)
+    with open(log, newline="") as handle:
+        assert [row["n_images"] for row in csv.DictReader(handle)][:2] == ["8", "80"]
+    assert "1.125" not in log.read_text()
+
+
+def test_every_step_can_be_logged_and_saved(
+    settings: Stage1Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop.LoopSettings, "__init__", lambda self, **values: init(self, **values, log_seconds=0))
+    train_stage1(dataclasses.replace(settings, n_images=10 * BATCH_SIZE))
+    with open(settings.out / "log.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [int(row["n_images"]) for row in rows] == list(range(8, 81, 8))
+    assert all(float(row["chain_bpp"]) > 0 and float(row["gradient_norm"]) > 0 for row in rows)
+    assert float(rows[-1]["learning_rate"]) == 0
+    assert capsys.readouterr().out.count(" images/s ") == 10
+    assert (settings.out / "constant" / "progress.json").exists()
+
+
+init = loop.LoopSettings.__init__
+
+
+def test_loss_that_is_not_finite_stops_the_run(
+    settings: Stage1Settings, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_half_way(settings, monkeypatch)
+    kept = {file.name: file.read_bytes() for file in (settings.out / "checkpoint").iterdir()}
+    codec_loss = OBJECTIVES["codec"]
+
+    def broken(*arguments: object) -> tuple[Tensor, Metrics]:
+        loss, metrics = codec_loss(*arguments)
+        return loss * torch.nan, metrics
+
+    with monkeypatch.context() as patch:
+        patch.setitem(OBJECTIVES, "codec", broken)
+        with pytest.raises(TrainingError, match="the loss became nan; the last good checkpoint is kept"):
+            train_stage1(settings)
+    assert {file.name: file.read_bytes() for file in (settings.out / "checkpoint").iterdir()} == kept
+    assert not (settings.out / "constant").exists()
+    train_stage1(settings)
+    assert_same_state(settings.out, finished_run)
+
+
+def test_guard_stops_explosions_but_not_falls() -> None:
+    guard = LossGuard(20.0)
+    for _ in range(60):
+        guard.check(1.0)
+    guard.check(19.0)
+    guard.check(1e-3)
+    with pytest.raises(TrainingError, match="the loss exploded to 21 from a median of 1"):
+        guard.check(21.0)
+    for loss in (float("inf"), float("nan")):
+        with pytest.raises(TrainingError, match="the loss became"):
+            LossGuard(20.0).check(loss)
+
+
+def test_another_configuration_does_not_resume(settings: Stage1Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_half_way(settings, monkeypatch)
+    with pytest.raises(TrainingError, match="holds another model configuration"):
+        train_stage1(dataclasses.replace(settings, config="paper_tiny", objective="ul"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "gan"}, "unknown objective 'gan'; known: codec, ul"),
+        ({"config": "paper_tiny"}, "writes no files: train it with the objective ul"),
+        ({"n_images": None}, "give the run a length"),
+        ({"crop_px": 80}, "multiple of 64 pixels, got 80"),
+        ({"device": "no-such-device"}, "cannot use device 'no-such-device'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_cannot_run(settings: Stage1Settings, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train_stage1(dataclasses.replace(settings, **changes))
+    assert not settings.out.exists()
+
+
+def test_unknown_configuration(settings: Stage1Settings) -> None:
+    with pytest.raises(ModelError, match="unknown configuration 'huge'"):
+        train_stage1(dataclasses.replace(settings, config="huge"))
+
+
+def test_resolved_settings_are_json(settings: Stage1Settings) -> None:
+    resolved = settings.resolved()
+    assert json.loads(json.dumps(resolved)) == resolved
+    assert resolved["model"]["name"] == "tiny"
+    assert resolved["stage1"]["n_images"] == N_IMAGES
+
+
+def test_trained_model_encodes_and_decodes(finished_run: Path, tmp_path: Path, picture: np.ndarray) -> None:
+    sha256 = export_model(finished_run, tmp_path / "model", "mine")
+    codec = ulcodec.load(tmp_path / "model", device="cpu")
+    assert (codec.name, codec.fingerprint) == ("mine", sha256[:8])
+    data = codec.encode(picture, quality=80)
+    assert codec.decode_array(data).shape == picture.shape
+    said = codec.describe(data)
+    assert said["payload_bits"] < 1.03 * said["bound_bits"] + 4 * 16
+    provenance = read_document(tmp_path / "model", "config")["provenance"]
+    assert provenance["progress"]["n_images"] == N_IMAGES
+    assert provenance["training"]["objective"] == "codec"
+    ema = read_tensors(finished_run / "checkpoint", "ema")
+    exported = dict(codec.model.named_parameters())
+    assert all(torch.equal(exported[name], weight.half().float()) for name, weight in ema.items())
+    assert export_model(finished_run, tmp_path / "again", "mine") == sha256
+
+
+def test_run_that_starts_from_a_model(
+    settings: Stage1Settings, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(settings, init=tiny_model_dir, n_images=BATCH_SIZE)
+    train_stage1(settings)
+    start, end = read_tensors(tiny_model_dir, "weights"), read_tensors(settings.out / "checkpoint", "model")
+    assert all((end[name] - weight.float()).abs().max() < 1e-3 for name, weight in start.items())
+    with pytest.raises(TrainingError, match="holds another model configuration"):
+        train_stage1(
+            dataclasses.replace(settings, config="paper_tiny", objective="ul", out=settings.out.with_name("other"))
+        )
+
+
+def test_nothing_to_export(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no checkpoint to export"):
+        export_model(tmp_path, tmp_path / "model")
+
+
+def test_training_needs_neither_entropy_coder_nor_video() -> None:
+    code = "import sys; sys.modules['constriction'] = sys.modules['av'] = None; import ulcodec.train.stage1"
+    subprocess.run([sys.executable, "-c", code], check=True)

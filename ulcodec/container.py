@@ -1,0 +1,196 @@
+"""The `.ulc` container: bytes only, no torch and no model. `docs/format.md` is the specification."""
+
+from binascii import crc_hqx
+from dataclasses import dataclass
+from enum import IntEnum
+
+from ulcodec.errors import (
+    ChecksumError,
+    CorruptDataError,
+    LimitError,
+    NotUlcError,
+    TruncatedError,
+    UnsupportedVersionError,
+)
+
+MAGIC = b"ULC"
+VERSION = 1
+FINGERPRINT_BYTES = 4
+N_SEGMENTS = 4
+MAX_QUALITY = 100
+MAX_SIDE = 2**24 - 1
+MAX_PIXELS = 2**28
+MAX_SEGMENT_BYTES = 2**28 - 1
+MAX_HEADER_BYTES = 18
+EXTENSION_FLAG = 0x80
+CRC_BYTES = 2
+CRC8_POLYNOMIAL = 0x07
+CRC_SEED = 0xFFFF
+
+
+class Layout(IntEnum):
+    """Channel layout of the picture, as stored in the extension byte."""
+
+    RGB = 0
+    GREY = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes of a file say. `size_bytes` is the length of the header itself."""
+
+    fingerprint: bytes
+    quality: int
+    width: int
+    height: int
+    layout: Layout
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Container:
+    """The contents of a `.ulc` file.
+
+    `fingerprint`: 4 bytes naming the model; `quality` 0 to 100; `width`, `height` in pixels; `segments`: `N_SEGMENTS`
+    payloads, one a reveal step (the first also holds the hyper-latent). Raises ValueError for arguments out of range.
+    """
+
+    fingerprint: bytes
+    quality: int
+    width: int
+    height: int
+    layout: Layout
+    segments: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.fingerprint) != FINGERPRINT_BYTES:
+            raise ValueError(f"fingerprint must be {FINGERPRINT_BYTES} bytes, got {len(self.fingerprint)}")
+        if not 0 <= self.quality <= MAX_QUALITY:
+            raise ValueError(f"quality must be 0 to {MAX_QUALITY}, got {self.quality}")
+        if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
+            raise ValueError(f"sides must be 1 to {MAX_SIDE}, got {self.width}x{self.height}")
+        if len(self.segments) != N_SEGMENTS or max(map(len, self.segments)) > MAX_SEGMENT_BYTES:
+            raise ValueError(f"need {N_SEGMENTS} segments of at most {MAX_SEGMENT_BYTES} bytes")
+
+    @property
+    def n_pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Bytes of the file that are not payload."""
+        return len(self.to_bytes()) - sum(map(len, self.segments))
+
+    def to_bytes(self) -> bytes:
+        data = bytearray(MAGIC + bytes([VERSION]) + self.fingerprint)
+        extension = int(self.layout)
+        data.append(self.quality | (EXTENSION_FLAG if extension else 0))
+        data += leb128(self.width) + leb128(self.height)
+        if extension:
+            data.append(extension)
+        for segment in self.segments[:-1]:
+            data += leb128(len(segment)) + segment
+            data.append(crc8(data))
+        data += self.segments[-1]
+        return bytes(data) + crc_hqx(data, CRC_SEED).to_bytes(CRC_BYTES, "little")
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> "Container":
+        """Parse and verify a whole file. Raises a FormatError; accounts for every byte."""
+        header = read_header(data)
+        if max_pixels is not None and header.width * header.height > max_pixels:
+            raise LimitError(f"the picture has {header.width}x{header.height} pixels; the limit is {max_pixels}")
+        end = len(data) - CRC_BYTES
+        position, segments = header.size_bytes, []
+        for _ in range(N_SEGMENTS - 1):
+            length, position = read_leb128(data, position, MAX_SEGMENT_BYTES)
+            if position + length + 1 > end:
+                raise TruncatedError("the file ends inside a segment")
+            segments.append(data[position : position + length])
+            position += length
+            if crc8(data[:position]) != data[position]:
+                raise ChecksumError(f"the checksum of segment {len(segments) - 1} does not match: the file is damaged")
+            position += 1
+        if crc_hqx(data[:end], CRC_SEED) != int.from_bytes(data[end:], "little"):
+            raise ChecksumError("the checksum of the file does not match: the file is damaged")
+        segments.append(data[position:end])
+        return cls(header.fingerprint, header.quality, header.width, header.height, header.layout, tuple(segments))
+
+
+def read_header(data: bytes) -> Header:
+    """Parse the head of a file; its first `MAX_HEADER_BYTES` bytes are enough. Raises FormatError. Checksums are not read."""
+    if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
+        raise NotUlcError("not a .ulc file")
+    if len(data) < 9:
+        raise TruncatedError("the file ends inside its header")
+    if data[3] != VERSION:
+        raise UnsupportedVersionError(f"format version {data[3]}; this ulcodec reads version {VERSION}")
+    fingerprint, flags = data[4:8], data[8]
+    quality = flags & ~EXTENSION_FLAG
+    if quality > MAX_QUALITY:
+        raise CorruptDataError(f"quality {quality} is out of range")
+    width, position = read_leb128(data, 9, MAX_SIDE)
+    height, position = read_leb128(data, position, MAX_SIDE)
+    if not width or not height:
+        raise CorruptDataError(f"a picture of {width}x{height} pixels")
+    layout = Layout.RGB
+    if flags & EXTENSION_FLAG:
+        layout, position = read_extension(data, position)
+    return Header(fingerprint, quality, width, height, layout, position)
+
+
+def read_extension(data: bytes, position: int) -> tuple[Layout, int]:
+    if position >= len(data):
+        raise TruncatedError("the file ends inside its header")
+    if data[position] != Layout.GREY:
+        raise CorruptDataError(f"unknown extension byte {data[position]:#04x}")
+    return Layout.GREY, position + 1
+
+
+def leb128(value: int) -> bytes:
+    """Unsigned LEB128: seven bits a byte, lowest first, the top bit set on all bytes but the last."""
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def read_leb128(data: bytes, position: int, limit: int) -> tuple[int, int]:
+    """The value at `position` and the position after it. Raises FormatError for one that is cut, too large or not shortest."""
+    value = shift = 0
+    while True:
+        if position >= len(data):
+            raise TruncatedError("the file ends inside a number")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if value > limit or shift > 28:
+            raise LimitError(f"a number in the file exceeds {limit}")
+        if byte < 0x80:
+            if not byte and shift:
+                raise CorruptDataError("a number in the file is not in its shortest form")
+            return value, position
+        shift += 7
+
+
+def _crc8_table() -> bytes:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value << 1) ^ (CRC8_POLYNOMIAL if value & 0x80 else 0)
+        table.append(value & 0xFF)
+    return bytes(table)
+
+
+CRC8_TABLE = _crc8_table()
+
+
+def crc8(data: bytes | bytearray) -> int:
+    """CRC-8 (polynomial 0x07, seed 0xFF, not reflected, no final XOR) of the CRC-16 of `data`."""
+    crc = 0xFF
+    for byte in crc_hqx(data, CRC_SEED).to_bytes(2, "big"):
+        crc = CRC8_TABLE[crc ^ byte]
+    return crc
+

@@ -1,0 +1,105 @@
+"""Model configurations: flat, frozen, and saved beside the weights as JSON."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ulcodec.errors import ModelError
+
+N_CHANNEL_GROUPS = 16
+PHASE_ROWS, PHASE_COLUMNS = 2, 4
+N_PHASES = PHASE_ROWS * PHASE_COLUMNS
+N_REVEAL_STEPS = 4
+
+
+def doubling_reveal() -> tuple[str, ...]:
+    """Reveal schedule: steps of 1/8, 1/8, 1/4 and 1/2 of the elements, spread over channels and positions.
+
+    Returns one string a channel group (channel c belongs to group `c % 16`); its character p is the step, 1 to 4, in
+    which the elements at spatial phase p are coded (phase `p = 4 (row % 2) + column % 4`). Each group walks the phases
+    in the same order, far apart first, from a start of its own.
+    """
+    order = ((0, 0), (1, 2), (0, 2), (1, 0), (0, 1), (1, 3), (0, 3), (1, 1))
+    steps = (1, 2, 3, 3, 4, 4, 4, 4)
+    rows = []
+    for group in range(N_CHANNEL_GROUPS):
+        shift_row, shift_column = divmod(group * 5 % N_PHASES, PHASE_COLUMNS)
+        phases = ["0"] * N_PHASES
+        for (row, column), step in zip(order, steps, strict=True):
+            phase = (row + shift_row) % PHASE_ROWS * PHASE_COLUMNS + (column + shift_column) % PHASE_COLUMNS
+            phases[phase] = str(step)
+        rows.append("".join(phases))
+    return tuple(rows)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes the networks' shapes and the meaning of quality.
+
+    Widths are channels; `_8` and `_16` are the scales 1/8 and 1/16 of the picture. `lagrangian_low` and `_high` are the
+    weights of `255^2 MSE` against bits per pixel at quality 0 and 1, log-linear in between.
+    """
+
+    name: str
+    latent_channels: int
+    hyper_channels: int
+    width_8: int
+    width_16: int
+    encoder_blocks_8: int
+    encoder_blocks_16: int
+    decoder_blocks_16: int
+    decoder_blocks_8: int
+    prior_width: int
+    prior_blocks: int
+    hyper_width: int
+    denoiser_width: int
+    denoiser_blocks: int
+    n_quality_anchors: int = 8
+    lagrangian_low: float = 0.001
+    lagrangian_high: float = 0.12
+    reveal: tuple[str, ...] = doubling_reveal()
+
+    def __post_init__(self) -> None:
+        if self.latent_channels % N_CHANNEL_GROUPS:
+            raise ModelError(f"latent_channels must be a multiple of {N_CHANNEL_GROUPS}, got {self.latent_channels}")
+        steps = {str(step) for step in range(1, N_REVEAL_STEPS + 1)}
+        if len(self.reveal) != N_CHANNEL_GROUPS or any(len(r) != N_PHASES or set(r) - steps for r in self.reveal):
+            raise ModelError(f"reveal must be {N_CHANNEL_GROUPS} strings of {N_PHASES} digits 1 to {N_REVEAL_STEPS}")
+
+    def lagrangian(self, quality: float) -> float:
+        """Weight of `255^2 MSE` against bits per pixel at `quality` in [0, 1]."""
+        low, high = math.log(self.lagrangian_low), math.log(self.lagrangian_high)
+        return math.exp(low + quality * (high - low))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ModelConfig":
+        """Inverse of `to_json`. Raises ModelError for unknown or missing fields."""
+        names = {field.name for field in fields(cls)}
+        if unknown := set(values) - names:
+            raise ModelError(f"unknown fields in the model configuration: {', '.join(sorted(unknown))}")
+        try:
+            return cls(**{**values, "reveal": tuple(values["reveal"])})
+        except (TypeError, KeyError) as error:
+            raise ModelError(f"incomplete model configuration: {error}") from error
+
+
+TINY = ModelConfig(
+    name="tiny", latent_channels=32, hyper_channels=8, width_8=32, width_16=32,
+    encoder_blocks_8=1, encoder_blocks_16=1, decoder_blocks_16=1, decoder_blocks_8=1,
+    prior_width=32, prior_blocks=1, hyper_width=16, denoiser_width=16, denoiser_blocks=1,
+)  # fmt: skip
+
+SMALL = ModelConfig(
+    name="small", latent_channels=256, hyper_channels=64, width_8=192, width_16=320,
+    encoder_blocks_8=3, encoder_blocks_16=4, decoder_blocks_16=5, decoder_blocks_8=4,
+    prior_width=256, prior_blocks=5, hyper_width=128, denoiser_width=96, denoiser_blocks=4,
+)  # fmt: skip
+
+BASE = ModelConfig(
+    name="base", latent_channels=256, hyper_channels=64, width_8=320, width_16=512,
+    encoder_blocks_8=6, encoder_blocks_16=6, decoder_blocks_16=8, decoder_blocks_8=8,
+    prior_width=384, prior_blocks=8, hyper_width=192, denoiser_width=192, denoiser_blocks=6,
+)  # fmt: skip

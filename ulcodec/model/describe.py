@@ -1,0 +1,72 @@
+"""Parameters and multiply-accumulates of each part of a model."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ulcodec.model.config import N_REVEAL_STEPS
+from ulcodec.model.paper import PaperConfig, PaperModel
+from ulcodec.model.presets import build_model, preset
+from ulcodec.model.unified import UnifiedLatentModel
+
+SIDE_PX = 256
+
+
+def describe(config_name: str) -> list[dict[str, str | float]]:
+    """Rows `{part, parameters, kmac_per_px, passes}` for a preset, measured on a 256x256 picture.
+
+    The paper's model is described without allocating it. `kmac_per_px` is thousands of multiply-accumulates of one pass
+    over pixels of the picture; `passes` how often coding or decoding runs the part (a denoising step counts once).
+    Raises ModelError for an unknown preset.
+    """
+    config = preset(config_name)
+    with torch.device("meta" if isinstance(config, PaperConfig) else "cpu"), torch.no_grad():
+        model = build_model(config)
+        parts = paper_parts(model) if isinstance(model, PaperModel) else codec_parts(model)
+        return [
+            {
+                "part": name,
+                "parameters": sum(p.numel() for module in modules for p in module.parameters()),
+                "kmac_per_px": kmac_per_px(run),
+                "passes": passes,
+            }
+            for name, modules, run, passes in parts
+        ]
+
+
+Part = tuple[str, Iterable[nn.Module], Callable[[], object], int]
+
+
+def codec_parts(model: UnifiedLatentModel) -> list[Part]:
+    config, side = model.config, SIDE_PX // 16
+    quality = torch.zeros(1)
+    picture, latent = torch.zeros(1, 3, SIDE_PX, SIDE_PX), torch.zeros(1, config.latent_channels, side, side)
+    hyper = torch.zeros(1, config.hyper_channels, side // 4, side // 4)
+    hyper_features = torch.zeros(1, config.hyper_width, side, side)
+    features, level = torch.zeros(1, config.width_8, 2 * side, 2 * side), torch.zeros(1)
+    return [
+        ("encoder", [model.encoder], lambda: model.encoder(picture, quality), 1),
+        ("hyper-encoder", [model.hyper_encoder], lambda: model.hyper_encoder(latent, quality), 1),
+        ("hyper-decoder", [model.hyper_decoder], lambda: model.hyper_decoder(hyper, quality, (side, side)), 1),
+        ("prior", [model.prior], lambda: model.prior(latent, latent, quality, hyper_features), N_REVEAL_STEPS),
+        ("decoder trunk", [model.decoder.trunk], lambda: model.decoder.trunk(latent, quality), 1),
+        ("denoiser", [model.decoder.denoiser], lambda: model.decoder.denoiser(picture, level, features, picture), 1),
+    ]
+
+
+def paper_parts(model: PaperModel) -> list[Part]:
+    side, level = SIDE_PX // 16, torch.zeros(1)
+    picture, latent = torch.zeros(1, 3, SIDE_PX, SIDE_PX), torch.zeros(1, model.config.latent_channels, side, side)
+    return [
+        ("encoder", [model.encoder], lambda: model.encoder(picture, level), 1),
+        ("prior", [model.prior], lambda: model.prior(latent, level, level), 1),
+        ("decoder", [model.decoder], lambda: model.decoder(picture, level, latent, level), 1),
+    ]
+
+
+def kmac_per_px(run: Callable[[], Tensor | object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops()) / 2 / SIDE_PX**2 / 1000

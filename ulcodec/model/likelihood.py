@@ -1,0 +1,81 @@
+"""Likelihood of latents under the float prior, along the reveal chain.
+
+B batch, C latent channels, h w latent grid, S reveal steps.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction
+from ulcodec.model.reveal import STEPS, known_log_snr, step_map
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.schedule import LATENT_LOG_SNR_0
+
+MIN_PROBABILITY = 1e-9
+
+
+def unit_bin_bits(residual: Tensor, log_scale: Tensor) -> Tensor:
+    """Bits of `residual` under a zero-mean Gaussian integrated over the unit bin around it. Any shape, float32."""
+    scale = lower_bound(log_scale, math.log(SCALE_MIN)).clamp(max=math.log(SCALE_MAX)).exp()
+    distance = residual.abs()
+    upper = torch.erfc((distance - 0.5) / (scale * math.sqrt(2)))
+    lower = torch.erfc((distance + 0.5) / (scale * math.sqrt(2)))
+    return -torch.log2(lower_bound((upper - lower) / 2, MIN_PROBABILITY))
+
+
+def lower_bound(x: Tensor, bound: float) -> Tensor:
+    """`max(x, bound)` whose gradient still passes where it would raise x (Balle et al. 2018, their `lower_bound`)."""
+    return LowerBound.apply(x, bound)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class LowerBound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, bound: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bound = bound  # type: ignore[attr-defined]
+        return x.clamp(min=bound)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        (grad,) = grads
+        return grad * ((x >= ctx.bound) | (grad < 0)), None  # type: ignore[attr-defined]
+
+
+def reveal_predictions(
+    model: UnifiedLatentModel, y_known: Tensor, quality: Tensor, hyper_features: Tensor
+) -> Prediction:
+    """What each element is coded under, all reveal steps in one batch of S B pictures: [B, C, h, w] each."""
+    batch = len(y_known)
+    steps = step_map(model.config, (y_known.shape[2], y_known.shape[3]), y_known.device)
+    log_snr = torch.stack([known_log_snr(steps, step, LATENT_LOG_SNR_0) for step in STEPS])
+    n_steps = len(log_snr)
+    prediction = model.prior(
+        torch.where(log_snr.isfinite()[:, None], y_known[None], 0).flatten(0, 1),
+        log_snr[:, None].expand(-1, batch, -1, -1, -1).flatten(0, 1),
+        quality.repeat(n_steps),
+        hyper_features.repeat(n_steps, 1, 1, 1),
+    )
+    own = torch.stack([steps == step for step in STEPS])[:, None]
+    mean, log_scale = ((part.unflatten(0, (n_steps, batch)) * own).sum(0) for part in prediction)
+    return Prediction(mean, log_scale)
+
+
+def sum_per_picture(x: Tensor) -> Tensor:
+    return x.flatten(1).sum(1)
+
+
+def chain_bits(model: UnifiedLatentModel, y: Tensor, hyper: Tensor, quality: Tensor) -> Tensor:
+    """Description length of decoded latents along the reveal chain, [B] bits: the bound that a file is compared with.
+
+    y [B, C, h, w] and hyper [B, C_hyper, ceil(h/4), ceil(w/4)] float32 in quantisation steps, as a decoder restores
+    them.
+    """
+    hyper_prediction = model.hyper_decoder.predict(quality)
+    features = model.hyper_decoder(hyper, quality, (y.shape[2], y.shape[3]))
+    prediction = reveal_predictions(model, y, quality, features)
+    bits = unit_bin_bits(y - prediction.mean, prediction.log_scale)
+    hyper_bits = unit_bin_bits(hyper - hyper_prediction.mean, hyper_prediction.log_scale)
+    return sum_per_picture(bits) + sum_per_picture(hyper_bits)

@@ -1,0 +1,39 @@
+"""The whole model: encoder, hyper-encoder, prior, decoder, as one module."""
+
+from torch import Tensor, nn
+
+from ulcodec.model.config import ModelConfig
+from ulcodec.model.decoder import Decoder
+from ulcodec.model.encoder import Encoder, HyperEncoder
+from ulcodec.model.prior import HyperDecoder, Prior
+from ulcodec.schedule import ALPHA_0, STEP_WIDTH, alpha
+
+
+class UnifiedLatentModel(nn.Module):
+    """Networks of one configuration, with fresh weights."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.hyper_encoder = HyperEncoder(config)
+        self.hyper_decoder = HyperDecoder(config)
+        self.prior = Prior(config)
+        self.decoder = Decoder(config)
+
+    def encode_clean(self, x: Tensor, quality: Tensor) -> Tensor:
+        """x [B, 3, H, W] in [0, 1] -> clean latent z [B, C, h, w] in the paper's units (a step is `STEP_WIDTH`)."""
+        y: Tensor = self.encoder(x, quality)[0]
+        return y * STEP_WIDTH
+
+    def denoise_latent(self, z_t: Tensor, log_snr: Tensor, quality: Tensor) -> Tensor:
+        """z_t [B, C, h, w] at one log_snr [B] for all elements -> z_hat, by the prior alone (no hyper-latent)."""
+        level = log_snr[:, None, None, None]
+        mean: Tensor = self.prior(z_t / (alpha(level) * STEP_WIDTH), level, quality, None).mean
+        return mean * STEP_WIDTH
+
+    def denoise_picture(self, x_t: Tensor, log_snr: Tensor, z_0: Tensor, quality: Tensor) -> Tensor:
+        """x_t [B, 3, H, W] scaled to [-1, 1], log_snr [B], z_0 [B, C, h, w] -> x_hat scaled to [-1, 1]."""
+        features, mean = self.decoder.trunk(z_0 / (ALPHA_0 * STEP_WIDTH), quality)
+        x_hat: Tensor = self.decoder.denoiser(x_t, log_snr, features, 2 * mean - 1)
+        return x_hat

@@ -1,0 +1,71 @@
+"""Noise schedules of Unified Latents: log-SNR, signal and noise levels, step width, loss weights.
+
+Variance preserving: `x_t = alpha x + sigma eps`, `log_snr = log(alpha^2 / sigma^2)`, `t = 0` nearly clean, `t = 1`
+noise. Symbols follow the paper (arXiv 2602.17270): alpha, sigma, log_snr (its lambda).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+LATENT_LOG_SNR_0 = 5.0
+"""Log-SNR of the latent that leaves the encoder: lambda_z(0) of the paper, section 3."""
+
+LATENT_LOG_SNR_1 = -10.0
+"""Log-SNR at which the latent's diffusion ends. The paper does not state it; reimplementations use -10 or -20."""
+
+PIXEL_LOG_SNR_RANGE = (-10.0, 10.0)
+"""Clipping range of the pixel schedule (from the authors' earlier work)."""
+
+ALPHA_0 = math.sqrt(1 / (1 + math.exp(-LATENT_LOG_SNR_0)))
+SIGMA_0 = math.sqrt(1 / (1 + math.exp(LATENT_LOG_SNR_0)))
+
+STEP_WIDTH = math.sqrt(12) * SIGMA_0 / ALPHA_0
+"""Width of the uniform channel with the noise power of `LATENT_LOG_SNR_0`: one quantisation step, 0.2844 in z."""
+
+NATS_TO_BITS = 1 / math.log(2)
+
+
+def alpha(log_snr: Tensor) -> Tensor:
+    """Signal level `sqrt(sigmoid(log_snr))`, any shape."""
+    return torch.sigmoid(log_snr).sqrt()
+
+
+def sigma(log_snr: Tensor) -> Tensor:
+    """Noise level `sqrt(sigmoid(-log_snr))`, any shape."""
+    return torch.sigmoid(-log_snr).sqrt()
+
+
+def step_noise_variance(log_snr: Tensor) -> Tensor:
+    """Variance of the noise on `z_t / (alpha STEP_WIDTH)`, in squared steps; infinite where `log_snr` is -inf."""
+    return torch.exp(-log_snr) / STEP_WIDTH**2
+
+
+def latent_log_snr(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Linear latent schedule: returns `(log_snr, -d log_snr / dt)` for `t` in [0, 1]."""
+    span = LATENT_LOG_SNR_0 - LATENT_LOG_SNR_1
+    return LATENT_LOG_SNR_0 - span * t, torch.full_like(t, span)
+
+
+def pixel_log_snr(t: Tensor, *, resolution_px: int, base_px: int = 64) -> tuple[Tensor, Tensor]:
+    """Cosine schedule shifted for resolution (simple diffusion, arXiv 2301.11093, eq. 4), within the clipping range.
+
+    The end points of `t` are moved so that `log_snr` spans `PIXEL_LOG_SNR_RANGE`; returns `(log_snr, -d log_snr / dt)`.
+    """
+    low, high = PIXEL_LOG_SNR_RANGE
+    shift = 2 * math.log(base_px / resolution_px)
+    t_low = 2 / math.pi * math.atan(math.exp((shift - high) / 2))
+    t_high = 2 / math.pi * math.atan(math.exp((shift - low) / 2))
+    angle = math.pi / 2 * (t_low + t * (t_high - t_low))
+    slope = math.pi * (t_high - t_low) / (torch.sin(angle) * torch.cos(angle))
+    return shift - 2 * torch.log(torch.tan(angle)), slope
+
+
+def decoder_weight(log_snr: Tensor, *, bias: float, loss_factor: float) -> Tensor:
+    """Weight of `|x - x_hat|^2` before `-lambda' / 2`: `c_lf exp(b) sigmoid(lambda - b)`.
+
+    It is the paper's sigmoid weight `c_lf sigmoid(b - lambda)` on the noise-prediction error (section 3.2), turned into
+    the clean-picture view by `|eps - eps_hat|^2 = exp(lambda) |x - x_hat|^2`.
+    """
+    return loss_factor * math.exp(bias) * torch.sigmoid(log_snr - bias)

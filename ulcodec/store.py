@@ -1,0 +1,84 @@
+"""Model directories: configuration, float weights (fp16), and the integers that define how files are coded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ulcodec.catalogue import model_directory
+from ulcodec.entropy import FrequencyTables, build_tables
+from ulcodec.errors import ModelError
+from ulcodec.latent_coding import LatentCoder
+from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, write_directory
+from ulcodec.model.config import ModelConfig
+from ulcodec.model.integer import IntegerPrior, fingerprint, integer_tensors
+from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
+from ulcodec.model.unified import UnifiedLatentModel
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model directory that has been read and whose integers match their fingerprint (SHA-256)."""
+
+    name: str
+    config: ModelConfig
+    fingerprint: bytes
+    weights: dict[str, Tensor]
+    coding: dict[str, Tensor]
+
+    def networks(self, device: torch.device) -> UnifiedLatentModel:
+        """Float networks, ready to run."""
+        model = UnifiedLatentModel(self.config)
+        load_weights(model, self.weights)
+        placed: UnifiedLatentModel = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return placed.eval().requires_grad_(False)
+
+    def coder(self, device: torch.device) -> LatentCoder:
+        """Integer prior and frequency tables."""
+        frequencies, lengths, minima = (
+            self.coding[f"tables.{part}"].numpy().astype(np.int32) for part in ("frequencies", "lengths", "minima")
+        )
+        prior = IntegerPrior(self.config, self.coding, device)
+        return LatentCoder(prior, FrequencyTables(frequencies, lengths, minima))
+
+
+def open_model(model: str | Path) -> StoredModel:
+    """Read a shipped model by name, any other by directory. Raises ModelError if missing, incomplete or altered."""
+    directory = model_directory(model)
+    document = read_document(directory, "config")
+    try:
+        config = ModelConfig.from_json(document["model"])
+        name, sha256 = str(document["name"]), document["coding_sha256"]
+    except KeyError as error:
+        raise ModelError(f"{directory / 'config.json'}: missing {error}") from error
+    coding = read_tensors(directory, "coding")
+    digest = fingerprint(config, coding)
+    if digest.hex() != sha256:
+        raise ModelError(f"{directory}: the coding integers do not match their fingerprint; the model is damaged")
+    return StoredModel(name, config, digest, read_tensors(directory, "weights"), coding)
+
+
+def save_model(directory: Path, name: str, model: UnifiedLatentModel, provenance: dict[str, Any]) -> str:
+    """Write a trained model as a model directory; returns its SHA-256 in hexadecimal digits.
+
+    `provenance` (how it was trained; JSON values) is stored in `config.json`.
+    """
+    tables = scale_tables()
+    coding = integer_tensors(model) | {
+        "tables.frequencies": torch.from_numpy(tables.frequencies),
+        "tables.lengths": torch.from_numpy(tables.lengths),
+        "tables.minima": torch.from_numpy(tables.minima),
+    }
+    sha256 = fingerprint(model.config, coding).hex()
+    weights = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
+    document = {"name": name, "coding_sha256": sha256, "model": model.config.to_json(), "provenance": provenance}
+    write_directory(directory, {"weights": weights, "coding": coding}, {"config": document})
+    return sha256
+
+
+def scale_tables() -> FrequencyTables:
+    """The frequency tables of the prior's 64 log-spaced scales."""
+    return build_tables(SCALE_MIN * np.exp(LOG_SCALE_STEP * np.arange(N_SCALES)))

@@ -1,0 +1,28 @@
+"""From a training run to a model directory that encodes and decodes."""
+
+from pathlib import Path
+
+import torch
+
+from ulcodec.errors import TrainingError
+from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, recover_directory
+from ulcodec.model.config import ModelConfig
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store import save_model
+
+
+def export_model(run_dir: Path, out_dir: Path, name: str | None = None) -> str:
+    """Export the EMA weights of a run's newest checkpoint; returns the model's SHA-256 in hexadecimal digits.
+
+    Raises TrainingError if `run_dir` holds no checkpoint.
+    """
+    checkpoint = run_dir / "checkpoint"
+    recover_directory(checkpoint)
+    if not checkpoint.exists():
+        raise TrainingError(f"{run_dir}: no checkpoint to export")
+    config, progress = read_document(checkpoint, "config"), read_document(checkpoint, "progress")
+    model = UnifiedLatentModel(ModelConfig.from_json(config["model"]))
+    load_weights(model, read_tensors(checkpoint, "ema"))
+    rounded = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
+    load_weights(model, rounded)
+    return save_model(out_dir, name or model.config.name, model, {"training": config["stage1"], "progress": progress})

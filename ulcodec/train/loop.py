@@ -1,0 +1,335 @@
+"""The training loop: one object owns all state, and resuming is running the same command again."""
+
+import csv
+import math
+import signal
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ulcodec.errors import TrainingError
+from ulcodec.model.checkpoint import (
+    load_weights,
+    read_document,
+    read_tensors,
+    recover_directory,
+    write_directory,
+)
+
+Metrics = dict[str, Tensor]
+LossFunction = Callable[[int], tuple[Tensor, Metrics]]
+"""Takes the number of images seen so far, which seeds everything random in the step; returns the loss and metrics."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Length, optimisation and housekeeping of a run.
+
+    The run ends at `minutes` of training time or at `n_images`, whichever is set; the rate falls to zero over the last
+    `decay_share` of it. `explosion_factor`: a loss this many times its recent median stops the run.
+    `slow`: pairs of a parameter-name ending and the factor on its learning rate.
+    """
+
+    minutes: float | None
+    n_images: int | None
+    batch_size: int
+    learning_rate: float = 7e-4
+    warmup_images: int = 1600
+    decay_share: float = 0.2
+    ema_decay: float = 0.999
+    clip_norm: float = 100.0
+    checkpoint_seconds: float = 120.0
+    log_seconds: float = 10.0
+    explosion_factor: float = 20.0
+    slow: tuple[tuple[str, float], ...] = ()
+
+
+class Loop:
+    """Model, EMA copy, optimiser and counters of one run, in one directory.
+
+    `RUN/checkpoint` is the newest state, `RUN/constant` the last one before the rate began to fall (to continue from
+    with more time), `RUN/log.csv` the metrics; TensorBoard events go beside them where tensorboard is installed.
+    """
+
+    def __init__(self, model: nn.Module, run_dir: Path, settings: LoopSettings, config: dict[str, Any]):
+        self.model, self.run_dir, self.settings, self.config = model, run_dir, settings, config
+        self.names = [name for name, _ in model.named_parameters()]
+        self.weights = [parameter for _, parameter in model.named_parameters()]
+        self.ema = [weight.detach().clone() for weight in self.weights]
+        self.device = self.weights[0].device
+        groups = parameter_groups(dict(zip(self.names, self.weights, strict=True)), settings.slow)
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=self.device.type == "cuda"
+        )
+        self.n_images = self.n_steps = 0
+        self.seconds = 0.0
+        self.decaying = False
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.resume()
+
+    # State on disk
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        moments: dict[str, Tensor] = {}
+        for name, weight in zip(self.names, self.weights, strict=True):
+            for key, value in self.optimizer.state.get(weight, {}).items():
+                moments[f"{key}.{name}"] = value
+        return {
+            "model": dict(zip(self.names, self.weights, strict=True)),
+            "ema": dict(zip(self.names, self.ema, strict=True)),
+            **({"optimizer": moments} if moments else {}),
+        }
+
+    def save(self, name: str = "checkpoint") -> None:
+        progress = {
+            "n_images": self.n_images,
+            "n_steps": self.n_steps,
+            "seconds": self.seconds,
+            "decaying": self.decaying,
+        }
+        write_directory(self.run_dir / name, self.state(), {"config": self.config, "progress": progress})
+
+    def resume(self) -> None:
+        """Continue from `RUN/checkpoint` if there is one. Raises TrainingError if its configuration is another."""
+        path = self.run_dir / "checkpoint"
+        recover_directory(path)
+        if not path.exists():
+            return
+        if (model := read_document(path, "config").get("model")) != self.config["model"]:
+            raise TrainingError(f"{path} holds another model configuration: {model}")
+        load_weights(self.model, read_tensors(path, "model"))
+        with torch.no_grad():
+            for name, copy in read_tensors(path, "ema").items():
+                self.ema[self.names.index(name)].copy_(copy)
+        progress = read_document(path, "progress")
+        self.n_images, self.n_steps = int(progress["n_images"]), int(progress["n_steps"])
+        self.seconds, self.decaying = float(progress["seconds"]), bool(progress["decaying"])
+        if self.n_steps:
+            self.load_moments(read_tensors(path, "optimizer"))
+
+    def load_moments(self, moments: dict[str, Tensor]) -> None:
+        for name, weight in zip(self.names, self.weights, strict=True):
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in moments]
+            state = {key: moments[f"{key}.{name}"] for key in keys}
+            if state:
+                step = state.pop("step")
+                self.optimizer.state[weight] = {
+                    "step": step.to(self.device) if self.device.type == "cuda" else step,
+                    **{key: value.to(self.device).reshape(weight.shape) for key, value in state.items()},
+                }
+
+    # One step
+
+    def progress(self) -> float:
+        """Share of the run that is over, 0 to 1."""
+        shares = [0.0]
+        if self.settings.minutes is not None:
+            shares.append(self.seconds / (60 * self.settings.minutes))
+        if self.settings.n_images is not None:
+            shares.append(self.n_images / self.settings.n_images)
+        return min(1.0, max(shares))
+
+    def learning_rate(self) -> float:
+        warmup = min(1.0, (self.n_images + self.settings.batch_size) / self.settings.warmup_images)
+        decay = min(1.0, (1 - self.progress()) / self.settings.decay_share)
+        return self.settings.learning_rate * warmup * decay
+
+    def step(self, loss_function: LossFunction) -> tuple[Tensor, Metrics]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate() * group["factor"]
+        loss, metrics = loss_function(self.n_images)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.weights, self.settings.clip_norm)
+        self.optimizer.step()
+        self.n_steps += 1
+        self.n_images += self.settings.batch_size
+        decay = min(self.settings.ema_decay, (1 + self.n_steps) / (10 + self.n_steps))
+        torch._foreach_lerp_(self.ema, [weight.detach() for weight in self.weights], 1 - decay)
+        return loss.detach(), {**metrics, "gradient_norm": norm.detach()}
+
+    # The run
+
+    def run(self, loss_function: LossFunction, validate: Callable[[nn.Module], dict[str, float]]) -> None:
+        """Train to the end of the budget. Raises TrainingError on a loss that is not finite or explodes."""
+        if self.progress() >= 1:
+            print(f"{self.run_dir}: this run is complete ({self.n_images} images)")
+            return
+        guard = LossGuard(self.settings.explosion_factor)
+        log = Log(self.run_dir, self.n_images)
+        stop = StopRequest()
+        started, saved, logged = time.monotonic(), time.monotonic(), time.monotonic()
+        offset_s, logged_images = self.seconds, self.n_images
+        pending: list[tuple[Tensor, Metrics]] = []
+        try:
+            while self.progress() < 1 and not stop.requested:
+                if not self.decaying and self.progress() >= 1 - self.settings.decay_share:
+                    summarise(pending, guard)
+                    self.save("constant")
+                    self.decaying = True
+                pending.append(self.step(loss_function))
+                now = time.monotonic()
+                self.seconds = offset_s + now - started
+                if now - logged < self.settings.log_seconds and now - saved < self.settings.checkpoint_seconds:
+                    continue
+                row = summarise(pending, guard)
+                pending = []
+                speed = (self.n_images - logged_images) / (now - logged)
+                logged, logged_images = now, self.n_images
+                log.write({"n_images": self.n_images, "seconds": self.seconds, "images_per_s": speed,
+                           "learning_rate": self.learning_rate(), **row}, self.progress())  # fmt: skip
+                if now - saved >= self.settings.checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+            summarise(pending, guard)
+            self.save()
+        finally:
+            stop.restore()
+            log.close()
+        if stop.requested:
+            raise KeyboardInterrupt
+        with self.ema_weights():
+            scores = validate(self.model)
+        print("validation (EMA): " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+
+    def ema_weights(self) -> "SwappedWeights":
+        """Context in which the model carries its EMA weights."""
+        return SwappedWeights(self.weights, self.ema)
+
+
+def parameter_groups(weights: dict[str, nn.Parameter], slow: tuple[tuple[str, float], ...]) -> list[dict[str, Any]]:
+    """Optimiser groups by the factor on their learning rate."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, weight in weights.items():
+        factor = next((factor for ending, factor in slow if name.endswith(ending)), 1.0)
+        groups.setdefault(factor, []).append(weight)
+    return [{"params": members, "factor": factor} for factor, members in groups.items()]
+
+
+class SwappedWeights:
+    def __init__(self, weights: list[nn.Parameter], others: list[Tensor]):
+        self.weights, self.others = weights, others
+
+    def swap(self) -> None:
+        with torch.no_grad():
+            for weight, other in zip(self.weights, self.others, strict=True):
+                kept = weight.detach().clone()
+                weight.copy_(other)
+                other.copy_(kept)
+
+    def __enter__(self) -> None:
+        self.swap()
+
+    def __exit__(self, *_: object) -> None:
+        self.swap()
+
+
+class LossGuard:
+    """Stops a run whose loss is not finite or leaves its recent range."""
+
+    def __init__(self, factor: float):
+        self.factor = factor
+        self.recent: deque[float] = deque(maxlen=200)
+
+    def check(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss became {loss}; the last good checkpoint is kept. Try a lower learning rate")
+        if len(self.recent) >= 50:
+            typical = statistics.median(self.recent)
+            if loss > self.factor * abs(typical):
+                raise TrainingError(
+                    f"the loss exploded to {loss:.4g} from a median of {typical:.4g}; the last good checkpoint is "
+                    "kept. Try a lower learning rate"
+                )
+        self.recent.append(loss)
+
+
+def summarise(pending: list[tuple[Tensor, Metrics]], guard: LossGuard) -> dict[str, float]:
+    """Means over the steps since the last line; the only place where the loop waits for the device."""
+    if not pending:
+        return {}
+    losses = torch.stack([loss for loss, _ in pending]).float().cpu()
+    for loss in losses.tolist():
+        guard.check(loss)
+    names = pending[0][1]
+    means = {name: float(torch.stack([metrics[name] for _, metrics in pending]).float().mean()) for name in names}
+    return {"loss": float(losses.mean()), **means}
+
+
+class Log:
+    """A CSV row and a progress line each time, and TensorBoard scalars where tensorboard is installed."""
+
+    def __init__(self, run_dir: Path, n_images: int):
+        self.path = run_dir / "log.csv"
+        self.drop_rows_after(n_images)
+        self.tensorboard = summary_writer(run_dir)
+
+    def drop_rows_after(self, n_images: int) -> None:
+        """Forget what was logged after the checkpoint from which the run resumes."""
+        if self.path.exists():
+            with open(self.path, newline="") as handle:
+                lines = list(csv.reader(handle))
+            kept = [line for line in lines if line[:1] == ["n_images"] or (line and int(line[0]) <= n_images)]
+            with open(self.path, "w", newline="") as handle:
+                csv.writer(handle).writerows(kept)
+
+    def write(self, row: dict[str, float], progress: float) -> None:
+        new = not self.path.exists()
+        with open(self.path, "a", newline="") as handle:
+            writer = csv.writer(handle)
+            if new:
+                writer.writerow(row)
+            writer.writerow([value if isinstance(value, int) else f"{value:.6g}" for value in row.values()])
+        if self.tensorboard is not None:
+            for name, value in row.items():
+                self.tensorboard.add_scalar(name, value, int(row["n_images"]))
+        print(progress_line(row, progress), flush=True)
+
+    def close(self) -> None:
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+
+def progress_line(row: dict[str, float], progress: float) -> str:
+    bpp = row.get("chain_bpp", row.get("continuous_bpp", math.nan))
+    remaining_s = row["seconds"] * (1 - progress) / progress if progress else math.nan
+    return (
+        f"{100 * progress:5.1f} %  {row['n_images']:>9} images  {row['images_per_s']:7.1f} images/s  "
+        f"loss {row['loss']:.4f}  {bpp:.3f} bpp  {row['psnr_db']:.2f} dB  {remaining_s / 60:.1f} min left"
+    )
+
+
+def summary_writer(run_dir: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(run_dir))
+
+
+class StopRequest:
+    """Turns SIGINT and SIGTERM into a clean stop after the current step, with a checkpoint."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested = False
+        try:
+            self.previous = [signal.signal(number, self.request) for number in self.SIGNALS]
+        except ValueError:  # not in the main thread: the caller keeps the signals
+            self.previous = []
+
+    def request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+    def restore(self) -> None:
+        for number, handler in zip(self.SIGNALS, self.previous, strict=False):
+            signal.signal(number, handler)

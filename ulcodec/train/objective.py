@@ -1,0 +1,205 @@
+"""Training objectives of stage 1: `codec` (rate and distortion of a file) and `ul` (the losses of the paper).
+
+Rates are bounds on the latent's description length; both objectives bound the same quantity. Sums run over all
+dimensions of one picture; a batch is averaged last. B batch, C latent channels, H W pixels, h w latent grid, S reveal
+steps.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ulcodec.model.config import ModelConfig
+from ulcodec.model.likelihood import reveal_predictions, sum_per_picture, unit_bin_bits
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.schedule import (
+    ALPHA_0,
+    LATENT_LOG_SNR_1,
+    NATS_TO_BITS,
+    SIGMA_0,
+    STEP_WIDTH,
+    alpha,
+    decoder_weight,
+    latent_log_snr,
+    pixel_log_snr,
+    sigma,
+)
+
+Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """Weights of the objectives.
+
+    `continuous_share`: weight of the continuous-time bound beside the reveal chain's bits in `codec`, measured on every
+    `subset`-th picture, as is the denoiser's loss with weight `denoiser_share`. `loss_factor` and `bias` are the
+    paper's c_lf and b; `ul_quality` is the quality input held fixed in `ul`.
+    """
+
+    continuous_share: float = 0.05
+    denoiser_share: float = 0.02
+    subset: int = 4
+    loss_factor: float = 1.5
+    bias: float = 0.0
+    ul_quality: float = 0.5
+
+
+def uniform_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.rand(like.shape, generator=generator, device=like.device) - 0.5
+
+
+def normal_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=like.device)
+
+
+def round_around(y: Tensor, mean: Tensor) -> Tensor:
+    """`round(y - mean) + mean` with the gradient of y (straight-through)."""
+    return y + (torch.round(y - mean) + mean - y).detach()
+
+
+LatentDenoiser = Callable[[Tensor, Tensor], Tensor]
+"""(z_t [B, C, h, w], log_snr [B]) -> z_hat, in the paper's units."""
+
+PictureDenoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x_t [B, 3, H, W] scaled to [-1, 1], log_snr [B]) -> x_hat."""
+
+
+def per_picture(x: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1]"""
+    return x[:, None, None, None]
+
+
+def latent_bound_nats(denoise: LatentDenoiser, z: Tensor, generator: torch.Generator) -> Tensor:
+    """UL's bound on `KL[q(z_0 | x) || p(z_0)]`, one noise level a picture: [B] nats, an unbiased sample of the bound.
+
+    `L_z = E_t[-lambda' exp(lambda) / 2 |z - z_hat(z_t)|^2] + KL[q(z_1 | x) || N(0, I)]` (arXiv 2602.17270, 3.1).
+    """
+    log_snr, slope = latent_log_snr(stratified_times(len(z), z.device, generator))
+    level = per_picture(log_snr)
+    z_t = alpha(level) * z + sigma(level) * normal_noise(z, generator)
+    squared_error = sum_per_picture((z - denoise(z_t, log_snr)) ** 2)
+    return slope * log_snr.exp() / 2 * squared_error + terminal_kl_nats(z)
+
+
+def terminal_kl_nats(z: Tensor) -> Tensor:
+    """`KL[q(z_1 | x) || N(0, I)]` for clean latents z [B, ...]: [B] nats."""
+    last = torch.tensor(LATENT_LOG_SNR_1, device=z.device)
+    variance = sigma(last) ** 2
+    return sum_per_picture((alpha(last) * z) ** 2 + variance - 1 - variance.log()) / 2
+
+
+def stratified_times(batch: int, device: torch.device, generator: torch.Generator) -> Tensor:
+    """[B] times in [0, 1], one in each of B equal strata, one shared offset (low discrepancy, Kingma et al. 2021)."""
+    offset = torch.rand(1, generator=generator, device=device)
+    return (torch.arange(batch, device=device) / batch + offset) % 1
+
+
+def picture_loss_nats(
+    denoise: PictureDenoiser, x: Tensor, settings: ObjectiveSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """`L_x = E_t[-lambda' / 2 c_lf exp(b) sigmoid(lambda - b) |x - x_hat(x_t, z_0)|^2]` for pictures scaled to [-1, 1].
+
+    Returns an unbiased sample of it, [B] nats, and x_hat.
+    """
+    scaled = 2 * x - 1
+    t = stratified_times(len(x), x.device, generator)
+    log_snr, slope = pixel_log_snr(t, resolution_px=min(x.shape[-2:]))
+    level = per_picture(log_snr)
+    x_t = alpha(level) * scaled + sigma(level) * normal_noise(scaled, generator)
+    x_hat = denoise(x_t, log_snr)
+    weight = decoder_weight(log_snr, bias=settings.bias, loss_factor=settings.loss_factor)
+    return slope / 2 * weight * sum_per_picture((scaled - x_hat) ** 2), x_hat
+
+
+def lagrangians(config: ModelConfig, quality: Tensor) -> Tensor:
+    """Weight of `255^2 MSE` against bits per pixel for each quality [B] in [0, 1]."""
+    low, high = math.log(config.lagrangian_low), math.log(config.lagrangian_high)
+    return torch.exp(low + quality * (high - low))
+
+
+def codec_loss(
+    model: UnifiedLatentModel, x: Tensor, quality: Tensor, settings: ObjectiveSettings, generator: torch.Generator
+) -> tuple[Tensor, Metrics]:
+    """Rate of the reveal chain plus distortion at pure noise, with shares of the two diffusion losses.
+
+    x [B, 3, H, W] float32 in [0, 1], quality [B] in [0, 1]. Returns the scalar loss and detached metrics.
+    """
+    n_pixels = x.shape[-2] * x.shape[-1]
+    y, z = model.encoder(x, quality)
+    hyper = model.hyper_encoder(z, quality)
+    hyper_prediction = model.hyper_decoder.predict(quality)
+    hyper_bits = unit_bin_bits(
+        hyper + uniform_noise(hyper, generator) - hyper_prediction.mean, hyper_prediction.log_scale
+    )
+    hyper_features = model.hyper_decoder(round_around(hyper, hyper_prediction.mean), quality, (y.shape[2], y.shape[3]))
+    y_noisy = y + uniform_noise(y, generator)
+    prediction = reveal_predictions(model, y_noisy, quality, hyper_features)
+    bits = unit_bin_bits(y_noisy - prediction.mean, prediction.log_scale)
+    chain_bits = sum_per_picture(hyper_bits) + sum_per_picture(bits)
+    features, mean = model.decoder.trunk(round_around(y, prediction.mean), quality)
+    mse = (x - mean).square().flatten(1).mean(1)
+    weight = lagrangians(model.config, quality)
+    loss = ((chain_bits / n_pixels + weight * 255**2 * mse) / weight.sqrt()).mean()
+
+    part = slice(None, None, settings.subset)
+    continuous = latent_bound_nats(
+        lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality[part]), STEP_WIDTH * y[part], generator
+    )
+    continuous_bits = continuous * NATS_TO_BITS
+    loss = loss + settings.continuous_share * (continuous_bits / n_pixels / weight[part].sqrt()).mean()
+    scaled_mean, part_features = 2 * mean[part].detach() - 1, features[part].detach()
+    denoiser, _ = picture_loss_nats(
+        lambda x_t, log_snr: model.decoder.denoiser(x_t, log_snr, part_features, scaled_mean),
+        x[part],
+        settings,
+        generator,
+    )
+    loss = loss + settings.denoiser_share * (denoiser / n_pixels).mean()
+    return loss, {
+        "chain_bpp": (chain_bits / n_pixels).mean().detach(),
+        "hyper_bpp": (sum_per_picture(hyper_bits) / n_pixels).mean().detach(),
+        "continuous_bpp": (continuous_bits / n_pixels).mean().detach(),
+        "psnr_db": (-10 * torch.log10(mse)).mean().detach(),
+        "denoiser_nats_per_px": (denoiser / n_pixels).mean().detach(),
+    }
+
+
+class LatentDiffusion(Protocol):
+    """What the objective `ul` asks of a model. z, z_0 in the paper's units, x in [0, 1], x_t scaled to [-1, 1]."""
+
+    def encode_clean(self, x: Tensor, quality: Tensor) -> Tensor: ...
+
+    def denoise_latent(self, z_t: Tensor, log_snr: Tensor, quality: Tensor) -> Tensor: ...
+
+    def denoise_picture(self, x_t: Tensor, log_snr: Tensor, z_0: Tensor, quality: Tensor) -> Tensor: ...
+
+
+def ul_loss(
+    model: LatentDiffusion, x: Tensor, quality: Tensor, settings: ObjectiveSettings, generator: torch.Generator
+) -> tuple[Tensor, Metrics]:
+    """The paper's `L_z + L_x` in nats a picture, over the number of pixels: Gaussian channel, weight 1 on the prior.
+
+    `psnr_db` is that of the one-step prediction at the noise level that was drawn, averaged over levels.
+    """
+    n_pixels = x.shape[-2] * x.shape[-1]
+    z = model.encode_clean(x, quality)
+    bound = latent_bound_nats(lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality), z, generator)
+    z_0 = ALPHA_0 * z + SIGMA_0 * normal_noise(z, generator)
+    decoder, x_hat = picture_loss_nats(
+        lambda x_t, log_snr: model.denoise_picture(x_t, log_snr, z_0, quality), x, settings, generator
+    )
+    mse = (x - (x_hat + 1) / 2).square().flatten(1).mean(1)
+    return (bound + decoder).mean() / n_pixels, {
+        "continuous_bpp": (bound / n_pixels).mean().detach() * NATS_TO_BITS,
+        "decoder_nats_per_px": (decoder / n_pixels).mean().detach(),
+        "psnr_db": (-10 * torch.log10(mse)).mean().detach(),
+    }
+
+
+Objective = Callable[[Any, Tensor, Tensor, ObjectiveSettings, torch.Generator], tuple[Tensor, Metrics]]
+OBJECTIVES: dict[str, Objective] = {"codec": codec_loss, "ul": ul_loss}

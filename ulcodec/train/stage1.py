@@ -1,0 +1,180 @@
+"""Stage 1: encoder, prior and decoder trained together."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ulcodec.data import PictureSet, load_pictures
+from ulcodec.errors import TrainingError
+from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
+from ulcodec.model.config import ModelConfig
+from ulcodec.model.presets import build_model, preset
+from ulcodec.precision import bfloat16_pays
+from ulcodec.train.loop import Loop, LoopSettings
+from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings
+
+VALIDATION_QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+SLOW_PARAMETERS = (("linear.weight", 0.02), ("linear.bias", 0.02), ("log_gain.values", 0.3))
+"""The linear transforms start at a DCT and carry the large coefficients: at the full rate their noise costs 0.4 dB at high
+quality and hides from the networks what they should learn (measured; see docs/lab-notes.md)."""
+
+
+@dataclass(frozen=True)
+class Stage1Settings:
+    """What `ulcodec train stage1` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
+
+    `init`: a model directory whose weights the run starts from. `threads`: 0 leaves torch's own choice.
+    """
+
+    data: tuple[Path, ...]
+    out: Path
+    config: str = "small"
+    objective: str = "codec"
+    minutes: float | None = None
+    n_images: int | None = None
+    batch_size: int = 16
+    crop_px: int = 256
+    learning_rate: float = 7e-4
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    validation_share: float = 0.02
+    limit_pictures: int | None = None
+    init: Path | None = None
+    compile: bool = True
+    weights: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything that decides the run, as JSON values."""
+        values = asdict(self)
+        values.update(
+            data=[str(path) for path in self.data], out=str(self.out), init=str(self.init) if self.init else None
+        )
+        return {"model": json.loads(json.dumps(asdict(preset(self.config)))), "stage1": values}
+
+    def check(self) -> None:
+        """Raises TrainingError or ModelError for settings that cannot run."""
+        if self.objective not in OBJECTIVES:
+            raise TrainingError(f"unknown objective {self.objective!r}; known: {', '.join(OBJECTIVES)}")
+        if self.objective == "codec" and not isinstance(preset(self.config), ModelConfig):
+            raise TrainingError(f"configuration {self.config!r} writes no files: train it with the objective ul")
+        if self.minutes is None and self.n_images is None:
+            raise TrainingError("give the run a length: minutes or a number of images")
+        if self.crop_px % 64:
+            raise TrainingError(f"the crop must be a multiple of 64 pixels, got {self.crop_px}")
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(f"cannot use device {name!r}: {str(error).splitlines()[0]}") from error
+
+
+class Stage1Step:
+    """One training step as a function of the images seen so far.
+
+    They seed everything random in it, so that a resumed run draws what an unbroken one would have.
+    """
+
+    def __init__(self, model: nn.Module, pictures: PictureSet, settings: Stage1Settings):
+        self.model, self.pictures, self.settings = model, pictures, settings
+        self.device = next(model.parameters()).device
+        self.generator = torch.Generator(self.device)
+        self.autocast = bfloat16_pays(self.device)
+        objective = OBJECTIVES[settings.objective]
+        self.loss = torch.compile(objective) if settings.compile and self.device.type == "cuda" else objective
+
+    def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
+        settings = self.settings
+        self.generator.manual_seed(settings.seed * 1_000_003 + n_images)
+        x = self.pictures.random_crops(settings.batch_size, settings.crop_px, self.generator)
+        quality = self.qualities()
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            return self.loss(
+                self.model, x.contiguous(memory_format=torch.channels_last), quality, settings.weights, self.generator
+            )
+
+    def qualities(self) -> Tensor:
+        """[B] qualities in [0, 1]: one in each of B equal strata, shuffled, so that every batch sees all rates."""
+        batch = self.settings.batch_size
+        if self.settings.objective == "ul":
+            return torch.full((batch,), self.settings.weights.ul_quality, device=self.device)
+        offsets = torch.rand(batch, generator=self.generator, device=self.device)
+        order = torch.randperm(batch, generator=self.generator, device=self.device)
+        return (order + offsets) / batch
+
+
+def validation_scores(model: nn.Module, pictures: PictureSet, settings: Stage1Settings) -> dict[str, float]:
+    """Loss, rate and PSNR over one fixed crop of every held-out picture at five qualities, in float32."""
+    generator = torch.Generator(pictures.pixels.device).manual_seed(1)
+    n_crops = max(1, len(pictures))
+    objective = OBJECTIVES[settings.objective]
+    totals: dict[str, float] = {}
+    qualities = VALIDATION_QUALITIES if settings.objective == "codec" else (settings.weights.ul_quality,)
+    with torch.no_grad():
+        for quality in qualities:
+            x = pictures.random_crops(n_crops, settings.crop_px, generator.manual_seed(1))
+            q = torch.full((n_crops,), quality, device=x.device)
+            loss, metrics = objective(model, x, q, settings.weights, generator)
+            for name, value in {"loss": loss, **metrics}.items():
+                totals[name] = totals.get(name, 0.0) + float(value) / len(qualities)
+                if settings.objective == "codec" and name in ("chain_bpp", "psnr_db"):
+                    totals[f"{name}@{quality:g}"] = float(value)
+    return totals
+
+
+def train_stage1(settings: Stage1Settings) -> Path:
+    """Run or resume stage 1. Returns the run directory; `ulcodec train export` turns it into a model directory.
+
+    Raises TrainingError for settings that cannot run, unreadable data, or a loss that is not finite or explodes.
+    """
+    settings.check()
+    device = choose_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    model = build_model(preset(settings.config))
+    if settings.init is not None:
+        load_initial_weights(model, settings.init, settings.resolved()["model"])
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    length = LoopSettings(
+        minutes=settings.minutes,
+        n_images=settings.n_images,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        slow=SLOW_PARAMETERS,
+    )
+    loop = Loop(model, settings.out, length, settings.resolved())
+    training, validation = load_pictures(
+        settings.data,
+        min_side_px=settings.crop_px,
+        validation_share=settings.validation_share,
+        limit=settings.limit_pictures,
+    )
+    counts = f"{len(training)} training and {len(validation)} validation pictures"
+    print(f"{counts}; {device}; resuming at {loop.n_images} images")
+    step = Stage1Step(model, training.to(device), settings)
+    held_out = validation.to(device)
+
+    def validate(trained: nn.Module) -> dict[str, float]:
+        return validation_scores(trained, held_out, settings)
+
+    loop.run(step, validate)
+    return settings.out
+
+
+def load_initial_weights(model: nn.Module, directory: Path, config: dict[str, Any]) -> None:
+    """Start from the weights of a model directory of the same configuration."""
+    if read_document(directory, "config").get("model") != config:
+        raise TrainingError(f"{directory} holds another model configuration")
+    load_weights(model, read_tensors(directory, "weights"))
