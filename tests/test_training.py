@@ -25,13 +25,22 @@ from ulcodec.train import loop
 from ulcodec.train.export import export_model
 from ulcodec.train.loop import LossGuard
 from ulcodec.train.objective import OBJECTIVES, Metrics
-from ulcodec.train.stage1 import Stage1Settings, train_stage1, validation_scores
+from ulcodec.train.stage1 import SLOW_PARAMETERS, Stage1Settings, train_stage1, validation_scores
 
 N_IMAGES = 160
 BATCH_SIZE = 8
+SETTINGS = {
+    "config": "tiny",
+    "n_images": N_IMAGES,
+    "batch_size": BATCH_SIZE,
+    "crop_px": 64,
+    "learning_rate": 0.1,
+    "validation_share": 0.2,
+}
+"""Twenty steps of the tiny model, most of them in the warm-up; the rate depends on the number of images alone."""
 
 KILLED_RUN = """
-import dataclasses, json, os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 
 import torch
@@ -51,11 +60,8 @@ def killing_rename(source, target):
     return rename(source, target)
 
 Path.rename = killing_rename
-data, out, n_images, batch_size = sys.argv[1:]
-stage1.train_stage1(stage1.Stage1Settings(
-    data=(Path(data),), out=Path(out), config="tiny", n_images=int(n_images), batch_size=int(batch_size),
-    crop_px=64, learning_rate=0.02, validation_share=0.2,
-))
+folder, out, values = sys.argv[1:]
+stage1.train_stage1(stage1.Stage1Settings(data=(Path(folder),), out=Path(out), **json.loads(values)))
 """
 """Saves after every step; dies in the fifth save, between the two renames that replace the checkpoint."""
 
@@ -68,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(10):
         draw = np.random.default_rng(seed)
         waves = [
-            128 + 60 * np.sin(row / draw.uniform(4, 30) + column / draw.uniform(4, 30)) + draw.normal(0, 3, row.shape)
+            128 + 60 * np.sin(row / draw.uniform(4, 30) + column / draw.uniform(4, 30)) + draw.normal(0, 1, row.shape)
             for _ in range(3)
         ]
         pixels = np.stack(waves, axis=2).round().clip(0, 255).astype(np.uint8)
@@ -78,21 +84,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(folder: Path, tmp_path: Path) -> Stage1Settings:
-    """Twenty steps of the tiny model; the rate depends on the number of images alone."""
     return settings_for(folder, tmp_path / "run")
 
 
 def settings_for(folder: Path, out: Path) -> Stage1Settings:
-    return Stage1Settings(
-        data=(folder,),
-        out=out,
-        config="tiny",
-        n_images=N_IMAGES,
-        batch_size=BATCH_SIZE,
-        crop_px=64,
-        learning_rate=0.02,
-        validation_share=0.2,
-    )
+    return Stage1Settings(data=(folder,), out=out, **SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +145,7 @@ def scores(settings: Stage1Settings, group: str | None) -> dict[str, float]:
 def test_codec_objective_learns(folder: Path, finished_run: Path) -> None:
     settings = settings_for(folder, finished_run)
     before, after, averaged = (scores(settings, group) for group in (None, "model", "ema"))
-    assert after["loss"] < 0.9 * before["loss"]
+    assert after["loss"] < 0.98 * before["loss"]
     assert averaged["loss"] < before["loss"]
     assert [after[f"chain_bpp@{quality}"] for quality in ("0", "0.5", "1")] == sorted(
         after[f"chain_bpp@{quality}"] for quality in ("0", "0.5", "1")
@@ -180,8 +176,8 @@ def test_complete_run_is_left_alone(folder: Path, finished_run: Path, capsys: py
 
 def test_killed_run_resumes(settings: Stage1Settings, finished_run: Path) -> None:
     [folder] = settings.data
-    arguments = [str(folder), str(settings.out), str(N_IMAGES), str(BATCH_SIZE)]
-    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", KILLED_RUN, str(folder), str(settings.out), json.dumps(SETTINGS)]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (settings.out / "checkpoint").exists()
     train_stage1(settings)
@@ -249,6 +245,24 @@ def test_guard_stops_explosions_but_not_falls() -> None:
             LossGuard(20.0).check(loss)
 
 
+def test_gradient_that_is_not_finite_stops_the_run() -> None:
+    step = torch.tensor(1.0), {"gradient_norm": torch.tensor(torch.nan)}
+    with pytest.raises(TrainingError, match="the gradient is not finite"):
+        loop.summarise([step], LossGuard(20.0))
+
+
+@pytest.mark.parametrize(("config", "objective"), [("tiny", "codec"), ("paper_tiny", "ul")])
+def test_validation_repeats(settings: Stage1Settings, config: str, objective: str) -> None:
+    settings = dataclasses.replace(settings, config=config, objective=objective)
+    model = build_model(preset(config))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02)
+    _, held_out = load_pictures(settings.data, min_side_px=64, validation_share=0.2)
+    assert validation_scores(model, held_out, settings) == validation_scores(model, held_out, settings)
+    assert model.training
+
+
 def test_another_configuration_does_not_resume(settings: Stage1Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_half_way(settings, monkeypatch)
     with pytest.raises(TrainingError, match="holds another model configuration"):
@@ -312,6 +326,22 @@ def test_run_that_starts_from_a_model(
         train_stage1(
             dataclasses.replace(settings, config="paper_tiny", objective="ul", out=settings.out.with_name("other"))
         )
+
+
+def test_linear_transforms_learn_slowly(settings: Stage1Settings) -> None:
+    """The first step of Adam moves every weight that has a gradient by the learning rate."""
+    settings = dataclasses.replace(settings, n_images=BATCH_SIZE)
+    train_stage1(settings)
+    torch.manual_seed(settings.seed)
+    start = build_model(preset(settings.config)).state_dict()
+    end = read_tensors(settings.out / "checkpoint", "model")
+    moved = {name: float((end[name] - weight).abs().max()) for name, weight in start.items()}
+    full = moved["encoder.head.weight"]
+    assert full > 0
+    for part, share in SLOW_PARAMETERS:
+        found = [moved[name] / full for name in moved if name.endswith(part) and moved[name]]
+        assert found
+        assert found == pytest.approx([share] * len(found), rel=0.05)
 
 
 def test_nothing_to_export(tmp_path: Path) -> None:

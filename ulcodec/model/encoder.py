@@ -10,9 +10,8 @@ from torch.nn import functional as F
 from ulcodec.model.blocks import QualityTable, best_step, blocks, conv, dct_basis
 from ulcodec.model.config import ModelConfig
 
-
 HYPER_LOG_GAIN = (0.5, 2.5)
-"""Where the hyper-latent's log-gains start, at the lowest and the highest quality: enough that rounding leaves a signal."""
+"""Where the hyper-latent's log-gains start, at the lowest and the highest quality: rounding leaves a signal."""
 
 
 def anchor_log_gains(config: ModelConfig) -> Tensor:

@@ -261,6 +261,8 @@ def summarise(pending: list[tuple[Tensor, Metrics]], guard: LossGuard) -> dict[s
         guard.check(loss)
     names = pending[0][1]
     means = {name: float(torch.stack([metrics[name] for _, metrics in pending]).float().mean()) for name in names}
+    if not math.isfinite(means["gradient_norm"]):
+        raise TrainingError("the gradient is not finite; the last good checkpoint is kept. Try a lower learning rate")
     return {"loss": float(losses.mean()), **means}
 
 

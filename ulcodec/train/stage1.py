@@ -20,8 +20,8 @@ from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings
 VALIDATION_QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 SLOW_PARAMETERS = (("linear.weight", 0.02), ("linear.bias", 0.02), ("log_gain.values", 0.3))
-"""The linear transforms start at a DCT and carry the large coefficients: at the full rate their noise costs 0.4 dB at high
-quality and hides from the networks what they should learn (measured; see docs/lab-notes.md)."""
+"""The linear transforms start at a DCT and carry the large coefficients: at the full rate their noise costs 0.4 dB at
+high quality and hides from the networks what they should learn (measured; see docs/lab-notes.md)."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ def validation_scores(model: nn.Module, pictures: PictureSet, settings: Stage1Se
     objective = OBJECTIVES[settings.objective]
     totals: dict[str, float] = {}
     qualities = VALIDATION_QUALITIES if settings.objective == "codec" else (settings.weights.ul_quality,)
+    model.eval()
     with torch.no_grad():
         for quality in qualities:
             x = pictures.random_crops(n_crops, settings.crop_px, generator.manual_seed(1))
@@ -128,6 +129,7 @@ def validation_scores(model: nn.Module, pictures: PictureSet, settings: Stage1Se
                 totals[name] = totals.get(name, 0.0) + float(value) / len(qualities)
                 if settings.objective == "codec" and name in ("chain_bpp", "psnr_db"):
                     totals[f"{name}@{quality:g}"] = float(value)
+    model.train()
     return totals
 
 

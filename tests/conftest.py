@@ -1,0 +1,59 @@
+"""Fixtures for every test: a tiny seeded model whose predictions depend on their context, and a small picture."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ulcodec
+from ulcodec.codec import Codec
+from ulcodec.model.config import TINY
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store import save_model
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> UnifiedLatentModel:
+    """A TINY model in which every part acts: fresh networks start many parts at zero, which would make tests blind.
+
+    Weights are rounded to float16, as `ulcodec train export` does. Do not change them.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = UnifiedLatentModel(TINY)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if not parameter.any():
+                    parameter.normal_(std=0.05 if name.startswith(("prior", "hyper")) else 0.01)
+                parameter.copy_(parameter.half())
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tiny_model: UnifiedLatentModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_model` as a model directory."""
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(directory, "tiny", tiny_model, {"training": "none: seeded weights"})
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_codec(tiny_model_dir: Path) -> Codec:
+    return ulcodec.load(tiny_model_dir, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def picture() -> np.ndarray:
+    """Shapes with soft and hard edges on a gradient, with grain: uint8 [80, 96, 3]. Do not change it."""
+    row, column = np.mgrid[0:80, 0:96].astype(np.float64)
+    pixels = np.stack((40 + 1.6 * column, 200 - 1.5 * row, 90 + 0.8 * (row + column)), axis=2)
+    pixels[(row - 30) ** 2 + (column - 60) ** 2 < 18**2] = (220, 60, 50)
+    pixels[50:72, 10:40] = (30, 60, 120)
+    pixels += 25 * np.sin(column / 3)[:, :, None] * (row > 40)[:, :, None]
+    pixels += np.random.default_rng(0).normal(0, 3, pixels.shape)
+    pixels = pixels.round().clip(0, 255).astype(np.uint8)
+    pixels.flags.writeable = False
+    return pixels
