@@ -21,7 +21,9 @@ MAX_QUALITY = 100
 MAX_SIDE = 2**24 - 1
 MAX_PIXELS = 2**28
 MAX_SEGMENT_BYTES = 2**28 - 1
-MAX_HEADER_BYTES = 18
+FIXED_HEADER_BYTES = 9
+MAX_LEB128_BYTES = 4
+MAX_HEADER_BYTES = FIXED_HEADER_BYTES + 2 * MAX_LEB128_BYTES + 1
 EXTENSION_FLAG = 0x80
 CRC_BYTES = 2
 CRC8_POLYNOMIAL = 0x07
@@ -92,7 +94,7 @@ class Container:
             data += leb128(len(segment)) + segment
             data.append(crc8(data))
         data += self.segments[-1]
-        return bytes(data) + crc_hqx(data, CRC_SEED).to_bytes(CRC_BYTES, "little")
+        return bytes(data) + crc_hqx(data, CRC_SEED).to_bytes(CRC_BYTES, "big")
 
     @classmethod
     def from_bytes(cls, data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> "Container":
@@ -100,28 +102,18 @@ class Container:
         header = read_header(data)
         if max_pixels is not None and header.width * header.height > max_pixels:
             raise LimitError(f"the picture has {header.width}x{header.height} pixels; the limit is {max_pixels}")
-        end = len(data) - CRC_BYTES
-        position, segments = header.size_bytes, []
-        for _ in range(N_SEGMENTS - 1):
-            length, position = read_leb128(data, position, MAX_SEGMENT_BYTES)
-            if position + length + 1 > end:
-                raise TruncatedError("the file ends inside a segment")
-            segments.append(data[position : position + length])
-            position += length
-            if crc8(data[:position]) != data[position]:
-                raise ChecksumError(f"the checksum of segment {len(segments) - 1} does not match: the file is damaged")
-            position += 1
-        if crc_hqx(data[:end], CRC_SEED) != int.from_bytes(data[end:], "little"):
-            raise ChecksumError("the checksum of the file does not match: the file is damaged")
-        segments.append(data[position:end])
-        return cls(header.fingerprint, header.quality, header.width, header.height, header.layout, tuple(segments))
+        segments = read_segments(data, header.size_bytes)
+        return cls(header.fingerprint, header.quality, header.width, header.height, header.layout, segments)
 
 
 def read_header(data: bytes) -> Header:
-    """Parse the head of a file; its first `MAX_HEADER_BYTES` bytes are enough. Raises FormatError. Checksums are not read."""
+    """Parse the head of a file, of which the first `MAX_HEADER_BYTES` bytes are enough. Raises FormatError.
+
+    No checksum is read: until `Container.from_bytes` has been called, what it says is only a claim.
+    """
     if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
         raise NotUlcError("not a .ulc file")
-    if len(data) < 9:
+    if len(data) < FIXED_HEADER_BYTES:
         raise TruncatedError("the file ends inside its header")
     if data[3] != VERSION:
         raise UnsupportedVersionError(f"format version {data[3]}; this ulcodec reads version {VERSION}")
@@ -129,7 +121,7 @@ def read_header(data: bytes) -> Header:
     quality = flags & ~EXTENSION_FLAG
     if quality > MAX_QUALITY:
         raise CorruptDataError(f"quality {quality} is out of range")
-    width, position = read_leb128(data, 9, MAX_SIDE)
+    width, position = read_leb128(data, FIXED_HEADER_BYTES, MAX_SIDE)
     height, position = read_leb128(data, position, MAX_SIDE)
     if not width or not height:
         raise CorruptDataError(f"a picture of {width}x{height} pixels")
@@ -158,21 +150,43 @@ def leb128(value: int) -> bytes:
 
 
 def read_leb128(data: bytes, position: int, limit: int) -> tuple[int, int]:
-    """The value at `position` and the position after it. Raises FormatError for one that is cut, too large or not shortest."""
-    value = shift = 0
-    while True:
-        if position >= len(data):
-            raise TruncatedError("the file ends inside a number")
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if value > limit or shift > 28:
-            raise LimitError(f"a number in the file exceeds {limit}")
+    """The value at `position` and the position after it.
+
+    Raises a FormatError for a number that is cut off, above `limit`, or longer than its shortest form.
+    """
+    value = 0
+    for i, byte in enumerate(data[position : position + MAX_LEB128_BYTES]):
+        value |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
-            if not byte and shift:
-                raise CorruptDataError("a number in the file is not in its shortest form")
-            return value, position
-        shift += 7
+            break
+    else:
+        if position + MAX_LEB128_BYTES > len(data):
+            raise TruncatedError("the file ends inside a number")
+        raise LimitError(f"a number in the file is longer than {MAX_LEB128_BYTES} bytes")
+    if value > limit:
+        raise LimitError(f"a number in the file is {value}; the limit is {limit}")
+    if i and not byte:
+        raise CorruptDataError("a number in the file is not in its shortest form")
+    return value, position + i + 1
+
+
+def read_segments(data: bytes, position: int) -> tuple[bytes, ...]:
+    """All payloads of a file, whose first segment begins at `position`, after their checksums have been verified."""
+    segments, end = [], len(data) - CRC_BYTES
+    for number in range(N_SEGMENTS - 1):
+        length, start = read_leb128(data, position, MAX_SEGMENT_BYTES)
+        stop = start + length
+        if stop >= end:
+            raise TruncatedError(f"the file ends inside segment {number}")
+        if crc8(data[:stop]) != data[stop]:
+            raise ChecksumError(f"the checksum of segment {number} does not match: the file is damaged")
+        segments.append(data[start:stop])
+        position = stop + 1
+    if end - position > MAX_SEGMENT_BYTES:
+        raise LimitError(f"the last segment is longer than {MAX_SEGMENT_BYTES} bytes")
+    if crc_hqx(data[:end], CRC_SEED) != int.from_bytes(data[end:], "big"):
+        raise ChecksumError("the checksum of the file does not match: the file is damaged")
+    return (*segments, data[position:end])
 
 
 def _crc8_table() -> bytes:
@@ -193,4 +207,3 @@ def crc8(data: bytes | bytearray) -> int:
     for byte in crc_hqx(data, CRC_SEED).to_bytes(2, "big"):
         crc = CRC8_TABLE[crc ^ byte]
     return crc
-

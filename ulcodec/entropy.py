@@ -1,7 +1,8 @@
 """Symbols to bytes and back, in integers only: frequency tables and the range coder of `constriction`.
 
-`docs/format.md` is the specification. Symbols are grouped by table and each group is coded as one run; what a table does
-not cover is coded after the runs by its escape. A float dtype anywhere is a TypeError.
+`docs/format.md` is the specification. Symbols are grouped by table and each group is coded as one run; what a table
+does not cover is coded as its escape entry, and its distance from the table follows after the runs. A float dtype
+anywhere is a TypeError.
 """
 
 import math
@@ -17,24 +18,27 @@ from ulcodec.errors import CorruptDataError, DependencyError, ModelError
 
 PRECISION_BITS = 24
 TOTAL = 1 << PRECISION_BITS
+MAX_TABLES = 256
 MAX_TABLE_LENGTH = 4096
+MAX_SYMBOL = 2**20 - 1
 MIN_FREQUENCY = 16
 ESCAPE_FREQUENCY = 64
 TABLE_WIDTH_SCALES = 5.0
-ESCAPE_COUNT_BITS = 5
-MAX_ESCAPE_BITS = 20
+ESCAPE_HEAD_BITS = 6
+POWERS_OF_TWO = 1 << np.arange(2 ** (ESCAPE_HEAD_BITS - 1))
 WORD_BYTES = 4
 
 Int32Array = NDArray[np.int32]
 IntArray = NDArray[np.integer[Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrequencyTables:
     """Tables of integer frequencies: `frequencies` int32 [T, L], `lengths` int32 [T], `minima` int32 [T].
 
-    Row t codes the symbols `minima[t] .. minima[t] + lengths[t] - 2`; its last used entry is the escape. Used entries are at
-    least 1 and sum to 2^24. A row of length 1 is not coded: its symbol is 0. Raises ModelError for anything else.
+    Row t codes the symbols `minima[t] .. minima[t] + lengths[t] - 2`; its last used entry is the escape. Used entries
+    are at least 1 and sum to 2^24, unused ones are 0. A row of length 1 is not coded: its symbol is 0. Raises
+    ModelError for anything else.
     """
 
     frequencies: Int32Array
@@ -42,18 +46,21 @@ class FrequencyTables:
     minima: Int32Array
 
     def __post_init__(self) -> None:
-        n_tables = len(self.lengths)
         arrays = (self.frequencies, self.lengths, self.minima)
-        if any(array.dtype != np.int32 for array in arrays) or self.frequencies.ndim != 2:
+        if any(array.dtype != np.int32 for array in arrays) or [array.ndim for array in arrays] != [2, 1, 1]:
             raise ModelError("frequency tables must be int32, one row a table")
-        if not 1 <= n_tables <= 256 or {len(array) for array in arrays} != {n_tables}:
-            raise ModelError("need 1 to 256 frequency tables, all arrays of that length")
-        width = self.frequencies.shape[1]
-        if width > MAX_TABLE_LENGTH or not np.all((self.lengths >= 1) & (self.lengths <= width) & (self.lengths != 2)):
+        n_tables, width = self.frequencies.shape
+        if not 1 <= n_tables <= MAX_TABLES or {len(array) for array in arrays} != {n_tables}:
+            raise ModelError(f"need 1 to {MAX_TABLES} frequency tables, all arrays of that length")
+        if width > MAX_TABLE_LENGTH or np.any((self.lengths < 1) | (self.lengths > width)):
             raise ModelError("a frequency table has a length out of range")
+        if np.any((self.minima < -MAX_TABLE_LENGTH) | (self.minima > MAX_TABLE_LENGTH)):
+            raise ModelError("a frequency table begins at a symbol out of range")
         used = np.arange(width) < self.lengths[:, None]
-        if not np.all((self.frequencies >= 1) == used) or np.any(self.frequencies.astype(np.int64).sum(1) != TOTAL):
-            raise ModelError(f"frequencies must be at least 1 where used, 0 elsewhere, and sum to {TOTAL}")
+        if np.any((self.frequencies >= 1) != used) or np.any(self.frequencies < 0):
+            raise ModelError("frequencies must be at least 1 where used, 0 elsewhere")
+        if np.any(self.frequencies.sum(axis=1, dtype=np.int64) != TOTAL):
+            raise ModelError(f"the frequencies of a table must sum to {TOTAL}")
 
     @cached_property
     def models(self) -> list[Any]:
@@ -62,6 +69,11 @@ class FrequencyTables:
             categorical(row[:length]) if length > 1 else None
             for row, length in zip(self.frequencies, self.lengths, strict=True)
         ]
+
+    @cached_property
+    def escapes(self) -> Int32Array:
+        """Position of each table's escape, int32 [T]: also the number of symbols that it covers."""
+        return (self.lengths - 1).astype(np.int32, copy=False)
 
 
 def build_tables(scales: NDArray[np.float64]) -> FrequencyTables:
@@ -95,37 +107,92 @@ def coder() -> Any:
     try:
         import constriction
     except ImportError as error:
-        raise DependencyError("entropy coding needs the package constriction: pip install constriction==0.5.0") from error
+        raise DependencyError("entropy coding needs a package: pip install constriction==0.5.0") from error
     return constriction.stream
 
 
 def categorical(frequencies: IntArray) -> Any:
-    """A constriction model that uses exactly `frequencies / 2^24`: it adds one to each of the weights that it is given."""
+    """A constriction model of exactly `frequencies / 2^24`: it adds one to each weight that it is given."""
     return coder().model.Categorical((frequencies - 1).astype(np.float64), perfect=False)
 
 
-def runs(table_index: IntArray, tables: FrequencyTables) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Tables in rising order with the positions of their symbols, in the symbols' order."""
-    order = np.argsort(table_index, kind="stable")
-    bounds = np.searchsorted(table_index[order], np.arange(len(tables.lengths) + 1))
-    for table in np.flatnonzero(np.diff(bounds)):
-        yield int(table), order[bounds[table] : bounds[table + 1]]
+def fair_bit() -> Any:
+    return categorical(np.array([TOTAL // 2, TOTAL // 2]))
 
 
 def check_index(table_index: IntArray, tables: FrequencyTables) -> None:
     if not np.issubdtype(table_index.dtype, np.integer):
         raise TypeError(f"table indices must be integers, got {table_index.dtype}")
-    if table_index.ndim != 1 or (len(table_index) and int(table_index.max()) >= len(tables.lengths)):
-        raise ValueError("table indices must be one row within the tables")
-    if len(table_index) and int(table_index.min()) < 0:
-        raise ValueError("table indices must not be negative")
+    if table_index.ndim != 1:
+        raise ValueError(f"table indices must be one row, got {table_index.shape}")
+    if len(table_index) and not 0 <= int(table_index.min()) <= int(table_index.max()) < len(tables.lengths):
+        raise ValueError(f"table indices must be 0 to {len(tables.lengths) - 1}")
 
 
-def symbol_entries(symbols: Int32Array, table: int, tables: FrequencyTables) -> Int32Array:
+def coding_order(table_index: IntArray, tables: FrequencyTables) -> NDArray[np.intp]:
+    """Positions of the coded elements: by rising table, and in their own order within one."""
+    check_index(table_index, tables)
+    order = np.argsort(table_index.astype(np.uint8), kind="stable")
+    return order[tables.escapes[table_index[order]] > 0]
+
+
+def runs(sorted_index: IntArray) -> Iterator[tuple[int, slice]]:
+    """Each table of a sorted index, with where its run is."""
+    bounds = np.searchsorted(sorted_index, np.arange(MAX_TABLES + 1))
+    for table in np.flatnonzero(np.diff(bounds)).tolist():
+        yield table, slice(int(bounds[table]), int(bounds[table + 1]))
+
+
+def table_entries(symbols: Int32Array, table_index: IntArray, tables: FrequencyTables) -> Int32Array:
     """Positions of the symbols in their table's row; what it does not cover becomes the escape."""
-    escape = int(tables.lengths[table]) - 1
-    entries = symbols - int(tables.minima[table])
-    return np.where((entries < 0) | (entries >= escape), escape, entries).astype(np.int32)
+    entries, escapes = symbols - tables.minima[table_index], tables.escapes[table_index]
+    return np.where((entries < 0) | (entries >= escapes), escapes, entries).astype(np.int32, copy=False)
+
+
+def covered_range(table_index: IntArray, tables: FrequencyTables) -> tuple[IntArray, IntArray]:
+    """First and last symbol that each table covers, int32."""
+    first = tables.minima[table_index]
+    return first, first + tables.escapes[table_index] - 1
+
+
+def escape_code(symbols: Int32Array, table_index: IntArray, tables: FrequencyTables) -> tuple[IntArray, IntArray]:
+    """Escaped symbols as `(head, distance)`: `head = 2 n_bits + below`, and `distance` has `n_bits + 1` bits."""
+    first, last = covered_range(table_index, tables)
+    below = symbols < first
+    distance = np.where(below, first - symbols, symbols - last)
+    n_bits = np.searchsorted(POWERS_OF_TWO, distance, side="right") - 1
+    return 2 * n_bits + below, distance
+
+
+def escaped_symbols(heads: IntArray, low_bits: IntArray, table_index: IntArray, tables: FrequencyTables) -> IntArray:
+    """Inverse of `escape_code`, `low_bits` being the distances without their top bit."""
+    first, last = covered_range(table_index, tables)
+    distance = low_bits + (1 << (heads >> 1))
+    return np.where(heads & 1, first - distance, last + distance)
+
+
+def bit_places(widths: IntArray) -> tuple[IntArray, IntArray]:
+    """For numbers of `widths` bits written one after another, highest bit first: each bit's number and its shift."""
+    number = np.repeat(np.arange(len(widths)), widths)
+    return number, np.repeat(np.cumsum(widths), widths) - 1 - np.arange(len(number))
+
+
+def shortest_bytes(range_encoder: Any) -> bytes:
+    """The shortest byte string in a range coder's final interval, and of that length the smallest.
+
+    A decoder reads zeros after its end. `start` is the lower end in full: the coder keeps only its low 64 bits.
+    """
+    n_words, (lower, width) = range_encoder.pos()
+    words = range_encoder.get_compressed()
+    n_bits = 32 * n_words + 64
+    inside = int.from_bytes(words.astype(">u4").tobytes(), "big") << (n_bits - 32 * len(words))
+    start = inside - (inside - int(lower)) % 2**64
+    for n_bytes in range(4 * n_words, n_bits // 8):
+        shift = n_bits - 8 * n_bytes
+        value = -(-start >> shift)
+        if value << shift < start + int(width):
+            return bytes(value.to_bytes(n_bytes, "big").rstrip(b"\0"))
+    raise AssertionError("an interval of 2^32 or more holds a multiple of 2^8")
 
 
 class SymbolEncoder:
@@ -135,86 +202,71 @@ class SymbolEncoder:
         self._coder = coder().queue.RangeEncoder()
 
     def encode(self, symbols: Int32Array, table_index: IntArray, tables: FrequencyTables) -> None:
-        """Code `symbols` int32 [N], each under the table `table_index` [N] names.
+        """Code `symbols` int32 [N], each under the table that `table_index` [N] names.
 
-        Raises TypeError for other dtypes; ValueError for unequal lengths, an index out of range, a symbol beyond 2^20, or
-        one that is not 0 under a table that is not coded.
+        Raises TypeError for other dtypes; ValueError for unequal lengths, an index out of range, a symbol beyond
+        `MAX_SYMBOL`, or one that is not 0 under a table that is not coded. Nothing is appended then.
         """
-        if symbols.dtype != np.int32:
-            raise TypeError(f"symbols must be int32, got {symbols.dtype}")
-        check_index(table_index, tables)
-        if symbols.shape != table_index.shape:
-            raise ValueError(f"{symbols.shape} symbols but {table_index.shape} table indices")
-        escaped = []
-        for table, positions in runs(table_index, tables):
-            chosen = symbols[positions]
-            if tables.lengths[table] == 1:
-                if np.any(chosen):
-                    raise ValueError("a symbol under a table that is not coded must be 0")
-                continue
-            entries = symbol_entries(chosen, table, tables)
-            self._coder.encode(entries, tables.models[table])
-            escaped.append(positions[entries == tables.lengths[table] - 1])
-        self._encode_escapes(symbols, table_index, tables, np.sort(np.concatenate([np.zeros(0, np.intp), *escaped])))
+        order = coding_order(table_index, tables)
+        check_symbols(symbols, table_index)
+        index = table_index[order]
+        entries = table_entries(symbols[order], index, tables)
+        if np.count_nonzero(symbols) != np.count_nonzero(symbols[order]):
+            raise ValueError("a symbol under a table that is not coded must be 0")
+        for table, run in runs(index):
+            self._coder.encode(entries[run], tables.models[table])
+        escaped = np.sort(order[entries == tables.escapes[index]])
+        heads, distance = escape_code(symbols[escaped], table_index[escaped], tables)
+        self._encode_bits(heads, np.full(len(heads), ESCAPE_HEAD_BITS))
+        self._encode_bits(distance, heads >> 1)
 
-    def _encode_escapes(
-        self, symbols: Int32Array, table_index: IntArray, tables: FrequencyTables, positions: NDArray[np.intp]
-    ) -> None:
-        if not len(positions):
-            return
-        table = table_index[positions]
-        lowest = tables.minima[table].astype(np.int64)
-        highest = lowest + tables.lengths[table] - 2
-        values = symbols[positions].astype(np.int64)
-        negative = values < lowest
-        distance = np.where(negative, lowest - values, values - highest)
-        n_bits = np.array([int(d).bit_length() - 1 for d in distance])
-        if n_bits.max() >= MAX_ESCAPE_BITS:
-            raise ValueError(f"a symbol is beyond 2^{MAX_ESCAPE_BITS}")
-        self._encode_bits((n_bits << 1 | negative), np.full(len(n_bits), ESCAPE_COUNT_BITS + 1))
-        self._encode_bits(distance - (1 << n_bits), n_bits)
-
-    def _encode_bits(self, values: NDArray[np.int64], widths: NDArray[np.int64]) -> None:
-        """The low `widths` bits of each value, highest first, at one bit each."""
-        bits = [value >> shift & 1 for value, width in zip(values.tolist(), widths.tolist(), strict=True)
-                for shift in range(width - 1, -1, -1)]  # fmt: skip
-        if bits:
-            self._coder.encode(np.array(bits, dtype=np.int32), fair_bit())
+    def _encode_bits(self, values: IntArray, widths: IntArray) -> None:
+        """The low `widths` bits of each value, highest first."""
+        number, shift = bit_places(widths)
+        bits = values[number] >> shift & 1
+        if len(bits):
+            self._coder.encode(bits.astype(np.int32), fair_bit())
 
     def finish(self) -> bytes:
-        """The shortest byte string that decodes to what was encoded: a decoder reads zeros after its end."""
-        words = self._coder.get_compressed()
-        n_words, (lower, width) = self._coder.pos()
-        n_bits = 32 * n_words + 64
-        final = int.from_bytes(words.astype(">u4").tobytes(), "big") << (n_bits - 32 * len(words))
-        start = final - ((final - lower) & (2**64 - 1))
-        for n_bytes in range(n_bits // 8 - 7, n_bits // 8 + 1):
-            unit = n_bits - 8 * n_bytes
-            value = -(-start >> unit) if unit == 0 else (start + (1 << unit) - 1) >> unit
-            if value << unit < start + width:
-                return value.to_bytes(n_bytes, "big").rstrip(b"\0")
-        raise AssertionError("the final interval of a range coder holds a whole word")
+        """The byte string; it never ends in a zero byte."""
+        return shortest_bytes(self._coder)
+
+
+def check_symbols(symbols: Int32Array, table_index: IntArray) -> None:
+    if symbols.dtype != np.int32:
+        raise TypeError(f"symbols must be int32, got {symbols.dtype}")
+    if symbols.shape != table_index.shape:
+        raise ValueError(f"{symbols.shape} symbols but {table_index.shape} table indices")
+    if np.any((symbols < -MAX_SYMBOL) | (symbols > MAX_SYMBOL)):
+        raise ValueError(f"a symbol is beyond {MAX_SYMBOL}")
 
 
 class SymbolDecoder:
-    """Reads groups of symbols from one byte string, in the order in which they were encoded."""
+    """Reads groups of symbols from one byte string, in the order in which they were encoded.
+
+    What it has read it codes again, at a tenth of the cost of decoding, so that `finish` can compare every byte.
+    """
 
     def __init__(self, data: bytes) -> None:
         padded = data + bytes(-len(data) % WORD_BYTES)
+        self._data = data
         self._coder = coder().queue.RangeDecoder(np.frombuffer(padded, dtype=">u4").astype(np.uint32))
+        self._echo = coder().queue.RangeEncoder()
 
     def decode(self, table_index: IntArray, tables: FrequencyTables) -> Int32Array:
-        """The symbols int32 [N] under the tables that `table_index` [N] names. Raises CorruptDataError, TypeError, ValueError."""
-        check_index(table_index, tables)
+        """The symbols int32 [N] under the tables that `table_index` [N] names.
+
+        Raises TypeError and ValueError as `SymbolEncoder.encode`; CorruptDataError for data that it cannot have made.
+        """
+        order = coding_order(table_index, tables)
+        index = table_index[order]
+        entries = np.empty(len(order), dtype=np.int32)
+        for table, run in runs(index):
+            entries[run] = self._decode_run(tables.models[table], run.stop - run.start)
         symbols = np.zeros(len(table_index), dtype=np.int32)
-        escaped = []
-        for table, positions in runs(table_index, tables):
-            if tables.lengths[table] == 1:
-                continue
-            entries = self._decode_run(tables.models[table], len(positions))
-            symbols[positions] = entries + tables.minima[table]
-            escaped.append(positions[entries == tables.lengths[table] - 1])
-        self._decode_escapes(symbols, table_index, tables, np.sort(np.concatenate([np.zeros(0, np.intp), *escaped])))
+        symbols[order] = entries + tables.minima[index]
+        escaped = np.sort(order[entries == tables.escapes[index]])
+        symbols[escaped] = self._decode_escapes(table_index[escaped], tables)
         return symbols
 
     def _decode_run(self, model: Any, count: int) -> Int32Array:
@@ -222,49 +274,36 @@ class SymbolDecoder:
             entries: Int32Array = self._coder.decode(model, count)
         except AssertionError as error:
             raise CorruptDataError("a segment holds data that no encoder writes") from error
+        self._echo.encode(entries, model)
         return entries
 
-    def _decode_escapes(
-        self, symbols: Int32Array, table_index: IntArray, tables: FrequencyTables, positions: NDArray[np.intp]
-    ) -> None:
-        if not len(positions):
-            return
-        heads = self._decode_bits(np.full(len(positions), ESCAPE_COUNT_BITS + 1))
-        n_bits, negative = heads >> 1, heads & 1
-        if n_bits.max() >= MAX_ESCAPE_BITS:
-            raise CorruptDataError("an escaped symbol is out of range")
-        distance = self._decode_bits(n_bits) + (1 << n_bits)
-        table = table_index[positions]
-        lowest = tables.minima[table].astype(np.int64)
-        highest = lowest + tables.lengths[table] - 2
-        symbols[positions] = np.where(negative == 1, lowest - distance, highest + distance)
+    def _decode_escapes(self, table_index: IntArray, tables: FrequencyTables) -> IntArray:
+        heads = self._decode_bits(np.full(len(table_index), ESCAPE_HEAD_BITS))
+        symbols = escaped_symbols(heads, self._decode_bits(heads >> 1), table_index, tables)
+        if np.any((symbols < -MAX_SYMBOL) | (symbols > MAX_SYMBOL)):
+            raise CorruptDataError(f"an escaped symbol is beyond {MAX_SYMBOL}")
+        return symbols
 
-    def _decode_bits(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
-        total = int(widths.sum())
-        bits = iter(self._decode_run(fair_bit(), total).tolist() if total else ())
-        values = []
-        for width in widths.tolist():
-            value = 0
-            for _ in range(width):
-                value = value << 1 | next(bits)
-            values.append(value)
-        return np.array(values, dtype=np.int64)
+    def _decode_bits(self, widths: IntArray) -> NDArray[np.int64]:
+        number, shift = bit_places(widths)
+        values = np.zeros(len(widths), dtype=np.int64)
+        if len(number):
+            np.add.at(values, number, self._decode_run(fair_bit(), len(number)).astype(np.int64) << shift)
+        return values
 
-
-def fair_bit() -> Any:
-    return categorical(np.array([TOTAL // 2, TOTAL // 2]))
+    def finish(self) -> None:
+        """Check the whole byte string: CorruptDataError if it is not the one that encodes what has been decoded."""
+        if shortest_bytes(self._echo) != self._data:
+            raise CorruptDataError("a segment is not what an encoder writes for its symbols")
 
 
 def ideal_bits(symbols: Int32Array, table_index: IntArray, tables: FrequencyTables) -> float:
-    """What an ideal coder spends under the integer frequencies, escapes included."""
-    total = 0.0
-    for table, positions in runs(table_index, tables):
-        if tables.lengths[table] == 1:
-            continue
-        entries = symbol_entries(symbols[positions], table, tables)
-        total -= float(np.log2(tables.frequencies[table][entries] / TOTAL).sum())
-        lowest, escape = int(tables.minima[table]), int(tables.lengths[table]) - 1
-        for value in symbols[positions][entries == escape].tolist():
-            distance = lowest - value if value < lowest else value - (lowest + escape - 1)
-            total += ESCAPE_COUNT_BITS + distance.bit_length()
-    return total
+    """What an ideal coder spends under the integer frequencies, escapes included. Raises as `SymbolEncoder.encode`."""
+    order = coding_order(table_index, tables)
+    check_symbols(symbols, table_index)
+    index, coded = table_index[order], symbols[order]
+    entries = table_entries(coded, index, tables)
+    escaped = entries == tables.escapes[index]
+    heads, _ = escape_code(coded[escaped], index[escaped], tables)
+    runs_bits = PRECISION_BITS * len(order) - np.log2(tables.frequencies[index, entries]).sum()
+    return float(runs_bits + ESCAPE_HEAD_BITS * len(heads) + (heads >> 1).sum())

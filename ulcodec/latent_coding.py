@@ -123,6 +123,7 @@ def decode_latent(
         parameters = chosen(prior(y_16, steps < step, quality, features, grid), now)
         symbols = decoder.decode(table_indices(parameters), coder.tables)
         y_16[now] = restore(symbols, parameters)
+        decoder.finish()
         if step < N_SEGMENTS:
             decoder = SymbolDecoder(segments[step])
     return DecodedLatent(y_16, hyper_16)

@@ -33,7 +33,7 @@ class BottleneckBlock(nn.Module):
         hidden = width // 2
         self.reduce = conv(width, hidden)
         self.spatial = conv(hidden, hidden, 3)
-        self.expand = conv(hidden, width, zero=True)
+        self.expand = conv(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> the same shape."""

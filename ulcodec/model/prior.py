@@ -46,7 +46,7 @@ class PriorBlock(nn.Module):
         hidden = width // 2
         self.reduce = conv(width, hidden)
         self.spatial = conv(hidden, hidden, 3)
-        self.expand = conv(hidden, width, zero=True)
+        self.expand = conv(hidden, width)
         self.bias = QualityTable(n_anchors, hidden)
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:

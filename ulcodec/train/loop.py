@@ -41,7 +41,7 @@ class LoopSettings:
     minutes: float | None
     n_images: int | None
     batch_size: int
-    learning_rate: float = 7e-4
+    learning_rate: float = 6e-4
     warmup_images: int = 1600
     decay_share: float = 0.2
     ema_decay: float = 0.999
