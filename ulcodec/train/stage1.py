@@ -36,10 +36,12 @@ SLOW_PARAMETERS = (
     ("denoiser.head.weight", 0.3),
     ("denoiser.head.bias", 0.3),
 )
-"""Factors on the learning rate by the end of a parameter's name; the first that fits counts. The linear transforms start at a DCT and carry the large
-coefficients; the heads write straight into pixels, latents and means, where one step of Adam at the full rate moves all
-weights together by more than the correction that is to be learned. At the full rate their noise costs 0.4 dB and keeps the
-networks behind them from learning at all (docs/lab-notes.md)."""
+"""Factors on the learning rate by the end of a parameter's name; the first that fits counts.
+
+The linear transforms start at a DCT and carry the large coefficients; the heads write straight into pixels, latents and
+means, where one step of Adam at the full rate moves all weights together by more than the correction that is to be
+learned. At the full rate their noise costs 0.4 dB and keeps the networks behind them from learning (docs/lab-notes.md).
+"""
 
 
 @dataclass(frozen=True)
