@@ -12,6 +12,8 @@ Model = Annotated[str, typer.Option(help="Name of an installed model, or a model
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
+MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse larger pictures before any memory is taken.")]
+
 DEFAULT_MODEL = "small"
 
 

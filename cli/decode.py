@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ulcodec_cli.common import DEFAULT_MODEL, Force, Json, Model, output_path, print_json
+from ulcodec.container import MAX_PIXELS, Container
+from ulcodec_cli.common import DEFAULT_MODEL, Force, Json, MaxPixels, Model, output_path, print_json
 
 
 def decode(
@@ -16,6 +17,7 @@ def decode(
         typer.Option("--output", "-o", help="The extension chooses the format. Default: IN with the extension .png."),
     ] = None,
     model: Model = DEFAULT_MODEL,
+    max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -29,10 +31,10 @@ def decode(
 
     import ulcodec
 
-    ulcodec.info(data)  # a damaged file is told before the model loads
+    Container.from_bytes(data, max_pixels=max_pixels)  # a damaged file is told before the model loads
     codec = ulcodec.load(model)
     start = time.perf_counter()
-    pixels = codec.decode_array(data)
+    pixels = codec.decode_array(data, max_pixels=max_pixels)
     decode_ms = 1000 * (time.perf_counter() - start)
     save_image(pixels, target)
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ulcodec_cli.common import DEFAULT_MODEL, Force, Json, Model, output_path, print_json
+from ulcodec.container import MAX_PIXELS
+from ulcodec_cli.common import DEFAULT_MODEL, Force, Json, MaxPixels, Model, output_path, print_json
 
 
 def encode(
@@ -14,6 +15,7 @@ def encode(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: IN with the extension .ulc.")] = None,
     quality: Annotated[int, typer.Option("--quality", "-q", min=0, max=100, help="0 smallest, 100 best.")] = 50,
     model: Model = DEFAULT_MODEL,
+    max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -26,13 +28,13 @@ def encode(
     from ulcodec.metrics import bits_per_pixel
 
     Image.MAX_IMAGE_PIXELS = None  # load_image has a limit of its own, and an error for it
-    pixels = load_image(source).pixels
+    pixels = load_image(source, max_pixels=max_pixels).pixels
 
     import ulcodec
 
     codec = ulcodec.load(model)
     start = time.perf_counter()
-    data = codec.encode(pixels, quality=quality)
+    data = codec.encode(pixels, quality=quality, max_pixels=max_pixels)
     encode_ms = 1000 * (time.perf_counter() - start)
     atomic_write(target, data)
 

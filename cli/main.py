@@ -1,6 +1,7 @@
 """The command line's root, and the one place where an error becomes a line and an exit code.
 
-Exit codes: 0 done, 2 wrong usage or an error that has a name (one line on stderr), 130 interrupted.
+Exit codes: 0 done, 1 a file that `verify` finds damaged, 2 wrong usage or an error that has a name (one line on
+stderr), 130 interrupted.
 """
 
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from typer.core import TyperGroup
 
 from ulcodec import __version__
 from ulcodec.errors import UlcError
-from ulcodec_cli import decode, encode, info, model, train
+from ulcodec_cli import decode, encode, info, model, train, verify
 
 
 class ErrorBoundary(TyperGroup):
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.command("encode")(encode.encode)
 app.command("decode")(decode.decode)
 app.command("info")(info.info)
+app.command("verify")(verify.verify)
 app.add_typer(model.app, name="model")
 app.add_typer(train.app, name="train")
 

@@ -281,3 +281,29 @@ def test_train_export_refuses(run: Run, tmp_path: Path) -> None:
     assert_refused(run("train", "export", tmp_path, "-o", tmp_path), "--force")
     assert_refused(run("train", "export", tmp_path, "-o", tmp_path / "model"), "no checkpoint")
     assert not names(tmp_path)
+
+
+def test_verify_tells_sound_files_from_damaged_ones(coded: Path, run: Run) -> None:
+    data = coded.read_bytes()
+    flipped, foreign, missing = (coded.with_name(name) for name in ("flipped.ulc", "foreign.ulc", "missing.ulc"))
+    flipped.write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
+    foreign.write_bytes(b"not a picture")
+    assert run("verify", coded, coded) == (0, f"{coded}: ok\n{coded}: ok\n", "")
+    finished = run("verify", flipped, coded, foreign, missing)
+    assert finished.code == 1
+    assert finished.stdout == f"{coded}: ok\n"
+    first, second, third = finished.stderr.splitlines()
+    assert first.startswith(f"{flipped}: ChecksumError: ")
+    assert second.startswith(f"{foreign}: NotUlcError: ")
+    assert third == f"{missing}: No such file or directory"
+    finished = run("verify", flipped, "--json")
+    assert finished.code == 1
+    assert finished.json["ok"] is False
+
+
+def test_pixel_limit_of_the_caller(coded: Path, photo: Path, tiny_model_dir: Path, run: Run) -> None:
+    limit = ("--max-pixels", 37 * 51 - 1, "--force", "--model", tiny_model_dir)
+    assert_refused(run("decode", coded, *limit), "51x37")
+    assert_refused(run("encode", photo, *limit), "51x37")
+    assert run("verify", coded, "--max-pixels", 37 * 51 - 1).code == 1
+    assert run("verify", coded, "--max-pixels", 37 * 51).code == 0

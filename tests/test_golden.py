@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 import ulcodec
-from ulcodec.codec import Codec, latent_grid
+from ulcodec.codec import Codec
 from ulcodec.container import Container
 from ulcodec.images import load_image
-from ulcodec.latent_coding import decode_latent
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = {"astronaut": (20, 200, 240, 104, 136), "coffee": (80, 100, 200, 61, 77), "chelsea": (100, 80, 120, 40, 24)}
@@ -25,8 +24,7 @@ CASES = {"astronaut": (20, 200, 240, 104, 136), "coffee": (80, 100, 200, 61, 77)
 
 def latent_sha256(codec: Codec, data: bytes) -> str:
     container = Container.from_bytes(data)
-    decoded = decode_latent(codec.coder, container.segments, container.quality, latent_grid(container))
-    integers = np.concatenate([part.cpu().numpy().astype("<i8").ravel() for part in decoded])
+    integers = np.concatenate([part.cpu().numpy().astype("<i8").ravel() for part in codec.decode_latents(container)])
     return hashlib.sha256(integers.tobytes()).hexdigest()
 
 

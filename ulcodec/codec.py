@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ulcodec.catalogue import installed_fingerprints
 from ulcodec.container import MAX_PIXELS, Container, Layout
 from ulcodec.errors import ImageError, UnknownModelError
 from ulcodec.images import ImagePixels, load_image
-from ulcodec.latent_coding import LatentCoder, decode_latent, encode_latent, hyper_grid
+from ulcodec.latent_coding import DecodedLatent, LatentCoder, decode_latent, encode_latent, hyper_grid
 from ulcodec.model.integer import MEAN_GRID
 from ulcodec.model.likelihood import chain_bits
 from ulcodec.model.unified import UnifiedLatentModel
@@ -50,24 +51,25 @@ class Codec:
         or float in [0, 1]. `quality`: 0 (smallest file) to 100. Raises ImageError for what is not a picture, ValueError
         for a quality out of range.
         """
-        if not 0 <= quality <= 100:
-            raise ValueError(f"quality must be 0 to 100, got {quality}")
+        if not isinstance(quality, Integral) or not 0 <= quality <= 100:
+            raise ValueError(f"quality must be a whole number from 0 to 100, got {quality}")
+        quality = int(quality)
         pixels = as_pixels(image, max_pixels)
         y, hyper = self.analyse(pixels, quality)
-        segments = encode_latent(self.coder, y, hyper, quality)
+        segments, symbol_check = encode_latent(self.coder, y, hyper, quality)
         layout = Layout.GREY if pixels.ndim == 2 else Layout.RGB
         height, width = pixels.shape[:2]
-        return Container(self.fingerprint_bytes, quality, width, height, layout, segments).to_bytes()
+        return Container(self.fingerprint_bytes, quality, width, height, layout, segments, symbol_check).to_bytes()
 
-    def decode(self, data: bytes) -> Image.Image:
+    def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         """Decode a `.ulc` file's bytes into a PIL image, mode RGB or L. Raises FormatError or UnknownModelError."""
-        return Image.fromarray(self.decode_array(data))
+        return Image.fromarray(self.decode_array(data, max_pixels=max_pixels))
 
     def decode_array(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Like `decode`, into a NumPy array uint8 [H, W, 3] or [H, W]."""
         container = self.open(data, max_pixels)
         grid = latent_grid(container)
-        decoded = decode_latent(self.coder, container.segments, container.quality, grid)
+        decoded = self.decode_latents(container)
         picture = self.synthesise(decoded.y_16, container.quality, grid)
         return to_pixels(picture[:, : container.height, : container.width], container.layout)
 
@@ -78,7 +80,7 @@ class Codec:
         """
         container = self.open(data, MAX_PIXELS)
         grid = latent_grid(container)
-        decoded = decode_latent(self.coder, container.segments, container.quality, grid)
+        decoded = self.decode_latents(container)
         y = unflattened(decoded.y_16, grid)
         hyper = unflattened(decoded.hyper_16, hyper_grid(grid))
         with torch.inference_mode():
@@ -88,6 +90,12 @@ class Codec:
             "payload_bits": 8.0 * sum(map(len, container.segments)),
             "file_bits": 8.0 * len(data),
         }
+
+    def decode_latents(self, container: Container) -> DecodedLatent:
+        """Latent and hyper-latent of a file, exactly as the encoder restored them."""
+        return decode_latent(
+            self.coder, container.segments, container.symbol_check, container.quality, latent_grid(container)
+        )
 
     def open(self, data: bytes, max_pixels: int) -> Container:
         """Parse a file and check that this model made it."""
@@ -167,6 +175,8 @@ def tensor_pixels(image: Tensor) -> np.ndarray:
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise ImageError(f"expected a tensor [1 or 3, H, W], got {list(image.shape)}")
     if image.is_floating_point():
+        if not image.isfinite().all():
+            raise ImageError("the tensor holds values that are not finite")
         image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     elif image.dtype != torch.uint8:
         raise ImageError(f"expected a uint8 or float tensor, got {image.dtype}")

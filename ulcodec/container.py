@@ -27,7 +27,7 @@ MAX_HEADER_BYTES = FIXED_HEADER_BYTES + 2 * MAX_LEB128_BYTES + 1
 EXTENSION_FLAG = 0x80
 CRC_BYTES = 2
 CRC8_POLYNOMIAL = 0x07
-CRC_SEED = 0xFFFF
+CRC16_SEED = CRC16_FINAL_XOR = 0xFFFF
 
 
 class Layout(IntEnum):
@@ -54,7 +54,8 @@ class Container:
     """The contents of a `.ulc` file.
 
     `fingerprint`: 4 bytes naming the model; `quality` 0 to 100; `width`, `height` in pixels; `segments`: `N_SEGMENTS`
-    payloads, one a reveal step (the first also holds the hyper-latent). Raises ValueError for arguments out of range.
+    payloads, one a reveal step (the first also holds the hyper-latent); `symbol_check`: CRC-16 of the symbols that they
+    decode to. Raises ValueError for arguments out of range.
     """
 
     fingerprint: bytes
@@ -63,6 +64,7 @@ class Container:
     height: int
     layout: Layout
     segments: tuple[bytes, ...]
+    symbol_check: int
 
     def __post_init__(self) -> None:
         if len(self.fingerprint) != FINGERPRINT_BYTES:
@@ -73,6 +75,8 @@ class Container:
             raise ValueError(f"sides must be 1 to {MAX_SIDE}, got {self.width}x{self.height}")
         if len(self.segments) != N_SEGMENTS or max(map(len, self.segments)) > MAX_SEGMENT_BYTES:
             raise ValueError(f"need {N_SEGMENTS} segments of at most {MAX_SEGMENT_BYTES} bytes")
+        if not 0 <= self.symbol_check <= 0xFFFF:
+            raise ValueError(f"symbol_check must have 16 bits, got {self.symbol_check}")
 
     @property
     def n_pixels(self) -> int:
@@ -93,8 +97,8 @@ class Container:
         for segment in self.segments[:-1]:
             data += leb128(len(segment)) + segment
             data.append(crc8(data))
-        data += self.segments[-1]
-        return bytes(data) + crc_hqx(data, CRC_SEED).to_bytes(CRC_BYTES, "big")
+        data += self.segments[-1] + self.symbol_check.to_bytes(CRC_BYTES, "big")
+        return bytes(data) + crc16(data)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> "Container":
@@ -102,8 +106,10 @@ class Container:
         header = read_header(data)
         if max_pixels is not None and header.width * header.height > max_pixels:
             raise LimitError(f"the picture has {header.width}x{header.height} pixels; the limit is {max_pixels}")
-        segments = read_segments(data, header.size_bytes)
-        return cls(header.fingerprint, header.quality, header.width, header.height, header.layout, segments)
+        segments, symbol_check = read_segments(data, header.size_bytes)
+        return cls(
+            header.fingerprint, header.quality, header.width, header.height, header.layout, segments, symbol_check
+        )
 
 
 def read_header(data: bytes) -> Header:
@@ -170,23 +176,24 @@ def read_leb128(data: bytes, position: int, limit: int) -> tuple[int, int]:
     return value, position + i + 1
 
 
-def read_segments(data: bytes, position: int) -> tuple[bytes, ...]:
-    """All payloads of a file, whose first segment begins at `position`, after their checksums have been verified."""
+def read_segments(data: bytes, position: int) -> tuple[tuple[bytes, ...], int]:
+    """All payloads of a file, whose first segment begins at `position`, and the symbols' check, verified."""
     segments, end = [], len(data) - CRC_BYTES
+    last_stop = end - CRC_BYTES
     for number in range(N_SEGMENTS - 1):
         length, start = read_leb128(data, position, MAX_SEGMENT_BYTES)
         stop = start + length
-        if stop >= end:
+        if stop >= last_stop:
             raise TruncatedError(f"the file ends inside segment {number}")
         if crc8(data[:stop]) != data[stop]:
             raise ChecksumError(f"the checksum of segment {number} does not match: the file is damaged")
         segments.append(data[start:stop])
         position = stop + 1
-    if end - position > MAX_SEGMENT_BYTES:
+    if last_stop - position > MAX_SEGMENT_BYTES:
         raise LimitError(f"the last segment is longer than {MAX_SEGMENT_BYTES} bytes")
-    if crc_hqx(data[:end], CRC_SEED) != int.from_bytes(data[end:], "big"):
+    if crc16(data[:end]) != data[end:]:
         raise ChecksumError("the checksum of the file does not match: the file is damaged")
-    return (*segments, data[position:end])
+    return (*segments, data[position:last_stop]), int.from_bytes(data[last_stop:end], "big")
 
 
 def _crc8_table() -> bytes:
@@ -201,9 +208,14 @@ def _crc8_table() -> bytes:
 CRC8_TABLE = _crc8_table()
 
 
+def crc16(data: bytes | bytearray) -> bytes:
+    """CRC-16/GENIBUS (polynomial 0x1021, seed and final XOR 0xFFFF, not reflected) of `data`, high byte first."""
+    return (crc_hqx(data, CRC16_SEED) ^ CRC16_FINAL_XOR).to_bytes(CRC_BYTES, "big")
+
+
 def crc8(data: bytes | bytearray) -> int:
     """CRC-8 (polynomial 0x07, seed 0xFF, not reflected, no final XOR) of the CRC-16 of `data`."""
     crc = 0xFF
-    for byte in crc_hqx(data, CRC_SEED).to_bytes(2, "big"):
+    for byte in crc16(data):
         crc = CRC8_TABLE[crc ^ byte]
     return crc

@@ -65,10 +65,11 @@ def picture_files(source: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(source) as shard:
             for member in shard:
-                handle = shard.extractfile(member)
-                if handle is not None and Path(member.name).suffix.lower() in PICTURE_SUFFIXES:
+                if Path(member.name).suffix.lower() not in PICTURE_SUFFIXES:
+                    continue
+                if (handle := shard.extractfile(member)) is not None:
                     yield f"{source}:{member.name}", handle.read()
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, KeyError, tarfile.TarError) as error:
         raise TrainingError(f"cannot read training data {source}: {error}") from error
 
 

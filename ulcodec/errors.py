@@ -7,7 +7,8 @@
     │   ├── TruncatedError           the file ends before its declared end
     │   ├── LimitError               a declared size is beyond the caps
     │   ├── ChecksumError            a checksum does not match: the file is damaged
-    │   └── CorruptDataError         the checksum holds but the contents cannot be
+    │   ├── CorruptDataError         the checksum holds but the contents cannot be
+    │   └── ArithmeticMismatchError  decoding gave other symbols than encoding did
     ├── ImageError                   the input is not a picture that can be coded
     ├── ModelError                   a model directory is missing, incomplete or inconsistent
     │   └── UnknownModelError        the file was made by a model that is not installed
@@ -48,6 +49,10 @@ class ChecksumError(FormatError):
 
 class CorruptDataError(FormatError):
     """The checksums hold, but the contents are not something an encoder writes."""
+
+
+class ArithmeticMismatchError(FormatError):
+    """The checksums hold, but decoding gave other symbols than were encoded: a fault of the machine or a forgery."""
 
 
 class ImageError(UlcError):

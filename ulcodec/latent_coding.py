@@ -5,8 +5,9 @@ positions, and of their channels within a position.
 """
 
 import math
+from binascii import crc_hqx
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from ulcodec.container import N_SEGMENTS
 from ulcodec.entropy import FrequencyTables, SymbolDecoder, SymbolEncoder
-from ulcodec.errors import CorruptDataError
+from ulcodec.errors import ArithmeticMismatchError, CorruptDataError
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.integer import MEAN_GRID, CodingParameters, IntegerPrior
+from ulcodec.model.likelihood import zeroward
 from ulcodec.model.reveal import STEPS, step_map
 
 MAX_SYMBOL = 2**19
@@ -30,6 +32,11 @@ class LatentCoder:
 
     prior: IntegerPrior
     tables: FrequencyTables
+
+    @cached_property
+    def savings(self) -> Tensor:
+        """Bits that a symbol of magnitude n costs more than n - 1, under each table: float64 [T, n]."""
+        return zeroward_savings(self.tables).to(self.prior.device)
 
 
 class DecodedLatent(NamedTuple):
@@ -49,9 +56,27 @@ def hyper_grid(grid: tuple[int, int]) -> tuple[int, int]:
     return -(-grid[0] // 4), -(-grid[1] // 4)
 
 
-def quantise(y: Tensor, parameters: CodingParameters) -> np.ndarray:
-    """Symbols `round(y - mean)`, int32, zero where the table is the one that is not coded. y and parameters [M]."""
-    symbols = torch.floor(y.double() - parameters.mean_16 / MEAN_GRID + 0.5).clamp(-MAX_SYMBOL, MAX_SYMBOL)
+def zeroward_savings(tables: FrequencyTables) -> Tensor:
+    """Bits saved by coding n - 1 in place of n > 0, float64 [T, N]: 0 at n = 0 and where a table does not reach n."""
+    reach = np.minimum(-tables.minima, tables.minima + tables.lengths - 2)
+    savings = np.zeros((len(reach), max(int(reach.max()), 0) + 2))
+    for row, frequencies, first, last in zip(savings, tables.frequencies, -tables.minima, reach, strict=True):
+        used = frequencies[first : first + last + 1].astype(np.float64)
+        row[1 : last + 1] = np.log2(used[:-1] / used[1:])
+    return torch.from_numpy(savings)
+
+
+def quantise(y: Tensor, parameters: CodingParameters, savings: Tensor | None = None) -> np.ndarray:
+    """Symbols for `y - mean`, int32, zero where the table is the one that is not coded. y and parameters [M].
+
+    The nearest integer or, with `savings` [T, N], the one before it towards zero where its bits are worth the error.
+    """
+    residual = y.double() - parameters.mean_16 / MEAN_GRID
+    symbols = torch.floor(residual + 0.5).clamp(-MAX_SYMBOL, MAX_SYMBOL)
+    if savings is not None:
+        magnitude = symbols.abs()
+        saved = savings[parameters.table_index.long(), magnitude.clamp(max=savings.shape[1] - 1).long()]
+        symbols = zeroward(symbols, residual, saved)
     symbols = torch.where(parameters.table_index == 0, 0.0, symbols)
     return symbols.to(torch.int32).cpu().numpy()
 
@@ -73,18 +98,32 @@ def flattened(parameters: CodingParameters) -> CodingParameters:
     return CodingParameters(parameters.mean_16.flatten(), parameters.table_index.flatten())
 
 
-def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int) -> tuple[bytes, ...]:
+class SymbolCheck:
+    """CRC-16 (polynomial 0x1021, seed 0xFFFF) of all symbols in the order of coding, each as a little-endian int32.
+
+    It tells a decoder that its arithmetic is not the encoder's: then a sound file gives other symbols.
+    """
+
+    def __init__(self) -> None:
+        self.value = 0xFFFF
+
+    def update(self, symbols: np.ndarray) -> None:
+        self.value = crc_hqx(symbols.astype("<i4").tobytes(), self.value)
+
+
+def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int) -> tuple[tuple[bytes, ...], int]:
     """Code a latent y [C, h, w] and its hyper-latent [C_hyper, ceil(h/4), ceil(w/4)], float, in quantisation steps.
 
-    Returns the segments of the file.
+    Returns the segments of the file and the symbols' check.
     """
     prior, grid = coder.prior, (y.shape[1], y.shape[2])
     y, hyper = y.flatten(1).T, hyper.flatten(1).T
-    encoder = SymbolEncoder()
+    encoder, check = SymbolEncoder(), SymbolCheck()
 
     parameters = flattened(prior.hyper_parameters(quality, len(hyper)))
     symbols = quantise(hyper.flatten(), parameters)
     encoder.encode(symbols, table_indices(parameters), coder.tables)
+    check.update(symbols)
     features = prior.hyper_features(restore(symbols, parameters).reshape(hyper.shape), quality, grid)
 
     steps = step_positions(prior.config, grid).to(y.device)
@@ -93,26 +132,31 @@ def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int) ->
     for step in STEPS:
         now = steps == step
         parameters = chosen(prior(y_16, steps < step, quality, features, grid), now)
-        symbols = quantise(y[now], parameters)
+        symbols = quantise(y[now], parameters, coder.savings)
         encoder.encode(symbols, table_indices(parameters), coder.tables)
+        check.update(symbols)
         y_16[now] = restore(symbols, parameters)
         segments.append(encoder.finish())
         encoder = SymbolEncoder()
-    return tuple(segments)
+    return tuple(segments), check.value
 
 
 def decode_latent(
-    coder: LatentCoder, segments: tuple[bytes, ...], quality: int, grid: tuple[int, int]
+    coder: LatentCoder, segments: tuple[bytes, ...], symbol_check: int, quality: int, grid: tuple[int, int]
 ) -> DecodedLatent:
-    """Inverse of `encode_latent`, up to rounding. Raises CorruptDataError."""
+    """Inverse of `encode_latent`, up to quantisation. Raises CorruptDataError, or ArithmeticMismatchError.
+
+    The latter, where the symbols are not those that the encoder coded.
+    """
     if len(segments) != N_SEGMENTS:
         raise CorruptDataError(f"expected {N_SEGMENTS} segments, got {len(segments)}")
     prior = coder.prior
     n_hyper = math.prod(hyper_grid(grid))
-    decoder = SymbolDecoder(segments[0])
+    decoder, check = SymbolDecoder(segments[0]), SymbolCheck()
 
     parameters = flattened(prior.hyper_parameters(quality, n_hyper))
     symbols = decoder.decode(table_indices(parameters), coder.tables)
+    check.update(symbols)
     hyper_16 = restore(symbols, parameters).reshape(n_hyper, -1)
     features = prior.hyper_features(hyper_16, quality, grid)
 
@@ -122,8 +166,13 @@ def decode_latent(
         now = steps == step
         parameters = chosen(prior(y_16, steps < step, quality, features, grid), now)
         symbols = decoder.decode(table_indices(parameters), coder.tables)
+        check.update(symbols)
         y_16[now] = restore(symbols, parameters)
         decoder.finish()
         if step < N_SEGMENTS:
             decoder = SymbolDecoder(segments[step])
+    if check.value != symbol_check:
+        raise ArithmeticMismatchError(
+            "the file is sound, but this machine decodes it to other symbols than were encoded"
+        )
     return DecodedLatent(y_16, hyper_16)

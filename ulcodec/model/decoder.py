@@ -16,7 +16,10 @@ RESIDUAL_STD = 0.1
 
 
 class Trunk(nn.Module):
-    """Latent to features at 1/8 and to the posterior-mean picture: a linear transform plus a residual network."""
+    """Latent to features at 1/8 and to the posterior-mean picture: a linear transform plus a residual network.
+
+    The network at 1/8 sees the linear transform's picture, so that mending its block borders is a local task.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -24,13 +27,15 @@ class Trunk(nn.Module):
         self.stem = conv(config.latent_channels, config.width_16)
         self.blocks_16 = blocks(config.width_16, config.decoder_blocks_16)
         self.up = conv(config.width_16, 4 * config.width_8)
+        self.picture = conv(3 * 64, config.width_8)
         self.quality_8 = QualityTable(config.n_quality_anchors, config.width_8)
         self.blocks_8 = blocks(config.width_8, config.decoder_blocks_8)
         self.head = conv(config.width_8, 3 * 64, zero=True)
         self.linear = conv(config.latent_channels, 3 * 256)
         basis, std = dct_basis(config.latent_channels)
+        synthesis = (basis * std[:, None]).T.reshape(3, 2, 8, 2, 8, -1)  # colour, half, row, half, column
         with torch.no_grad():
-            self.linear.weight.copy_((basis * std[:, None]).T[:, :, None, None])
+            self.linear.weight.copy_(synthesis.permute(0, 2, 4, 1, 3, 5).flatten(0, 4)[:, :, None, None])
             self.log_gain.values.copy_(-anchor_log_gains(config))
 
     def forward(self, y: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,11 +45,11 @@ class Trunk(nn.Module):
         not clipped.
         """
         z = y * self.log_gain.gain(quality)
-        features = F.pixel_shuffle(self.up(self.blocks_16(self.stem(z))), 2) * self.quality_8.gain(quality)
-        features = self.blocks_8(features)
-        residual = self.head(features)
         with torch.autocast(y.device.type, enabled=False):
-            mean = F.pixel_shuffle(self.linear(z), 16) + F.pixel_shuffle(residual.float(), 8) + 0.5
+            linear = F.pixel_shuffle(self.linear(z), 2)
+        features = F.pixel_shuffle(self.up(self.blocks_16(self.stem(z))), 2) + self.picture(4 * linear)
+        features = self.blocks_8(features * self.quality_8.gain(quality))
+        mean = F.pixel_shuffle(linear + self.head(features).float(), 8) + 0.5
         return features, mean
 
 

@@ -1,6 +1,7 @@
 """From a training run to a model directory that encodes and decodes."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,4 +26,11 @@ def export_model(run_dir: Path, out_dir: Path, name: str | None = None) -> str:
     load_weights(model, read_tensors(checkpoint, "ema"))
     rounded = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
     load_weights(model, rounded)
-    return save_model(out_dir, name or model.config.name, model, {"training": config["stage1"], "progress": progress})
+    provenance = {"training": without_folders(config["stage1"]), "progress": progress}
+    return save_model(out_dir, name or model.config.name, model, provenance)
+
+
+def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose paths keep their last part only: a model travels, the machine that trained it does not."""
+    names = {key: Path(settings[key]).name for key in ("out", "init") if settings.get(key)}
+    return {**settings, **names, "data": [Path(path).name for path in settings["data"]]}

@@ -117,14 +117,16 @@ class Loop:
 
     def load_moments(self, moments: dict[str, Tensor]) -> None:
         for name, weight in zip(self.names, self.weights, strict=True):
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in moments]
-            state = {key: moments[f"{key}.{name}"] for key in keys}
-            if state:
-                step = state.pop("step")
-                self.optimizer.state[weight] = {
-                    "step": step.to(self.device) if self.device.type == "cuda" else step,
-                    **{key: value.to(self.device).reshape(weight.shape) for key, value in state.items()},
-                }
+            if f"step.{name}" not in moments:  # never had a gradient
+                continue
+            step = moments[f"step.{name}"]
+            self.optimizer.state[weight] = {
+                "step": step.to(self.device) if self.device.type == "cuda" else step,
+                **{
+                    key: moments[f"{key}.{name}"].to(self.device).reshape(weight.shape)
+                    for key in ("exp_avg", "exp_avg_sq")
+                },
+            }
 
     # One step
 

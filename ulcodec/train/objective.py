@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ulcodec.model.config import ModelConfig
-from ulcodec.model.likelihood import reveal_predictions, sum_per_picture, unit_bin_bits
+from ulcodec.model.likelihood import quantised, reveal_predictions, sum_per_picture, unit_bin_bits
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import (
     ALPHA_0,
@@ -141,7 +141,7 @@ def codec_loss(
     prediction = reveal_predictions(model, y_noisy, quality, hyper_features)
     bits = unit_bin_bits(y_noisy - prediction.mean, prediction.log_scale)
     chain_bits = sum_per_picture(hyper_bits) + sum_per_picture(bits)
-    features, mean = model.decoder.trunk(round_around(y, prediction.mean), quality)
+    features, mean = model.decoder.trunk(quantised(y, prediction), quality)
     mse = (x - mean).square().flatten(1).mean(1)
     weight = lagrangians(model.config, quality)
     loss = ((chain_bits / n_pixels + weight * 255**2 * mse) / weight.sqrt()).mean()

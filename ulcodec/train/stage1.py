@@ -85,6 +85,10 @@ class Stage1Settings:
             raise TrainingError(f"configuration {self.config!r} writes no files: train it with the objective ul")
         if self.minutes is None and self.n_images is None:
             raise TrainingError("give the run a length: minutes or a number of images")
+        if not 0 < self.validation_share <= 0.5:
+            raise TrainingError(
+                f"the share of pictures held out must be above 0 and at most 0.5, got {self.validation_share}"
+            )
         if self.crop_px % 64:
             raise TrainingError(f"the crop must be a multiple of 64 pixels, got {self.crop_px}")
 

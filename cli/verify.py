@@ -1,0 +1,33 @@
+"""`ulcodec verify`: whether .ulc files are whole, without decoding them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ulcodec.container import MAX_PIXELS, Container
+from ulcodec.errors import FormatError
+from ulcodec_cli.common import Json, MaxPixels, print_json
+
+
+def verify(
+    sources: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".ulc files.")],
+    max_pixels: MaxPixels = MAX_PIXELS,
+    json: Json = False,
+) -> None:
+    """Check header, sizes and checksums of .ulc files. Exit code 1 if one of them is not sound."""
+    n_bad = 0
+    for source in sources:
+        message = None
+        try:
+            Container.from_bytes(source.read_bytes(), max_pixels=max_pixels)
+        except FormatError as error:
+            message = f"{type(error).__name__}: {error}"
+        except OSError as error:
+            message = error.strerror or str(error)
+        n_bad += message is not None
+        if json:
+            print_json({"file": str(source), "ok": message is None, "error": message})
+        else:
+            typer.echo(f"{source}: {message or 'ok'}", err=message is not None)
+    raise typer.Exit(1 if n_bad else 0)
