@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ulcodec.container import MAX_PIXELS, Container
+from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Container
 from ulcodec_cli.common import DEFAULT_MODEL, Force, Json, MaxPixels, Model, output_path, print_json
 
 
@@ -17,6 +17,9 @@ def decode(
         typer.Option("--output", "-o", help="The extension chooses the format. Default: IN with the extension .png."),
     ] = None,
     model: Model = DEFAULT_MODEL,
+    recover: Annotated[
+        bool, typer.Option("--recover", help="Show what is sound of a damaged file; the model conceals the rest.")
+    ] = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
     json: Json = False,
@@ -31,12 +34,19 @@ def decode(
 
     import ulcodec
 
-    Container.from_bytes(data, max_pixels=max_pixels)  # a damaged file is told before the model loads
+    if not recover:
+        Container.from_bytes(data, max_pixels=max_pixels)  # a damaged file is told before the model loads
     codec = ulcodec.load(model)
     start = time.perf_counter()
-    pixels = codec.decode_array(data, max_pixels=max_pixels)
+    if recover:
+        pixels, n_segments, damage = codec.recover(data, max_pixels=max_pixels)
+    else:
+        pixels, n_segments, damage = codec.decode_array(data, max_pixels=max_pixels), N_SEGMENTS, None
     decode_ms = 1000 * (time.perf_counter() - start)
     save_image(pixels, target)
+    if damage is not None:
+        shown = f"{n_segments} of {N_SEGMENTS} segments are sound, the rest is concealed"
+        typer.echo(f"ulcodec: warning: {damage}; {shown}", err=True)
 
     height, width = pixels.shape[:2]
     if json:
@@ -47,6 +57,8 @@ def decode(
                 "height": height,
                 "model": codec.name,
                 "fingerprint": codec.fingerprint,
+                "n_segments": n_segments,
+                "damage": None if damage is None else str(damage),
                 "decode_ms": decode_ms,
             }
         )

@@ -11,12 +11,23 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS = [
-    ("errors", "schedule", "metrics", "images", "container", "entropy", "precision", "catalogue", "info"),
+    (
+        "errors",
+        "schedule",
+        "metrics",
+        "images",
+        "container",
+        "range_coder",
+        "entropy",
+        "precision",
+        "catalogue",
+        "info",
+    ),
     ("model",),
     ("latent_coding", "data", "store"),
     ("codec", "train"),
 ]
-WITHOUT_TORCH = ("errors", "metrics", "images", "container", "entropy", "catalogue", "info")
+WITHOUT_TORCH = ("errors", "metrics", "images", "container", "range_coder", "entropy", "catalogue", "info")
 
 
 def module_files() -> dict[str, Path]:

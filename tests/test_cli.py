@@ -307,3 +307,16 @@ def test_pixel_limit_of_the_caller(coded: Path, photo: Path, tiny_model_dir: Pat
     assert_refused(run("encode", photo, *limit), "51x37")
     assert run("verify", coded, "--max-pixels", 37 * 51 - 1).code == 1
     assert run("verify", coded, "--max-pixels", 37 * 51).code == 0
+
+
+def test_decode_recovers_a_damaged_file(coded: Path, tiny_model_dir: Path, run: Run) -> None:
+    data = coded.read_bytes()
+    coded.write_bytes(data[:-6] + bytes([data[-6] ^ 1]) + data[-5:])
+    target = coded.with_name("recovered.png")
+    assert_refused(run("decode", coded, "-o", target, "--model", tiny_model_dir), "checksum")
+    assert not target.exists()
+    finished = run("decode", coded, "-o", target, "--model", tiny_model_dir, "--recover", "--json")
+    assert finished.code == 0
+    assert finished.json["n_segments"] == 3
+    assert "3 of 4 segments" in finished.stderr
+    assert load_image(target).pixels.shape == (37, 51, 3)

@@ -252,3 +252,44 @@ def test_missing_model(tmp_path: Path) -> None:
     for model in ("no-such-model", tmp_path):
         with pytest.raises(ModelError, match=r"neither a shipped model .* nor a model directory"):
             ulcodec.load(model)
+
+
+def damaged_at(coded: bytes, segment: int) -> bytes:
+    """The file with one bit flipped in the middle of a segment's payload."""
+    payload = Container.from_bytes(coded).segments[segment]
+    position = coded.index(payload) + len(payload) // 2
+    return coded[:position] + bytes([coded[position] ^ 4]) + coded[position + 1 :]
+
+
+def test_recovery_shows_what_comes_before_the_damage(tiny_codec: Codec, picture: np.ndarray, coded: bytes) -> None:
+    whole = tiny_codec.recover(coded)
+    assert (whole.n_segments, whole.damage) == (4, None)
+    np.testing.assert_array_equal(whole.pixels, tiny_codec.decode_array(coded))
+    quality_db = []
+    for segment in (1, 2, 3):
+        recovered = tiny_codec.recover(damaged_at(coded, segment))
+        assert recovered.n_segments == segment
+        assert isinstance(recovered.damage, ChecksumError)
+        quality_db.append(psnr_db(recovered.pixels, picture))
+    assert 10 < quality_db[0] < quality_db[1] < quality_db[2] < psnr_db(whole.pixels, picture)
+    with pytest.raises(ChecksumError):
+        tiny_codec.recover(damaged_at(coded, 0))
+
+
+def test_recovery_of_a_cut_file(tiny_codec: Codec, picture: np.ndarray, coded: bytes) -> None:
+    cut = tiny_codec.recover(coded[: coded.index(Container.from_bytes(coded).segments[2]) + 3])
+    assert cut.n_segments == 2
+    assert cut.pixels.shape == picture.shape
+    with pytest.raises(FormatError):
+        tiny_codec.recover(coded[:20])
+
+
+def test_recovery_ends_at_a_segment_that_no_encoder_writes(tiny_codec: Codec, coded: bytes) -> None:
+    container = Container.from_bytes(coded)
+    first, second, _, last = container.segments
+    forged = dataclasses.replace(container, segments=(first, second, b"\xff" * 40, last)).to_bytes()
+    with pytest.raises(CorruptDataError):
+        tiny_codec.decode(forged)
+    recovered = tiny_codec.recover(forged)
+    assert recovered.n_segments == 2
+    assert isinstance(recovered.damage, CorruptDataError)

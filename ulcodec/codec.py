@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ulcodec.catalogue import installed_fingerprints
-from ulcodec.container import MAX_PIXELS, Container, Layout
-from ulcodec.errors import ImageError, UnknownModelError
+from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Container, Header, Layout, remains
+from ulcodec.errors import FormatError, ImageError, UnknownModelError
 from ulcodec.images import ImagePixels, load_image
-from ulcodec.latent_coding import DecodedLatent, LatentCoder, decode_latent, encode_latent, hyper_grid
+from ulcodec.latent_coding import DecodedLatent, LatentCoder, conceal_latent, decode_latent, encode_latent, hyper_grid
 from ulcodec.model.integer import MEAN_GRID
 from ulcodec.model.likelihood import chain_bits
 from ulcodec.model.unified import UnifiedLatentModel
@@ -27,6 +27,14 @@ from ulcodec.store import open_model
 PATCH_PX = 16
 ImageLike = Any
 """What `Codec.encode` takes: see there."""
+
+
+class Recovery(NamedTuple):
+    """A picture from a damaged file: uint8 [H, W, 3] or [H, W], how many of the 4 segments it shows, what was wrong."""
+
+    pixels: np.ndarray
+    n_segments: int
+    damage: FormatError | None
 
 
 @dataclass(frozen=True)
@@ -68,10 +76,21 @@ class Codec:
     def decode_array(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Like `decode`, into a NumPy array uint8 [H, W, 3] or [H, W]."""
         container = self.open(data, max_pixels)
-        grid = latent_grid(container)
-        decoded = self.decode_latents(container)
-        picture = self.synthesise(decoded.y_16, container.quality, grid)
-        return to_pixels(picture[:, : container.height, : container.width], container.layout)
+        return self.picture(self.decode_latents(container), container)
+
+    def recover(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Recovery:
+        """Decode a file; of a damaged one, what comes before the damage, the rest concealed by the prior's prediction.
+
+        Raises FormatError if not even the first segment is sound, UnknownModelError as `decode`.
+        """
+        try:
+            return Recovery(self.decode_array(data, max_pixels=max_pixels), N_SEGMENTS, None)
+        except FormatError as error:
+            damage = error
+        header, segments = remains(data, max_pixels=max_pixels)
+        self.check_fingerprint(header.fingerprint)
+        decoded, n_segments = conceal_latent(self.coder, segments, header.quality, latent_grid(header))
+        return Recovery(self.picture(decoded, header), n_segments, damage)
 
     def describe(self, data: bytes) -> dict[str, float]:
         """The prior's bound on a file's description length beside the file: `bound_bits`, `payload_bits`, `file_bits`.
@@ -100,9 +119,12 @@ class Codec:
     def open(self, data: bytes, max_pixels: int) -> Container:
         """Parse a file and check that this model made it."""
         container = Container.from_bytes(data, max_pixels=max_pixels)
-        if container.fingerprint != self.fingerprint_bytes:
-            raise unknown_model(container.fingerprint, f"the loaded model is {self.name} ({self.fingerprint})")
+        self.check_fingerprint(container.fingerprint)
         return container
+
+    def check_fingerprint(self, fingerprint: bytes) -> None:
+        if fingerprint != self.fingerprint_bytes:
+            raise unknown_model(fingerprint, f"the loaded model is {self.name} ({self.fingerprint})")
 
     def analyse(self, pixels: np.ndarray, quality: int) -> tuple[Tensor, Tensor]:
         """uint8 [H, W, 3] or [H, W] -> latent [C, h, w] and hyper-latent [C_hyper, h/4, w/4] in quantisation steps."""
@@ -120,6 +142,11 @@ class Codec:
         with torch.inference_mode(), self.autocast():
             mean: Tensor = self.model.decoder.trunk(y.contiguous(memory_format=torch.channels_last), q)[1]
         return mean[0]
+
+    def picture(self, decoded: DecodedLatent, said: Container | Header) -> np.ndarray:
+        """uint8 [H, W, 3] or [H, W] from a latent, with the size, layout and quality that the file says."""
+        picture = self.synthesise(decoded.y_16, said.quality, latent_grid(said))
+        return to_pixels(picture[:, : said.height, : said.width], said.layout)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(self.device))
@@ -149,8 +176,8 @@ def unknown_model(fingerprint: bytes, context: str) -> UnknownModelError:
     )
 
 
-def latent_grid(container: Container) -> tuple[int, int]:
-    return -(-container.height // PATCH_PX), -(-container.width // PATCH_PX)
+def latent_grid(said: Container | Header) -> tuple[int, int]:
+    return -(-said.height // PATCH_PX), -(-said.width // PATCH_PX)
 
 
 def unflattened(latent_16: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -1,12 +1,14 @@
 """The `.ulc` container: bytes only, no torch and no model. `docs/format.md` is the specification."""
 
 from binascii import crc_hqx
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
 from ulcodec.errors import (
     ChecksumError,
     CorruptDataError,
+    FormatError,
     LimitError,
     NotUlcError,
     TruncatedError,
@@ -103,16 +105,27 @@ class Container:
     @classmethod
     def from_bytes(cls, data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> "Container":
         """Parse and verify a whole file. Raises a FormatError; accounts for every byte."""
-        header = read_header(data)
-        if max_pixels is not None and header.width * header.height > max_pixels:
-            raise LimitError(f"the picture has {header.width}x{header.height} pixels; the limit is {max_pixels}")
-        segments, symbol_check = read_segments(data, header.size_bytes)
+        header = read_header(data, max_pixels)
+        segments = tuple(read_segments(data, header.size_bytes))
+        symbol_check = int.from_bytes(data[-2 * CRC_BYTES : -CRC_BYTES], "big")
         return cls(
             header.fingerprint, header.quality, header.width, header.height, header.layout, segments, symbol_check
         )
 
 
-def read_header(data: bytes) -> Header:
+def remains(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> tuple[Header, tuple[bytes, ...]]:
+    """Header of a damaged file and its segments before the damage. Raises a FormatError if there is none."""
+    header = read_header(data, max_pixels)
+    segments: list[bytes] = []
+    try:
+        segments.extend(read_segments(data, header.size_bytes))
+    except FormatError:
+        if not segments:
+            raise
+    return header, tuple(segments)
+
+
+def read_header(data: bytes, max_pixels: int | None = None) -> Header:
     """Parse the head of a file, of which the first `MAX_HEADER_BYTES` bytes are enough. Raises FormatError.
 
     No checksum is read: until `Container.from_bytes` has been called, what it says is only a claim.
@@ -134,6 +147,8 @@ def read_header(data: bytes) -> Header:
     layout = Layout.RGB
     if flags & EXTENSION_FLAG:
         layout, position = read_extension(data, position)
+    if max_pixels is not None and width * height > max_pixels:
+        raise LimitError(f"the picture has {width}x{height} pixels; the limit is {max_pixels}")
     return Header(fingerprint, quality, width, height, layout, position)
 
 
@@ -176,9 +191,9 @@ def read_leb128(data: bytes, position: int, limit: int) -> tuple[int, int]:
     return value, position + i + 1
 
 
-def read_segments(data: bytes, position: int) -> tuple[tuple[bytes, ...], int]:
-    """All payloads of a file, whose first segment begins at `position`, and the symbols' check, verified."""
-    segments, end = [], len(data) - CRC_BYTES
+def read_segments(data: bytes, position: int) -> Iterator[bytes]:
+    """The payloads of a file, whose first segment begins at `position`, each after its checksum has been verified."""
+    end = len(data) - CRC_BYTES
     last_stop = end - CRC_BYTES
     for number in range(N_SEGMENTS - 1):
         length, start = read_leb128(data, position, MAX_SEGMENT_BYTES)
@@ -187,13 +202,13 @@ def read_segments(data: bytes, position: int) -> tuple[tuple[bytes, ...], int]:
             raise TruncatedError(f"the file ends inside segment {number}")
         if crc8(data[:stop]) != data[stop]:
             raise ChecksumError(f"the checksum of segment {number} does not match: the file is damaged")
-        segments.append(data[start:stop])
+        yield data[start:stop]
         position = stop + 1
     if last_stop - position > MAX_SEGMENT_BYTES:
         raise LimitError(f"the last segment is longer than {MAX_SEGMENT_BYTES} bytes")
     if crc16(data[:end]) != data[end:]:
         raise ChecksumError("the checksum of the file does not match: the file is damaged")
-    return (*segments, data[position:last_stop]), int.from_bytes(data[last_stop:end], "big")
+    yield data[position:last_stop]
 
 
 def _crc8_table() -> bytes:

@@ -12,8 +12,7 @@
     ├── ImageError                   the input is not a picture that can be coded
     ├── ModelError                   a model directory is missing, incomplete or inconsistent
     │   └── UnknownModelError        the file was made by a model that is not installed
-    ├── TrainingError                a training run cannot start or had to stop
-    └── DependencyError              an optional dependency is not installed
+    └── TrainingError                a training run cannot start or had to stop
 
 Errors of other libraries are wrapped where they enter, so that `except UlcError` is enough.
 """
@@ -69,7 +68,3 @@ class UnknownModelError(ModelError):
 
 class TrainingError(UlcError):
     """A training run cannot start, or had to stop."""
-
-
-class DependencyError(UlcError):
-    """An optional dependency is not installed."""

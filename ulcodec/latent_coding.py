@@ -150,29 +150,73 @@ def decode_latent(
     """
     if len(segments) != N_SEGMENTS:
         raise CorruptDataError(f"expected {N_SEGMENTS} segments, got {len(segments)}")
-    prior = coder.prior
-    n_hyper = math.prod(hyper_grid(grid))
-    decoder, check = SymbolDecoder(segments[0]), SymbolCheck()
+    walk = DecodingWalk(coder, quality, grid)
+    for segment in segments:
+        walk.advance(segment)
+    if walk.check.value != symbol_check:
+        raise ArithmeticMismatchError("the file is sound, but decoding gave other symbols than were encoded")
+    return DecodedLatent(walk.y_16, walk.hyper_16)
 
-    parameters = flattened(prior.hyper_parameters(quality, n_hyper))
-    symbols = decoder.decode(table_indices(parameters), coder.tables)
-    check.update(symbols)
-    hyper_16 = restore(symbols, parameters).reshape(n_hyper, -1)
-    features = prior.hyper_features(hyper_16, quality, grid)
 
-    steps = step_positions(prior.config, grid).to(prior.device)
-    y_16 = torch.zeros(steps.shape, dtype=torch.float64, device=prior.device)
-    for step in STEPS:
-        now = steps == step
-        parameters = chosen(prior(y_16, steps < step, quality, features, grid), now)
-        symbols = decoder.decode(table_indices(parameters), coder.tables)
-        check.update(symbols)
-        y_16[now] = restore(symbols, parameters)
+def conceal_latent(
+    coder: LatentCoder, segments: tuple[bytes, ...], quality: int, grid: tuple[int, int]
+) -> tuple[DecodedLatent, int]:
+    """Decode the first segments of a file; what they do not hold becomes the prior's mean.
+
+    Returns the latent and the number of segments used: a segment that no encoder writes ends the walk. Raises
+    CorruptDataError if that is the first one.
+    """
+    walk = DecodingWalk(coder, quality, grid)
+    for n_used, segment in enumerate(segments):
+        try:
+            walk.advance(segment)
+        except CorruptDataError:
+            if n_used == 0:
+                raise
+            break
+    walk.conceal()
+    return DecodedLatent(walk.y_16, walk.hyper_16), walk.step
+
+
+class DecodingWalk:
+    """The state of decoding between two segments: `step` of them are decoded."""
+
+    def __init__(self, coder: LatentCoder, quality: int, grid: tuple[int, int]):
+        self.coder, self.quality, self.grid = coder, quality, grid
+        self.steps = step_positions(coder.prior.config, grid).to(coder.prior.device)
+        self.y_16 = torch.zeros(self.steps.shape, dtype=torch.float64, device=coder.prior.device)
+        self.hyper_16 = self.features = torch.empty(0)
+        self.check = SymbolCheck()
+        self.step = 0
+
+    def advance(self, segment: bytes) -> None:
+        """Decode the next segment; on CorruptDataError nothing but the check has changed."""
+        decoder = SymbolDecoder(segment)
+        if self.step == 0:
+            self.decode_hyper(decoder)
+        now = self.steps == self.step + 1
+        parameters = chosen(self.predict(), now)
+        elements = self.symbols(decoder, parameters)
         decoder.finish()
-        if step < N_SEGMENTS:
-            decoder = SymbolDecoder(segments[step])
-    if check.value != symbol_check:
-        raise ArithmeticMismatchError(
-            "the file is sound, but this machine decodes it to other symbols than were encoded"
-        )
-    return DecodedLatent(y_16, hyper_16)
+        self.y_16[now] = elements
+        self.step += 1
+
+    def decode_hyper(self, decoder: SymbolDecoder) -> None:
+        prior, n_hyper = self.coder.prior, math.prod(hyper_grid(self.grid))
+        parameters = flattened(prior.hyper_parameters(self.quality, n_hyper))
+        self.hyper_16 = self.symbols(decoder, parameters).reshape(n_hyper, -1)
+        self.features = prior.hyper_features(self.hyper_16, self.quality, self.grid)
+
+    def predict(self) -> CodingParameters:
+        return self.coder.prior(self.y_16, self.steps <= self.step, self.quality, self.features, self.grid)
+
+    def symbols(self, decoder: SymbolDecoder, parameters: CodingParameters) -> Tensor:
+        """Decoded elements in 1/16 steps, float64 [M]."""
+        symbols = decoder.decode(table_indices(parameters), self.coder.tables)
+        self.check.update(symbols)
+        return restore(symbols, parameters)
+
+    def conceal(self) -> None:
+        """Give what is not decoded the prior's mean."""
+        if self.step < N_SEGMENTS:
+            self.y_16 = torch.where(self.steps <= self.step, self.y_16, self.predict().mean_16)
