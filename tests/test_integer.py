@@ -13,12 +13,17 @@ from ulcodec.errors import ModelError
 from ulcodec.model import integer
 from ulcodec.model.config import N_CHANNEL_GROUPS, N_PHASES, TINY, ModelConfig
 from ulcodec.model.integer import (
+    LARGEST_ACTIVATION,
     MEAN_GRID,
+    PRODUCTS,
     CodingParameters,
     IntegerLayer,
     IntegerPrior,
+    choose_product,
     fingerprint,
+    integer_layer,
     integer_tensors,
+    is_exact,
     neighbourhoods,
     shuffled,
 )
@@ -43,9 +48,9 @@ class Latents(NamedTuple):
 @pytest.fixture(scope="module")
 def latents() -> Latents:
     generator = torch.Generator().manual_seed(0)
-    y_16 = torch.randn(math.prod(GRID), TINY.latent_channels, generator=generator, dtype=torch.float64) * 60
-    hyper_16 = torch.randn(math.prod(COARSE), TINY.hyper_channels, generator=generator, dtype=torch.float64) * 40
-    return Latents(y_16.round(), hyper_16.round())
+    y_16 = torch.randn(math.prod(GRID), TINY.latent_channels, generator=generator) * 60
+    hyper_16 = torch.randn(math.prod(COARSE), TINY.hyper_channels, generator=generator) * 40
+    return Latents(y_16.round().int(), hyper_16.round().int())
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +84,7 @@ def walk(prior: IntegerPrior, latents: Latents, quality: int) -> list[CodingPara
     """Parameters of all elements in every reveal step."""
     steps = positions_of(step_map(TINY, GRID)[None])
     features = prior.hyper_features(latents.hyper_16, quality, GRID)
-    return [
-        prior(torch.where(steps < step, latents.y_16, 0.0), steps < step, quality, features, GRID) for step in STEPS
-    ]
+    return [prior(torch.where(steps < step, latents.y_16, 0), steps < step, quality, features, GRID) for step in STEPS]
 
 
 def float_walk(model: UnifiedLatentModel, latents: Latents, quality: int) -> list[tuple[Tensor, Tensor]]:
@@ -108,12 +111,12 @@ def test_integer_prior_follows_the_float_prior(
     for step, parameters, (mean, index) in predictions:
         coded = steps >= step
         mean_error = (parameters.mean_16 / MEAN_GRID - mean)[coded].abs()
-        assert mean_error.max() < 1 / 4
-        assert (mean_error < 1 / 8).float().mean() > 0.99
+        assert mean_error.max() < 3 / 4
+        assert (mean_error < 1 / 8).float().mean() > 0.95
         assert mean_error.mean() < 1 / 32, "rounding to the grid alone gives 1 / 64"
         assert mean[coded].std() > 0.1, "the prediction must depend on the context for this test to mean anything"
         index_error = (parameters.table_index.float() - index)[coded].abs()
-        assert (index_error <= 0.6).float().mean() > 0.99
+        assert (index_error <= 0.6).float().mean() > 0.97
         assert index_error.max() <= 1
 
 
@@ -142,8 +145,7 @@ def test_results_are_integers_and_repeat_on_every_thread_count(
         results.append(walk(prior, latents, 37))
     for parameters in zip(*results, strict=True):
         first = parameters[0]
-        assert torch.equal(first.mean_16, first.mean_16.round())
-        assert first.mean_16.dtype == torch.float64
+        assert first.mean_16.dtype == torch.int32
         assert first.table_index.dtype == torch.uint8
         assert first.table_index.max() < N_SCALES
         for other in parameters[1:]:
@@ -151,19 +153,42 @@ def test_results_are_integers_and_repeat_on_every_thread_count(
             assert torch.equal(first.table_index, other.table_index)
 
 
-def test_every_order_of_summation_gives_the_same(tensors: dict[str, Tensor]) -> None:
-    """Float64 products against int64 ones, with inputs at the limits."""
-    layer = IntegerLayer(tensors, "prior.blocks.0.spatial", CPU)
-    limit = 127 * 2**integer.ACTIVATION_BITS
-    x = torch.randint(-limit, limit + 1, (50, layer.weight.shape[0]), generator=torch.Generator().manual_seed(0))
-    x[0], x[1] = limit, -limit
-    weight, bias = (tensors[f"prior.blocks.0.spatial.{part}"].long() for part in ("weight", "bias"))
-    sums = x @ weight.T + bias
-    expected = (sums + 2 ** (layer.shift - 1)) >> layer.shift
-    order = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(1))
-    for permutation in (slice(None), order):
-        layer.weight = weight.T[permutation].double()
-        assert torch.equal(layer(x[:, permutation].double()).long(), expected)
+def test_every_way_of_multiplying_gives_the_same(tensors: dict[str, Tensor], latents: Latents) -> None:
+    priors = [IntegerPrior(TINY, tensors, CPU, name) for name in PRODUCTS]
+    for quality in QUALITIES:
+        expected, *others = (walk(prior, latents, quality) for prior in priors)
+        for parameters in others:
+            for ours, theirs in zip(parameters, expected, strict=True):
+                assert torch.equal(ours.mean_16, theirs.mean_16)
+                assert torch.equal(ours.table_index, theirs.table_index)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_layers_are_exact_at_the_limits(tensors: dict[str, Tensor], name: str) -> None:
+    layer = IntegerLayer(tensors, "prior.blocks.0.expand", PRODUCTS[name], CPU)
+    weight, bias, exponent = (
+        tensors[f"prior.blocks.0.expand.{part}"].long() for part in ("weight", "bias", "exponent")
+    )
+    x = torch.randint(-LARGEST_ACTIVATION, LARGEST_ACTIVATION + 1, (50, weight.shape[1]))
+    x[0], x[1], x[2] = LARGEST_ACTIVATION, -LARGEST_ACTIVATION, LARGEST_ACTIVATION * weight[0].sign()
+    sums = (x @ weight.T + bias).double() / 2.0**exponent
+    assert torch.equal(layer(x.to(torch.int32)).double(), (sums + 0.5).floor())
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_self_test_accepts_what_is_exact(name: str) -> None:
+    assert is_exact(name, CPU)
+
+
+def test_self_test_refuses_sums_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def saturating(a: Tensor, b: Tensor) -> Tensor:
+        """What `vpmaddubsw` does: pairs of unsigned times signed products, clamped to 16 bits."""
+        pairs = (a.int() + 128).unflatten(1, (-1, 2))[..., None] * b.int().unflatten(0, (-1, 2))
+        return pairs.sum(2).clamp(-(2**15), 2**15 - 1).sum(1, dtype=torch.int32) - 128 * b.sum(0, dtype=torch.int32)
+
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    assert not is_exact("int8", CPU)
+    assert choose_product(CPU) == "float64"
 
 
 def test_neighbourhoods_and_shuffle_match_convolutions() -> None:
@@ -176,18 +201,31 @@ def test_neighbourhoods_and_shuffle_match_convolutions() -> None:
 
 
 def test_extreme_latents_stay_in_range(prior: IntegerPrior, latents: Latents) -> None:
-    huge = Latents(latents.y_16.sign() * 2.0**40, latents.hyper_16.sign() * 2.0**40)
-    for parameters in walk(prior, huge, 100):
-        assert parameters.mean_16.isfinite().all()
-        assert torch.equal(parameters.mean_16, parameters.mean_16.round())
+    huge = Latents(latents.y_16.sign() * 2**30, latents.hyper_16.sign() * 2**30)
+    clamped = Latents(latents.y_16.sign() * 2**24, latents.hyper_16.sign() * 2**24)
+    for parameters, expected in zip(walk(prior, huge, 100), walk(prior, clamped, 100), strict=True):
+        assert torch.equal(parameters.mean_16, expected.mean_16)
+        assert parameters.mean_16.abs().max() < 2**30
 
 
-@pytest.mark.parametrize("part", ["weight", "bias"])
-def test_sums_that_may_be_inexact_are_rejected(tensors: dict[str, Tensor], part: str) -> None:
-    name = f"prior.mean_head.{part}"
-    altered = tensors | {name: tensors[name].long() + 2**52 // (127 * 256 if part == "weight" else 1)}
-    with pytest.raises(ModelError, match=r"prior\.mean_head: sums may leave the exact range"):
-        IntegerPrior(TINY, altered, CPU)
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [("weight", 127, "sums may leave 32 bits"), ("weight", 128, "out of range"), ("bias", 2**30, "sums may leave"),
+     ("exponent", -1, "out of range"), ("exponent", 40, "out of range")],
+)  # fmt: skip
+def test_layers_that_may_be_inexact_are_rejected(part: str, value: int, message: str) -> None:
+    parts = {"weight": torch.ones(4, 1152), "bias": torch.zeros(4), "exponent": torch.ones(4)}
+    parts["weight"][0, :500] = 100
+    layer = {f"layer.{name}": tensor.long() for name, tensor in parts.items()}
+    IntegerLayer(layer, "layer", PRODUCTS["int64"], CPU)
+    layer[f"layer.{part}"][0] = value
+    with pytest.raises(ModelError, match=f"layer: .*{message}"):
+        IntegerLayer(layer, "layer", PRODUCTS["int64"], CPU)
+
+
+def test_weights_too_large_to_code_with() -> None:
+    with pytest.raises(ModelError, match="a weight of 3 is too large"):
+        integer_layer("layer", torch.full((2, 8), 3.0), torch.zeros(2), out_bits=integer.MEAN_BITS)
 
 
 def test_missing_integers_are_named(tensors: dict[str, Tensor]) -> None:

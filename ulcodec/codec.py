@@ -182,7 +182,7 @@ def latent_grid(said: Container | Header) -> tuple[int, int]:
 
 def unflattened(latent_16: Tensor, grid: tuple[int, int]) -> Tensor:
     """Integers in 1/16 steps [N, C] -> float32 [1, C, h, w] in steps."""
-    return (latent_16 / MEAN_GRID).float().T.reshape(1, -1, *grid)
+    return (latent_16.double() / MEAN_GRID).float().T.reshape(1, -1, *grid)
 
 
 def as_pixels(image: ImageLike, max_pixels: int) -> np.ndarray:

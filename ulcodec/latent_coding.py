@@ -40,7 +40,7 @@ class LatentCoder:
 
 
 class DecodedLatent(NamedTuple):
-    """Latent [N, C] and hyper-latent [N / 16, C_hyper] in 1/16 steps, float64 holding integers."""
+    """Latent [N, C] and hyper-latent [N / 16, C_hyper] in 1/16 steps, int32."""
 
     y_16: Tensor
     hyper_16: Tensor
@@ -82,7 +82,7 @@ def quantise(y: Tensor, parameters: CodingParameters, savings: Tensor | None = N
 
 
 def restore(symbols: np.ndarray, parameters: CodingParameters) -> Tensor:
-    """Decoded elements in 1/16 steps: float64 integers [M]."""
+    """Decoded elements in 1/16 steps, int32 [M]."""
     return torch.from_numpy(symbols).to(parameters.mean_16) * MEAN_GRID + parameters.mean_16
 
 
@@ -127,7 +127,7 @@ def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int) ->
     features = prior.hyper_features(restore(symbols, parameters).reshape(hyper.shape), quality, grid)
 
     steps = step_positions(prior.config, grid).to(y.device)
-    y_16 = torch.zeros(y.shape, dtype=torch.float64, device=y.device)
+    y_16 = torch.zeros(y.shape, dtype=torch.int32, device=y.device)
     segments = []
     for step in STEPS:
         now = steps == step
@@ -184,7 +184,7 @@ class DecodingWalk:
     def __init__(self, coder: LatentCoder, quality: int, grid: tuple[int, int]):
         self.coder, self.quality, self.grid = coder, quality, grid
         self.steps = step_positions(coder.prior.config, grid).to(coder.prior.device)
-        self.y_16 = torch.zeros(self.steps.shape, dtype=torch.float64, device=coder.prior.device)
+        self.y_16 = torch.zeros(self.steps.shape, dtype=torch.int32, device=coder.prior.device)
         self.hyper_16 = self.features = torch.empty(0)
         self.check = SymbolCheck()
         self.step = 0
@@ -211,7 +211,7 @@ class DecodingWalk:
         return self.coder.prior(self.y_16, self.steps <= self.step, self.quality, self.features, self.grid)
 
     def symbols(self, decoder: SymbolDecoder, parameters: CodingParameters) -> Tensor:
-        """Decoded elements in 1/16 steps, float64 [M]."""
+        """Decoded elements in 1/16 steps, int32 [M]."""
         symbols = decoder.decode(table_indices(parameters), self.coder.tables)
         self.check.update(symbols)
         return restore(symbols, parameters)

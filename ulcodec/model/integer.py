@@ -1,18 +1,18 @@
-"""The prior as it runs when files are coded: integer arithmetic end to end, carried exactly in float64.
+"""The prior as it runs when files are coded: integer arithmetic end to end.
 
-Activations are multiples of 1/256 within +-127, weights have 16 bits and a power-of-two scale a layer. A product sum of
-such integers is below 2^53, which the constructor proves from the weights, so every order of summation gives the same
-result: ordinary matrix products compute it on any thread count. Between layers stand only additions, products with
-integers, floors of power-of-two multiples, and clamps. Everything a decoder must reproduce is in the integers of
-`tensors`.
+Activations are multiples of 1/256 within +-127, weights have 8 bits and a power-of-two scale an output channel. The
+constructor proves from the weights that no sum leaves 32 bits. Between matrix products stand only additions, products
+with integers, right shifts that round, and clamps, in int32 and int64. Everything a decoder must reproduce is in the
+integers of `tensors`; how the matrix products are carried is free, as long as they are exact (`PRODUCTS`).
 
 N = h w positions in row-major order, C latent channels; Q = 101 quality levels.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,35 +30,116 @@ MEAN_GRID = 16
 """Means and decoded latents are multiples of 1/16 of a quantisation step."""
 
 ACTIVATION_BITS = 8
+LARGEST_ACTIVATION = int(ACTIVATION_LIMIT) << ACTIVATION_BITS
 MEAN_BITS = 14
+LARGEST_MEAN = 2**21
 FACTOR_BITS = 12
-MAX_WEIGHT = 2**15 - 1
-EXACT = 2**53
+MAX_WEIGHT = 127
+MAX_EXPONENT = 18
 MAX_LATENT = 2**24
 """Bound on a decoded latent in sixteenths of a step; larger ones are clamped before they enter the prior."""
 
 Integers = Mapping[str, Tensor]
+Arrangement = Callable[[Tensor], Tensor]
+"""Puts the inputs of each output side by side: [N, C] -> [N, in], any dtype."""
+
+
+class Product(Protocol):
+    """Exact product of integers, with a weight of its own: made from int8 [in, out].
+
+    Takes x int32 [N, C] within +-`LARGEST_ACTIVATION` and its arrangement; returns int32 [N, out].
+    """
+
+    def __init__(self, weight: Tensor): ...
+
+    def __call__(self, x: Tensor, arrange: Arrangement) -> Tensor: ...
+
+
+class Int8Product:
+    """`x = 256 high + low`, both int8, and two int8 products: fast where the CPU multiplies int8 natively."""
+
+    def __init__(self, weight: Tensor):
+        self.weight = weight
+
+    def __call__(self, x: Tensor, arrange: Arrangement) -> Tensor:
+        high = torch._int_mm(arrange(((x + 128) >> 8).to(torch.int8)), self.weight)
+        low = torch._int_mm(arrange(x.to(torch.int8)), self.weight)  # integers wrap to their lowest byte
+        return high.bitwise_left_shift_(8).add_(low)
+
+
+class Float64Product:
+    """Integers below 2^53 in float64: exact in every order of summation."""
+
+    def __init__(self, weight: Tensor):
+        self.weight = weight.double()
+
+    def __call__(self, x: Tensor, arrange: Arrangement) -> Tensor:
+        return (arrange(x.double()) @ self.weight).to(torch.int32)
+
+
+class Int64Product:
+    """The definition: slow, and on CPU only."""
+
+    def __init__(self, weight: Tensor):
+        self.weight = weight.long()
+
+    def __call__(self, x: Tensor, arrange: Arrangement) -> Tensor:
+        return (arrange(x.long()) @ self.weight).to(torch.int32)
+
+
+PRODUCTS: dict[str, type[Product]] = {"int8": Int8Product, "float64": Float64Product, "int64": Int64Product}
+
+
+def as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+def choose_product(device: torch.device) -> str:
+    """The fastest way of `PRODUCTS` that is exact on this device: int8 on CPUs that pass `is_exact`, else float64."""
+    return "int8" if device.type == "cpu" and is_exact("int8", device) else "float64"
+
+
+def is_exact(name: str, device: torch.device) -> bool:
+    """Compare a way of multiplying with int64 on the CPU: random integers, and the largest of both signs everywhere.
+
+    Old CPUs add int8 products in 16 bits, and overflow there.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for n_positions, n_in, n_out in ((64, 1152, 128), (3, 640, 32)):
+        x = torch.randint(-LARGEST_ACTIVATION, LARGEST_ACTIVATION + 1, (n_positions, n_in), generator=generator)
+        weight = torch.randint(-MAX_WEIGHT, MAX_WEIGHT + 1, (n_in, n_out), generator=generator).to(torch.int8)
+        x = x.to(torch.int32)
+        x[0], x[1] = LARGEST_ACTIVATION, -LARGEST_ACTIVATION
+        weight[: n_in // 3, 0], weight[: n_in // 3, 1] = MAX_WEIGHT, -MAX_WEIGHT
+        weight[n_in // 3 :, :2] = 0
+        expected = Int64Product(weight)(x, as_it_is)
+        try:
+            found = PRODUCTS[name](weight.to(device))(x.to(device), as_it_is)
+        except RuntimeError:  # this build of torch has no such product
+            return False
+        if not torch.equal(found.cpu(), expected):
+            return False
+    return True
 
 
 class CodingParameters(NamedTuple):
-    """What elements are coded under: mean in 1/16 steps (float64 integers) and table index (uint8), both [N, C]."""
+    """What elements are coded under: mean in 1/16 steps (int32) and table index (uint8), both [N, C]."""
 
     mean_16: Tensor
     table_index: Tensor
 
 
 def scaled(x: Tensor, shift: int) -> Tensor:
-    """`floor(x / 2^shift + 1/2)`, exact for integers below 2^52."""
-    return torch.floor(x * 2.0**-shift + 0.5)
+    """`floor(x / 2^shift + 1/2)` of integers, shift >= 1."""
+    return (x + (1 << (shift - 1))) >> shift
 
 
 def limited(x: Tensor) -> Tensor:
-    limit = ACTIVATION_LIMIT * 2**ACTIVATION_BITS
-    return x.clamp(-limit, limit)
+    return x.clamp(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
 
 
 def limited_relu(x: Tensor) -> Tensor:
-    return x.clamp(0, ACTIVATION_LIMIT * 2**ACTIVATION_BITS)
+    return x.clamp(0, LARGEST_ACTIVATION)
 
 
 def neighbourhoods(x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -72,44 +153,60 @@ def neighbourhoods(x: Tensor, grid: tuple[int, int]) -> Tensor:
 def shuffled(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """`pixel_shuffle(2)` of [N, 4 C] -> [4 N, C]."""
     height, width = grid
-    picture = F.pixel_shuffle(x.T.reshape(1, -1, height, width), 2)
-    return picture[0].flatten(1).T.contiguous()
+    quarters = x.reshape(height, width, -1, 2, 2).permute(0, 3, 1, 4, 2)
+    return quarters.reshape(4 * height * width, -1)
 
 
 class IntegerLayer:
-    """Matrix product with 16-bit weights; the result is back at 1/256 resolution (or at `out_bits`)."""
+    """Matrix product with 8-bit weights; the result is back at 1/256 resolution (or at `out_bits`)."""
 
-    def __init__(self, tensors: Integers, name: str, device: torch.device, out_bits: int = ACTIVATION_BITS):
+    def __init__(
+        self,
+        tensors: Integers,
+        name: str,
+        product: type[Product],
+        device: torch.device,
+        out_bits: int = ACTIVATION_BITS,
+    ):
         try:
-            weight, bias, exponent = (tensors[f"{name}.{part}"] for part in ("weight", "bias", "exponent"))
+            weight, bias, exponent = (tensors[f"{name}.{part}"].long() for part in ("weight", "bias", "exponent"))
         except KeyError as error:
             raise ModelError(f"the coding weights lack {error}") from error
-        self.weight = weight.to(device, torch.float64).T.contiguous()
-        self.bias = bias.to(device, torch.float64)
-        self.shift = int(exponent) + ACTIVATION_BITS - out_bits
-        largest_input = int(ACTIVATION_LIMIT) << ACTIVATION_BITS
-        if float((self.weight.abs().sum(0) * largest_input + self.bias.abs()).max()) >= EXACT / 2:
-            raise ModelError(f"{name}: sums may leave the exact range of float64")
+        shift = exponent + ACTIVATION_BITS - out_bits
+        if bool((shift < 0).any() or (shift > 30).any() or (weight.abs() > MAX_WEIGHT).any()):
+            raise ModelError(f"{name}: a weight or an exponent is out of range")
+        rounding = (1 << shift) >> 1
+        # Products of high bytes and of low bytes, bias and rounding: every partial sum is below this.
+        largest = weight.abs().sum(1) * (LARGEST_ACTIVATION + 256) + bias.abs() + rounding
+        if int(largest.max()) >= 2**31:
+            raise ModelError(f"{name}: sums may leave 32 bits")
+        self.product = product(weight.T.contiguous().to(device, torch.int8))
+        self.start = (bias + rounding).to(device, torch.int32)
+        self.shift = shift.to(device, torch.int32)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return scaled(torch.addmm(self.bias, x, self.weight), self.shift)
+    def __call__(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """x int32 [N, C] within +-`LARGEST_ACTIVATION` -> int32 [N, out]. With a grid, of 3x3 neighbourhoods."""
+        arrange = as_it_is if grid is None else partial(neighbourhoods, grid=grid)
+        return self.product(x, arrange).add_(self.start).bitwise_right_shift_(self.shift)
 
 
 class IntegerPrior:
     """Prior and hyper-decoder in integers, for one picture at a time.
 
     `tensors` are the integers of a model directory, made by `integer_tensors`. Raises ModelError where they are
-    incomplete or not provably exact.
+    incomplete or not provably exact. `product`: a name of `PRODUCTS`; by itself the fastest that is exact here.
     """
 
-    def __init__(self, config: ModelConfig, tensors: Integers, device: torch.device):
-        def layer(name: str, out_bits: int = ACTIVATION_BITS) -> IntegerLayer:
-            return IntegerLayer(tensors, name, device, out_bits)
+    def __init__(self, config: ModelConfig, tensors: Integers, device: torch.device, product: str | None = None):
+        multiply = PRODUCTS[product or choose_product(device)]
 
-        def table(name: str) -> Tensor:
+        def layer(name: str, out_bits: int = ACTIVATION_BITS) -> IntegerLayer:
+            return IntegerLayer(tensors, name, multiply, device, out_bits)
+
+        def table(name: str, dtype: torch.dtype = torch.int32) -> Tensor:
             if f"table.{name}" not in tensors:
                 raise ModelError(f"the coding weights lack the table {name}")
-            return tensors[f"table.{name}"].to(device, torch.float64)
+            return tensors[f"table.{name}"].to(device, dtype)
 
         self.config, self.device = config, device
         self.stem = layer("prior.stem")
@@ -121,10 +218,11 @@ class IntegerPrior:
         self.mean_head = layer("prior.mean_head", MEAN_BITS)
         self.scale_head = layer("prior.scale_head")
         self.hyper_layers = [layer(f"hyper.{name}") for name in ("stem", "up_32", "up_16")]
-        self.bias, self.estimate, self.mean_gain, self.scale_offset = map(
-            table, ("bias", "estimate", "mean_gain", "scale_offset")
+        self.bias, self.scale_offset = table("bias"), table("scale_offset")
+        self.hyper_mean, self.hyper_index = table("hyper_mean"), table("hyper_index")
+        self.estimate, self.mean_gain, self.hyper_gain = (
+            table(name, torch.int64) for name in ("estimate", "mean_gain", "hyper_gain")
         )
-        self.hyper_gain, self.hyper_mean, self.hyper_index = map(table, ("hyper_gain", "hyper_mean", "hyper_index"))
 
     def hyper_parameters(self, quality: int, n_positions: int) -> CodingParameters:
         """Per-channel parameters of the hyper-latent, [n_positions, C_hyper]."""
@@ -136,41 +234,53 @@ class IntegerPrior:
         coarse = (-(-grid[0] // 4), -(-grid[1] // 4))
         middle, fine = (2 * coarse[0], 2 * coarse[1]), (4 * coarse[0], 4 * coarse[1])
         stem, up_32, up_16 = self.hyper_layers
-        x = limited(scaled(hyper_16.clamp(-MAX_LATENT, MAX_LATENT) * self.hyper_gain[quality], FACTOR_BITS))
+        x = scaled_latent(hyper_16, self.hyper_gain[quality])
         x = shuffled(limited_relu(stem(x)), coarse)
-        x = shuffled(limited_relu(up_32(neighbourhoods(x, middle))), middle)
-        x = limited_relu(up_16(neighbourhoods(x, fine)))
+        x = shuffled(limited_relu(up_32(x, middle)), middle)
+        x = limited_relu(up_16(x, fine))
         return x.reshape(*fine, -1)[: grid[0], : grid[1]].reshape(grid[0] * grid[1], -1)
 
     def __call__(
         self, y_16: Tensor, known: Tensor, quality: int, hyper_features: Tensor, grid: tuple[int, int]
     ) -> CodingParameters:
-        """y_16 [N, C]: latent in 1/16 steps, 0 where not known; known [N, C] bool. Valid for the elements not known."""
-        estimate = limited(scaled(y_16.clamp(-MAX_LATENT, MAX_LATENT) * self.estimate[quality], FACTOR_BITS))
-        one = 2.0**ACTIVATION_BITS
-        x = self.stem(torch.cat((estimate, known.to(torch.float64) * one, hyper_features), dim=1))
+        """y_16 int32 [N, C]: latent in 1/16 steps, 0 where not known; known [N, C] bool.
+
+        The result holds for the elements that are not known.
+        """
+        estimate = scaled_latent(y_16, self.estimate[quality])
+        x = self.stem(torch.cat((estimate, known.to(torch.int32) << ACTIVATION_BITS, hyper_features), dim=1))
         x = limited_relu(x + self.bias[quality])
         for (reduce, spatial, expand), bias in zip(self.blocks, self.block_bias, strict=True):
             hidden = limited_relu(reduce(x) + bias[quality])
-            hidden = limited_relu(spatial(neighbourhoods(hidden, grid)))
+            hidden = limited_relu(spatial(hidden, grid))
             x = limited(x + expand(hidden))
         x = limited_relu(x)
-        mean = self.mean_head(x).clamp(-(2.0**21), 2.0**21) * self.mean_gain[quality]
+        mean = self.mean_head(x).clamp(-LARGEST_MEAN, LARGEST_MEAN) * self.mean_gain[quality]
         index = scaled(self.scale_head(x) + self.scale_offset[quality], ACTIVATION_BITS)
-        return CodingParameters(scaled(mean, MEAN_BITS + ACTIVATION_BITS), index.clamp(0, N_SCALES - 1).to(torch.uint8))
+        mean_16 = scaled(mean, MEAN_BITS + ACTIVATION_BITS).to(torch.int32)
+        return CodingParameters(mean_16, index.clamp(0, N_SCALES - 1).to(torch.uint8))
+
+
+def scaled_latent(latent_16: Tensor, factor: Tensor) -> Tensor:
+    """Latent [N, C] in 1/16 steps times an integer factor [C], as activations int32 [N, C]."""
+    product = latent_16.clamp(-MAX_LATENT, MAX_LATENT) * factor
+    return limited(scaled(product, FACTOR_BITS)).to(torch.int32)
 
 
 # Export: from float weights to integers
 
 
-def integer_layer(name: str, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
-    """weight [out, in] and bias [out] as 16-bit integers with a common power-of-two scale."""
-    largest = max(float(weight.abs().max()), 1e-6)
-    exponent = min(24, math.floor(math.log2(MAX_WEIGHT / largest)))
+def integer_layer(name: str, weight: Tensor, bias: Tensor, out_bits: int = ACTIVATION_BITS) -> dict[str, Tensor]:
+    """weight [out, in] and bias [out] as 8-bit integers with a power-of-two scale an output channel."""
+    largest = weight.double().abs().amax(1).clamp(min=MAX_WEIGHT * 2.0**-MAX_EXPONENT)
+    exponent = torch.floor(torch.log2(MAX_WEIGHT / largest)).clamp(min=out_bits - ACTIVATION_BITS)
+    scale = 2.0**exponent
+    if float((largest * scale).max()) > MAX_WEIGHT + 0.5:
+        raise ModelError(f"{name}: a weight of {float(largest.max()):.3g} is too large to code with")
     return {
-        f"{name}.weight": torch.round(weight.double() * 2.0**exponent).to(torch.int16),
-        f"{name}.bias": torch.round(bias.double() * 2.0 ** (exponent + ACTIVATION_BITS)).to(torch.int64),
-        f"{name}.exponent": torch.tensor(exponent, dtype=torch.int64),
+        f"{name}.weight": torch.round(weight.double() * scale[:, None]).to(torch.int8),
+        f"{name}.bias": torch.round(bias.double() * scale * 2.0**ACTIVATION_BITS).to(torch.int64),
+        f"{name}.exponent": exponent.to(torch.int8),
     }
 
 
@@ -201,7 +311,7 @@ def integer_tensors(model: UnifiedLatentModel) -> dict[str, Tensor]:
         for part in ("reduce", "spatial", "expand"):
             tensors |= integer_layer(f"prior.blocks.{i}.{part}", *flat(block.get_submodule(part)))  # type: ignore[arg-type]
         tables[f"blocks.{i}.bias"] = every_quality(block.get_submodule("bias")) * one  # type: ignore[arg-type]
-    tensors |= integer_layer("prior.mean_head", *flat(prior.mean_head))
+    tensors |= integer_layer("prior.mean_head", *flat(prior.mean_head), out_bits=MEAN_BITS)
     scale_weight, scale_bias = flat(prior.scale_head)
     tensors |= integer_layer("prior.scale_head", scale_weight / LOG_SCALE_STEP, scale_bias / LOG_SCALE_STEP)
     for name in ("stem", "up_32", "up_16"):

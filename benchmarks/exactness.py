@@ -1,0 +1,138 @@
+"""Does coding give the same integers everywhere? One table over threads, instruction sets, libraries and devices.
+
+    python -m benchmarks.exactness --markdown docs/exactness-table.md --python OTHER_ENVIRONMENT/bin/python
+
+Every row is a process of its own under one configuration. It decodes the files of `--files`, codes their latents anew,
+and hashes all decoded latents and all coded bytes. The float networks are left out: what they do is no part of a file's
+meaning.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+
+
+class Configuration(NamedTuple):
+    """A row of the table: environment variables and options of the worker, and the interpreter if not this one."""
+
+    name: str
+    environment: Mapping[str, str] = MappingProxyType({})
+    options: tuple[str, ...] = ()
+    python: str = sys.executable
+
+
+CONFIGURATIONS = (
+    Configuration("1 thread", options=("--threads", "1")),
+    Configuration("2 threads", options=("--threads", "2")),
+    Configuration("oneDNN off", options=("--no-mkldnn",)),
+    *(Configuration(f"oneDNN up to {isa}", {"ONEDNN_MAX_CPU_ISA": isa}) for isa in ("SSE41", "AVX2", "AVX512_CORE")),
+    *(Configuration(f"ATen {level}", {"ATEN_CPU_CAPABILITY": level}) for level in ("default", "avx2", "avx512")),
+    *(Configuration(f"MKL up to {isa}", {"MKL_ENABLE_INSTRUCTIONS": isa}) for isa in ("SSE4_2", "AVX2", "AVX512")),
+    Configuration("MKL compatible code path", {"MKL_CBWR": "COMPATIBLE"}),
+    Configuration("range coder in plain Python", options=("--no-constriction",)),
+)
+
+
+def work(files: list[Path], model: str, device: str) -> dict[str, str]:
+    """What one process sees: versions, and the SHA-256 of decoded latents and of coded segments."""
+    import torch
+
+    import ulcodec
+    from ulcodec.codec import latent_grid, unflattened
+    from ulcodec.container import Container
+    from ulcodec.latent_coding import encode_latent, hyper_grid
+
+    codec = ulcodec.load(model, device=device)
+    decoded_digest, coded_digest = hashlib.sha256(), hashlib.sha256()
+    for file in files:
+        container = Container.from_bytes(file.read_bytes())
+        grid = latent_grid(container)
+        latents = codec.decode_latents(container)
+        for part in latents:
+            decoded_digest.update(part.cpu().numpy().astype("<i8").tobytes())
+        y, hyper = unflattened(latents.y_16, grid)[0], unflattened(latents.hyper_16, hyper_grid(grid))[0]
+        segments, symbol_check = encode_latent(codec.coder, y, hyper, container.quality)
+        coded_digest.update(b"".join(segments) + symbol_check.to_bytes(2, "big"))
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(codec.device) if codec.device.type == "cuda" else "CPU",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "decoded": decoded_digest.hexdigest(),
+        "coded": coded_digest.hexdigest(),
+    }
+
+
+def worker(arguments: argparse.Namespace) -> None:
+    if arguments.no_constriction:
+        sys.modules["constriction"] = None  # type: ignore[assignment]
+
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    if arguments.no_mkldnn:
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    print(json.dumps(work(arguments.files, arguments.model, arguments.device)))
+
+
+def run(configuration: Configuration, files: list[Path], model: str) -> dict[str, str]:
+    """One row. Raises RuntimeError with the worker's last line if it fails."""
+    command = [configuration.python, "-m", "benchmarks.exactness", "--worker", "--model", model]
+    command += [*configuration.options, "--files", *map(str, files)]
+    finished = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **configuration.environment}
+    )
+    if finished.returncode:
+        raise RuntimeError(f"{configuration.name}: {finished.stderr.strip().splitlines()[-1]}")
+    return dict(json.loads(finished.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--files", type=Path, nargs="+", default=sorted(GOLDEN.glob("*.ulc")), help=".ulc files")
+    parser.add_argument("--model", default="small", help="name of a model, or a model directory")
+    parser.add_argument("--python", action="append", default=[], help="interpreter of another environment; repeatable")
+    parser.add_argument("--cuda", action="store_true", help="add a row for the GPU")
+    parser.add_argument("--markdown", type=Path, help="write the table here")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=2, help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
+    parser.add_argument("--no-mkldnn", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--no-constriction", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        worker(arguments)
+        return
+
+    from benchmarks.report import markdown_table, text_table, write_text
+
+    others = tuple(Configuration(f"other environment {i + 1}", python=path) for i, path in enumerate(arguments.python))
+    cuda = (Configuration("CUDA", options=("--device", "cuda")),) if arguments.cuda else ()
+    header = ("configuration", "torch", "device", "ATen", "latents", "bytes")
+    rows = []
+    for configuration in (*CONFIGURATIONS, *others, *cuda):
+        seen = run(configuration, arguments.files, arguments.model)
+        rows.append(
+            (
+                configuration.name, seen["torch"], seen["device"], seen["cpu_capability"],
+                seen["decoded"][:12], seen["coded"][:12],
+            )
+        )  # fmt: skip
+    print(text_table(header, rows))
+    if arguments.markdown:
+        write_text(arguments.markdown, markdown_table(header, rows) + "\n")
+    if len({row[4:] for row in rows}) != 1:
+        sys.exit("the configurations differ")
+
+
+if __name__ == "__main__":
+    main()
