@@ -94,8 +94,8 @@ def decode_stages(codec: ulcodec.Codec, file: bytes) -> dict[str, float]:
     grid = latent_grid(container)
     prior: Any = TimedPrior(codec.coder.prior, codec.device)
     coder = LatentCoder(prior, codec.coder.tables)
-    segments, quality = container.segments, container.quality
-    decoded, coding_ms = stopwatch(codec.device, decode_latent, coder, segments, quality, grid)
+    segments, check, quality = container.segments, container.symbol_check, container.quality
+    decoded, coding_ms = stopwatch(codec.device, decode_latent, coder, segments, check, quality, grid)
     _, synthesis_ms = stopwatch(codec.device, codec.synthesise, decoded.y_16, quality, grid)
     return {
         "decode: prior": prior.elapsed_ms,
