@@ -1,0 +1,67 @@
+"""Killed, interrupted or out of disk: what stood under the final name stands there still."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SIGNALLED_WHILE_WRITING = """
+import os, sys
+from ulcodec_cli.main import app
+number = int(sys.argv.pop())
+def fsync(descriptor):
+    os.kill(os.getpid(), number)
+os.fsync = fsync
+app()
+"""
+
+LITTLE_DISK = """
+import resource
+from ulcodec_cli.main import app
+resource.setrlimit(resource.RLIMIT_FSIZE, (30, 30))
+app()
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path, picture: np.ndarray, tiny_model_dir: Path) -> dict[str, list[str]]:
+    """A folder with photo.png and photo.ulc, and the arguments that make each from the other over an old file."""
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    common = ["--model", str(tiny_model_dir), "--force"]
+    encode = ["encode", str(tmp_path / "photo.png"), "-o", str(tmp_path / "photo.ulc"), *common]
+    subprocess.run([sys.executable, "-m", "ulcodec_cli", *encode], check=True, capture_output=True)
+    decode = ["decode", str(tmp_path / "photo.ulc"), "-o", str(tmp_path / "photo.png"), *common]
+    return {"encode": encode, "decode": decode}
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("command", ["encode", "decode"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, -15), (signal.SIGINT, 130)])
+def test_signals_while_the_result_is_written(
+    tmp_path: Path, files: dict[str, list[str]], command: str, number: signal.Signals, code: int
+) -> None:
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    finished = run(SIGNALLED_WHILE_WRITING, *files[command], str(int(number)))
+    assert finished.returncode == code
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    if number == signal.SIGINT:
+        assert finished.stderr == "ulcodec: interrupted\n"
+        assert {path.name for path in tmp_path.iterdir()} == set(before)
+
+
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_disk_that_fills_while_the_result_is_written(tmp_path: Path, files: dict[str, list[str]], command: str) -> None:
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert min(map(len, before.values())) > 30
+    finished = run(LITTLE_DISK, *files[command])
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("ulcodec: error: ")
+    assert len(finished.stderr.splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
