@@ -1,8 +1,8 @@
 """Damage real files and count what is detected and what is recovered.
 
-`python tests/fuzz/damage.py --images FOLDER --count 500` encodes crops of the pictures at many qualities, and damages each
-file in three ways: one bit flipped anywhere, the end cut off anywhere, one segment dropped. It prints how many of each
-were detected, how many `Codec.recover` could show, and their mean PSNR by the number of sound segments.
+`python tests/fuzz/damage.py --images FOLDER --count 500` encodes crops of the pictures at many qualities, and damages
+each file in three ways: one bit flipped anywhere, the end cut off anywhere, one segment dropped. It prints how many of
+each were detected, how many `Codec.recover` could show, and their mean PSNR by the number of sound segments.
 """
 
 import argparse

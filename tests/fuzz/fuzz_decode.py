@@ -15,6 +15,7 @@ from mutations import mutated
 
 import ulcodec
 from ulcodec.codec import Codec
+from ulcodec.container import Container
 from ulcodec.errors import UlcError
 
 SIZES = ((1, 1), (16, 16), (33, 17), (96, 80))
@@ -73,17 +74,36 @@ def fuzz(codec: Codec, count: int, seed: int = 0) -> Outcome:
     return result
 
 
+def undetected_flips(files: list[bytes], count: int, seed: int) -> int:
+    """How many of `count` single bit flips, anywhere in any of the files, the container's reader does not notice."""
+    rng = random.Random(seed)
+    undetected = 0
+    for _ in range(count):
+        flipped = bytearray(rng.choice(files))
+        flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
+        try:
+            Container.from_bytes(bytes(flipped))
+            undetected += 1
+        except UlcError:
+            pass
+    return undetected
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--flips", type=int, default=1_000_000, help="single bit flips to try")
     parser.add_argument("--model", default="small")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    result = fuzz(ulcodec.load(arguments.model, device="cpu"), arguments.count, arguments.seed)
+    codec = ulcodec.load(arguments.model, device="cpu")
+    result = fuzz(codec, arguments.count, arguments.seed)
     for name, count in result.outcomes.most_common():
         print(f"{count:8d}  {name}")
+    undetected = undetected_flips(sound_files(codec), arguments.flips, arguments.seed)
+    print(f"{undetected} of {arguments.flips} single bit flips undetected")
     print(f"slowest {1000 * result.slowest_s:.0f} ms; slowest sound file {1000 * result.clean_s:.0f} ms")
 
 
