@@ -13,6 +13,9 @@ from ulcodec import __version__
 from ulcodec.errors import UlcError
 from ulcodec_cli import decode, encode, info, model, train, verify
 
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+"""What torch's RuntimeError says on a CPU and on a GPU that has no memory left."""
+
 
 class ErrorBoundary(TyperGroup):
     """Runs the chosen command."""
@@ -26,6 +29,10 @@ class ErrorBoundary(TyperGroup):
             typer.echo("ulcodec: interrupted", err=True)
             raise typer.Exit(130) from None
         except MemoryError:
+            message = "out of memory"
+        except RuntimeError as error:
+            if not any(words in str(error) for words in OUT_OF_MEMORY):
+                raise
             message = "out of memory"
         except OSError as error:
             message = f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -220,6 +220,7 @@ def test_full_disk(photo: Path, tiny_model_dir: Path, run: Run, monkeypatch: pyt
     [
         (KeyboardInterrupt(), 130, "ulcodec: interrupted"),
         (MemoryError(), 2, "ulcodec: error: out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: ..."), 2, "ulcodec: error: out of memory"),
         (PermissionError(errno.EACCES, "Permission denied", "a.ulc"), 2, "ulcodec: error: a.ulc: Permission denied"),
         (ulcodec.UlcError("two\nlines"), 2, "ulcodec: error: two lines"),
     ],
