@@ -1,4 +1,4 @@
-"""The same integers under other instruction sets, thread counts and libraries; `benchmarks/exactness.py` has more rows."""
+"""The same integers under other instruction sets, threads and libraries; `benchmarks/exactness.py` has more rows."""
 
 from pathlib import Path
 

@@ -1,11 +1,12 @@
 """Files of the shipped model must decode to the same latents for ever.
 
-`python tests/test_golden.py` writes new golden files. Do that only for a new model or a new format version, with a
-note under "Format" in CHANGELOG.md.
+`python tests/test_golden.py --regenerate` writes new golden files. Do that only for a new model or a new format version,
+with a note under "Format" in CHANGELOG.md.
 """
 
 import hashlib
 import json
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -63,4 +64,6 @@ def regenerate() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] != ["--regenerate"]:
+        sys.exit("nothing done: --regenerate writes new golden files over the old ones")
     regenerate()
