@@ -1,7 +1,7 @@
 """Files of the shipped model must decode to the same latents for ever.
 
-`python tests/test_golden.py --regenerate` writes new golden files. Do that only for a new model or a new format version,
-with a note under "Format" in CHANGELOG.md.
+`python tests/test_golden.py --regenerate` writes new golden files. Do that only for a new model or a new format
+version, with a note under "Format" in CHANGELOG.md.
 """
 
 import hashlib
