@@ -39,6 +39,8 @@ CONFIGURATIONS = (
     *(Configuration(f"ATen {level}", {"ATEN_CPU_CAPABILITY": level}) for level in ("default", "avx2", "avx512")),
     *(Configuration(f"MKL up to {isa}", {"MKL_ENABLE_INSTRUCTIONS": isa}) for isa in ("SSE4_2", "AVX2", "AVX512")),
     Configuration("MKL compatible code path", {"MKL_CBWR": "COMPATIBLE"}),
+    Configuration("float64 products", options=("--product", "float64")),
+    Configuration("int64 products", options=("--product", "int64")),
     Configuration("range coder in plain Python", options=("--no-constriction",)),
 )
 
@@ -66,6 +68,7 @@ def work(files: list[Path], model: str, device: str) -> dict[str, str]:
     return {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(codec.device) if codec.device.type == "cuda" else "CPU",
+        "product": codec.coder.prior.product,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "decoded": decoded_digest.hexdigest(),
         "coded": coded_digest.hexdigest(),
@@ -81,6 +84,10 @@ def worker(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     if arguments.no_mkldnn:
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    if arguments.product:
+        from ulcodec.model import integer
+
+        integer.choose_product = lambda device: arguments.product
     print(json.dumps(work(arguments.files, arguments.model, arguments.device)))
 
 
@@ -107,6 +114,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help=argparse.SUPPRESS)
     parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
     parser.add_argument("--no-mkldnn", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--product", help=argparse.SUPPRESS)
     parser.add_argument("--no-constriction", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -117,20 +125,20 @@ def main() -> None:
 
     others = tuple(Configuration(f"other environment {i + 1}", python=path) for i, path in enumerate(arguments.python))
     cuda = (Configuration("CUDA", options=("--device", "cuda")),) if arguments.cuda else ()
-    header = ("configuration", "torch", "device", "ATen", "latents", "bytes")
+    header = ("configuration", "torch", "device", "ATen", "products", "latents", "bytes")
     rows = []
     for configuration in (*CONFIGURATIONS, *others, *cuda):
         seen = run(configuration, arguments.files, arguments.model)
         rows.append(
             (
                 configuration.name, seen["torch"], seen["device"], seen["cpu_capability"],
-                seen["decoded"][:12], seen["coded"][:12],
+                seen["product"], seen["decoded"][:12], seen["coded"][:12],
             )
         )  # fmt: skip
     print(text_table(header, rows))
     if arguments.markdown:
         write_text(arguments.markdown, markdown_table(header, rows) + "\n")
-    if len({row[4:] for row in rows}) != 1:
+    if len({row[-2:] for row in rows}) != 1:
         sys.exit("the configurations differ")
 
 

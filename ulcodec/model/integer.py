@@ -198,7 +198,8 @@ class IntegerPrior:
     """
 
     def __init__(self, config: ModelConfig, tensors: Integers, device: torch.device, product: str | None = None):
-        multiply = PRODUCTS[product or choose_product(device)]
+        self.product = product or choose_product(device)
+        multiply = PRODUCTS[self.product]
 
         def layer(name: str, out_bits: int = ACTIVATION_BITS) -> IntegerLayer:
             return IntegerLayer(tensors, name, multiply, device, out_bits)
