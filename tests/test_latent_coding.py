@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ulcodec.entropy import ideal_bits
+from ulcodec.entropy import FrequencyTables, ideal_bits
 from ulcodec.latent_coding import quantise, zeroward_savings
 from ulcodec.model.integer import MEAN_GRID, CodingParameters
 from ulcodec.model.likelihood import SQUARED_STEP_BITS
@@ -48,3 +48,11 @@ def test_quantisation_takes_the_cheaper_of_two_symbols() -> None:
         assert cost(taken, i) <= min(cost(symbol, i) for symbol in candidates) + 1e-6
     assert 10 < np.count_nonzero(plain != chosen) < n / 2
     assert not chosen[table.numpy() == 0].any()
+
+
+def test_tables_that_do_not_reach_both_ways_save_nothing() -> None:
+    frequencies = np.array([[2**24, 0, 0, 0], [2**23, 2**22, 2**21, 2**21]], dtype=np.int32)
+    for minimum in (-5, 0, 3):
+        minima = np.array([0, minimum], dtype=np.int32)
+        tables = FrequencyTables(frequencies, np.array([1, 4], dtype=np.int32), minima)
+        assert not zeroward_savings(tables).any()

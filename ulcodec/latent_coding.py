@@ -61,8 +61,9 @@ def zeroward_savings(tables: FrequencyTables) -> Tensor:
     reach = np.minimum(-tables.minima, tables.minima + tables.lengths - 2)
     savings = np.zeros((len(reach), max(int(reach.max()), 0) + 2))
     for row, frequencies, first, last in zip(savings, tables.frequencies, -tables.minima, reach, strict=True):
-        used = frequencies[first : first + last + 1].astype(np.float64)
-        row[1 : last + 1] = np.log2(used[:-1] / used[1:])
+        if last > 0:
+            used = frequencies[first : first + last + 1].astype(np.float64)
+            row[1 : last + 1] = np.log2(used[:-1] / used[1:])
     return torch.from_numpy(savings)
 
 
