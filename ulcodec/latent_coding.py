@@ -168,15 +168,16 @@ def conceal_latent(
     CorruptDataError if that is the first one.
     """
     walk = DecodingWalk(coder, quality, grid)
-    for n_used, segment in enumerate(segments):
+    for segment in segments:
         try:
             walk.advance(segment)
         except CorruptDataError:
-            if n_used == 0:
+            if walk.step == 0:
                 raise
             break
+    n_used = walk.step
     walk.conceal()
-    return DecodedLatent(walk.y_16, walk.hyper_16), walk.step
+    return DecodedLatent(walk.y_16, walk.hyper_16), n_used
 
 
 class DecodingWalk:
@@ -218,6 +219,8 @@ class DecodingWalk:
         return restore(symbols, parameters)
 
     def conceal(self) -> None:
-        """Give what is not decoded the prior's mean."""
-        if self.step < N_SEGMENTS:
-            self.y_16 = torch.where(self.steps <= self.step, self.y_16, self.predict().mean_16)
+        """Give what is not decoded the prior's mean, step after step: a step's prediction is trained on those before."""
+        while self.step < N_SEGMENTS:
+            now = self.steps == self.step + 1
+            self.y_16[now] = self.predict().mean_16[now]
+            self.step += 1
