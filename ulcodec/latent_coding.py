@@ -219,7 +219,7 @@ class DecodingWalk:
         return restore(symbols, parameters)
 
     def conceal(self) -> None:
-        """Give what is not decoded the prior's mean, step after step: a step's prediction is trained on those before."""
+        """Give what is not decoded the prior's mean, step after step: each is trained on those before it."""
         while self.step < N_SEGMENTS:
             now = self.steps == self.step + 1
             self.y_16[now] = self.predict().mean_16[now]
