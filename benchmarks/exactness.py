@@ -1,6 +1,6 @@
 """Does coding give the same integers everywhere? One table over threads, instruction sets, libraries and devices.
 
-    python -m benchmarks.exactness --markdown docs/exactness-table.md --python OTHER_ENVIRONMENT/bin/python
+    python -m benchmarks.exactness --markdown table.md --python OTHER_ENVIRONMENT/bin/python
 
 Every row is a process of its own under one configuration. It decodes the files of `--files`, codes their latents anew,
 and hashes all decoded latents and all coded bytes. The float networks are left out: what they do is no part of a file's
@@ -77,13 +77,13 @@ def work(files: list[Path], model: str, device: str) -> dict[str, str]:
 
 def worker(arguments: argparse.Namespace) -> None:
     if arguments.no_constriction:
-        sys.modules["constriction"] = None  # type: ignore[assignment]
+        sys.modules["constriction"] = None
 
     import torch
 
     torch.set_num_threads(arguments.threads)
     if arguments.no_mkldnn:
-        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+        torch.backends.mkldnn.enabled = False
     if arguments.product:
         from ulcodec.model import integer
 

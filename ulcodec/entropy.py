@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from ulcodec import range_coder
 from ulcodec.errors import CorruptDataError, ModelError
+from ulcodec.range_coder import PRECISION_BITS, TOTAL
 
-PRECISION_BITS = 24
-TOTAL = 1 << PRECISION_BITS
 MAX_TABLES = 256
 MAX_TABLE_LENGTH = 4096
 MAX_SYMBOL = 2**20 - 1

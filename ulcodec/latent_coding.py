@@ -192,7 +192,7 @@ class DecodingWalk:
         self.step = 0
 
     def advance(self, segment: bytes) -> None:
-        """Decode the next segment; on CorruptDataError nothing but the check has changed."""
+        """Decode the next segment; on CorruptDataError no element of y_16 and no step has been added."""
         decoder = SymbolDecoder(segment)
         if self.step == 0:
             self.decode_hyper(decoder)

@@ -15,7 +15,7 @@ import numpy as np
 
 import ulcodec
 from ulcodec.codec import Codec
-from ulcodec.container import Container, leb128
+from ulcodec.container import Container, leb128, read_header
 from ulcodec.errors import FormatError
 from ulcodec.images import load_image
 from ulcodec.metrics import psnr_db
@@ -46,9 +46,8 @@ def dropped(data: bytes, rng: random.Random) -> bytes:
     """The file without the bytes of one of its first three segments: length, payload and checksum."""
     segments = Container.from_bytes(data).segments
     sizes = [len(leb128(len(segment))) + len(segment) + 1 for segment in segments[:3]]
-    start = len(data) - 4 - len(segments[3]) - sum(sizes)
     number = rng.randrange(3)
-    position = start + sum(sizes[:number])
+    position = read_header(data).size_bytes + sum(sizes[:number])
     return data[:position] + data[position + sizes[number] :]
 
 
