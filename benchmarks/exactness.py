@@ -14,9 +14,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -39,13 +40,35 @@ CONFIGURATIONS = (
     *(Configuration(f"ATen {level}", {"ATEN_CPU_CAPABILITY": level}) for level in ("default", "avx2", "avx512")),
     *(Configuration(f"MKL up to {isa}", {"MKL_ENABLE_INSTRUCTIONS": isa}) for isa in ("SSE4_2", "AVX2", "AVX512")),
     Configuration("MKL compatible code path", {"MKL_CBWR": "COMPATIBLE"}),
+    Configuration("batch of 8", options=("--batch", "8")),
+    Configuration("tiles of 5x5 positions", options=("--tile", "5")),
     Configuration("float64 products", options=("--product", "float64")),
     Configuration("int64 products", options=("--product", "int64")),
     Configuration("range coder in plain Python", options=("--no-constriction",)),
 )
 
 
-def work(files: list[Path], model: str, device: str) -> dict[str, str]:
+def in_batches(prior: Any, batch: int) -> Any:
+    """The prior, run on as many copies of the picture; the last one's result counts."""
+    import torch
+
+    from ulcodec.model.integer import CodingParameters, IntegerPrior
+
+    class BatchPrior(IntegerPrior):
+        def __init__(self) -> None:
+            self.__dict__.update(vars(prior))
+
+        def __call__(self, *inputs: Any) -> CodingParameters:
+            n = len(inputs[0])
+            copies = (x.repeat(batch, 1) if isinstance(x, torch.Tensor) else x for x in inputs)
+            return CodingParameters(*(part[-n:] for part in super().__call__(*copies)))
+
+    return BatchPrior()
+
+
+def work(
+    files: list[Path], model: str, device: str, batch: int | None = None, tile: int | None = None
+) -> dict[str, str]:
     """What one process sees: versions, and the SHA-256 of decoded latents and of coded segments."""
     import torch
 
@@ -55,6 +78,9 @@ def work(files: list[Path], model: str, device: str) -> dict[str, str]:
     from ulcodec.latent_coding import encode_latent, hyper_grid
 
     codec = ulcodec.load(model, device=device)
+    prior = codec.coder.prior
+    prior.tile = tile or prior.tile
+    codec = replace(codec, coder=replace(codec.coder, prior=in_batches(prior, batch) if batch else prior))
     decoded_digest, coded_digest = hashlib.sha256(), hashlib.sha256()
     for file in files:
         container = Container.from_bytes(file.read_bytes())
@@ -88,7 +114,8 @@ def worker(arguments: argparse.Namespace) -> None:
         from ulcodec.model import integer
 
         integer.choose_product = lambda device: arguments.product
-    print(json.dumps(work(arguments.files, arguments.model, arguments.device)))
+    seen = work(arguments.files, arguments.model, arguments.device, arguments.batch, arguments.tile)
+    print(json.dumps(seen))
 
 
 def run(configuration: Configuration, files: list[Path], model: str) -> dict[str, str]:
@@ -115,6 +142,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
     parser.add_argument("--no-mkldnn", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--product", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--tile", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--no-constriction", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:

@@ -158,7 +158,7 @@ def test_curves_leave_out_points_that_are_worse_or_infinite() -> None:
 def test_speed_report(photos: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "speed.json"
     size = ["--width", "64", "--height", "48", "--runs", "3"]
-    speed.main(["--images", str(photos), "--model", str(tiny_model_dir), *size, "-o", str(output)])
+    speed.main(["--images", str(photos), "--model", str(tiny_model_dir), *size, "--products", "-o", str(output)])
     report = json.loads(output.read_text())
     rows = {row["stage"]: row for row in report["stages"]}
     assert {stage.partition(":")[0] for stage in rows} == {"encode", "decode"}
@@ -167,6 +167,8 @@ def test_speed_report(photos: Path, tiny_model_dir: Path, tmp_path: Path) -> Non
     assert report["picture"]["n_runs"] == 3
     assert (report["picture"]["width"], report["picture"]["height"]) == (64, 48)
     assert report["cold_starts"] == []
+    assert len(report["products"]) >= 2
+    assert all(row["min_ms"] > 0 for row in report["products"])
 
 
 def test_pictures_of_a_folder_and_samples(photos: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from benchmarks.exactness import CONFIGURATIONS, Configuration, run, work
 from ulcodec.codec import Codec
 
-CHEAP = ("2 threads", "oneDNN off", "oneDNN up to SSE41", "ATen default", "MKL compatible code path",
-         "range coder in plain Python")  # fmt: skip
+CHEAP = ("2 threads", "oneDNN off", "oneDNN up to SSE41", "ATen default", "MKL compatible code path", "batch of 8",
+         "tiles of 5x5 positions", "range coder in plain Python")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

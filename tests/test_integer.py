@@ -163,6 +163,20 @@ def test_every_way_of_multiplying_gives_the_same(tensors: dict[str, Tensor], lat
                 assert torch.equal(ours.table_index, theirs.table_index)
 
 
+def test_batches_and_tiles_change_nothing(tensors: dict[str, Tensor], prior: IntegerPrior, latents: Latents) -> None:
+    other = Latents(latents.y_16.flip(0), latents.hyper_16.flip(0))
+    batch = Latents(*(torch.cat(parts) for parts in zip(latents, other, strict=True)))
+    steps = positions_of(step_map(TINY, GRID)[None]).repeat(2, 1)
+    for tile in (2, 4, 128):
+        tiled = IntegerPrior(TINY, tensors, CPU, tile=tile)
+        features = tiled.hyper_features(batch.hyper_16, 37, GRID)
+        alone = zip(walk(prior, latents, 37), walk(prior, other, 37), strict=True)
+        for step, expected in zip(STEPS, alone, strict=True):
+            found = tiled(torch.where(steps < step, batch.y_16, 0), steps < step, 37, features, GRID)
+            for ours, theirs in zip(found, zip(*expected, strict=True), strict=True):
+                assert torch.equal(ours, torch.cat(theirs))
+
+
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_layers_are_exact_at_the_limits(tensors: dict[str, Tensor], name: str) -> None:
     layer = IntegerLayer(tensors, "prior.blocks.0.expand", PRODUCTS[name], CPU)

@@ -5,12 +5,12 @@ constructor proves from the weights that no sum leaves 32 bits. Between matrix p
 with integers, right shifts that round, and clamps, in int32 and int64. Everything a decoder must reproduce is in the
 integers of `tensors`; how the matrix products are carried is free, as long as they are exact (`PRODUCTS`).
 
-N = h w positions in row-major order, C latent channels; Q = 101 quality levels.
+N = B h w positions of B pictures in row-major order, C latent channels; Q = 101 quality levels.
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -45,12 +45,10 @@ Arrangement = Callable[[Tensor], Tensor]
 
 
 class Product(Protocol):
-    """Exact product of integers, with a weight of its own: made from int8 [in, out].
+    """Exact product of integers with a weight of its own, int8 [in, out].
 
     Takes x int32 [N, C] within +-`LARGEST_ACTIVATION` and its arrangement; returns int32 [N, out].
     """
-
-    def __init__(self, weight: Tensor): ...
 
     def __call__(self, x: Tensor, arrange: Arrangement) -> Tensor: ...
 
@@ -87,7 +85,14 @@ class Int64Product:
         return (arrange(x.long()) @ self.weight).to(torch.int32)
 
 
-PRODUCTS: dict[str, type[Product]] = {"int8": Int8Product, "float64": Float64Product, "int64": Int64Product}
+PRODUCTS: dict[str, Callable[[Tensor], Product]] = {
+    "int8": Int8Product,
+    "float64": Float64Product,
+    "int64": Int64Product,
+}
+
+TILE = 128
+"""Side in latent positions (2048 pixels) of the tiles in which the prior takes large pictures."""
 
 
 def as_it_is(x: Tensor) -> Tensor:
@@ -145,16 +150,15 @@ def limited_relu(x: Tensor) -> Tensor:
 def neighbourhoods(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """[N, C] -> [N, 9 C]: each position's 3x3 neighbourhood, zeros outside the grid."""
     height, width = grid
-    padded = F.pad(x.reshape(height, width, -1), (0, 0, 1, 1, 1, 1))
-    shifted = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    return torch.cat(shifted, dim=2).reshape(height * width, -1)
+    padded = F.pad(x.reshape(-1, height, width, x.shape[1]), (0, 0, 1, 1, 1, 1))
+    shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return torch.cat(shifted, dim=3).reshape(len(x), -1)
 
 
 def shuffled(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """`pixel_shuffle(2)` of [N, 4 C] -> [4 N, C]."""
-    height, width = grid
-    quarters = x.reshape(height, width, -1, 2, 2).permute(0, 3, 1, 4, 2)
-    return quarters.reshape(4 * height * width, -1)
+    quarters = x.reshape(-1, *grid, x.shape[1] // 4, 2, 2).permute(0, 1, 4, 2, 5, 3)
+    return quarters.reshape(4 * len(x), -1)
 
 
 class IntegerLayer:
@@ -164,7 +168,7 @@ class IntegerLayer:
         self,
         tensors: Integers,
         name: str,
-        product: type[Product],
+        product: Callable[[Tensor], Product],
         device: torch.device,
         out_bits: int = ACTIVATION_BITS,
     ):
@@ -190,14 +194,30 @@ class IntegerLayer:
         return self.product(x, arrange).add_(self.start).bitwise_right_shift_(self.shift)
 
 
+def spans(length: int, tile: int, halo: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Tiles of an axis: where each lies, what it takes to compute it, and where it lies in that."""
+    for start in range(0, length, tile):
+        stop = min(start + tile, length)
+        first = max(start - halo, 0)
+        yield slice(start, stop), slice(first, min(stop + halo, length)), slice(start - first, stop - first)
+
+
 class IntegerPrior:
-    """Prior and hyper-decoder in integers, for one picture at a time.
+    """Prior and hyper-decoder in integers, for pictures of one size and quality.
 
     `tensors` are the integers of a model directory, made by `integer_tensors`. Raises ModelError where they are
     incomplete or not provably exact. `product`: a name of `PRODUCTS`; by itself the fastest that is exact here.
+    `tile`: pictures with more latent positions a side are taken in tiles, which changes memory and no integer.
     """
 
-    def __init__(self, config: ModelConfig, tensors: Integers, device: torch.device, product: str | None = None):
+    def __init__(
+        self,
+        config: ModelConfig,
+        tensors: Integers,
+        device: torch.device,
+        product: str | None = None,
+        tile: int = TILE,
+    ):
         self.product = product or choose_product(device)
         multiply = PRODUCTS[self.product]
 
@@ -209,7 +229,7 @@ class IntegerPrior:
                 raise ModelError(f"the coding weights lack the table {name}")
             return tensors[f"table.{name}"].to(device, dtype)
 
-        self.config, self.device = config, device
+        self.config, self.device, self.tile = config, device, tile
         self.stem = layer("prior.stem")
         self.blocks = [
             tuple(layer(f"prior.blocks.{i}.{part}") for part in ("reduce", "spatial", "expand"))
@@ -231,7 +251,7 @@ class IntegerPrior:
         return CodingParameters(mean.expand(n_positions, -1), index.expand(n_positions, -1))
 
     def hyper_features(self, hyper_16: Tensor, quality: int, grid: tuple[int, int]) -> Tensor:
-        """hyper_16 [ceil(h/4) ceil(w/4), C_hyper] in 1/16 steps -> [N, hyper_width] for the latent grid (h, w)."""
+        """hyper_16 [B ceil(h/4) ceil(w/4), C_hyper] in 1/16 steps -> [N, hyper_width] for the latent grid (h, w)."""
         coarse = (-(-grid[0] // 4), -(-grid[1] // 4))
         middle, fine = (2 * coarse[0], 2 * coarse[1]), (4 * coarse[0], 4 * coarse[1])
         stem, up_32, up_16 = self.hyper_layers
@@ -239,7 +259,7 @@ class IntegerPrior:
         x = shuffled(limited_relu(stem(x)), coarse)
         x = shuffled(limited_relu(up_32(x, middle)), middle)
         x = limited_relu(up_16(x, fine))
-        return x.reshape(*fine, -1)[: grid[0], : grid[1]].reshape(grid[0] * grid[1], -1)
+        return x.reshape(-1, *fine, x.shape[1])[:, : grid[0], : grid[1]].flatten(0, 2)
 
     def __call__(
         self, y_16: Tensor, known: Tensor, quality: int, hyper_features: Tensor, grid: tuple[int, int]
@@ -248,6 +268,25 @@ class IntegerPrior:
 
         The result holds for the elements that are not known.
         """
+        if max(grid) <= self.tile:
+            return self.predict(y_16, known, quality, hyper_features, grid)
+        inputs = [x.reshape(-1, *grid, x.shape[1]) for x in (y_16, known, hyper_features)]
+        mean_16, table_index = torch.empty_like(inputs[0]), torch.empty_like(inputs[0], dtype=torch.uint8)
+        halo = len(self.blocks)  # each sees one position further
+        for rows, rows_around, rows_within in spans(grid[0], self.tile, halo):
+            for columns, columns_around, columns_within in spans(grid[1], self.tile, halo):
+                around = [x[:, rows_around, columns_around] for x in inputs]
+                y_part, known_part, hyper_part = (x.flatten(0, 2) for x in around)
+                size = around[0].shape[:3]
+                predicted = self.predict(y_part, known_part, quality, hyper_part, (size[1], size[2]))
+                for whole, part in zip((mean_16, table_index), predicted, strict=True):
+                    whole[:, rows, columns] = part.reshape(*size, -1)[:, rows_within, columns_within]
+        return CodingParameters(mean_16.flatten(0, 2), table_index.flatten(0, 2))
+
+    def predict(
+        self, y_16: Tensor, known: Tensor, quality: int, hyper_features: Tensor, grid: tuple[int, int]
+    ) -> CodingParameters:
+        """The whole picture at once, or a tile with its surroundings."""
         estimate = scaled_latent(y_16, self.estimate[quality])
         x = self.stem(torch.cat((estimate, known.to(torch.int32) << ACTIVATION_BITS, hyper_features), dim=1))
         x = limited_relu(x + self.bias[quality])

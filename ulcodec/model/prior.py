@@ -31,11 +31,11 @@ class Prediction(NamedTuple):
 
 
 def limited(x: Tensor) -> Tensor:
-    return x.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+    return F.hardtanh(x, -ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 
 
 def limited_relu(x: Tensor) -> Tensor:
-    return x.clamp(0, ACTIVATION_LIMIT)
+    return F.hardtanh(x, 0, ACTIVATION_LIMIT)
 
 
 class PriorBlock(nn.Module):
@@ -50,7 +50,8 @@ class PriorBlock(nn.Module):
         self.bias = QualityTable(n_anchors, hidden)
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
-        hidden = limited_relu(self.reduce(x) + self.bias(quality))
+        hidden = self.reduce(x)
+        hidden = limited_relu(hidden + self.bias(quality).to(hidden.dtype))
         hidden = limited_relu(self.spatial(hidden))
         return limited(x + self.expand(hidden))
 
