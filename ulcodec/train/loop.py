@@ -66,9 +66,7 @@ class Loop:
         self.ema = [weight.detach().clone() for weight in self.weights]
         self.device = self.weights[0].device
         groups = parameter_groups(dict(zip(self.names, self.weights, strict=True)), settings.slow)
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=self.device.type == "cuda"
-        )
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
         self.n_images = self.n_steps = 0
         self.seconds = 0.0
         self.decaying = False
@@ -115,17 +113,17 @@ class Loop:
         if self.n_steps:
             self.load_moments(read_tensors(path, "optimizer"))
 
+    @torch.no_grad()
     def load_moments(self, moments: dict[str, Tensor]) -> None:
+        """The optimiser's state, laid out in memory as the weights are: the fused step takes all of them element by
+        element."""
         for name, weight in zip(self.names, self.weights, strict=True):
             if f"step.{name}" not in moments:  # never had a gradient
                 continue
             step = moments[f"step.{name}"]
             self.optimizer.state[weight] = {
                 "step": step.to(self.device) if self.device.type == "cuda" else step,
-                **{
-                    key: moments[f"{key}.{name}"].to(self.device).reshape(weight.shape)
-                    for key in ("exp_avg", "exp_avg_sq")
-                },
+                **{key: torch.empty_like(weight).copy_(moments[f"{key}.{name}"]) for key in ("exp_avg", "exp_avg_sq")},
             }
 
     # One step
