@@ -54,18 +54,45 @@ def stage1(
         typer.echo(f"run directory: {train_stage1(settings)}")
 
 
+@app.command("resume")
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run that stopped or finished.")],
+    minutes: Annotated[float | None, typer.Option(help="New time budget of the whole run.")] = None,
+    images: Annotated[int | None, typer.Option(help="New length of the whole run in images seen.")] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="Where the pictures are now; default: as before.")] = None,
+) -> None:
+    """Continue a run with its own settings. With a new length, a finished run goes on from where its rate was full."""
+    from ulcodec.train.stage1 import resume_stage1
+
+    finished = resume_stage1(run, minutes=minutes, n_images=images, data=tuple(data or ()))
+    typer.echo(f"run directory: {finished}")
+
+
 @app.command("export")
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a finished or stopped run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to make.")],
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of its configuration.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Pictures to measure the integer prior on; default: the run's.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Turn a run into a model directory that encode and decode take as --model."""
     if output.exists() and not force:
         raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(output))
 
+    from ulcodec.codec import load
+    from ulcodec.evaluation import integer_cost_percent, middle, read_pictures
+    from ulcodec.model.checkpoint import read_document
     from ulcodec.train.export import export_model
 
     sha256 = export_model(run, output, name)
     typer.echo(f"model directory: {output}, fingerprint {sha256[:8]}")
+    sources = data or [Path(source) for source in read_document(run / "checkpoint", "config")["stage1"]["data"]]
+    if missing := [str(source) for source in sources if not source.exists()]:
+        typer.echo(f"integer prior not measured: no pictures at {', '.join(missing)}; name some with --data")
+        return
+    codec, pictures = load(output), [middle(pixels, 512) for pixels in read_pictures(sources, 8)]
+    costs = (f"{integer_cost_percent(codec, pictures, q):+.2f} % at quality {q}" for q in (10, 50, 90))
+    typer.echo(f"files against the float prior's bound, {len(pictures)} pictures: {', '.join(costs)}")

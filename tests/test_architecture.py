@@ -26,6 +26,7 @@ LAYERS = [
     ("model",),
     ("latent_coding", "data", "store"),
     ("codec", "train"),
+    ("evaluation",),
 ]
 WITHOUT_TORCH = ("errors", "metrics", "images", "container", "range_coder", "entropy", "catalogue", "info")
 

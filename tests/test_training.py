@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,17 +17,20 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from typer.testing import CliRunner
 
 import ulcodec
 from ulcodec.data import load_pictures
 from ulcodec.errors import ModelError, TrainingError
+from ulcodec.evaluation import middle, read_pictures
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
 from ulcodec.model.presets import build_model, preset
 from ulcodec.train import loop
 from ulcodec.train.export import export_model
 from ulcodec.train.loop import LossGuard
 from ulcodec.train.objective import OBJECTIVES, Metrics
-from ulcodec.train.stage1 import SLOW_PARAMETERS, Stage1Settings, train_stage1, validation_scores
+from ulcodec.train.stage1 import SLOW_PARAMETERS, Stage1Settings, resume_stage1, train_stage1, validation_scores
+from ulcodec_cli.main import app
 
 N_IMAGES = 160
 BATCH_SIZE = 8
@@ -313,6 +318,55 @@ def test_trained_model_encodes_and_decodes(finished_run: Path, tmp_path: Path, p
     exported = dict(codec.model.named_parameters())
     assert all(torch.equal(exported[name], weight.half().float()) for name, weight in ema.items())
     assert export_model(finished_run, tmp_path / "again", "mine") == sha256
+
+
+def test_export_measures_what_the_integers_cost(finished_run: Path, tmp_path: Path) -> None:
+    arguments = ["train", "export", str(finished_run), "-o", str(tmp_path / "model")]
+    [line] = CliRunner().invoke(app, arguments).stdout.splitlines()[1:]
+    costs = [float(number) for number in re.findall(r"([+-][0-9.]+) % at quality", line)]
+    assert len(costs) == 3
+    assert all(abs(cost) < 3 for cost in costs)
+    finished = CliRunner().invoke(app, [*arguments, "--force", "--data", str(tmp_path / "none")])
+    assert (finished.exit_code, "not measured: no pictures" in finished.stdout) == (0, True)
+
+
+def test_eval_of_a_run_against_its_model(finished_run: Path, folder: Path, tmp_path: Path) -> None:
+    export_model(finished_run, tmp_path / "model")
+    arguments = ["eval", str(folder), "--model", str(finished_run), "--limit", "2", "--crop", "48"]
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--against", str(tmp_path / "model"), "--json"]).stdout)
+    assert found["n_pictures"] == 2
+    ours, theirs = found["curves"].values()
+    assert ours == theirs
+    assert [point["quality"] for point in ours] == [0, 25, 50, 75, 100]
+    assert found["bd_rate_percent"] == pytest.approx(0, abs=1e-9)
+    codec = ulcodec.load(tmp_path / "model", device="cpu")
+    crops = [middle(pixels, 48) for pixels in read_pictures([folder], 2)]
+    sizes = [len(codec.encode(crop, quality=50)) for crop in crops]
+    assert ours[2]["bpp"] == pytest.approx(8 * sum(sizes) / 2 / 48**2)
+    shown = CliRunner().invoke(app, [*arguments, "--qualities", "50"])
+    assert f"{ours[2]['bpp']:.4f}" in shown.stdout
+
+
+@pytest.mark.parametrize("qualities", ["", "5,x", "101", "-1,3"])
+def test_eval_refuses_qualities(folder: Path, qualities: str) -> None:
+    assert CliRunner().invoke(app, ["eval", str(folder), "--qualities", qualities]).exit_code == 2
+
+
+def test_a_finished_run_goes_on_from_its_full_rate(finished_run: Path, settings: Stage1Settings) -> None:
+    run = settings.out
+    shutil.copytree(finished_run, run)
+    before = read_document(run / "constant", "progress")
+    resume_stage1(run, n_images=N_IMAGES + 5 * BATCH_SIZE, data=settings.data)
+    after = read_document(run / "checkpoint", "progress")
+    assert before["n_images"] < N_IMAGES < after["n_images"] == N_IMAGES + 5 * BATCH_SIZE
+    unbroken = dataclasses.replace(settings, out=run.with_name("unbroken"), n_images=N_IMAGES + 5 * BATCH_SIZE)
+    train_stage1(unbroken)
+    ours, theirs = (read_tensors(path / "checkpoint", "model") for path in (run, unbroken.out))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    resume_stage1(run)
+    assert read_document(run / "checkpoint", "progress") == after
+    with pytest.raises(TrainingError, match="no checkpoint to resume"):
+        resume_stage1(run.with_name("none"))
 
 
 def test_run_that_starts_from_a_model(

@@ -1,7 +1,7 @@
 """Stage 1: encoder, prior and decoder trained together."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ulcodec.data import PictureSet, load_pictures
 from ulcodec.errors import TrainingError
-from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
+from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, recover_directory, write_directory
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.presets import build_model, preset
 from ulcodec.precision import bfloat16_pays
@@ -76,6 +76,17 @@ class Stage1Settings:
             data=[str(path) for path in self.data], out=str(self.out), init=str(self.init) if self.init else None
         )
         return {"model": json.loads(json.dumps(asdict(preset(self.config)))), "stage1": values}
+
+    @staticmethod
+    def from_resolved(values: dict[str, Any]) -> "Stage1Settings":
+        """Inverse of `resolved()["stage1"]`."""
+        typed = {
+            "data": tuple(map(Path, values["data"])),
+            "out": Path(values["out"]),
+            "init": Path(values["init"]) if values["init"] else None,
+            "weights": ObjectiveSettings(**values["weights"]),
+        }
+        return Stage1Settings(**{**values, **typed})
 
     def check(self) -> None:
         """Raises TrainingError or ModelError for settings that cannot run."""
@@ -197,6 +208,37 @@ def train_stage1(settings: Stage1Settings) -> Path:
 
     loop.run(step, validate)
     return settings.out
+
+
+def resume_stage1(
+    run_dir: Path,
+    *,
+    minutes: float | None = None,
+    n_images: int | None = None,
+    data: tuple[Path, ...] = (),
+) -> Path:
+    """Continue a run with the settings that its checkpoint holds, to a new length if one is given.
+
+    A run whose learning rate fell already goes back to the state before that, and falls at its new end. Raises
+    TrainingError if there is no checkpoint, or as `train_stage1`.
+    """
+    checkpoint = run_dir / "checkpoint"
+    recover_directory(checkpoint)
+    if not checkpoint.exists():
+        raise TrainingError(f"{run_dir}: no checkpoint to resume")
+    settings = Stage1Settings.from_resolved(read_document(checkpoint, "config")["stage1"])
+    settings = replace(settings, out=run_dir, init=None, data=data or settings.data)
+    if minutes is not None or n_images is not None:
+        settings = replace(settings, minutes=minutes, n_images=n_images)
+        if read_document(checkpoint, "progress")["decaying"]:
+            copy_directory(run_dir / "constant", checkpoint, groups=("model", "ema", "optimizer"))
+    return train_stage1(settings)
+
+
+def copy_directory(source: Path, target: Path, groups: tuple[str, ...]) -> None:
+    """Replace one checkpoint by another as a whole."""
+    documents = {name: read_document(source, name) for name in ("config", "progress")}
+    write_directory(target, {group: read_tensors(source, group) for group in groups}, documents)
 
 
 def load_initial_weights(model: nn.Module, directory: Path, config: dict[str, Any]) -> None:

@@ -1,0 +1,86 @@
+"""`ulcodec eval`: rate and distortion of a model, or of a training run, on pictures."""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ulcodec.errors import ImageError
+from ulcodec_cli.common import DEFAULT_MODEL, Json, Model, print_json
+
+if TYPE_CHECKING:
+    from ulcodec.codec import Codec
+
+
+def parse_qualities(text: str) -> list[int]:
+    try:
+        qualities = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise typer.BadParameter(f"expected whole numbers with commas, got {text!r}") from None
+    if not 0 <= qualities[0] <= qualities[-1] <= 100:
+        raise typer.BadParameter("qualities go from 0 to 100")
+    return qualities
+
+
+def open_codec(model: str) -> "Codec":
+    """A model by name or directory, or the newest checkpoint of a run directory."""
+    from ulcodec.codec import load
+
+    if not (Path(model) / "checkpoint").is_dir():
+        return load(model)
+
+    from ulcodec.train.export import export_model
+
+    with TemporaryDirectory() as folder:
+        export_model(Path(model), Path(folder) / "model")
+        return load(Path(folder) / "model")
+
+
+def evaluate(
+    sources: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="Pictures' folders or tar shards.")],
+    model: Model = DEFAULT_MODEL,
+    against: Annotated[str | None, typer.Option(help="Another model or run: report the BD-rate against it.")] = None,
+    qualities: Annotated[str, typer.Option(help="Qualities, with commas.")] = "0,25,50,75,100",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures.")] = None,
+    crop: Annotated[
+        int | None, typer.Option(min=1, help="Only the middle of each, at most so many pixels a side.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Encode and decode pictures at several qualities; print mean bits per pixel and PSNR. A run directory counts as a
+    model."""
+    levels = parse_qualities(qualities)
+
+    from ulcodec.evaluation import middle, rate_distortion, read_pictures
+    from ulcodec.metrics import bd_rate_percent
+
+    pictures = [middle(p, crop) if crop else p for p in read_pictures(sources, limit)]
+    if not pictures:
+        raise ImageError(f"no pictures in {', '.join(map(str, sources))}")
+    curves = {}
+    for name in filter(None, (model, against)):
+        total, done = len(pictures) * len(levels), 0
+
+        def advance(name: str = name, total: int = total) -> None:
+            nonlocal done
+            done += 1
+            if sys.stderr.isatty():
+                print(f"\r{name}: {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+        curves[name] = rate_distortion(open_codec(name), pictures, levels, advance)
+    bd_rate = None
+    if against is not None and len(levels) > 1:
+        rates = [[[p.bpp for p in curve], [p.psnr_db for p in curve]] for curve in (curves[against], curves[model])]
+        bd_rate = bd_rate_percent(*rates[0], *rates[1])
+    if json:
+        shown = {name: [point._asdict() for point in curve] for name, curve in curves.items()}
+        print_json({"n_pictures": len(pictures), "curves": shown, "bd_rate_percent": bd_rate})
+        return
+    for name, curve in curves.items():
+        typer.echo(f"{name}, {len(pictures)} pictures\n{'quality':>8}{'bpp':>10}{'PSNR dB':>10}")
+        for point in curve:
+            typer.echo(f"{point.quality:>8}{point.bpp:>10.4f}{point.psnr_db:>10.2f}")
+    if bd_rate is not None:
+        typer.echo(f"BD-rate of {model} against {against}: {bd_rate:+.2f} %")
