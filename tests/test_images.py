@@ -1,5 +1,8 @@
+import contextlib
 import os
 import stat
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -112,6 +115,55 @@ def test_other_files_are_an_image_error(data: bytes) -> None:
 def test_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_image(tmp_path / "none.png")
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_bomb(width: int, height: int, *chunks: bytes) -> bytes:
+    """A PNG file of a few bytes that declares any size."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + png_chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("limit", [None, 178956970], ids=["command line", "Pillow's limit"])
+def test_headers_that_promise_too_much(monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(ImageError, match=r"900000000|30000x30000 is more than"):
+        load_image(png_bomb(30000, 30000))
+
+
+def test_text_that_unpacks_to_gigabytes() -> None:
+    text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**27)))
+    with pytest.raises(ImageError, match="cannot be read"):
+        load_image(png_bomb(7, 5, text))
+
+
+def exif_bombs() -> dict[str, bytes]:
+    """Orientation 6 behind what hostile writers put beside it: EXIF in TIFF's form, one directory."""
+
+    def directory(*entries: tuple[int, int, int, int], follow: int = 0) -> bytes:
+        rows = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+        return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + rows + struct.pack("<I", follow)
+
+    orientation = (0x0112, 3, 1, 6)
+    return {
+        "itself as its next directory": directory(orientation, follow=8),
+        "a comment of 4 GiB": directory(orientation, (0x9286, 7, 2**32 - 1, 8)),
+        "itself as its EXIF directory": directory(orientation, (0x8769, 4, 1, 8)),
+        "65,000 entries": directory(orientation, *[(0x010E, 2, 2**20, 2**20)] * 5000),
+        "an offset beyond its end": b"Exif\0\0II*\0" + struct.pack("<I", 2**31),
+    }
+
+
+@pytest.mark.parametrize("name", exif_bombs())
+def test_hostile_exif(name: str) -> None:
+    """The picture comes out, upright or as it is stored, or an ImageError."""
+    data = encoded(Image.fromarray(RGB), exif=exif_bombs()[name])
+    with contextlib.suppress(ImageError):
+        assert load_image(data).pixels.shape in (RGB.shape, RGB.transpose(1, 0, 2).shape)
 
 
 def test_too_many_pixels() -> None:

@@ -1,5 +1,6 @@
 """Killed, interrupted or out of disk: what stood under the final name stands there still."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,11 +20,30 @@ os.fsync = fsync
 app()
 """
 
+INTERRUPTED_IMPORT = """
+import sys
+class Finder:
+    def find_spec(name, *_):
+        if name == "ulcodec_cli.main":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder)
+from ulcodec_cli.__main__ import main
+main()
+"""
+
 LITTLE_DISK = """
 import resource
 from ulcodec_cli.main import app
 resource.setrlimit(resource.RLIMIT_FSIZE, (30, 30))
 app()
+"""
+
+
+FULL_TMPFS = """
+mount -t tmpfs -o size=4k tmpfs "$0" && printf old > "$0/result.png" || exit 77
+"$@"
+code=$?
+ls -A "$0" && cat "$0/result.png" && exit $code
 """
 
 
@@ -65,3 +85,24 @@ def test_disk_that_fills_while_the_result_is_written(tmp_path: Path, files: dict
     assert finished.stderr.startswith("ulcodec: error: ")
     assert len(finished.stderr.splitlines()) == 1
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="a file system of one's own needs unshare")
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_a_full_file_system(tmp_path: Path, files: dict[str, list[str]], command: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    name, source, _, _, *options = files[command]
+    arguments = [sys.executable, "-m", "ulcodec_cli", name, source, "-o", str(disk / "result.png"), *options]
+    shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", FULL_TMPFS, str(disk), *arguments]
+    finished = subprocess.run(shell, capture_output=True, text=True)
+    if finished.returncode in (1, 77):
+        pytest.skip(f"cannot mount a tmpfs: {finished.stderr}")
+    assert (finished.returncode, finished.stdout) == (2, "result.png\nold")
+    assert "No space left on device" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+
+
+def test_interrupt_during_the_imports() -> None:
+    finished = run(INTERRUPTED_IMPORT)
+    assert (finished.returncode, finished.stderr) == (130, "ulcodec: interrupted\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ulcodec
 from ulcodec.codec import Codec
 from ulcodec.container import Container
 
@@ -39,7 +40,7 @@ def forged(coded: bytes, width: int, height: int) -> bytes:
     return dataclasses.replace(container, width=width, height=height, segments=(b"",) * 4).to_bytes()
 
 
-def decode(model: Path, file: Path, data: bytes, allowance: int) -> str:
+def decode(model: Path | str, file: Path, data: bytes, allowance: int) -> str:
     file.write_bytes(data)
     command = [sys.executable, "-c", DECODE_UNDER_A_LIMIT, str(model), str(file), str(allowance)]
     finished = subprocess.run(command, capture_output=True, text=True)
@@ -57,11 +58,15 @@ def test_a_damaged_bomb_costs_nothing(tmp_path: Path, tiny_model_dir: Path, code
     assert decode(tiny_model_dir, tmp_path / "bomb.ulc", bytes(bomb), MIB) == "ChecksumError"
 
 
+@pytest.mark.parametrize("model", ["tiny", "small"])
 @pytest.mark.parametrize("sides", [(1024, 1024), (16, 2**17)])
 def test_cost_is_proportional_to_the_declared_pixels(
-    tmp_path: Path, tiny_model_dir: Path, coded: bytes, sides: tuple[int, int]
+    tmp_path: Path, tiny_model_dir: Path, coded: bytes, sides: tuple[int, int], model: str
 ) -> None:
     """Whatever comes out, a picture or a FormatError, it comes within the allowance."""
     allowance = BASE_MIB * MIB + BYTES_PER_PIXEL * sides[0] * sides[1]
-    outcome = decode(tiny_model_dir, tmp_path / "bomb.ulc", forged(coded, *sides), allowance)
+    data = forged(coded, *sides)
+    if model == "small":
+        data = dataclasses.replace(Container.from_bytes(data), fingerprint=ulcodec.load().fingerprint_bytes).to_bytes()
+    outcome = decode(tiny_model_dir if model == "tiny" else "small", tmp_path / "bomb.ulc", data, allowance)
     assert outcome in (f"({sides[1]}, {sides[0]}, 3)", "CorruptDataError", "ArithmeticMismatchError")
