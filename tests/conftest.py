@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import ulcodec
 from ulcodec.codec import Codec
@@ -57,3 +58,19 @@ def picture() -> np.ndarray:
     pixels = pixels.round().clip(0, 255).astype(np.uint8)
     pixels.flags.writeable = False
     return pixels
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten small synthetic pictures."""
+    directory = tmp_path_factory.mktemp("pictures")
+    row, column = np.mgrid[0:72, 0:80].astype(np.float64)
+    for seed in range(10):
+        draw = np.random.default_rng(seed)
+        waves = [
+            128 + 60 * np.sin(row / draw.uniform(4, 30) + column / draw.uniform(4, 30)) + draw.normal(0, 1, row.shape)
+            for _ in range(3)
+        ]
+        pixels = np.stack(waves, axis=2).round().clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(directory / f"{seed}.png")
+    return directory

@@ -19,6 +19,7 @@ from ulcodec.train.objective import (
     stratified_times,
     terminal_kl_nats,
 )
+from ulcodec.train.workers import Workers
 
 
 def mutual_information_nats(std: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def test_terminal_kl_of_nothing_is_almost_nothing() -> None:
 
 
 def test_times_are_stratified() -> None:
-    times = stratified_times(64, torch.device("cpu"), torch.Generator().manual_seed(0))
+    times = stratified_times(64, torch.Generator().manual_seed(0))
     assert sorted((times * 64).long().tolist()) == list(range(64))
 
 
@@ -174,3 +175,15 @@ def test_the_generator_decides_the_loss(objective: str, tiny_model: UnifiedLaten
         for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own
+@pytest.mark.parametrize("objective", ["codec", "ul"])
+def test_compiling_changes_nothing(objective: str, tiny_model: UnifiedLatentModel) -> None:
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    generator = Workers(1, 2).generator(torch.device("cpu"))
+    plain, compiled = (
+        loss(tiny_model, x, torch.tensor([0.2, 0.8]), ObjectiveSettings(), generator.manual_seed(3))[0]
+        for loss in (OBJECTIVES[objective], torch.compile(OBJECTIVES[objective], backend="aot_eager"))
+    )
+    torch.testing.assert_close(compiled, plain)

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -71,35 +70,19 @@ stage1.train_stage1(stage1.Stage1Settings(data=(Path(folder),), out=Path(out), *
 """Saves after every step; dies in the fifth save, between the two renames that replace the checkpoint."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten small synthetic pictures."""
-    directory = tmp_path_factory.mktemp("pictures")
-    row, column = np.mgrid[0:72, 0:80].astype(np.float64)
-    for seed in range(10):
-        draw = np.random.default_rng(seed)
-        waves = [
-            128 + 60 * np.sin(row / draw.uniform(4, 30) + column / draw.uniform(4, 30)) + draw.normal(0, 1, row.shape)
-            for _ in range(3)
-        ]
-        pixels = np.stack(waves, axis=2).round().clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(directory / f"{seed}.png")
-    return directory
-
-
 @pytest.fixture
-def settings(folder: Path, tmp_path: Path) -> Stage1Settings:
-    return settings_for(folder, tmp_path / "run")
+def settings(photographs: Path, tmp_path: Path) -> Stage1Settings:
+    return settings_for(photographs, tmp_path / "run")
 
 
-def settings_for(folder: Path, out: Path) -> Stage1Settings:
-    return Stage1Settings(data=(folder,), out=out, **SETTINGS)
+def settings_for(photographs: Path, out: Path) -> Stage1Settings:
+    return Stage1Settings(data=(photographs,), out=out, **SETTINGS)
 
 
 @pytest.fixture(scope="module")
-def finished_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unbroken run that others are compared with."""
-    return train_stage1(settings_for(folder, tmp_path_factory.mktemp("unbroken") / "run"))
+    return train_stage1(settings_for(photographs, tmp_path_factory.mktemp("unbroken") / "run"))
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, objective: str, step: int, action: Callable[[], None]) -> None:
@@ -147,8 +130,8 @@ def scores(settings: Stage1Settings, group: str | None) -> dict[str, float]:
     return validation_scores(model, held_out, settings)
 
 
-def test_codec_objective_learns(folder: Path, finished_run: Path) -> None:
-    settings = settings_for(folder, finished_run)
+def test_codec_objective_learns(photographs: Path, finished_run: Path) -> None:
+    settings = settings_for(photographs, finished_run)
     before, after, averaged = (scores(settings, group) for group in (None, "model", "ema"))
     assert after["loss"] < 0.98 * before["loss"]
     assert averaged["loss"] < before["loss"]
@@ -174,14 +157,14 @@ def test_resumed_run_equals_the_unbroken_one(
     assert_same_state(settings.out, finished_run)
 
 
-def test_complete_run_is_left_alone(folder: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train_stage1(settings_for(folder, finished_run))
+def test_complete_run_is_left_alone(photographs: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_stage1(settings_for(photographs, finished_run))
     assert f"this run is complete ({N_IMAGES} images)" in capsys.readouterr().out
 
 
 def test_killed_run_resumes(settings: Stage1Settings, finished_run: Path) -> None:
-    [folder] = settings.data
-    command = [sys.executable, "-c", KILLED_RUN, str(folder), str(settings.out), json.dumps(SETTINGS)]
+    [photographs] = settings.data
+    command = [sys.executable, "-c", KILLED_RUN, str(photographs), str(settings.out), json.dumps(SETTINGS)]
     killed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (settings.out / "checkpoint").exists()
@@ -330,9 +313,9 @@ def test_export_measures_what_the_integers_cost(finished_run: Path, tmp_path: Pa
     assert (finished.exit_code, "not measured: no pictures" in finished.stdout) == (0, True)
 
 
-def test_eval_of_a_run_against_its_model(finished_run: Path, folder: Path, tmp_path: Path) -> None:
+def test_eval_of_a_run_against_its_model(finished_run: Path, photographs: Path, tmp_path: Path) -> None:
     export_model(finished_run, tmp_path / "model")
-    arguments = ["eval", str(folder), "--model", str(finished_run), "--limit", "2", "--crop", "48"]
+    arguments = ["eval", str(photographs), "--model", str(finished_run), "--limit", "2", "--crop", "48"]
     found = json.loads(CliRunner().invoke(app, [*arguments, "--against", str(tmp_path / "model"), "--json"]).stdout)
     assert found["n_pictures"] == 2
     ours, theirs = found["curves"].values()
@@ -340,7 +323,7 @@ def test_eval_of_a_run_against_its_model(finished_run: Path, folder: Path, tmp_p
     assert [point["quality"] for point in ours] == [0, 25, 50, 75, 100]
     assert found["bd_rate_percent"] == pytest.approx(0, abs=1e-9)
     codec = ulcodec.load(tmp_path / "model", device="cpu")
-    crops = [middle(pixels, 48) for pixels in read_pictures([folder], 2)]
+    crops = [middle(pixels, 48) for pixels in read_pictures([photographs], 2)]
     sizes = [len(codec.encode(crop, quality=50)) for crop in crops]
     assert ours[2]["bpp"] == pytest.approx(8 * sum(sizes) / 2 / 48**2)
     shown = CliRunner().invoke(app, [*arguments, "--qualities", "50"])
@@ -348,8 +331,8 @@ def test_eval_of_a_run_against_its_model(finished_run: Path, folder: Path, tmp_p
 
 
 @pytest.mark.parametrize("qualities", ["", "5,x", "101", "-1,3"])
-def test_eval_refuses_qualities(folder: Path, qualities: str) -> None:
-    assert CliRunner().invoke(app, ["eval", str(folder), "--qualities", qualities]).exit_code == 2
+def test_eval_refuses_qualities(photographs: Path, qualities: str) -> None:
+    assert CliRunner().invoke(app, ["eval", str(photographs), "--qualities", qualities]).exit_code == 2
 
 
 def test_a_finished_run_goes_on_from_its_full_rate(finished_run: Path, settings: Stage1Settings) -> None:

@@ -1,7 +1,7 @@
 """Training pictures: decoded once, held as uint8 in one tensor, cropped at random on the training device."""
 
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -37,12 +37,21 @@ class PictureSet:
         height, width, start = int(self.heights[index]), int(self.widths[index]), int(self.starts[index])
         return self.pixels[start : start + height * width].reshape(height, width, 3)
 
-    def random_crops(self, count: int, crop_px: int, generator: torch.Generator) -> Tensor:
-        """Crops of pictures drawn evenly, half of them flipped left-right: float32 [count, 3, crop, crop] in [0, 1]."""
+    def random_crops(
+        self,
+        count: int,
+        crop_px: int,
+        generator: torch.Generator,
+        rows_of: Callable[[Tensor], Tensor] = lambda whole: whole,
+    ) -> Tensor:
+        """Crops of pictures drawn evenly, half of them flipped left-right: float32 [count, 3, crop, crop] in [0, 1].
+
+        `rows_of` takes the rows that are wanted, out of `count`.
+        """
         device = self.pixels.device
 
         def draw() -> Tensor:
-            return torch.rand(count, generator=generator, device=device)
+            return rows_of(torch.rand(count, generator=generator, device=device))
 
         chosen = (draw() * len(self)).long()
         widths = self.widths[chosen]

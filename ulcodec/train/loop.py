@@ -23,6 +23,7 @@ from ulcodec.model.checkpoint import (
     recover_directory,
     write_directory,
 )
+from ulcodec.train.workers import Workers
 
 Metrics = dict[str, Tensor]
 LossFunction = Callable[[int], tuple[Tensor, Metrics]]
@@ -59,8 +60,16 @@ class Loop:
     with more time), `RUN/log.csv` the metrics; TensorBoard events go beside them where tensorboard is installed.
     """
 
-    def __init__(self, model: nn.Module, run_dir: Path, settings: LoopSettings, config: dict[str, Any]):
+    def __init__(
+        self,
+        model: nn.Module,
+        run_dir: Path,
+        settings: LoopSettings,
+        config: dict[str, Any],
+        workers: Workers | None = None,
+    ):
         self.model, self.run_dir, self.settings, self.config = model, run_dir, settings, config
+        self.workers = workers or Workers()
         self.names = [name for name, _ in model.named_parameters()]
         self.weights = [parameter for _, parameter in model.named_parameters()]
         self.ema = [weight.detach().clone() for weight in self.weights]
@@ -87,6 +96,8 @@ class Loop:
         }
 
     def save(self, name: str = "checkpoint") -> None:
+        if not self.workers.first:
+            return
         progress = {
             "n_images": self.n_images,
             "n_steps": self.n_steps,
@@ -98,7 +109,9 @@ class Loop:
     def resume(self) -> None:
         """Continue from `RUN/checkpoint` if there is one. Raises TrainingError if its configuration is another."""
         path = self.run_dir / "checkpoint"
-        recover_directory(path)
+        if self.workers.first:
+            recover_directory(path)
+        self.workers.wait()
         if not path.exists():
             return
         if (model := read_document(path, "config").get("model")) != self.config["model"]:
@@ -148,6 +161,7 @@ class Loop:
         loss, metrics = loss_function(self.n_images)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.workers.average([weight.grad for weight in self.weights if weight.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.weights, self.settings.clip_norm)
         self.optimizer.step()
         self.n_steps += 1
@@ -161,41 +175,47 @@ class Loop:
     def run(self, loss_function: LossFunction, validate: Callable[[nn.Module], dict[str, float]]) -> None:
         """Train to the end of the budget. Raises TrainingError on a loss that is not finite or explodes."""
         if self.progress() >= 1:
-            print(f"{self.run_dir}: this run is complete ({self.n_images} images)")
+            if self.workers.first:
+                print(f"{self.run_dir}: this run is complete ({self.n_images} images)")
             return
         guard = LossGuard(self.settings.explosion_factor)
-        log = Log(self.run_dir, self.n_images)
-        stop = StopRequest()
-        started, saved, logged = time.monotonic(), time.monotonic(), time.monotonic()
-        offset_s, logged_images = self.seconds, self.n_images
+        log = Log(self.run_dir, self.n_images) if self.workers.first else None
+        stop, stopping = StopRequest(), False
+        started, saved, logged = time.monotonic() - self.seconds, self.seconds, self.seconds
+        logged_images = self.n_images
         pending: list[tuple[Tensor, Metrics]] = []
         try:
-            while self.progress() < 1 and not stop.requested:
+            while self.progress() < 1 and not stopping:
                 if not self.decaying and self.progress() >= 1 - self.settings.decay_share:
-                    summarise(pending, guard)
+                    summarise(pending, guard, self.workers)
                     self.save("constant")
                     self.decaying = True
                 pending.append(self.step(loss_function))
-                now = time.monotonic()
-                self.seconds = offset_s + now - started
-                if now - logged < self.settings.log_seconds and now - saved < self.settings.checkpoint_seconds:
+                self.seconds, stopping = self.workers.agree(time.monotonic() - started, stop.requested)
+                log_due = self.seconds - logged >= self.settings.log_seconds
+                save_due = self.seconds - saved >= self.settings.checkpoint_seconds
+                if not (log_due or save_due):
                     continue
-                row = summarise(pending, guard)
+                row = summarise(pending, guard, self.workers)
                 pending = []
-                speed = (self.n_images - logged_images) / (now - logged)
-                logged, logged_images = now, self.n_images
-                log.write({"n_images": self.n_images, "seconds": self.seconds, "images_per_s": speed,
-                           "learning_rate": self.learning_rate(), **row}, self.progress())  # fmt: skip
-                if now - saved >= self.settings.checkpoint_seconds:
+                speed = (self.n_images - logged_images) / (self.seconds - logged)
+                logged, logged_images = self.seconds, self.n_images
+                if log is not None:
+                    log.write({"n_images": self.n_images, "seconds": self.seconds, "images_per_s": speed,
+                               "learning_rate": self.learning_rate(), **row}, self.progress())  # fmt: skip
+                if save_due:
                     self.save()
-                    saved = time.monotonic()
-            summarise(pending, guard)
+                    saved = self.seconds
+            summarise(pending, guard, self.workers)
             self.save()
         finally:
             stop.restore()
-            log.close()
-        if stop.requested:
+            if log is not None:
+                log.close()
+        if stopping:
             raise KeyboardInterrupt
+        if not self.workers.first:
+            return
         with self.ema_weights():
             scores = validate(self.model)
         print("validation (EMA): " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
@@ -252,15 +272,19 @@ class LossGuard:
         self.recent.append(loss)
 
 
-def summarise(pending: list[tuple[Tensor, Metrics]], guard: LossGuard) -> dict[str, float]:
-    """Means over the steps since the last line; the only place where the loop waits for the device."""
+def summarise(
+    pending: list[tuple[Tensor, Metrics]], guard: LossGuard, workers: Workers | None = None
+) -> dict[str, float]:
+    """Means over the steps since the last line and the workers; the only place where the loop waits for the device."""
     if not pending:
         return {}
-    losses = torch.stack([loss for loss, _ in pending]).float().cpu()
+    losses = torch.stack([loss for loss, _ in pending]).float()
+    names = pending[0][1]
+    metrics = torch.stack([torch.stack([metrics[name] for _, metrics in pending]).float().mean() for name in names])
+    (workers or Workers()).average([losses, metrics])
     for loss in losses.tolist():
         guard.check(loss)
-    names = pending[0][1]
-    means = {name: float(torch.stack([metrics[name] for _, metrics in pending]).float().mean()) for name in names}
+    means = dict(zip(names, metrics.tolist(), strict=True))
     if not math.isfinite(means["gradient_norm"]):
         raise TrainingError("the gradient is not finite; the last good checkpoint is kept. Try a lower learning rate")
     return {"loss": float(losses.mean()), **means}

@@ -28,6 +28,7 @@ from ulcodec.schedule import (
     pixel_log_snr,
     sigma,
 )
+from ulcodec.train.workers import draw_rows
 
 Metrics = dict[str, Tensor]
 
@@ -50,11 +51,11 @@ class ObjectiveSettings:
 
 
 def uniform_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.rand(like.shape, generator=generator, device=like.device) - 0.5
+    return draw_rows(torch.rand, like.shape, generator) - 0.5
 
 
 def normal_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=like.device)
+    return draw_rows(torch.randn, like.shape, generator)
 
 
 def round_around(y: Tensor, mean: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ def latent_bound_nats(denoise: LatentDenoiser, z: Tensor, generator: torch.Gener
 
     `L_z = E_t[-lambda' exp(lambda) / 2 |z - z_hat(z_t)|^2] + KL[q(z_1 | x) || N(0, I)]` (arXiv 2602.17270, 3.1).
     """
-    log_snr, slope = latent_log_snr(stratified_times(len(z), z.device, generator))
+    log_snr, slope = latent_log_snr(stratified_times(len(z), generator))
     level = per_picture(log_snr)
     z_t = alpha(level) * z + sigma(level) * normal_noise(z, generator)
     squared_error = sum_per_picture((z - denoise(z_t, log_snr)) ** 2)
@@ -93,10 +94,14 @@ def terminal_kl_nats(z: Tensor) -> Tensor:
     return sum_per_picture((alpha(last) * z) ** 2 + variance - 1 - variance.log()) / 2
 
 
-def stratified_times(batch: int, device: torch.device, generator: torch.Generator) -> Tensor:
+def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
     """[B] times in [0, 1], one in each of B equal strata, one shared offset (low discrepancy, Kingma et al. 2021)."""
-    offset = torch.rand(1, generator=generator, device=device)
-    return (torch.arange(batch, device=device) / batch + offset) % 1
+
+    def strata(shape: tuple[int], generator: torch.Generator, device: torch.device) -> Tensor:
+        offset = torch.rand(1, generator=generator, device=device)
+        return (torch.arange(*shape, device=device) / shape[0] + offset) % 1
+
+    return draw_rows(strata, (batch,), generator)
 
 
 def picture_loss_nats(
@@ -107,7 +112,7 @@ def picture_loss_nats(
     Returns an unbiased sample of it, [B] nats, and x_hat.
     """
     scaled = 2 * x - 1
-    t = stratified_times(len(x), x.device, generator)
+    t = stratified_times(len(x), generator)
     log_snr, slope = pixel_log_snr(t, resolution_px=min(x.shape[-2:]))
     level = per_picture(log_snr)
     x_t = alpha(level) * scaled + sigma(level) * normal_noise(scaled, generator)

@@ -16,6 +16,7 @@ from ulcodec.model.presets import build_model, preset
 from ulcodec.precision import bfloat16_pays
 from ulcodec.train.loop import Loop, LoopSettings
 from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings
+from ulcodec.train.workers import Workers
 
 VALIDATION_QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -104,9 +105,12 @@ class Stage1Settings:
             raise TrainingError(f"the crop must be a multiple of 64 pixels, got {self.crop_px}")
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The named device; "auto" and "cuda" give each process of a machine a GPU of its own."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -119,10 +123,13 @@ class Stage1Step:
     They seed everything random in it, so that a resumed run draws what an unbroken one would have.
     """
 
-    def __init__(self, model: nn.Module, pictures: PictureSet, settings: Stage1Settings):
+    def __init__(
+        self, model: nn.Module, pictures: PictureSet, settings: Stage1Settings, workers: Workers | None = None
+    ):
         self.model, self.pictures, self.settings = model, pictures, settings
+        self.workers = workers or Workers()
         self.device = next(model.parameters()).device
-        self.generator = torch.Generator(self.device)
+        self.generator = self.workers.generator(self.device)
         self.autocast = bfloat16_pays(self.device)
         objective = OBJECTIVES[settings.objective]
         self.loss = torch.compile(objective) if settings.compile and self.device.type == "cuda" else objective
@@ -130,8 +137,8 @@ class Stage1Step:
     def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
         settings = self.settings
         self.generator.manual_seed(settings.seed * 1_000_003 + n_images)
-        x = self.pictures.random_crops(settings.batch_size, settings.crop_px, self.generator)
-        quality = self.qualities()
+        x = self.pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
+        quality = self.workers.rows(self.qualities())
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             return self.loss(
                 self.model, x.contiguous(memory_format=torch.channels_last), quality, settings.weights, self.generator
@@ -174,7 +181,9 @@ def train_stage1(settings: Stage1Settings) -> Path:
     Raises TrainingError for settings that cannot run, unreadable data, or a loss that is not finite or explodes.
     """
     settings.check()
-    device = choose_device(settings.device)
+    workers = Workers.join(settings.device)
+    workers.share(settings.batch_size)
+    device = choose_device(settings.device, workers.local_rank)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
@@ -191,7 +200,7 @@ def train_stage1(settings: Stage1Settings) -> Path:
         learning_rate=settings.learning_rate,
         slow=SLOW_PARAMETERS,
     )
-    loop = Loop(model, settings.out, length, settings.resolved())
+    loop = Loop(model, settings.out, length, settings.resolved(), workers)
     training, validation = load_pictures(
         settings.data,
         min_side_px=settings.crop_px,
@@ -199,8 +208,9 @@ def train_stage1(settings: Stage1Settings) -> Path:
         limit=settings.limit_pictures,
     )
     counts = f"{len(training)} training and {len(validation)} validation pictures"
-    print(f"{counts}; {device}; resuming at {loop.n_images} images")
-    step = Stage1Step(model, training.to(device), settings)
+    if workers.first:
+        print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.n_images} images")
+    step = Stage1Step(model, training.to(device), settings, workers)
     held_out = validation.to(device)
 
     def validate(trained: nn.Module) -> dict[str, float]:

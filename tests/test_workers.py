@@ -1,0 +1,100 @@
+"""Two processes over Gloo take the steps that one takes."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ulcodec.errors import TrainingError
+from ulcodec.model.checkpoint import read_document, read_tensors
+from ulcodec.train.workers import BatchGenerator, Workers, draw_rows
+
+TRAIN = [
+    "train",
+    "stage1",
+    "--config",
+    "tiny",
+    "--images",
+    "192",
+    "--batch-size",
+    "16",
+    "--crop",
+    "64",
+    "--threads",
+    "1",
+]
+
+LOGGING_EVERY_STEP = """
+import os, signal, sys
+from pathlib import Path
+from ulcodec.train import stage1
+from ulcodec.train.loop import Loop, LoopSettings
+stage1.LoopSettings = lambda **values: LoopSettings(**values, log_seconds=0, checkpoint_seconds=0)
+if os.environ.get("DIE_AT") and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    step = Loop.step
+    def dying_step(loop, loss_function):
+        if loop.n_images == int(os.environ["DIE_AT"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(loop, loss_function)
+    Loop.step = dying_step
+from ulcodec_cli.main import app
+app()
+"""
+
+
+def launch(script: Path, data: Path, out: Path, n_workers: int, **environment: str) -> list[float]:
+    """Train; returns the loss of every step."""
+    script.write_text(LOGGING_EVERY_STEP)
+    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}", "--max-restarts=1"]
+    command = [sys.executable, *(start if n_workers > 1 else []), str(script), *TRAIN]
+    subprocess.run(
+        [*command, "--data", str(data), "--out", str(out)],
+        check=True,
+        capture_output=True,
+        env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+    )
+    with open(out / "log.csv", newline="") as handle:
+        return [float(row["loss"]) for row in csv.DictReader(handle)]
+
+
+@pytest.fixture(scope="module")
+def alone(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
+    folder = tmp_path_factory.mktemp("alone")
+    return folder / "run", launch(folder / "train.py", photographs, folder / "run", 1)
+
+
+@pytest.mark.parametrize("die_at", ["", "96"], ids=["two processes", "one of them killed and restarted"])
+def test_two_processes_equal_one(
+    alone: tuple[Path, list[float]], photographs: Path, tmp_path: Path, die_at: str
+) -> None:
+    run, losses = alone
+    together = launch(tmp_path / "train.py", photographs, tmp_path / "run", 2, DIE_AT=die_at)
+    assert len(losses) == 192 // 16
+    assert together == pytest.approx(losses, rel=2e-3)
+    assert losses[-1] != pytest.approx(losses[0], rel=2e-3), "a run that learns nothing proves nothing"
+    assert read_document(tmp_path / "run" / "checkpoint", "progress")["n_images"] == 192
+    ours, theirs = (read_tensors(path / "checkpoint", "ema") for path in (tmp_path / "run", run))
+    moved = max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
+    assert moved < 1e-3
+
+
+def test_rows_of_all_workers_make_the_batch() -> None:
+    parts = []
+    for rank in range(3):
+        generator = Workers(rank, 3).generator(torch.device("cpu"))
+        generator.manual_seed(1)
+        parts.append(draw_rows(torch.rand, (2, 4), generator))
+    plain = torch.Generator().manual_seed(1)
+    assert torch.equal(torch.cat(parts), torch.rand(6, 4, generator=plain))
+    assert torch.equal(draw_rows(torch.rand, (6, 4), BatchGenerator().manual_seed(1)), torch.cat(parts))
+
+
+def test_batches_that_cannot_be_shared() -> None:
+    assert Workers(1, 3).share(6) == 2
+    assert Workers(1, 3).rows(torch.arange(6)).tolist() == [2, 3]
+    with pytest.raises(TrainingError, match="a batch of 7 cannot be shared equally by 3 processes"):
+        Workers(1, 3).share(7)

@@ -1,0 +1,113 @@
+"""The processes that train one model together: started by `torchrun`, one a device, or a single one without it.
+
+Every worker holds the whole model and takes its rows of the batch. Gradients are averaged after the backward pass;
+random numbers are drawn for the whole batch from generators that all workers seed alike, so that the number of workers
+changes no step but for the order of its sums.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+from ulcodec.errors import TrainingError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def uncompiled(function: Function) -> Function:
+    """`torch.compiler.disable` that keeps the function's type."""
+    return cast(Function, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+
+
+class BatchGenerator(torch.Generator):
+    """A generator for a whole batch of which this process takes the rows of worker `rank` of `count`."""
+
+    rank = 0
+    count = 1
+
+
+@uncompiled
+def draw_rows(draw: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """This worker's rows, of the given shape, of what `draw` gives for the whole batch on the generator's device.
+
+    Never compiled: Dynamo cannot trace a generator's draws, and stops at attributes of one.
+    """
+    rank, count = getattr(generator, "rank", 0), getattr(generator, "count", 1)
+    n_rows = shape[0]
+    whole = draw((n_rows * count, *shape[1:]), generator=generator, device=generator.device)
+    return whole[rank * n_rows : (rank + 1) * n_rows]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among `count`; `local_rank` numbers those of one machine."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def join(cls, device: str) -> "Workers":
+        """Meet the other processes of `torchrun`, over NCCL between GPUs and Gloo otherwise."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        if not dist.is_initialized():
+            on_gpus = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+            store, rank, count = next(rendezvous("env://"))
+            if os.environ.get("GROUP_WORLD_SIZE") == "1":
+                # One machine's restarted processes share the store of those that died: keep out of their addresses.
+                store = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+            backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=count)
+        return cls(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def share(self, batch_size: int) -> int:
+        """Rows of the batch that each worker takes. Raises TrainingError if they cannot be equal."""
+        if batch_size % self.count:
+            raise TrainingError(f"a batch of {batch_size} cannot be shared equally by {self.count} processes")
+        return batch_size // self.count
+
+    def rows(self, whole: Tensor) -> Tensor:
+        """This worker's rows."""
+        n_rows = self.share(len(whole))
+        return whole[self.rank * n_rows : (self.rank + 1) * n_rows]
+
+    def generator(self, device: torch.device) -> BatchGenerator:
+        generator = BatchGenerator(device)
+        generator.rank, generator.count = self.rank, self.count
+        return generator
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over the workers, all in one message."""
+        if self.count == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for tensor, mean in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def agree(self, seconds: float, stop: bool) -> tuple[float, bool]:
+        """The first worker's clock, and whether any worker was asked to stop; over the CPU, so that no GPU waits."""
+        if self.count == 1:
+            return seconds, stop
+        said = torch.tensor([seconds if self.first else 0.0, float(stop)], dtype=torch.float64)
+        dist.all_reduce(said)
+        return float(said[0]), bool(said[1] > 0)
+
+    def wait(self) -> None:
+        """Until all workers are here."""
+        if self.count > 1:
+            self.agree(0.0, False)
