@@ -54,6 +54,54 @@ def stage1(
         typer.echo(f"run directory: {train_stage1(settings)}")
 
 
+@app.command("stage2")
+def stage2(
+    data: Annotated[list[Path], typer.Option(help="Folder of pictures or tar shards, or a tar shard; repeatable.")],
+    out: Annotated[Path, typer.Option(help="Run directory; the same command resumes a run that stopped.")],
+    model: Annotated[str | None, typer.Option(help="The codec: name of an installed model, or a directory.")] = None,
+    config: Annotated[str | None, typer.Option(help="Base model: tiny, small, medium or large.")] = None,
+    quality: Annotated[int | None, typer.Option(help="The codec's quality, 0 to 100, whose latents to learn.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time budget.")] = None,
+    images: Annotated[int | None, typer.Option(help="Length in images seen.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Rate before the decay.")] = None,
+    bias: Annotated[float | None, typer.Option(help="Bias b of the sigmoid weighting.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Only the first pictures.")] = None,
+    compile: Annotated[bool | None, typer.Option(help="Use torch.compile on GPUs.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+) -> None:
+    """Train a base model that draws a codec's latents. What is not given keeps the default that --dry-run prints."""
+    from ulcodec.train.stage2 import Stage2Settings, train_stage2
+
+    given = {
+        "model": model,
+        "config": config,
+        "quality": quality,
+        "minutes": minutes,
+        "n_images": images,
+        "batch_size": batch_size,
+        "crop_px": crop,
+        "learning_rate": learning_rate,
+        "bias": bias,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "limit_pictures": limit,
+        "compile": compile,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    settings = Stage2Settings(data=tuple(data), out=out, **chosen)
+    settings.check()
+    if dry_run:
+        typer.echo(dumps(settings.to_json(), indent=2))
+    else:
+        typer.echo(f"run directory: {train_stage2(settings)}")
+
+
 @app.command("resume")
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run that stopped or finished.")],
@@ -62,9 +110,12 @@ def resume(
     data: Annotated[list[Path] | None, typer.Option(help="Where the pictures are now; default: as before.")] = None,
 ) -> None:
     """Continue a run with its own settings. With a new length, a finished run goes on from where its rate was full."""
+    from ulcodec.train.loop import rewind
     from ulcodec.train.stage1 import resume_stage1
+    from ulcodec.train.stage2 import resume_stage2
 
-    finished = resume_stage1(run, minutes=minutes, n_images=images, data=tuple(data or ()))
+    resume_run = resume_stage1 if "stage1" in rewind(run, longer=False) else resume_stage2
+    finished = resume_run(run, minutes=minutes, n_images=images, data=tuple(data or ()))
     typer.echo(f"run directory: {finished}")
 
 

@@ -22,6 +22,8 @@ def export_model(run_dir: Path, out_dir: Path, name: str | None = None) -> str:
     if not checkpoint.exists():
         raise TrainingError(f"{run_dir}: no checkpoint to export")
     config, progress = read_document(checkpoint, "config"), read_document(checkpoint, "progress")
+    if "stage1" not in config:
+        raise TrainingError(f"{run_dir} is a run of stage 2, which makes no codec: draw from it with ulcodec sample")
     model = UnifiedLatentModel(ModelConfig.from_json(config["model"]))
     load_weights(model, read_tensors(checkpoint, "ema"))
     rounded = {key: value.to(torch.float16) for key, value in model.state_dict().items()}

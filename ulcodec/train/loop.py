@@ -36,7 +36,8 @@ class LoopSettings:
 
     The run ends at `minutes` of training time or at `n_images`, whichever is set; the rate falls to zero over the last
     `decay_share` of it. `explosion_factor`: a loss this many times its recent median stops the run.
-    `slow`: pairs of a parameter-name ending and the factor on its learning rate.
+    `slow`: pairs of a parameter-name ending and the factor on its learning rate. `n_validations`: how often the EMA
+    weights are scored on the way, the last time at the end.
     """
 
     minutes: float | None
@@ -51,13 +52,15 @@ class LoopSettings:
     log_seconds: float = 10.0
     explosion_factor: float = 20.0
     slow: tuple[tuple[str, float], ...] = ()
+    n_validations: int = 1
 
 
 class Loop:
     """Model, EMA copy, optimiser and counters of one run, in one directory.
 
     `RUN/checkpoint` is the newest state, `RUN/constant` the last one before the rate began to fall (to continue from
-    with more time), `RUN/log.csv` the metrics; TensorBoard events go beside them where tensorboard is installed.
+    with more time), `RUN/log.csv` the metrics, `RUN/validation.csv` the held-out scores; TensorBoard events go beside
+    them where tensorboard is installed.
     """
 
     def __init__(
@@ -180,6 +183,7 @@ class Loop:
             return
         guard = LossGuard(self.settings.explosion_factor)
         log = Log(self.run_dir, self.n_images) if self.workers.first else None
+        n_validated = int(self.progress() * self.settings.n_validations)
         stop, stopping = StopRequest(), False
         started, saved, logged = time.monotonic() - self.seconds, self.seconds, self.seconds
         logged_images = self.n_images
@@ -194,6 +198,9 @@ class Loop:
                 self.seconds, stopping = self.workers.agree(time.monotonic() - started, stop.requested)
                 log_due = self.seconds - logged >= self.settings.log_seconds
                 save_due = self.seconds - saved >= self.settings.checkpoint_seconds
+                if n_validated < int(self.progress() * self.settings.n_validations) and self.progress() < 1:
+                    n_validated = int(self.progress() * self.settings.n_validations)
+                    self.validate(validate)
                 if not (log_due or save_due):
                     continue
                 row = summarise(pending, guard, self.workers)
@@ -214,15 +221,37 @@ class Loop:
                 log.close()
         if stopping:
             raise KeyboardInterrupt
+        self.validate(validate)
+
+    def validate(self, score: Callable[[nn.Module], dict[str, float]]) -> None:
+        """Score the EMA weights, in the first process only."""
         if not self.workers.first:
             return
         with self.ema_weights():
-            scores = validate(self.model)
-        print("validation (EMA): " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+            scores = score(self.model)
+        append_row(self.run_dir / "validation.csv", {"n_images": self.n_images, "seconds": self.seconds, **scores})
+        print("validation (EMA): " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()), flush=True)
 
     def ema_weights(self) -> "SwappedWeights":
         """Context in which the model carries its EMA weights."""
         return SwappedWeights(self.weights, self.ema)
+
+
+def rewind(run_dir: Path, *, longer: bool) -> dict[str, Any]:
+    """Make a run ready to go on; returns its configuration. Raises TrainingError if there is no checkpoint.
+
+    A `longer` run whose learning rate fell already goes back to the state before that.
+    """
+    checkpoint = run_dir / "checkpoint"
+    recover_directory(checkpoint)
+    if not checkpoint.exists():
+        raise TrainingError(f"{run_dir}: no checkpoint to resume")
+    if longer and read_document(checkpoint, "progress")["decaying"]:
+        constant = run_dir / "constant"
+        documents = {name: read_document(constant, name) for name in ("config", "progress")}
+        groups = {name: read_tensors(constant, name) for name in ("model", "ema", "optimizer")}
+        write_directory(checkpoint, groups, documents)
+    return read_document(checkpoint, "config")
 
 
 def parameter_groups(weights: dict[str, nn.Parameter], slow: tuple[tuple[str, float], ...]) -> list[dict[str, Any]]:
@@ -290,30 +319,37 @@ def summarise(
     return {"loss": float(losses.mean()), **means}
 
 
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """Add a line to a CSV file, the first with the names above it."""
+    new = not path.exists()
+    with open(path, "a", newline="") as handle:
+        writer = csv.writer(handle)
+        if new:
+            writer.writerow(row)
+        writer.writerow([value if isinstance(value, int) else f"{value:.6g}" for value in row.values()])
+
+
+def drop_rows_after(path: Path, n_images: int) -> None:
+    """Forget what was logged after the checkpoint from which the run resumes."""
+    if path.exists():
+        with open(path, newline="") as handle:
+            lines = list(csv.reader(handle))
+        kept = [line for line in lines if line[:1] == ["n_images"] or (line and int(line[0]) <= n_images)]
+        with open(path, "w", newline="") as handle:
+            csv.writer(handle).writerows(kept)
+
+
 class Log:
     """A CSV row and a progress line each time, and TensorBoard scalars where tensorboard is installed."""
 
     def __init__(self, run_dir: Path, n_images: int):
         self.path = run_dir / "log.csv"
-        self.drop_rows_after(n_images)
+        for path in (self.path, run_dir / "validation.csv"):
+            drop_rows_after(path, n_images)
         self.tensorboard = summary_writer(run_dir)
 
-    def drop_rows_after(self, n_images: int) -> None:
-        """Forget what was logged after the checkpoint from which the run resumes."""
-        if self.path.exists():
-            with open(self.path, newline="") as handle:
-                lines = list(csv.reader(handle))
-            kept = [line for line in lines if line[:1] == ["n_images"] or (line and int(line[0]) <= n_images)]
-            with open(self.path, "w", newline="") as handle:
-                csv.writer(handle).writerows(kept)
-
     def write(self, row: dict[str, float], progress: float) -> None:
-        new = not self.path.exists()
-        with open(self.path, "a", newline="") as handle:
-            writer = csv.writer(handle)
-            if new:
-                writer.writerow(row)
-            writer.writerow([value if isinstance(value, int) else f"{value:.6g}" for value in row.values()])
+        append_row(self.path, row)
         if self.tensorboard is not None:
             for name, value in row.items():
                 self.tensorboard.add_scalar(name, value, int(row["n_images"]))
@@ -326,10 +362,11 @@ class Log:
 
 def progress_line(row: dict[str, float], progress: float) -> str:
     bpp = row.get("chain_bpp", row.get("continuous_bpp", math.nan))
+    psnr = f"{row['psnr_db']:.2f} dB  " if "psnr_db" in row else ""
     remaining_s = row["seconds"] * (1 - progress) / progress if progress else math.nan
     return (
         f"{100 * progress:5.1f} %  {row['n_images']:>9} images  {row['images_per_s']:7.1f} images/s  "
-        f"loss {row['loss']:.4f}  {bpp:.3f} bpp  {row['psnr_db']:.2f} dB  {remaining_s / 60:.1f} min left"
+        f"loss {row['loss']:.4f}  {bpp:.3f} bpp  {psnr}{remaining_s / 60:.1f} min left"
     )
 
 

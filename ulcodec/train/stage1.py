@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from ulcodec.data import PictureSet, load_pictures
 from ulcodec.errors import TrainingError
-from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, recover_directory, write_directory
+from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.presets import build_model, preset
 from ulcodec.precision import bfloat16_pays
-from ulcodec.train.loop import Loop, LoopSettings
+from ulcodec.train.loop import Loop, LoopSettings, rewind
 from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings
-from ulcodec.train.workers import Workers
+from ulcodec.train.workers import Workers, begin
 
 VALIDATION_QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -105,18 +105,6 @@ class Stage1Settings:
             raise TrainingError(f"the crop must be a multiple of 64 pixels, got {self.crop_px}")
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The named device; "auto" and "cuda" give each process of a machine a GPU of its own."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        name = f"cuda:{local_rank}"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise TrainingError(f"cannot use device {name!r}: {str(error).splitlines()[0]}") from error
-
-
 class Stage1Step:
     """One training step as a function of the images seen so far.
 
@@ -181,14 +169,7 @@ def train_stage1(settings: Stage1Settings) -> Path:
     Raises TrainingError for settings that cannot run, unreadable data, or a loss that is not finite or explodes.
     """
     settings.check()
-    workers = Workers.join(settings.device)
-    workers.share(settings.batch_size)
-    device = choose_device(settings.device, workers.local_rank)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
+    workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     model = build_model(preset(settings.config))
     if settings.init is not None:
         load_initial_weights(model, settings.init, settings.resolved()["model"])
@@ -232,23 +213,12 @@ def resume_stage1(
     A run whose learning rate fell already goes back to the state before that, and falls at its new end. Raises
     TrainingError if there is no checkpoint, or as `train_stage1`.
     """
-    checkpoint = run_dir / "checkpoint"
-    recover_directory(checkpoint)
-    if not checkpoint.exists():
-        raise TrainingError(f"{run_dir}: no checkpoint to resume")
-    settings = Stage1Settings.from_resolved(read_document(checkpoint, "config")["stage1"])
+    longer = minutes is not None or n_images is not None
+    settings = Stage1Settings.from_resolved(rewind(run_dir, longer=longer)["stage1"])
     settings = replace(settings, out=run_dir, init=None, data=data or settings.data)
-    if minutes is not None or n_images is not None:
+    if longer:
         settings = replace(settings, minutes=minutes, n_images=n_images)
-        if read_document(checkpoint, "progress")["decaying"]:
-            copy_directory(run_dir / "constant", checkpoint, groups=("model", "ema", "optimizer"))
     return train_stage1(settings)
-
-
-def copy_directory(source: Path, target: Path, groups: tuple[str, ...]) -> None:
-    """Replace one checkpoint by another as a whole."""
-    documents = {name: read_document(source, name) for name in ("config", "progress")}
-    write_directory(target, {group: read_tensors(source, group) for group in groups}, documents)
 
 
 def load_initial_weights(model: nn.Module, directory: Path, config: dict[str, Any]) -> None:

@@ -111,3 +111,31 @@ class Workers:
         """Until all workers are here."""
         if self.count > 1:
             self.agree(0.0, False)
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The named device; "auto" and "cuda" give each process of a machine a GPU of its own."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(f"cannot use device {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def begin(device: str, batch_size: int, threads: int, seed: int) -> tuple[Workers, torch.device]:
+    """What every run starts with: the other processes, a device, threads (0: torch's choice), seed, fast float32.
+
+    Raises TrainingError if the batch cannot be shared or the device cannot be had.
+    """
+    workers = Workers.join(device)
+    workers.share(batch_size)
+    chosen = choose_device(device, workers.local_rank)
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    return workers, chosen

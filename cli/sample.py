@@ -1,0 +1,43 @@
+"""`ulcodec sample`: new pictures from a stage-2 run."""
+
+from errno import EEXIST
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ulcodec_cli.common import Force
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run of `ulcodec train stage2`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory for the pictures, 0000.png and on.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of pictures.")] = 8,
+    width: Annotated[int, typer.Option(min=16, help="Pixels, rounded up to a multiple of 16.")] = 256,
+    height: Annotated[int, typer.Option(min=16, help="Pixels, rounded up to a multiple of 16.")] = 256,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the pictures.")] = 0,
+    guide: Annotated[Path | None, typer.Option(help="A weaker stage-2 run to move away from (autoguidance).")] = None,
+    guidance: Annotated[float, typer.Option(help="How far; 1 is without.")] = 1.5,
+    model: Annotated[str | None, typer.Option(help="The codec's model, if not where it was in training.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    force: Force = False,
+) -> None:
+    """Draw pictures that look as far as they can like those of a stage-2 run's training."""
+    files = [output / f"{index:04d}.png" for index in range(count)]
+    if not force and (existing := next((file for file in files if file.exists()), None)):
+        raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(existing))
+
+    from ulcodec.images import save_image
+    from ulcodec.sampling import load_sampler
+    from ulcodec.train.workers import choose_device
+
+    sampler = load_sampler(run, model=model, device=choose_device(device))
+    guiding = None if guide is None else load_sampler(guide, model=model, device=sampler.device)
+    output.mkdir(parents=True, exist_ok=True)
+    pictures = sampler.sample(
+        count, height=height, width=width, n_steps=steps, seed=seed, guide=guiding, guidance=guidance
+    )
+    for picture, file in zip(pictures, files, strict=True):
+        save_image(picture, file)
+        typer.echo(str(file))

@@ -1,0 +1,109 @@
+"""New pictures: the base model of a stage-2 run draws latents, the codec's decoder shows them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ulcodec.codec import PATCH_PX, to_pixels
+from ulcodec.container import Layout
+from ulcodec.errors import ModelError
+from ulcodec.model.base_model import BaseModel, BaseModelConfig
+from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, recover_directory
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.precision import bfloat16_pays
+from ulcodec.schedule import ALPHA_0, LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, STEP_WIDTH, alpha, sigma
+from ulcodec.store import open_model
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A base model, the codec (named by its SHA-256) whose latents it draws, and that codec's quality in [0, 1]."""
+
+    base: BaseModel
+    codec: UnifiedLatentModel
+    codec_sha256: str
+    quality: float
+    device: torch.device
+
+    def sample(
+        self,
+        count: int,
+        *,
+        height: int = 256,
+        width: int = 256,
+        n_steps: int = 100,
+        seed: int = 0,
+        guide: "Sampler | None" = None,
+        guidance: float = 1.0,
+    ) -> Iterator[np.ndarray]:
+        """Draw pictures, one after another: uint8 [height, width, 3], sides rounded up to multiples of 16 pixels.
+
+        `guide`: a weaker base model for the same codec (smaller, or trained for less time); `guidance` above 1 moves
+        away from what it would draw (autoguidance, Karras et al., arXiv 2406.02507, eq. 3). Raises ModelError for
+        a guide of another codec.
+        """
+        if guide is not None and (guide.codec_sha256, guide.quality) != (self.codec_sha256, self.quality):
+            raise ModelError("the guide was trained on other latents")
+        generator = torch.Generator(self.device).manual_seed(seed)
+        grid = (-(-height // PATCH_PX), -(-width // PATCH_PX))
+        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(self.device))
+        with torch.inference_mode(), autocast:
+            for _ in range(count):
+                z_0 = sample_latents(
+                    self.base, (1, *grid), n_steps, generator, None if guide is None else guide.base, guidance
+                )
+                y = (z_0 / (ALPHA_0 * STEP_WIDTH)).contiguous(memory_format=torch.channels_last)
+                mean = self.codec.decoder.trunk(y, torch.tensor([self.quality], device=self.device))[1]
+                yield to_pixels(mean[0].float(), Layout.RGB)
+
+
+def sample_latents(
+    base: BaseModel,
+    shape: tuple[int, int, int],
+    n_steps: int,
+    generator: torch.Generator,
+    guide: BaseModel | None = None,
+    guidance: float = 1.0,
+) -> Tensor:
+    """z_0 [B, C, h, w] for `shape` = (B, h, w), at log-SNR 5 as the decoder expects it.
+
+    Deterministic steps (DDIM, arXiv 2010.02502, eq. 12 with no noise), even in log-SNR.
+    """
+    z_t = base.draw_noisiest(shape, generator)
+    levels = torch.linspace(LATENT_LOG_SNR_1, LATENT_LOG_SNR_0, n_steps + 1, device=z_t.device)
+    for now, following in pairwise(levels):
+        log_snr = now.expand(len(z_t))
+        z_hat = base(z_t, log_snr)
+        if guide is not None:
+            weaker = guide(z_t, log_snr)
+            z_hat = weaker + guidance * (z_hat - weaker)
+        noise = (z_t - alpha(now) * z_hat) / sigma(now)
+        z_t = alpha(following) * z_hat + sigma(following) * noise
+    return z_t
+
+
+def load_sampler(run_dir: Path, *, model: str | Path | None = None, device: torch.device) -> Sampler:
+    """EMA weights of a stage-2 run with its codec. `model`: where that codec is, if not where it was in training.
+
+    Raises ModelError if there is no stage-2 checkpoint, or if the codec is not the one that made its latents.
+    """
+    checkpoint = run_dir / "checkpoint"
+    recover_directory(checkpoint)
+    config = read_document(checkpoint, "config")
+    if "stage2" not in config:
+        raise ModelError(f"{run_dir} is not a run of stage 2")
+    trained = config["model"]
+    stored = open_model(model or config["stage2"]["model"])
+    if stored.fingerprint.hex() != trained["codec_sha256"]:
+        raise ModelError(
+            f"{run_dir} draws latents of model {trained['codec_sha256'][:8]}, not of {stored.fingerprint.hex()[:8]}"
+        )
+    base = BaseModel(BaseModelConfig(**trained["base"]))
+    load_weights(base, read_tensors(checkpoint, "ema"))
+    base = base.to(device).eval().requires_grad_(False)
+    return Sampler(base, stored.networks(device), trained["codec_sha256"], trained["quality"] / 100, device)

@@ -1,0 +1,239 @@
+"""Stage 2: a base model that draws latents, trained on those of a frozen codec."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ulcodec.data import PictureSet, load_pictures, pack
+from ulcodec.errors import TrainingError
+from ulcodec.model.base_model import BaseModel, base_model_config
+from ulcodec.model.checkpoint import read_document, read_tensors, write_directory
+from ulcodec.model.likelihood import sum_per_picture
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.precision import bfloat16_pays
+from ulcodec.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma
+from ulcodec.store import StoredModel, open_model
+from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind
+from ulcodec.train.objective import (
+    normal_noise,
+    per_picture,
+    stratified_times,
+    terminal_kl_nats,
+)
+from ulcodec.train.workers import Workers, begin
+
+PATCH_PX = 16
+LATENT_PARTS = ("pixels", "heights", "widths", "starts")
+VALIDATION_PASSES = 8
+
+
+@dataclass(frozen=True)
+class Stage2Settings:
+    """What `ulcodec train stage2` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
+
+    `model`: name or directory of the codec; `quality` (0 to 100): whose latents. `bias`: b of the sigmoid weighting.
+    `n_validations`: how often in the run the held-out loss is measured.
+    """
+
+    data: tuple[Path, ...]
+    out: Path
+    model: str = "small"
+    config: str = "small"
+    quality: int = 10
+    minutes: float | None = None
+    n_images: int | None = None
+    batch_size: int = 32
+    crop_px: int = 256
+    learning_rate: float = 3e-4
+    bias: float = 0.0
+    n_validations: int = 10
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    validation_share: float = 0.02
+    limit_pictures: int | None = None
+    compile: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "data": [str(path) for path in self.data], "out": str(self.out)}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "Stage2Settings":
+        return Stage2Settings(**{**values, "data": tuple(map(Path, values["data"])), "out": Path(values["out"])})
+
+    def check(self) -> None:
+        """Raises TrainingError for settings that cannot run."""
+        if self.minutes is None and self.n_images is None:
+            raise TrainingError("give the run a length: minutes or a number of images")
+        if not 0 <= self.quality <= 100:
+            raise TrainingError(f"quality must be a whole number from 0 to 100, got {self.quality}")
+        if self.crop_px < PATCH_PX or self.crop_px % PATCH_PX:
+            raise TrainingError(f"the crop must be a multiple of {PATCH_PX} pixels, got {self.crop_px}")
+        if not 0 < self.validation_share <= 0.5:
+            raise TrainingError(
+                f"the share of pictures held out must be above 0 and at most 0.5, got {self.validation_share}"
+            )
+
+
+@torch.no_grad()
+def encode_pictures(model: UnifiedLatentModel, pictures: PictureSet, quality: float, mirrored: bool) -> PictureSet:
+    """Clean latents z, float16, of pictures cut to multiples of 16 pixels; `mirrored`: of their mirror images too."""
+    device = next(model.parameters()).device
+    q = torch.tensor([quality], device=device)
+    latents: list[np.ndarray] = []
+    for index in range(len(pictures)):
+        picture = pictures.picture(index).to(device)
+        height, width = (side - side % PATCH_PX for side in picture.shape[:2])
+        x = picture[:height, :width].permute(2, 0, 1)[None].float() / 255
+        for view in (x, x.flip(3)) if mirrored else (x,):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(device)):
+                z = model.encode_clean(view.contiguous(memory_format=torch.channels_last), q)
+            latents.append(z[0].permute(1, 2, 0).half().cpu().numpy())
+    return pack(latents)
+
+
+def latents_of(
+    settings: Stage2Settings, codec: StoredModel, device: torch.device, workers: Workers
+) -> list[PictureSet]:
+    """Training and validation latents, from `RUN/latents` if it holds those of this codec and quality.
+
+    Raises TrainingError if it holds others.
+    """
+    path = settings.out / "latents"
+    origin = {"codec_sha256": codec.fingerprint.hex(), "quality": settings.quality}
+    if workers.first and not path.exists():
+        pictures = load_pictures(
+            settings.data,
+            min_side_px=settings.crop_px,
+            validation_share=settings.validation_share,
+            limit=settings.limit_pictures,
+        )
+        model = codec.networks(device)
+        groups = {}
+        for name, part in zip(("training", "validation"), pictures, strict=True):
+            encoded = encode_pictures(model, part, settings.quality / 100, mirrored=name == "training")
+            groups[name] = {key: getattr(encoded, key) for key in LATENT_PARTS}
+        write_directory(path, groups, {"origin": origin})
+    workers.wait()
+    if (found := read_document(path, "origin")) != origin:
+        raise TrainingError(f"{path} holds latents of {found}, not of {origin}; choose another run directory")
+    sets = (read_tensors(path, name) for name in ("training", "validation"))
+    return [PictureSet(*(tensors[key] for key in LATENT_PARTS)) for tensors in sets]
+
+
+def statistics(latents: PictureSet) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [C] over all positions."""
+    parts = torch.split(latents.pixels, 65536)
+    mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(latents.pixels)
+    squares = torch.stack([((part.double() - mean) ** 2).sum(0) for part in parts]).sum(0)
+    return mean.float(), (squares / len(latents.pixels)).sqrt().clamp(min=1e-4).float()
+
+
+def base_loss(base: nn.Module, z: Tensor, bias: float, generator: torch.Generator) -> tuple[Tensor, Metrics]:
+    """The bound on the latents' description length with sigmoid weights, in nats a latent element.
+
+    `E_t[-lambda'/2 exp(b) sigmoid(lambda - b) |z - z_hat(z_t)|^2]` (arXiv 2602.17270, 3.3): the weight of stage 1 is
+    `exp(lambda)`, and its bound is the metric `continuous_bpp`, in bits a pixel. z [B, C, h, w] clean.
+    """
+    log_snr, slope = latent_log_snr(stratified_times(len(z), generator))
+    level = per_picture(log_snr)
+    z_t = alpha(level) * z + sigma(level) * normal_noise(z, generator)
+    squared_error = sum_per_picture((z - base(z_t, log_snr)) ** 2)
+    weighted = slope / 2 * decoder_weight(log_snr, bias=bias, loss_factor=1.0) * squared_error
+    bound = slope / 2 * log_snr.exp() * squared_error + terminal_kl_nats(z)
+    n_pixels = z.shape[-2] * z.shape[-1] * PATCH_PX**2
+    metrics = {"continuous_bpp": bound.detach().mean() * NATS_TO_BITS / n_pixels}
+    return weighted.mean() / z[0].numel(), metrics
+
+
+class Stage2Step:
+    """One training step as a function of the images seen so far, which seed everything random in it."""
+
+    def __init__(self, base: BaseModel, latents: PictureSet, settings: Stage2Settings, workers: Workers):
+        self.base, self.latents, self.settings, self.workers = base, latents, settings, workers
+        self.device = base.mean.device
+        self.generator = workers.generator(self.device)
+        self.autocast = bfloat16_pays(self.device)
+        compiled = settings.compile and self.device.type == "cuda"
+        self.network: nn.Module = torch.compile(base) if compiled else base  # type: ignore[assignment]
+
+    def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
+        settings = self.settings
+        seed = settings.seed * 1_000_003 + n_images
+        self.generator.manual_seed(seed)
+        torch.manual_seed(seed)  # dropout draws from the global generators
+        z = latent_windows(self.latents, settings.batch_size, settings.crop_px, self.generator, self.workers)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            return base_loss(self.network, z, settings.bias, self.generator)
+
+
+def latent_windows(
+    latents: PictureSet, count: int, crop_px: int, generator: torch.Generator, workers: Workers
+) -> Tensor:
+    """z float32 [share of count, C, crop / 16, crop / 16]."""
+    windows = latents.random_windows(count, crop_px // PATCH_PX, generator, workers.rows)
+    return windows.permute(0, 3, 1, 2).float()
+
+
+def validation_scores(base: nn.Module, latents: PictureSet, settings: Stage2Settings) -> dict[str, float]:
+    """Loss and bound over fixed windows of the held-out pictures at fixed noise levels, in float32."""
+    generator = torch.Generator(latents.pixels.device).manual_seed(1)
+    totals: dict[str, float] = {}
+    base.eval()
+    with torch.no_grad():
+        for _ in range(VALIDATION_PASSES):
+            z = latent_windows(latents, max(8, len(latents)), settings.crop_px, generator, Workers())
+            loss, metrics = base_loss(base, z, settings.bias, generator)
+            for name, value in {"loss": loss, **metrics}.items():
+                totals[name] = totals.get(name, 0.0) + float(value) / VALIDATION_PASSES
+    base.train()
+    return totals
+
+
+def train_stage2(settings: Stage2Settings) -> Path:
+    """Run or resume stage 2. Returns the run directory; `ulcodec sample` draws pictures with it.
+
+    The first start encodes all pictures into `RUN/latents`. Raises TrainingError for settings that cannot run,
+    unreadable data, latents of another codec, or a loss that is not finite or explodes.
+    """
+    settings.check()
+    workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
+    codec = open_model(settings.model)
+    config = base_model_config(settings.config, codec.config.latent_channels)
+    training, validation = (part.to(device) for part in latents_of(settings, codec, device, workers))
+    base = BaseModel(config).to(device)
+    base.set_statistics(*statistics(training))
+    length = LoopSettings(
+        minutes=settings.minutes,
+        n_images=settings.n_images,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        clip_norm=1.0,
+        n_validations=settings.n_validations,
+    )
+    identity = {"base": asdict(config), "codec_sha256": codec.fingerprint.hex(), "quality": settings.quality}
+    loop = Loop(base, settings.out, length, {"model": identity, "stage2": settings.to_json()}, workers)
+    if workers.first:
+        counts = f"latents of {len(training)} training (mirrored too) and {len(validation)} validation pictures"
+        print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.n_images} images")
+
+    def validate(trained: nn.Module) -> dict[str, float]:
+        return validation_scores(trained, validation, settings)
+
+    loop.run(Stage2Step(base, training, settings, workers), validate)
+    return settings.out
+
+
+def resume_stage2(
+    run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Path, ...] = ()
+) -> Path:
+    """As `resume_stage1`."""
+    settings = Stage2Settings.from_json(rewind(run_dir, longer=minutes is not None or n_images is not None)["stage2"])
+    settings = replace(settings, out=run_dir, data=data or settings.data)
+    if minutes is not None or n_images is not None:
+        settings = replace(settings, minutes=minutes, n_images=n_images)
+    return train_stage2(settings)
