@@ -39,7 +39,7 @@ def open_codec(model: str) -> "Codec":
 
 
 def evaluate(
-    sources: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="Pictures' folders or tar shards.")],
+    sources: Annotated[list[str], typer.Argument(metavar="PICTURES...", help="Pictures, folders, or tar shards.")],
     model: Model = DEFAULT_MODEL,
     against: Annotated[str | None, typer.Option(help="Another model or run: report the BD-rate against it.")] = None,
     qualities: Annotated[str, typer.Option(help="Qualities, with commas.")] = "0,25,50,75,100",
@@ -55,10 +55,11 @@ def evaluate(
 
     from ulcodec.evaluation import middle, rate_distortion, read_pictures
     from ulcodec.metrics import bd_rate_percent
+    from ulcodec.sources import as_source
 
-    pictures = [middle(p, crop) if crop else p for p in read_pictures(sources, limit)]
+    pictures = [middle(p, crop) if crop else p for p in read_pictures(map(as_source, sources), limit)]
     if not pictures:
-        raise ImageError(f"no pictures in {', '.join(map(str, sources))}")
+        raise ImageError(f"no pictures in {', '.join(sources)}")
     curves = {}
     for name in filter(None, (model, against)):
         total, done = len(pictures) * len(levels), 0

@@ -12,9 +12,12 @@ from ulcodec_cli.common import Force
 app = typer.Typer(help="Train a codec of your own.", no_args_is_help=True)
 
 
+Data = Annotated[list[str], typer.Option(help="Folder of pictures or tar shards, a tar shard, or its URL; repeatable.")]
+
+
 @app.command("stage1")
 def stage1(
-    data: Annotated[list[Path], typer.Option(help="Folder of pictures or tar shards, or a tar shard; repeatable.")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Run directory; the same command resumes a run that stopped.")],
     config: Annotated[str, typer.Option(help="Model configuration: tiny, small, base or paper.")] = "small",
     objective: Annotated[str, typer.Option(help="codec, or ul: the losses of the paper.")] = "codec",
@@ -26,11 +29,18 @@ def stage1(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    shards_in_memory: Annotated[
+        int | None, typer.Option(min=1, help="Stream: hold so many tar shards at a time. Default: all pictures.")
+    ] = None,
+    crops_per_shard: Annotated[
+        int | None, typer.Option(min=1, help="Streaming: crops between one shard and the next.")
+    ] = None,
     init: Annotated[Path | None, typer.Option(help="Model directory whose weights the run starts from.")] = None,
     compile: Annotated[bool | None, typer.Option(help="Use torch.compile on GPUs.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
 ) -> None:
     """Train encoder, prior and decoder together. What is not given keeps the default that --dry-run prints."""
+    from ulcodec.sources import as_source
     from ulcodec.train.stage1 import Stage1Settings, train_stage1
 
     given = {
@@ -42,11 +52,13 @@ def stage1(
         "seed": seed,
         "device": device,
         "threads": threads,
+        "shards_in_memory": shards_in_memory,
+        "crops_per_shard": crops_per_shard,
         "init": init,
         "compile": compile,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
-    settings = Stage1Settings(data=tuple(data), out=out, config=config, objective=objective, **chosen)
+    settings = Stage1Settings(data=tuple(map(as_source, data)), out=out, config=config, objective=objective, **chosen)
     settings.check()
     if dry_run:
         typer.echo(dumps(settings.resolved(), indent=2))
@@ -56,7 +68,7 @@ def stage1(
 
 @app.command("stage2")
 def stage2(
-    data: Annotated[list[Path], typer.Option(help="Folder of pictures or tar shards, or a tar shard; repeatable.")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Run directory; the same command resumes a run that stopped.")],
     model: Annotated[str | None, typer.Option(help="The codec: name of an installed model, or a directory.")] = None,
     config: Annotated[str | None, typer.Option(help="Base model: tiny, small, medium or large.")] = None,
@@ -75,6 +87,7 @@ def stage2(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
 ) -> None:
     """Train a base model that draws a codec's latents. What is not given keeps the default that --dry-run prints."""
+    from ulcodec.sources import as_source
     from ulcodec.train.stage2 import Stage2Settings, train_stage2
 
     given = {
@@ -94,7 +107,7 @@ def stage2(
         "compile": compile,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
-    settings = Stage2Settings(data=tuple(data), out=out, **chosen)
+    settings = Stage2Settings(data=tuple(map(as_source, data)), out=out, **chosen)
     settings.check()
     if dry_run:
         typer.echo(dumps(settings.to_json(), indent=2))
@@ -107,15 +120,16 @@ def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run that stopped or finished.")],
     minutes: Annotated[float | None, typer.Option(help="New time budget of the whole run.")] = None,
     images: Annotated[int | None, typer.Option(help="New length of the whole run in images seen.")] = None,
-    data: Annotated[list[Path] | None, typer.Option(help="Where the pictures are now; default: as before.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Where the pictures are now; default: as before.")] = None,
 ) -> None:
     """Continue a run with its own settings. With a new length, a finished run goes on from where its rate was full."""
+    from ulcodec.sources import as_source
     from ulcodec.train.loop import rewind
     from ulcodec.train.stage1 import resume_stage1
     from ulcodec.train.stage2 import resume_stage2
 
     resume_run = resume_stage1 if "stage1" in rewind(run, longer=False) else resume_stage2
-    finished = resume_run(run, minutes=minutes, n_images=images, data=tuple(data or ()))
+    finished = resume_run(run, minutes=minutes, n_images=images, data=tuple(map(as_source, data or ())))
     typer.echo(f"run directory: {finished}")
 
 
@@ -125,7 +139,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to make.")],
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of its configuration.")] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(help="Pictures to measure the integer prior on; default: the run's.")
+        list[str] | None, typer.Option(help="Pictures to measure the integer prior on; default: the run's.")
     ] = None,
     force: Force = False,
 ) -> None:
@@ -136,12 +150,14 @@ def export(
     from ulcodec.codec import load
     from ulcodec.evaluation import integer_cost_percent, middle, read_pictures
     from ulcodec.model.checkpoint import read_document
+    from ulcodec.sources import as_source
     from ulcodec.train.export import export_model
 
     sha256 = export_model(run, output, name)
     typer.echo(f"model directory: {output}, fingerprint {sha256[:8]}")
-    sources = data or [Path(source) for source in read_document(run / "checkpoint", "config")["stage1"]["data"]]
-    if missing := [str(source) for source in sources if not source.exists()]:
+    texts = data or read_document(run / "checkpoint", "config")["stage1"]["data"]
+    sources = [as_source(text) for text in texts]
+    if missing := [str(source) for source in sources if isinstance(source, Path) and not source.exists()]:
         typer.echo(f"integer prior not measured: no pictures at {', '.join(missing)}; name some with --data")
         return
     codec, pictures = load(output), [middle(pixels, 512) for pixels in read_pictures(sources, 8)]

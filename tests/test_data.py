@@ -4,13 +4,15 @@ import io
 import tarfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ulcodec.data import PictureSet, load_pictures, pack
+from ulcodec.data import PictureSet, ShardStream, load_pictures, pack
 from ulcodec.errors import TrainingError
+from ulcodec.sources import Source, expand_sources
 
 SIZES = [(40, 50), (33, 64), (64, 32), (57, 41), (32, 32), (48, 90)]
 
@@ -89,6 +91,61 @@ def test_tar_shards_alone_and_in_a_folder(tmp_path: Path) -> None:
         training, validation = load_pictures(sources, min_side_px=32, validation_share=0.25)
         assert held(validation) == [0, 4]
         assert held(training) == [1, 2, 3, 5]
+
+
+def test_shards_at_urls(tmp_path: Path) -> None:
+    names = sorted(files())
+    memory = fsspec.filesystem("memory")
+    for number, part in ((1, names[:4]), (2, names[4:])):
+        memory.pipe(f"/shards/{number}.tar", write_shard(tmp_path / "shard.tar", part).read_bytes())
+    assert expand_sources(["memory://shards/*.tar"]) == ["memory:///shards/1.tar", "memory:///shards/2.tar"]
+    for sources in (["memory://shards/*.tar"], ["memory://shards/1.tar", "memory://shards/2.tar"]):
+        training, validation = load_pictures(sources, min_side_px=32, validation_share=0.25)
+        assert (held(validation), held(training)) == ([0, 4], [1, 2, 3, 5])
+
+
+@pytest.mark.parametrize("url", ["memory://no/*.tar", "memory://no/1.tar", "carrier-pigeon://1.tar", "pigeon://*.tar"])
+def test_urls_that_lead_nowhere(url: str) -> None:
+    with pytest.raises(TrainingError, match="training data"):
+        load_pictures([url], min_side_px=32, validation_share=0.5)
+
+
+def stream(sources: list[Source], **changes: int) -> ShardStream:
+    given = {"n_held": 2, "crops_per_shard": 10, "seed": 3, **changes}
+    return ShardStream(sources, min_side_px=32, validation_share=0.5, device=torch.device("cpu"), **given)
+
+
+def test_a_stream_holds_some_shards_and_goes_round(tmp_path: Path) -> None:
+    """Six shards of a picture that is held out and one that is not, which is the shard's number."""
+    sources: list[Source] = []
+    for number in range(6):
+        path = tmp_path / f"{number}.tar"
+        with tarfile.open(path, "w") as shard:
+            for name, pixels in (("a.png", PICTURES[0]), ("b.png", PICTURES[number])):
+                data = png(pixels)
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                shard.addfile(member, io.BytesIO(data))
+        sources.append(path)
+    run = stream(sources)
+    assert held(run.validation()) == [0, 0]
+    windows = [held(run.at(n_images)) for n_images in range(0, 120, 10)]
+    assert [first for first, _ in windows[:-1]][1:] == [second for _, second in windows[:-2]]
+    for one_pass in (windows[:6], windows[6:]):
+        assert sorted(first for first, _ in one_pass) == list(range(6))
+    assert [first for first, _ in windows[:6]] != [first for first, _ in windows[6:]]
+    assert held(run.at(0)) == held(run.at(9)) == windows[0]
+    assert held(stream(sources).at(70)) == windows[7], "a resumed run goes on with the same pictures"
+    with pytest.raises(TrainingError, match="cannot hold 7 of 6 shards"):
+        stream(sources, n_held=7)
+
+
+def test_a_stream_of_unusable_shards(folder: Path, tmp_path: Path) -> None:
+    small = write_shard(tmp_path / "small.tar", ["b/small.png"])
+    with pytest.raises(TrainingError, match="no pictures with sides of at least 32 px in 1 shards"):
+        stream([small], n_held=1).at(0)
+    with pytest.raises(TrainingError, match="cannot read training data"):
+        stream([tmp_path / "gone.tar"], n_held=1).at(0)
 
 
 def test_limit_and_smallest_side(folder: Path) -> None:

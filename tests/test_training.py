@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +157,20 @@ def test_resumed_run_equals_the_unbroken_one(
     stop_half_way(settings, monkeypatch)
     train_stage1(settings)
     assert_same_state(settings.out, finished_run)
+
+
+def test_training_on_streamed_shards(photographs: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as shard:
+            for file in sorted(photographs.glob("*.png"))[3 * number : 3 * number + 3]:
+                shard.add(file, arcname=file.name)
+    given = {**SETTINGS, "validation_share": 0.4, "shards_in_memory": 2, "crops_per_shard": 2 * BATCH_SIZE}
+    whole = Stage1Settings(data=(tmp_path,), out=tmp_path / "whole", **given)
+    train_stage1(whole)
+    broken = replace(whole, out=tmp_path / "broken")
+    train_stage1(replace(broken, n_images=N_IMAGES // 2))
+    resume_stage1(broken.out, n_images=N_IMAGES)
+    assert_same_state(broken.out, whole.out)
 
 
 def test_complete_run_is_left_alone(photographs: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

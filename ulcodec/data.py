@@ -1,20 +1,19 @@
-"""Training pictures: decoded once, held as uint8 in one tensor, cropped at random on the training device."""
+"""Training pictures: decoded once, held as uint8 in one tensor, cropped at random on the training device.
 
-import tarfile
+All of them, or a few shards at a time of those that do not fit.
+"""
+
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+from itertools import chain, islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ulcodec.errors import ImageError, TrainingError
-from ulcodec.images import load_image
-
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm"}
+from ulcodec.errors import TrainingError
+from ulcodec.sources import Source, decode_rgb, expand_sources, picture_files
 
 
 @dataclass(frozen=True)
@@ -80,63 +79,109 @@ class PictureSet:
         return crops.permute(0, 3, 1, 2).float() / 255
 
 
-def picture_files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of the pictures in a folder (searched in depth, sorted) or a tar shard."""
-    if source.is_dir():
-        for file in sorted(source.rglob("*")):
-            if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file():
-                yield str(file), file.read_bytes()
-        return
-    try:
-        with tarfile.open(source) as shard:
-            for member in shard:
-                if Path(member.name).suffix.lower() not in PICTURE_SUFFIXES:
-                    continue
-                if (handle := shard.extractfile(member)) is not None:
-                    yield f"{source}:{member.name}", handle.read()
-    except (OSError, KeyError, tarfile.TarError) as error:
-        raise TrainingError(f"cannot read training data {source}: {error}") from error
+def read_pictures(files: Iterable[tuple[str, bytes]], min_side_px: int) -> Iterator[np.ndarray]:
+    """The usable ones among named files, decoded: uint8 [H, W, 3] with both sides at least `min_side_px`."""
+    remaining = iter(files)
+    with ThreadPoolExecutor() as pool:
+        while chunk := list(islice(remaining, 64)):
+            decoded = pool.map(decode_rgb, (data for _, data in chunk))
+            yield from (p for p in decoded if p is not None and min(p.shape[:2]) >= min_side_px)
 
 
-def expand_sources(sources: Iterable[Path]) -> list[Path]:
-    """Folders that hold tar shards stand for their shards."""
-    expanded: list[Path] = []
-    for source in sources:
-        expanded.extend(sorted(source.glob("*.tar")) or [source] if source.is_dir() else [source])
-    return expanded
-
-
-def decode_rgb(data: bytes) -> np.ndarray | None:
-    """uint8 [H, W, 3], or None for what cannot be decoded or coded."""
-    try:
-        pixels = load_image(data).pixels
-    except ImageError:
-        return None
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+def held_out_every(validation_share: float) -> int:
+    """Every how many pictures one is held out."""
+    return max(2, round(1 / validation_share))
 
 
 def load_pictures(
-    sources: Iterable[Path], *, min_side_px: int, validation_share: float, limit: int | None = None
+    sources: Iterable[Source], *, min_side_px: int, validation_share: float, limit: int | None = None
 ) -> tuple[PictureSet, PictureSet]:
     """Decode every picture once and split: returns (training, validation).
 
     Every `1 / validation_share`-th usable picture goes to validation (at least one). Pictures with a side below
     `min_side_px` are left out. Raises TrainingError if fewer than two pictures remain.
     """
-    files = (file for source in expand_sources(sources) for file in picture_files(source))
-    pictures: list[np.ndarray] = []
-    with ThreadPoolExecutor() as pool:
-        while chunk := list(islice(files, 64)):
-            decoded = pool.map(decode_rgb, (data for _, data in chunk))
-            pictures.extend(p for p in decoded if p is not None and min(p.shape[:2]) >= min_side_px)
-            if limit is not None and len(pictures) >= limit:
-                break
-    pictures = pictures[:limit]
+    files = chain.from_iterable(map(picture_files, expand_sources(sources)))
+    pictures = list(islice(read_pictures(files, min_side_px), limit))
     if len(pictures) < 2:
         raise TrainingError(f"found {len(pictures)} pictures with sides of at least {min_side_px} px; need two or more")
-    every = max(2, round(1 / validation_share))
+    every = held_out_every(validation_share)
     held_out = [p for i, p in enumerate(pictures) if i % every == 0]
     return pack([p for i, p in enumerate(pictures) if i % every]), pack(held_out)
+
+
+class ShardStream:
+    """Training pictures too many for the memory: `n_held` shards at a time, the next one read in the background.
+
+    After every `crops_per_shard` images the oldest shard gives way to the next, in an order shuffled anew on each pass
+    over the shards. What is held depends on the number of images seen alone, so that a resumed run goes on exactly.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[Source],
+        *,
+        n_held: int,
+        crops_per_shard: int,
+        min_side_px: int,
+        validation_share: float,
+        seed: int,
+        device: torch.device,
+    ):
+        self.shards = expand_sources(sources)
+        if not 1 <= n_held <= len(self.shards):
+            raise TrainingError(f"cannot hold {n_held} of {len(self.shards)} shards")
+        self.n_held, self.crops_per_shard, self.min_side_px = n_held, crops_per_shard, min_side_px
+        self.every, self.seed, self.device = held_out_every(validation_share), seed, device
+        self.reader = ThreadPoolExecutor(max_workers=1)
+        self.reading: dict[int, Future[PictureSet | None]] = {}
+        self.first = -1
+        self.held: PictureSet | None = None
+
+    def at(self, n_images: int) -> PictureSet:
+        """The pictures to train on after `n_images`. Raises TrainingError if a shard is unreadable or none usable."""
+        first = n_images // self.crops_per_shard
+        if self.held is None or first != self.first:
+            wanted = range(first, first + self.n_held)
+            for position in (*wanted, wanted.stop):
+                if position not in self.reading:
+                    self.reading[position] = self.reader.submit(self.read, self.shard(position), held_out=False)
+            self.reading = {position: future for position, future in self.reading.items() if position >= first}
+            self.held = None  # free its memory before the next one takes as much
+            self.first, self.held = first, self.joined(self.reading[position].result() for position in wanted)
+        return self.held
+
+    def validation(self) -> PictureSet:
+        """Pictures held out of the first `n_held` shards in the order given. Raises TrainingError if there are none."""
+        return self.joined(self.read(shard, held_out=True) for shard in self.shards[: self.n_held])
+
+    def shard(self, position: int) -> Source:
+        """The shard at a position of the endless shuffled order."""
+        n_pass, index = divmod(position, len(self.shards))
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + n_pass)
+        return self.shards[int(torch.randperm(len(self.shards), generator=generator)[index])]
+
+    def read(self, shard: Source, held_out: bool) -> PictureSet | None:
+        pictures = read_pictures(picture_files(shard), self.min_side_px)
+        chosen = [picture for index, picture in enumerate(pictures) if (index % self.every == 0) == held_out]
+        return pack(chosen) if chosen else None
+
+    def joined(self, sets: Iterable[PictureSet | None]) -> PictureSet:
+        found = [pictures for pictures in sets if pictures is not None]
+        if not found:
+            raise TrainingError(f"no pictures with sides of at least {self.min_side_px} px in {self.n_held} shards")
+        return join(found).to(self.device)
+
+
+def join(sets: list[PictureSet]) -> PictureSet:
+    """Several sets as one."""
+    offsets = np.concatenate(([0], np.cumsum([len(part.pixels) for part in sets])[:-1]))
+    return PictureSet(
+        torch.cat([part.pixels for part in sets]),
+        torch.cat([part.heights for part in sets]),
+        torch.cat([part.widths for part in sets]),
+        torch.cat([part.starts + int(offset) for part, offset in zip(sets, offsets, strict=True)]),
+    )
 
 
 def pack(pictures: list[np.ndarray]) -> PictureSet:

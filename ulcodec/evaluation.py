@@ -5,7 +5,6 @@ Pictures are uint8 [H, W, 3] or [H, W].
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice
-from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
@@ -13,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ulcodec.codec import Codec
-from ulcodec.data import decode_rgb, expand_sources, picture_files
 from ulcodec.metrics import bits_per_pixel, psnr_db
+from ulcodec.sources import Source, decode_rgb, expand_sources, picture_files
 
 Pixels = NDArray[np.uint8]
 
@@ -56,7 +55,7 @@ def integer_cost_percent(codec: Codec, pictures: Sequence[Pixels], quality: int)
     return 100 * (bits / bound - 1)
 
 
-def read_pictures(sources: Sequence[Path], limit: int | None = None) -> list[Pixels]:
+def read_pictures(sources: Iterable[Source], limit: int | None = None) -> list[Pixels]:
     """The first pictures of files, folders (searched in depth) and tar shards; what cannot be read is left out."""
     files = chain.from_iterable(map(picture_files, expand_sources(sources)))
     return list(islice((pixels for _, data in files if (pixels := decode_rgb(data)) is not None), limit))

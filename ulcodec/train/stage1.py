@@ -1,6 +1,7 @@
 """Stage 1: encoder, prior and decoder trained together."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ulcodec.data import PictureSet, load_pictures
+from ulcodec.data import PictureSet, ShardStream, load_pictures
 from ulcodec.errors import TrainingError
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.presets import build_model, preset
 from ulcodec.precision import bfloat16_pays
+from ulcodec.sources import Source, as_source
 from ulcodec.train.loop import Loop, LoopSettings, rewind
 from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings
 from ulcodec.train.workers import Workers, begin
@@ -50,9 +52,11 @@ class Stage1Settings:
     """What `ulcodec train stage1` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
 
     `init`: a model directory whose weights the run starts from. `threads`: 0 leaves torch's own choice.
+    `shards_in_memory`: 0 holds all pictures; otherwise so many shards, one of which is replaced after every
+    `crops_per_shard` crops.
     """
 
-    data: tuple[Path, ...]
+    data: tuple[Source, ...]
     out: Path
     config: str = "small"
     objective: str = "codec"
@@ -66,6 +70,8 @@ class Stage1Settings:
     threads: int = 0
     validation_share: float = 0.02
     limit_pictures: int | None = None
+    shards_in_memory: int = 0
+    crops_per_shard: int = 10_000
     init: Path | None = None
     compile: bool = True
     weights: ObjectiveSettings = field(default_factory=ObjectiveSettings)
@@ -82,7 +88,7 @@ class Stage1Settings:
     def from_resolved(values: dict[str, Any]) -> "Stage1Settings":
         """Inverse of `resolved()["stage1"]`."""
         typed = {
-            "data": tuple(map(Path, values["data"])),
+            "data": tuple(map(as_source, values["data"])),
             "out": Path(values["out"]),
             "init": Path(values["init"]) if values["init"] else None,
             "weights": ObjectiveSettings(**values["weights"]),
@@ -103,18 +109,27 @@ class Stage1Settings:
             )
         if self.crop_px % 64:
             raise TrainingError(f"the crop must be a multiple of 64 pixels, got {self.crop_px}")
+        if self.crops_per_shard < 1:
+            raise TrainingError(f"the crops for every shard must be at least 1, got {self.crops_per_shard}")
+        if self.shards_in_memory and self.limit_pictures is not None:
+            raise TrainingError("shards that are streamed cannot be limited to a number of pictures")
 
 
 class Stage1Step:
     """One training step as a function of the images seen so far.
 
-    They seed everything random in it, so that a resumed run draws what an unbroken one would have.
+    They choose the pictures and seed everything random in it, so that a resumed run draws what an unbroken one would
+    have.
     """
 
     def __init__(
-        self, model: nn.Module, pictures: PictureSet, settings: Stage1Settings, workers: Workers | None = None
+        self,
+        model: nn.Module,
+        pictures_at: Callable[[int], PictureSet],
+        settings: Stage1Settings,
+        workers: Workers | None = None,
     ):
-        self.model, self.pictures, self.settings = model, pictures, settings
+        self.model, self.pictures_at, self.settings = model, pictures_at, settings
         self.workers = workers or Workers()
         self.device = next(model.parameters()).device
         self.generator = self.workers.generator(self.device)
@@ -125,7 +140,8 @@ class Stage1Step:
     def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
         settings = self.settings
         self.generator.manual_seed(settings.seed * 1_000_003 + n_images)
-        x = self.pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
+        pictures = self.pictures_at(n_images)
+        x = pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
         quality = self.workers.rows(self.qualities())
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             return self.loss(
@@ -182,17 +198,10 @@ def train_stage1(settings: Stage1Settings) -> Path:
         slow=SLOW_PARAMETERS,
     )
     loop = Loop(model, settings.out, length, settings.resolved(), workers)
-    training, validation = load_pictures(
-        settings.data,
-        min_side_px=settings.crop_px,
-        validation_share=settings.validation_share,
-        limit=settings.limit_pictures,
-    )
-    counts = f"{len(training)} training and {len(validation)} validation pictures"
+    pictures_at, held_out, counts = training_pictures(settings, device)
     if workers.first:
         print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.n_images} images")
-    step = Stage1Step(model, training.to(device), settings, workers)
-    held_out = validation.to(device)
+    step = Stage1Step(model, pictures_at, settings, workers)
 
     def validate(trained: nn.Module) -> dict[str, float]:
         return validation_scores(trained, held_out, settings)
@@ -201,12 +210,40 @@ def train_stage1(settings: Stage1Settings) -> Path:
     return settings.out
 
 
+def training_pictures(
+    settings: Stage1Settings, device: torch.device
+) -> tuple[Callable[[int], PictureSet], PictureSet, str]:
+    """The pictures to train on after so many images, those held out, and how many there are in words."""
+    if settings.shards_in_memory:
+        stream = ShardStream(
+            settings.data,
+            n_held=settings.shards_in_memory,
+            crops_per_shard=settings.crops_per_shard,
+            min_side_px=settings.crop_px,
+            validation_share=settings.validation_share,
+            seed=settings.seed,
+            device=device,
+        )
+        held_out = stream.validation()
+        counts = f"{len(stream.shards)} shards, {stream.n_held} at a time, and {len(held_out)} validation pictures"
+        return stream.at, held_out, counts
+    training, validation = load_pictures(
+        settings.data,
+        min_side_px=settings.crop_px,
+        validation_share=settings.validation_share,
+        limit=settings.limit_pictures,
+    )
+    training = training.to(device)
+    counts = f"{len(training)} training and {len(validation)} validation pictures"
+    return lambda n_images: training, validation.to(device), counts
+
+
 def resume_stage1(
     run_dir: Path,
     *,
     minutes: float | None = None,
     n_images: int | None = None,
-    data: tuple[Path, ...] = (),
+    data: tuple[Source, ...] = (),
 ) -> Path:
     """Continue a run with the settings that its checkpoint holds, to a new length if one is given.
 

@@ -16,6 +16,7 @@ from ulcodec.model.likelihood import sum_per_picture
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.precision import bfloat16_pays
 from ulcodec.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma
+from ulcodec.sources import Source, as_source
 from ulcodec.store import StoredModel, open_model
 from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind
 from ulcodec.train.objective import (
@@ -39,7 +40,7 @@ class Stage2Settings:
     `n_validations`: how often in the run the held-out loss is measured.
     """
 
-    data: tuple[Path, ...]
+    data: tuple[Source, ...]
     out: Path
     model: str = "small"
     config: str = "small"
@@ -63,7 +64,7 @@ class Stage2Settings:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> "Stage2Settings":
-        return Stage2Settings(**{**values, "data": tuple(map(Path, values["data"])), "out": Path(values["out"])})
+        return Stage2Settings(**{**values, "data": tuple(map(as_source, values["data"])), "out": Path(values["out"])})
 
     def check(self) -> None:
         """Raises TrainingError for settings that cannot run."""
@@ -229,7 +230,7 @@ def train_stage2(settings: Stage2Settings) -> Path:
 
 
 def resume_stage2(
-    run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Path, ...] = ()
+    run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
 ) -> Path:
     """As `resume_stage1`."""
     settings = Stage2Settings.from_json(rewind(run_dir, longer=minutes is not None or n_images is not None)["stage2"])
