@@ -20,7 +20,7 @@ from PIL import Image
 import ulcodec
 from benchmarks.pictures import Picture, find_pictures
 from benchmarks.report import markdown_table, progress, run_record, text_table, to_json, write_text
-from ulcodec.metrics import bd_rate_percent, bits_per_pixel, pchip, psnr_db
+from ulcodec.metrics import MS_SSIM_MIN_SIDE, bd_rate_percent, bits_per_pixel, ms_ssim, pchip, psnr_db
 
 DEFAULT_QUALITIES = tuple(range(0, 101, 10))
 BOUND_FACTOR, BOUND_BYTES = 1.01, 24
@@ -40,6 +40,7 @@ class CodedPicture:
     file_bytes: int
     bpp: float
     psnr_db: float
+    ms_ssim: float | None
     bound_bits: float
     overhead_bytes: float
     excess_bytes: float
@@ -81,7 +82,8 @@ class PictureSet:
 
 def measure(codec: ulcodec.Codec, picture: Picture, file: bytes, quality: int) -> CodedPicture:
     progress(f"decoding quality {quality}: {picture.name}")
-    bound_bits = codec.describe(file)["bound_bits"]
+    bound_bits, decoded = codec.describe(file)["bound_bits"], codec.decode_array(file)
+    large = min(picture.width, picture.height) >= MS_SSIM_MIN_SIDE
     return CodedPicture(
         picture=picture.name,
         width=picture.width,
@@ -89,7 +91,8 @@ def measure(codec: ulcodec.Codec, picture: Picture, file: bytes, quality: int) -
         quality=quality,
         file_bytes=len(file),
         bpp=bits_per_pixel(len(file), picture.width, picture.height),
-        psnr_db=psnr_db(picture.pixels, codec.decode_array(file)),
+        psnr_db=psnr_db(picture.pixels, decoded),
+        ms_ssim=ms_ssim(picture.pixels, decoded) if large else None,
         bound_bits=bound_bits,
         overhead_bytes=len(file) - bound_bits / 8,
         excess_bytes=len(file) - (BOUND_FACTOR * bound_bits / 8 + BOUND_BYTES),
@@ -148,11 +151,13 @@ def quality_row(coded: Sequence[CodedPicture], jpeg: Curve) -> dict[str, Any]:
     """Means over the pictures at one quality, beside JPEG at the same mean rate."""
     bpp, decibels = fmean(c.bpp for c in coded), fmean(c.psnr_db for c in coded)
     jpeg_db = psnr_at(jpeg, bpp)
+    similarities = [c.ms_ssim for c in coded if c.ms_ssim is not None]
     return {
         "quality": coded[0].quality,
         "bpp": bpp,
         "bound_bpp": fmean(c.bound_bits / (c.width * c.height) for c in coded),
         "psnr_db": decibels,
+        "ms_ssim": fmean(similarities) if similarities else None,
         "jpeg_420_psnr_db": jpeg_db,
         "gain_on_jpeg_420_db": None if jpeg_db is None else decibels - jpeg_db,
         "mean_overhead_bytes": fmean(c.overhead_bytes for c in coded),
@@ -228,13 +233,24 @@ def decimals(value: float | None, places: int) -> str:
 
 
 def quality_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    header = ["quality", "bpp", "bound bpp", "PSNR dB", "JPEG 4:2:0 dB", "gain dB", "overhead B", "within bound"]
+    header = [
+        "quality",
+        "bpp",
+        "bound bpp",
+        "PSNR dB",
+        "MS-SSIM",
+        "JPEG 4:2:0 dB",
+        "gain dB",
+        "overhead B",
+        "within bound",
+    ]
     rows = [
         [
             str(row["quality"]),
             decimals(row["bpp"], 4),
             decimals(row["bound_bpp"], 4),
             decimals(row["psnr_db"], 2),
+            decimals(row["ms_ssim"], 4),
             decimals(row["jpeg_420_psnr_db"], 2),
             decimals(row["gain_on_jpeg_420_db"], 2),
             decimals(row["mean_overhead_bytes"], 1),
