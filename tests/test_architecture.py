@@ -22,11 +22,12 @@ LAYERS = [
         "precision",
         "catalogue",
         "info",
+        "sources",
     ),
     ("model",),
     ("latent_coding", "data", "store"),
     ("codec", "train"),
-    ("evaluation",),
+    ("evaluation", "sampling"),
 ]
 WITHOUT_TORCH = ("errors", "metrics", "images", "container", "range_coder", "entropy", "catalogue", "info")
 
