@@ -9,24 +9,22 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from io import BytesIO
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 import ulcodec
 from benchmarks.pictures import Picture, find_pictures
 from benchmarks.report import markdown_table, progress, run_record, text_table, to_json, write_text
+from ulcodec.bench.peers import PEERS, AbsentError, Peer
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, bd_rate_percent, bits_per_pixel, ms_ssim, pchip, psnr_db
 
 DEFAULT_QUALITIES = tuple(range(0, 101, 10))
 BOUND_FACTOR, BOUND_BYTES = 1.01, 24
-JPEG_QUALITIES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, *range(22, 95, 6), 95, 97, 99)
-JPEG_HERE = "JPEG 4:2:0, measured here"
-MARKDOWN_CURVES = ("VTM-9.1", "AVIF-444-s6", "WebP-m6", "JPEG-420", JPEG_HERE)
+HERE = ", measured here"
+MARKDOWN_CURVES = ("VTM-9.1", "AVIF-444-s6", "AVIF-444-s6-tune-psnr", "BPG-444", "WebP-m6", "JPEG-420")
 
 
 @dataclass(frozen=True)
@@ -108,26 +106,32 @@ def closest_quality(mean_bpp: Callable[[int], float], target_bpp: float) -> int:
     return min((low, high), key=lambda quality: abs(mean_bpp(quality) - target_bpp))
 
 
-def jpeg_bytes(picture: Picture, quality: int) -> bytes:
-    buffer = BytesIO()
-    image = Image.fromarray(picture.pixels)
-    image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", optimize=True, progressive=True)
-    return buffer.getvalue()
-
-
-def jpeg_point(pictures: Sequence[Picture], quality: int) -> tuple[float, float]:
-    """Mean bits per pixel and mean PSNR of the pictures as JPEG 4:2:0."""
-    progress(f"JPEG quality {quality}")
-    files = [jpeg_bytes(picture, quality) for picture in pictures]
-    decoded = (np.asarray(Image.open(BytesIO(file))) for file in files)
+def peer_point(peer: Peer, pictures: Sequence[Picture], level: float) -> tuple[float, float]:
+    """Mean bits per pixel and mean PSNR of the pictures at one level of a peer."""
+    progress(f"{peer.title}, level {level:g}")
+    files = [peer.encode(picture.pixels, level) for picture in pictures]
+    decoded = (peer.decode(file, p.pixels.shape) for file, p in zip(files, pictures, strict=True))
     return (
         fmean(bits_per_pixel(len(file), p.width, p.height) for file, p in zip(files, pictures, strict=True)),
         fmean(psnr_db(p.pixels, pixels) for p, pixels in zip(pictures, decoded, strict=True)),
     )
 
 
-def jpeg_curve(pictures: Sequence[Picture]) -> Curve:
-    return increasing([jpeg_point(pictures, quality) for quality in JPEG_QUALITIES])
+def peer_curve(peer: Peer, pictures: Sequence[Picture]) -> Curve:
+    return increasing([peer_point(peer, pictures, level) for level in peer.levels])
+
+
+def available(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, str]]:
+    """The peers that are installed, and what the others lack, by title."""
+    present, absent = [], {}
+    for peer in peers:
+        try:
+            peer.library()
+        except AbsentError as error:
+            absent[peer.title] = str(error)
+        else:
+            present.append(peer)
+    return present, absent
 
 
 def increasing(points: Sequence[tuple[float, float]]) -> Curve:
@@ -208,9 +212,12 @@ def evaluate(
     qualities: Sequence[int],
     targets_bpp: Sequence[float],
     anchors: dict[str, Curve],
+    peers: Sequence[Peer] = (),
 ) -> dict[str, Any]:
-    """Every table of the report. The qualities that meet the targets are added to `qualities`."""
-    jpeg = jpeg_curve(pictures)
+    """Every table of the report. The qualities that meet the targets are added to `qualities`, JPEG to `peers`."""
+    present, absent = available([PEERS["jpeg"], *(peer for peer in peers if peer.key != "jpeg")])
+    measured = {peer: peer_curve(peer, pictures) for peer in present}
+    jpeg = measured[PEERS["jpeg"]]
     coding = PictureSet(codec, pictures)
     targets = [{"target_bpp": target, "quality": closest_quality(coding.mean_bpp, target)} for target in targets_bpp]
     chosen = sorted({*qualities, *(int(target["quality"]) for target in targets)})
@@ -222,7 +229,12 @@ def evaluate(
         "targets": targets,
         "qualities": rows,
         "bound": bound_summary(files),
-        "bd_rates": bd_rows(anchors | {JPEG_HERE: jpeg}, curve),
+        "bd_rates": bd_rows(anchors | {peer.title + HERE: found for peer, found in measured.items()}, curve),
+        "peers": [
+            {"key": peer.key, "title": peer.title, "library": peer.library(), **asdict(found)}
+            for peer, found in measured.items()
+        ],
+        "absent_peers": absent,
         "jpeg_420": [{"bpp": bpp, "psnr_db": decibels} for bpp, decibels in zip(jpeg.bpp, jpeg.psnr_db, strict=True)],
         "files": [asdict(file) for file in files],
     }
@@ -266,7 +278,7 @@ def bd_table(report: dict[str, Any], names: Sequence[str] | None = None) -> tupl
     rows = [
         [row["anchor"], decimals(row["bd_rate_percent"], 1), decimals(row["low_db"], 2), decimals(row["high_db"], 2)]
         for row in report["bd_rates"]
-        if names is None or row["anchor"] in names
+        if names is None or row["anchor"] in names or row["anchor"].endswith(HERE)
     ]
     return ["anchor", "BD-rate %", "from dB", "to dB"], rows
 
@@ -287,7 +299,8 @@ def jpeg_line(report: dict[str, Any]) -> str:
 def printed(report: dict[str, Any]) -> str:
     targets = [f"target {t['target_bpp']:g} bits per pixel: quality {t['quality']}" for t in report["targets"]]
     tables = [text_table(*quality_table(report)), text_table(*bd_table(report))]
-    return "\n".join([*targets, tables[0], bound_line(report["bound"]), jpeg_line(report), "", tables[1]])
+    absent = [f"absent: {title} ({reason})" for title, reason in report["absent_peers"].items()]
+    return "\n".join([*targets, *absent, tables[0], bound_line(report["bound"]), jpeg_line(report), "", tables[1]])
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -308,6 +321,12 @@ def rate_list(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
+def peer_list(text: str) -> list[Peer]:
+    if unknown := [key for key in text.split(",") if key not in PEERS]:
+        raise argparse.ArgumentTypeError(f"unknown peers: {', '.join(unknown)}; known: {', '.join(PEERS)}")
+    return [PEERS[key] for key in text.split(",")]
+
+
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m benchmarks.rate_distortion", description=__doc__.splitlines()[0])
     result.add_argument("--images", type=Path, help="folder of pictures (default: the sample pictures of scikit-image)")
@@ -319,6 +338,9 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--target-bpp", type=rate_list, default=[], help="mean rates to find qualities for")
     result.add_argument("--anchors", type=Path, help="JSON of published curves on the same pictures")
+    result.add_argument(
+        "--peers", type=peer_list, default=[], help=f"codecs to measure beside JPEG, with commas: {', '.join(PEERS)}"
+    )
     result.add_argument("-o", "--output", type=Path, help="write the report here as JSON")
     result.add_argument("--markdown", type=Path, help="write the main tables here")
     return result
@@ -332,7 +354,7 @@ def main(arguments: Sequence[str]) -> None:
     except (OSError, ulcodec.UlcError) as error:
         sys.exit(f"error: {error}")
     qualities = options.qualities or (() if options.target_bpp else DEFAULT_QUALITIES)
-    tables = evaluate(codec, pictures, qualities, options.target_bpp, anchors)
+    tables = evaluate(codec, pictures, qualities, options.target_bpp, anchors, options.peers)
     report = {"run": run_record("rate_distortion", arguments, codec), **tables}
     progress(f"{len(tables['files'])} files measured", last=True)
     print(printed(report))

@@ -27,7 +27,7 @@ LAYERS = [
     ("model",),
     ("latent_coding", "data", "store"),
     ("codec", "train"),
-    ("evaluation", "sampling"),
+    ("evaluation", "sampling", "bench"),
 ]
 WITHOUT_TORCH = ("errors", "metrics", "images", "container", "range_coder", "entropy", "catalogue", "info")
 

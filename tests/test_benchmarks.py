@@ -12,8 +12,9 @@ from PIL import Image
 
 from benchmarks import rate_distortion, speed
 from benchmarks.pictures import Picture, find_pictures, fitted
-from benchmarks.rate_distortion import Curve, bd_rows, closest_quality, increasing, jpeg_curve, psnr_at
+from benchmarks.rate_distortion import Curve, bd_rows, closest_quality, increasing, peer_curve, psnr_at
 from benchmarks.report import markdown_table, text_table, to_json, without_folder
+from ulcodec.bench.peers import PEERS
 from ulcodec.codec import Codec
 from ulcodec.images import load_image
 from ulcodec.metrics import psnr_db
@@ -140,7 +141,7 @@ def test_targets_are_measured_beside_the_qualities(photos: Path, tiny_codec: Cod
 
 
 def test_jpeg_is_interpolated_within_its_range_only(photos: Path) -> None:
-    curve = jpeg_curve(find_pictures(photos))
+    curve = peer_curve(PEERS["jpeg"], find_pictures(photos))
     middle = len(curve.bpp) // 2
     assert psnr_at(curve, curve.bpp[middle]) == pytest.approx(curve.psnr_db[middle])
     between = psnr_at(curve, math.sqrt(curve.bpp[middle] * curve.bpp[middle + 1]))
