@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -93,7 +94,7 @@ def work(
         coded_digest.update(b"".join(segments) + symbol_check.to_bytes(2, "big"))
     return {
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(codec.device) if codec.device.type == "cuda" else "CPU",
+        "device": torch.cuda.get_device_name(codec.device) if codec.device.type == "cuda" else platform.machine(),
         "product": codec.coder.prior.product,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "decoded": decoded_digest.hexdigest(),
