@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import ulcodec
-from benchmarks.pictures import find_pictures, fitted
+from ulcodec.bench.pictures import find_pictures, fitted
 from ulcodec.codec import Codec, padded, to_tensor
 from ulcodec.schedule import NATS_TO_BITS
 from ulcodec.train.objective import latent_bound_nats

@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 import ulcodec
-from benchmarks.demo import PICTURES
-from benchmarks.pictures import Picture, sample_picture
+from ulcodec.bench.pictures import SAMPLES, Picture, sample_picture
 from ulcodec.images import save_image
 from ulcodec.metrics import bits_per_pixel, psnr_db
 
@@ -44,7 +43,7 @@ def crop_box(text: str) -> tuple[slice, slice]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--picture", choices=PICTURES, default="chelsea")
+    parser.add_argument("--picture", choices=SAMPLES, default="chelsea")
     parser.add_argument("--quality", type=int, default=40)
     parser.add_argument("--bpp", type=float, help="choose the quality whose rate is closest to this")
     parser.add_argument("--avif", action="store_true", help="with AVIF 4:4:4 (speed 6) of the closest size")

@@ -13,11 +13,11 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from ulcodec.bench.pictures import SAMPLES
 from ulcodec.images import load_image
 from ulcodec.metrics import psnr_db
 
 QUALITIES = (20, 50, 80)
-PICTURES = ("astronaut", "coffee", "chelsea")
 
 
 def ulcodec(*arguments: str | Path) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def ulcodec(*arguments: str | Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--picture", choices=PICTURES, default=PICTURES[0])
+    parser.add_argument("--picture", choices=SAMPLES, default=SAMPLES[0])
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the files")
     parser.add_argument("--model", default="small", help="name of a model, or a model directory")
     options = parser.parse_args()

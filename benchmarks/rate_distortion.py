@@ -4,8 +4,6 @@
 """
 
 import argparse
-import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,13 +11,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 import ulcodec
-from benchmarks.pictures import Picture, find_pictures
 from benchmarks.report import markdown_table, progress, run_record, text_table, to_json, write_text
-from ulcodec.bench.peers import PEERS, AbsentError, Peer
-from ulcodec.metrics import MS_SSIM_MIN_SIDE, bd_rate_percent, bits_per_pixel, ms_ssim, pchip, psnr_db
+from ulcodec.bench.curves import Curve, bd_rows, increasing, psnr_at, read_anchors
+from ulcodec.bench.peers import PEERS, Peer, available
+from ulcodec.bench.pictures import Picture, find_pictures
+from ulcodec.metrics import MS_SSIM_MIN_SIDE, bits_per_pixel, ms_ssim, psnr_db
 
 DEFAULT_QUALITIES = tuple(range(0, 101, 10))
 BOUND_FACTOR, BOUND_BYTES = 1.01, 24
@@ -42,14 +39,6 @@ class CodedPicture:
     bound_bits: float
     overhead_bytes: float
     excess_bytes: float
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Rate-distortion points in the order of their rates."""
-
-    bpp: list[float]
-    psnr_db: list[float]
 
 
 @dataclass(frozen=True)
@@ -121,36 +110,6 @@ def peer_curve(peer: Peer, pictures: Sequence[Picture]) -> Curve:
     return increasing([peer_point(peer, pictures, level) for level in peer.levels])
 
 
-def available(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, str]]:
-    """The peers that are installed, and what the others lack, by title."""
-    present, absent = [], {}
-    for peer in peers:
-        try:
-            peer.library()
-        except AbsentError as error:
-            absent[peer.title] = str(error)
-        else:
-            present.append(peer)
-    return present, absent
-
-
-def increasing(points: Sequence[tuple[float, float]]) -> Curve:
-    """The (bpp, PSNR) points that no point of a smaller or equal rate reaches; infinite PSNR left out."""
-    kept: list[tuple[float, float]] = []
-    for bpp, decibels in sorted(points, key=lambda point: (point[0], -point[1])):
-        if math.isfinite(decibels) and (not kept or decibels > kept[-1][1]):
-            kept.append((bpp, decibels))
-    return Curve([bpp for bpp, _ in kept], [decibels for _, decibels in kept])
-
-
-def psnr_at(curve: Curve, bpp: float) -> float | None:
-    """PSNR of a curve at a rate: PCHIP over log rate, None outside the curve."""
-    if len(curve.bpp) < 2 or not curve.bpp[0] <= bpp <= curve.bpp[-1]:
-        return None
-    value = pchip(np.log(curve.bpp), np.array(curve.psnr_db))(np.array([math.log(bpp)]))
-    return float(value[0])
-
-
 def quality_row(coded: Sequence[CodedPicture], jpeg: Curve) -> dict[str, Any]:
     """Means over the pictures at one quality, beside JPEG at the same mean rate."""
     bpp, decibels = fmean(c.bpp for c in coded), fmean(c.psnr_db for c in coded)
@@ -181,29 +140,6 @@ def bound_summary(coded: Sequence[CodedPicture]) -> dict[str, Any]:
         "worst_picture": worst.picture,
         "worst_quality": worst.quality,
     }
-
-
-def bd_row(name: str, anchor: Curve, curve: Curve) -> dict[str, Any]:
-    """BD-rate to an anchor and the PSNR range of both; None where they share none or there are too few points."""
-    low = max(min(anchor.psnr_db), min(curve.psnr_db))
-    high = min(max(anchor.psnr_db), max(curve.psnr_db))
-    try:
-        value = bd_rate_percent(anchor.bpp, anchor.psnr_db, curve.bpp, curve.psnr_db)
-    except ValueError:
-        return {"anchor": name, "bd_rate_percent": None, "low_db": None, "high_db": None}
-    return {"anchor": name, "bd_rate_percent": value, "low_db": low, "high_db": high}
-
-
-def bd_rows(anchors: dict[str, Curve], curve: Curve) -> list[dict[str, Any]]:
-    """Best comparison first."""
-    rows = [bd_row(name, anchor, curve) for name, anchor in anchors.items()]
-    return sorted(rows, key=lambda row: math.inf if row["bd_rate_percent"] is None else row["bd_rate_percent"])
-
-
-def read_anchors(path: Path | None) -> dict[str, Curve]:
-    if path is None:
-        return {}
-    return {name: Curve(curve["bpp"], curve["psnr_db"]) for name, curve in json.loads(path.read_text()).items()}
 
 
 def evaluate(

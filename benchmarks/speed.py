@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 import ulcodec
-from benchmarks.pictures import Picture, find_pictures, fitted
 from benchmarks.report import progress, run_record, text_table, to_json, write_text
+from ulcodec.bench.pictures import Picture, find_pictures, fitted
 from ulcodec.codec import latent_grid
 from ulcodec.container import N_SEGMENTS, Container
 from ulcodec.latent_coding import LatentCoder, decode_latent, encode_latent, step_positions

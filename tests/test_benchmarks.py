@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from benchmarks import rate_distortion, speed
-from benchmarks.pictures import Picture, find_pictures, fitted
-from benchmarks.rate_distortion import Curve, bd_rows, closest_quality, increasing, peer_curve, psnr_at
+from benchmarks.rate_distortion import closest_quality, peer_curve
 from benchmarks.report import markdown_table, text_table, to_json, without_folder
+from ulcodec.bench.curves import Curve, bd_rows, increasing, psnr_at
 from ulcodec.bench.peers import PEERS
+from ulcodec.bench.pictures import Picture, find_pictures, fitted
 from ulcodec.codec import Codec
 from ulcodec.images import load_image
 from ulcodec.metrics import psnr_db

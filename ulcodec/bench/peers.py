@@ -4,7 +4,7 @@ A peer that is not installed says so: `Peer.library` raises `AbsentError`. Pictu
 """
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -238,3 +238,16 @@ def all_peers() -> list[Peer]:
 
 PEERS: dict[str, Peer] = {peer.key: peer for peer in all_peers()}
 """Every peer by its key."""
+
+
+def available(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, str]]:
+    """The peers that are installed, and what the others lack, by title."""
+    present, absent = [], {}
+    for peer in peers:
+        try:
+            peer.library()
+        except AbsentError as error:
+            absent[peer.title] = str(error)
+        else:
+            present.append(peer)
+    return present, absent

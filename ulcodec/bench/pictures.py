@@ -1,4 +1,4 @@
-"""The pictures that the benchmarks measure on."""
+"""The pictures that benchmarks measure on."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.demo import PICTURES
 from ulcodec.images import load_image
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SAMPLES = ("astronaut", "coffee", "chelsea")
+"""Photographs that come with scikit-image, free of restrictions."""
 
 
 class Picture(NamedTuple):
@@ -34,7 +35,7 @@ def find_pictures(folder: Path | None, limit: int | None = None) -> list[Picture
     Raises OSError for a folder that is missing or has no picture, ImageError for a picture that cannot be read.
     """
     if folder is None:
-        return [sample_picture(name) for name in PICTURES[:limit]]
+        return [sample_picture(name) for name in SAMPLES[:limit]]
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise FileNotFoundError(f"no pictures in {folder}")

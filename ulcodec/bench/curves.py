@@ -1,0 +1,60 @@
+"""Rate-distortion curves, and how they are compared."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ulcodec.metrics import bd_rate_percent, pchip
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Rate-distortion points in the order of their rates."""
+
+    bpp: list[float]
+    psnr_db: list[float]
+
+
+def increasing(points: Sequence[tuple[float, float]]) -> Curve:
+    """The (bpp, PSNR) points that no point of a smaller or equal rate reaches; infinite PSNR left out."""
+    kept: list[tuple[float, float]] = []
+    for bpp, decibels in sorted(points, key=lambda point: (point[0], -point[1])):
+        if math.isfinite(decibels) and (not kept or decibels > kept[-1][1]):
+            kept.append((bpp, decibels))
+    return Curve([bpp for bpp, _ in kept], [decibels for _, decibels in kept])
+
+
+def psnr_at(curve: Curve, bpp: float) -> float | None:
+    """PSNR of a curve at a rate: PCHIP over log rate, None outside the curve."""
+    if len(curve.bpp) < 2 or not curve.bpp[0] <= bpp <= curve.bpp[-1]:
+        return None
+    value = pchip(np.log(curve.bpp), np.array(curve.psnr_db))(np.array([math.log(bpp)]))
+    return float(value[0])
+
+
+def bd_row(name: str, anchor: Curve, curve: Curve) -> dict[str, Any]:
+    """BD-rate to an anchor and the PSNR range of both; None where they share none or there are too few points."""
+    low = max(min(anchor.psnr_db), min(curve.psnr_db))
+    high = min(max(anchor.psnr_db), max(curve.psnr_db))
+    try:
+        value = bd_rate_percent(anchor.bpp, anchor.psnr_db, curve.bpp, curve.psnr_db)
+    except ValueError:
+        return {"anchor": name, "bd_rate_percent": None, "low_db": None, "high_db": None}
+    return {"anchor": name, "bd_rate_percent": value, "low_db": low, "high_db": high}
+
+
+def bd_rows(anchors: dict[str, Curve], curve: Curve) -> list[dict[str, Any]]:
+    """Best comparison first."""
+    rows = [bd_row(name, anchor, curve) for name, anchor in anchors.items()]
+    return sorted(rows, key=lambda row: math.inf if row["bd_rate_percent"] is None else row["bd_rate_percent"])
+
+
+def read_anchors(path: Path | None) -> dict[str, Curve]:
+    if path is None:
+        return {}
+    return {name: Curve(curve["bpp"], curve["psnr_db"]) for name, curve in json.loads(path.read_text()).items()}
