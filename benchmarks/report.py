@@ -1,17 +1,15 @@
 """What every benchmark's report shares: where it was measured, progress, and tables as text, markdown and JSON."""
 
 import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import PIL
 import torch
 
+from ulcodec.bench.machine import machine_record, without_folder
 from ulcodec.codec import Codec
 from ulcodec.images import atomic_write
 from ulcodec.precision import bfloat16_pays
@@ -32,21 +30,10 @@ def run_record(benchmark: str, arguments: Sequence[str], codec: Codec) -> dict[s
         "commit": commit(),
         "model": codec.name,
         "model_fingerprint": codec.fingerprint,
-        "cpu": cpu_name(),
-        "n_cores": usable_cores(),
-        "torch_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(codec.device) if codec.device.type == "cuda" else codec.device.type,
         "network_dtype": "bfloat16" if bfloat16_pays(codec.device) else "float32",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "pillow": PIL.__version__,
+        **machine_record(),
     }
-
-
-def without_folder(argument: str) -> str:
-    """An absolute path loses its folder: a report holds nothing of the machine's layout."""
-    option, equals, value = argument.rpartition("=")
-    return option + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def commit() -> str | None:
@@ -62,19 +49,6 @@ def git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return finished.stdout.strip()
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

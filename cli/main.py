@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from ulcodec import __version__
 from ulcodec.errors import UlcError
-from ulcodec_cli import decode, encode, evaluate, info, model, sample, train, verify
+from ulcodec_cli import bench, decode, encode, evaluate, info, model, sample, train, verify
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 """What torch's RuntimeError says on a CPU and on a GPU that has no memory left."""
@@ -55,6 +55,7 @@ app.command("decode")(decode.decode)
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
 app.command("eval")(evaluate.evaluate)
+app.command("bench")(bench.bench)
 app.command("sample")(sample.sample)
 app.add_typer(model.app, name="model")
 app.add_typer(train.app, name="train")

@@ -12,8 +12,9 @@ from PIL import Image
 
 from benchmarks import rate_distortion, speed
 from benchmarks.rate_distortion import closest_quality, peer_curve
-from benchmarks.report import markdown_table, text_table, to_json, without_folder
+from benchmarks.report import markdown_table, text_table, to_json
 from ulcodec.bench.curves import Curve, bd_rows, increasing, psnr_at
+from ulcodec.bench.machine import without_folder
 from ulcodec.bench.peers import PEERS
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
 from ulcodec.codec import Codec
