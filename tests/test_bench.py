@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from benchmarks.check import failures
 from ulcodec.bench import run as bench_run
 from ulcodec.bench.peers import PEERS
 from ulcodec.bench.run import level_of_size
@@ -32,19 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bench(folder: Path, model: Path, out: Path, *options: str) -> str:
-    arguments = [
-        "bench",
-        str(folder),
-        "-o",
-        str(out),
-        "--model",
-        str(model),
-        "--codecs",
-        "jpeg,webp",
-        "--device",
-        "cpu",
-    ]
-    finished = CliRunner().invoke(app, [*arguments, "--rates", "0.5,2", "--viewer", "1", "--quick", *options])
+    given = {"-o": out, "--model": model, "--codecs": "jpeg,webp", "--device": "cpu", "--rates": "0.5,2", "--viewer": 1}
+    arguments = [str(part) for option in given.items() for part in option]
+    finished = CliRunner().invoke(app, ["bench", str(folder), "--quick", *arguments, *options])
     assert finished.exit_code == 0, finished.output
     return finished.stdout
 
@@ -108,6 +99,19 @@ def test_two_processes_measure_the_same(report: Path, folder: Path, tiny_model_d
     keys = ("codec", "picture", "level", "file_bytes")
     ours, before = ([[row[key] for key in keys] for row in rows_of(path)] for path in (tmp_path, report))
     assert ours == before
+
+
+def test_regression_check(report: Path) -> None:
+    results = json.loads((report / "results.json").read_text())
+    assert failures(results, results) == []
+    larger, slower = (json.loads(json.dumps(results)) for _ in range(2))
+    for point in larger["curves"]["ulcodec"]:
+        point["bpp"] *= 1.02
+    assert "BD-rate" in failures(larger, results)[0]
+    assert failures(results, larger) == []
+    slower["times"][0]["decode_cpu_ms"] *= 2
+    [found] = failures(slower, results)
+    assert found == "decode_cpu_ms, beside webp's: 2.00 times what it was"
 
 
 def test_level_of_size(picture: np.ndarray) -> None:

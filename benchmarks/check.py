@@ -1,0 +1,60 @@
+"""Is a new `ulcodec bench` worse than an earlier one on the same pictures?
+
+    python -m benchmarks.check report/results.json earlier/results.json
+
+Rate: ulcodec's BD-rate (PSNR) against its own earlier curve. Time: CPU time for a megapixel divided by that of WebP in the same
+run, since machines differ, against the same quotient in the earlier run.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ulcodec.bench.curves import bd_row
+from ulcodec.bench.report import curve_of
+from ulcodec.bench.run import OURS
+
+REFERENCE = "webp"
+MAX_BD_RATE_PERCENT = 0.5
+MAX_TIME_RATIO = 1.5
+
+
+def relative_time(report: Mapping[str, Any], measure: str) -> float:
+    """ulcodec's time in units of the reference codec's."""
+    titles = {codec["key"]: codec["title"] for codec in report["codecs"]}
+    times = {row["title"]: row[measure] for row in report["times"]}
+    return float(times[titles[OURS]] / times[titles[REFERENCE]])
+
+
+def failures(new: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
+    """What is worse by more than the noise allows, in words. Raises KeyError if a run lacks what is compared."""
+    found = []
+    row = bd_row("earlier", curve_of(earlier["curves"][OURS]), curve_of(new["curves"][OURS]))
+    if row["bd_rate_percent"] is None or row["bd_rate_percent"] > MAX_BD_RATE_PERCENT:
+        found.append(f"BD-rate against the earlier curve: {row['bd_rate_percent']} %")
+    for measure in ("encode_cpu_ms", "decode_cpu_ms"):
+        ratio = relative_time(new, measure) / relative_time(earlier, measure)
+        if ratio > MAX_TIME_RATIO:
+            found.append(f"{measure}, beside {REFERENCE}'s: {ratio:.2f} times what it was")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.check", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("new", type=Path, help="results.json of a run")
+    parser.add_argument("earlier", type=Path, help="results.json to compare it with")
+    options = parser.parse_args()
+    try:
+        new, earlier = (json.loads(path.read_text()) for path in (options.new, options.earlier))
+        found = failures(new, earlier)
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"error: {error}")
+    print("\n".join(found) or "no worse")
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()
