@@ -2,8 +2,8 @@
 
     python -m benchmarks.check report/results.json earlier/results.json
 
-Rate: ulcodec's BD-rate (PSNR) against its own earlier curve. Time: CPU time for a megapixel divided by that of WebP in the same
-run, since machines differ, against the same quotient in the earlier run.
+Rate: ulcodec's BD-rate (PSNR) against its own earlier curve. Time: CPU time for a megapixel divided by that of WebP in
+the same run, since machines differ, against the same quotient in the earlier run.
 """
 
 import argparse

@@ -139,7 +139,9 @@ class Stage1Step:
 
     def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
         settings = self.settings
-        self.generator.manual_seed(settings.seed * 1_000_003 + n_images)
+        seed = settings.seed * 1_000_003 + n_images
+        self.generator.manual_seed(seed)
+        torch.manual_seed(seed)  # dropout draws from the global generators
         pictures = self.pictures_at(n_images)
         x = pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
         quality = self.workers.rows(self.qualities())
