@@ -15,7 +15,7 @@ from ulcodec.model.base_model import BaseModel, BaseModelConfig
 from ulcodec.model.checkpoint import read_tensors
 from ulcodec.model.config import TINY
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.sampling import load_sampler, sample_latents
+from ulcodec.sampling import Denoiser, guided, load_sampler, sample_latents
 from ulcodec.schedule import ALPHA_0, SIGMA_0, alpha, sigma
 from ulcodec.store import save_model
 from ulcodec.train.stage2 import Stage2Settings, resume_stage2, train_stage2
@@ -47,7 +47,7 @@ def test_fresh_base_model_denoises_a_gaussian_exactly(gaussian: BaseModel, log_s
 
 
 def test_sampler_draws_the_gaussian(gaussian: BaseModel) -> None:
-    z_0 = sample_latents(gaussian, (2000, 2, 2), 200, torch.Generator().manual_seed(0))
+    z_0 = sample_latents(gaussian, gaussian.draw_noisiest((2000, 2, 2), torch.Generator().manual_seed(0)), 200)
     torch.testing.assert_close(z_0.mean((0, 2, 3)), ALPHA_0 * MEAN, rtol=0, atol=0.5)
     expected = ((ALPHA_0 * STD) ** 2 + SIGMA_0**2).sqrt()
     torch.testing.assert_close(z_0.std((0, 2, 3)), expected, rtol=0.05, atol=0)
@@ -57,13 +57,14 @@ def test_guidance_moves_away_from_the_guide(gaussian: BaseModel) -> None:
     guide = BaseModel(gaussian.config).eval().requires_grad_(False)
     guide.set_statistics(MEAN + torch.tensor([0.0, 1.0, 0.0]), STD)
 
-    def mean_drawn(guidance: float) -> float:
-        z_0 = sample_latents(gaussian, (500, 2, 2), 50, torch.Generator().manual_seed(0), guide, guidance)
-        return float(z_0[:, 1].mean())
+    z_1 = gaussian.draw_noisiest((500, 2, 2), torch.Generator().manual_seed(0))
 
-    plain = sample_latents(gaussian, (500, 2, 2), 50, torch.Generator().manual_seed(0))
-    assert mean_drawn(1.0) == pytest.approx(float(plain[:, 1].mean()), abs=1e-4)
-    assert mean_drawn(2.0) < mean_drawn(1.0) - 0.3
+    def mean_drawn(denoise: Denoiser) -> float:
+        return float(sample_latents(denoise, z_1, 50)[:, 1].mean())
+
+    plain = mean_drawn(gaussian)
+    assert mean_drawn(guided(gaussian, guide, 1.0)) == pytest.approx(plain, abs=1e-4)
+    assert mean_drawn(guided(gaussian, guide, 2.0)) < plain - 0.3
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """New pictures: the base model of a stage-2 run draws latents, the codec's decoder shows them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from ulcodec.model.base_model import BaseModel, BaseModelConfig
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, recover_directory
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.precision import bfloat16_pays
-from ulcodec.schedule import ALPHA_0, LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, STEP_WIDTH, alpha, sigma
+from ulcodec.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, STEP_WIDTH, alpha, sigma
 from ulcodec.store import open_model
 
 
@@ -43,6 +43,9 @@ class Sampler:
     ) -> Iterator[np.ndarray]:
         """Draw pictures, one after another: uint8 [height, width, 3], sides rounded up to multiples of 16 pixels.
 
+        The decoder of a codec knows latents in whole steps, as files hold them. So it is shown the last estimate of the
+        clean latent, rounded, where the paper's, trained on noisy latents, takes z_0 itself.
+
         `guide`: a weaker base model for the same codec (smaller, or trained for less time); `guidance` above 1 moves
         away from what it would draw (autoguidance, Karras et al., arXiv 2406.02507, eq. 3). Raises ModelError for
         a guide of another codec.
@@ -50,38 +53,41 @@ class Sampler:
         if guide is not None and (guide.codec_sha256, guide.quality) != (self.codec_sha256, self.quality):
             raise ModelError("the guide was trained on other latents")
         generator = torch.Generator(self.device).manual_seed(seed)
+        denoise = self.base if guide is None else guided(self.base, guide.base, guidance)
         grid = (-(-height // PATCH_PX), -(-width // PATCH_PX))
+        cleanest = torch.tensor([LATENT_LOG_SNR_0], device=self.device)
+        quality = torch.tensor([self.quality], device=self.device)
         autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(self.device))
         with torch.inference_mode(), autocast:
             for _ in range(count):
-                z_0 = sample_latents(
-                    self.base, (1, *grid), n_steps, generator, None if guide is None else guide.base, guidance
-                )
-                y = (z_0 / (ALPHA_0 * STEP_WIDTH)).contiguous(memory_format=torch.channels_last)
-                mean = self.codec.decoder.trunk(y, torch.tensor([self.quality], device=self.device))[1]
-                yield to_pixels(mean[0].float(), Layout.RGB)
+                z_0 = sample_latents(denoise, self.base.draw_noisiest((1, *grid), generator), n_steps)
+                y = torch.round(denoise(z_0, cleanest) / STEP_WIDTH).contiguous(memory_format=torch.channels_last)
+                yield to_pixels(self.codec.decoder.trunk(y, quality)[1][0].float(), Layout.RGB)
 
 
-def sample_latents(
-    base: BaseModel,
-    shape: tuple[int, int, int],
-    n_steps: int,
-    generator: torch.Generator,
-    guide: BaseModel | None = None,
-    guidance: float = 1.0,
-) -> Tensor:
-    """z_0 [B, C, h, w] for `shape` = (B, h, w), at log-SNR 5 as the decoder expects it.
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(z_t [B, C, h, w], log_snr [B]) -> z_hat."""
+
+
+def guided(base: Denoiser, guide: Denoiser, guidance: float) -> Denoiser:
+    """`guide + guidance (base - guide)`, of the two estimates of the clean latent."""
+
+    def denoise(z_t: Tensor, log_snr: Tensor) -> Tensor:
+        weaker = guide(z_t, log_snr)
+        return weaker + guidance * (base(z_t, log_snr) - weaker)
+
+    return denoise
+
+
+def sample_latents(denoise: Denoiser, z_1: Tensor, n_steps: int) -> Tensor:
+    """z_0 [B, C, h, w] at log-SNR 5 from the noisiest latents z_1.
 
     Deterministic steps (DDIM, arXiv 2010.02502, eq. 12 with no noise), even in log-SNR.
     """
-    z_t = base.draw_noisiest(shape, generator)
+    z_t = z_1
     levels = torch.linspace(LATENT_LOG_SNR_1, LATENT_LOG_SNR_0, n_steps + 1, device=z_t.device)
     for now, following in pairwise(levels):
-        log_snr = now.expand(len(z_t))
-        z_hat = base(z_t, log_snr)
-        if guide is not None:
-            weaker = guide(z_t, log_snr)
-            z_hat = weaker + guidance * (z_hat - weaker)
+        z_hat = denoise(z_t, now.expand(len(z_t)))
         noise = (z_t - alpha(now) * z_hat) / sigma(now)
         z_t = alpha(following) * z_hat + sigma(following) * noise
     return z_t
