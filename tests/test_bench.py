@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from benchmarks.check import failures
+from ulcodec.bench import peers
 from ulcodec.bench import run as bench_run
 from ulcodec.bench.peers import PEERS
 from ulcodec.bench.run import level_of_size
+from ulcodec.errors import BenchmarkError
 from ulcodec.metrics import psnr_db
 from ulcodec_cli.main import app
 
@@ -126,6 +129,30 @@ def test_level_of_size(picture: np.ndarray) -> None:
 )
 def test_bench_refuses(folder: Path, tmp_path: Path, options: list[str]) -> None:
     assert CliRunner().invoke(app, ["bench", str(folder), "-o", str(tmp_path), *options]).exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[1]", '{"a": {"bpp": [1]}}'])
+def test_anchors_that_are_none(folder: Path, tmp_path: Path, text: str) -> None:
+    anchors = tmp_path / "anchors.json"
+    anchors.write_text(text)
+    options = ["--anchors", str(anchors), "-o", str(tmp_path / "report")]
+    refused = CliRunner().invoke(app, ["bench", str(folder), *options])
+    assert (refused.exit_code, "not a JSON of rate-distortion curves" in refused.stderr) == (2, True)
+    assert not (tmp_path / "report").exists()
+
+
+def test_sample_pictures_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "skimage"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    refused = CliRunner().invoke(app, ["bench", "-o", str(tmp_path)])
+    assert (refused.exit_code, "come with scikit-image" in refused.stderr) == (2, True)
+
+
+def test_a_codec_that_fails_is_an_error(picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "ffmpeg", lambda: "false")
+    with pytest.raises(BenchmarkError, match="ffmpeg"):
+        PEERS["hevc"].encode(picture, 30)
 
 
 def test_bench_without_pictures(tmp_path: Path) -> None:

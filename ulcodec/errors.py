@@ -12,7 +12,8 @@
     ├── ImageError                   the input is not a picture that can be coded
     ├── ModelError                   a model directory is missing, incomplete or inconsistent
     │   └── UnknownModelError        the file was made by a model that is not installed
-    └── TrainingError                a training run cannot start or had to stop
+    ├── TrainingError                a training run cannot start or had to stop
+    └── BenchmarkError               a benchmark cannot start, or a codec in it failed
 
 Errors of other libraries are wrapped where they enter, so that `except UlcError` is enough.
 """
@@ -68,3 +69,7 @@ class UnknownModelError(ModelError):
 
 class TrainingError(UlcError):
     """A training run cannot start, or had to stop."""
+
+
+class BenchmarkError(UlcError):
+    """A benchmark cannot start, or a codec that it runs failed."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ulcodec.errors import BenchmarkError
 from ulcodec.metrics import bd_rate_percent, pchip
 
 
@@ -55,6 +56,11 @@ def bd_rows(anchors: dict[str, Curve], curve: Curve) -> list[dict[str, Any]]:
 
 
 def read_anchors(path: Path | None) -> dict[str, Curve]:
+    """Published curves, `{name: {"bpp": [...], "psnr_db": [...]}}`. Raises OSError or BenchmarkError."""
     if path is None:
         return {}
-    return {name: Curve(curve["bpp"], curve["psnr_db"]) for name, curve in json.loads(path.read_text()).items()}
+    try:
+        curves = json.loads(path.read_text())
+        return {name: Curve(curve["bpp"], curve["psnr_db"]) for name, curve in curves.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchmarkError(f"{path}: not a JSON of rate-distortion curves") from error

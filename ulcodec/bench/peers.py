@@ -15,6 +15,8 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image, features
 
+from ulcodec.errors import BenchmarkError
+
 Pixels = NDArray[np.uint8]
 TIMEOUT_S = 600
 
@@ -129,9 +131,12 @@ def ffmpeg_encoders() -> str:
 
 def run_ffmpeg(arguments: list[str], data: bytes) -> bytes:
     command = [ffmpeg(), "-hide_banner", "-loglevel", "error", *arguments]
-    finished = subprocess.run(command, input=data, capture_output=True, timeout=TIMEOUT_S, check=False)
+    try:
+        finished = subprocess.run(command, input=data, capture_output=True, timeout=TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BenchmarkError(f"ffmpeg: {error}") from error
     if finished.returncode:
-        raise RuntimeError(f"ffmpeg {' '.join(arguments)}: {finished.stderr.decode(errors='replace').strip()}")
+        raise BenchmarkError(f"ffmpeg {' '.join(arguments)}: {finished.stderr.decode(errors='replace').strip()}")
     return finished.stdout
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ulcodec.errors import BenchmarkError
 from ulcodec.images import load_image
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -43,7 +44,12 @@ def find_pictures(folder: Path | None, limit: int | None = None) -> list[Picture
 
 
 def sample_picture(name: str) -> Picture:
-    file = files("skimage.data") / f"{name}.png"
+    """A photograph that comes with scikit-image. Raises BenchmarkError if that is not installed."""
+    try:
+        file = files("skimage.data") / f"{name}.png"
+    except ModuleNotFoundError as error:
+        message = 'the sample pictures come with scikit-image: name a folder, or pip install "ulcodec[bench]"'
+        raise BenchmarkError(message) from error
     return Picture(file.name, load_image(file.read_bytes()).pixels)
 
 
