@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test lint check bench clean
+.PHONY: venv demo test lint check bench bench-check clean
 
 venv: $(VENV)/installed
 
@@ -25,11 +25,15 @@ lint: venv
 
 check: lint test
 
-# ARGS goes to both benchmarks, for instance ARGS="--images KODAK_FOLDER".
+# ARGS goes to `ulcodec bench`, for instance ARGS="KODAK_FOLDER --jobs 2".
 bench: venv
-	$(BIN)/python -m benchmarks.rate_distortion $(ARGS)
-	$(BIN)/python -m benchmarks.speed $(ARGS)
+	$(BIN)/ulcodec bench $(ARGS)
+	$(BIN)/python -m benchmarks.speed --cold-start
+
+bench-check: venv
+	$(BIN)/ulcodec bench --quick -o report/quick
+	$(BIN)/python -m benchmarks.check report/quick/results.json benchmarks/results/0.1.0/samples/results.json
 
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo report *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,8 +2,8 @@
 
     python -m benchmarks.check report/results.json earlier/results.json
 
-Rate: ulcodec's BD-rate (PSNR) against its own earlier curve. Time: CPU time for a megapixel divided by that of WebP in
-the same run, since machines differ, against the same quotient in the earlier run.
+Rate: ulcodec's BD-rate (PSNR) against its own earlier curve. Time: CPU time divided by that of WebP in the same run,
+since machines differ, against the same quotient in the earlier run.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ulcodec.bench.curves import bd_row
+from ulcodec.bench.peers import OURS
 from ulcodec.bench.report import curve_of
-from ulcodec.bench.run import OURS
 
 REFERENCE = "webp"
 MAX_BD_RATE_PERCENT = 0.5
@@ -23,10 +23,9 @@ MAX_TIME_RATIO = 1.5
 
 
 def relative_time(report: Mapping[str, Any], measure: str) -> float:
-    """ulcodec's time in units of the reference codec's."""
-    titles = {codec["key"]: codec["title"] for codec in report["codecs"]}
-    times = {row["title"]: row[measure] for row in report["times"]}
-    return float(times[titles[OURS]] / times[titles[REFERENCE]])
+    """ulcodec's time in units of the reference codec's, on the smallest picture."""
+    times = {row["codec"]: row[measure] for row in reversed(report["speed"]) if measure in row}
+    return float(times[OURS] / times[REFERENCE])
 
 
 def failures(new: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:

@@ -151,7 +151,8 @@ def main() -> None:
         worker(arguments)
         return
 
-    from benchmarks.report import markdown_table, text_table, write_text
+    from benchmarks.report import write_text
+    from ulcodec.bench.tables import markdown_table, text_table
 
     others = tuple(Configuration(f"other environment {i + 1}", python=path) for i, path in enumerate(arguments.python))
     cuda = (Configuration("CUDA", options=("--device", "cuda")),) if arguments.cuda else ()

@@ -1,6 +1,6 @@
 """Draws the rate-distortion figure of the README from a committed report.
 
-python -m benchmarks.figure benchmarks/results/kodak.json -o docs/images/kodak.svg
+python -m benchmarks.figure benchmarks/results/0.1.0/kodak/results.json -o docs/images/kodak.svg
 """
 
 import argparse
@@ -14,26 +14,33 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
+from ulcodec.bench.peers import OURS
+from ulcodec.bench.report import curve_of
+
+SHOWN = ("vvc", "avif-psnr", "avif", "jpegxl", "webp", "jpeg")
 RATES = (0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.figure", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("report", type=Path, help="JSON written by benchmarks.rate_distortion")
+    parser.add_argument("report", type=Path, help="results.json of ulcodec bench")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     report = json.loads(options.report.read_text())
-    ours = [row["bpp"] for row in report["qualities"]], [row["psnr_db"] for row in report["qualities"]]
+    curves = {codec["key"]: curve_of(report["curves"][codec["key"]]) for codec in report["codecs"]}
+    titles = {codec["key"]: codec["title"] for codec in report["codecs"]}
+    ours = curves.pop(OURS)
     plt.rcParams.update(
         {"svg.hashsalt": "ulcodec", "font.size": 10, "svg.fonttype": "none", "font.family": "sans-serif"}
     )
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    axes.plot(*ours, "o-", color="#0b66c3", linewidth=2.2, markersize=5, label="ulcodec small", zorder=3)
-    for peer in report["peers"]:
-        axes.plot(peer["bpp"], peer["psnr_db"], linewidth=1.4, label=peer["title"])
+    axes.plot(ours.bpp, ours.psnr_db, "o-", color="#0b66c3", linewidth=2.2, markersize=5, label=titles[OURS], zorder=3)
+    for key in SHOWN:
+        if key in curves:
+            axes.plot(curves[key].bpp, curves[key].psnr_db, linewidth=1.4, label=titles[key])
     axes.set_xscale("log")
-    axes.set_xlim(0.9 * ours[0][0], 1.1 * ours[0][-1])
-    axes.set_ylim(min(ours[1]) - 4.5, max(ours[1]) + 1.5)
+    axes.set_xlim(0.9 * ours.bpp[0], 1.1 * ours.bpp[-1])
+    axes.set_ylim(ours.psnr_db[0] - 4.5, ours.psnr_db[-1] + 1.5)
     axes.xaxis.set_major_locator(FixedLocator(RATES))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())

@@ -18,8 +18,10 @@ import torch
 from PIL import Image
 
 import ulcodec
-from benchmarks.report import progress, run_record, text_table, to_json, write_text
+from benchmarks.report import progress, write_text
+from ulcodec.bench.machine import run_record
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
+from ulcodec.bench.tables import text_table, to_json
 from ulcodec.codec import latent_grid
 from ulcodec.container import N_SEGMENTS, Container
 from ulcodec.latent_coding import LatentCoder, decode_latent, encode_latent, step_positions
@@ -223,7 +225,7 @@ def main(arguments: Sequence[str]) -> None:
     progress(f"{options.runs} runs timed", last=True)
     file_bytes = len(codec.encode(picture.pixels, quality=quality))
     report = {
-        "run": run_record("speed", arguments, codec),
+        "run": run_record(["python", "-m", "benchmarks.speed", *arguments], codec),
         "picture": picture_record(picture, quality, file_bytes, options.runs),
         "stages": stages,
         "products": products,

@@ -1,8 +1,8 @@
 """`ulcodec bench`: ulcodec and the codecs that people use, on the same pictures, as a report to look at."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,16 +12,18 @@ from ulcodec_cli.common import DEFAULT_MODEL, Model
 
 QUICK_CODECS = "jpeg,webp,avif,avif-psnr"
 QUICK_PICTURES = 3
+SIZES, QUICK_SIZES = "0.4,1.6,6,12,24,48", "0.4"
+SPEED_BPP = 0.5
 
 
-def parse_rates(text: str) -> list[float]:
+def parse_numbers(text: str, highest: float) -> list[float]:
     try:
-        rates = [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",") if part]
     except ValueError:
         raise typer.BadParameter(f"expected numbers with commas, got {text!r}") from None
-    if not all(0 < rate <= 24 for rate in rates):
-        raise typer.BadParameter("rates are above 0 and at most 24 bits per pixel")
-    return rates
+    if not all(0 < number <= highest for number in numbers):
+        raise typer.BadParameter(f"expected numbers above 0 and at most {highest:g}, got {text!r}")
+    return numbers
 
 
 def bench(
@@ -33,22 +35,32 @@ def bench(
     anchors: Annotated[Path | None, typer.Option(help="JSON of published curves on the same pictures.")] = None,
     model: Model = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
-    jobs: Annotated[int, typer.Option(min=1, help="Processes; with more than one, times are of busy cores.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes for rate and distortion.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures.")] = None,
     rates: Annotated[str, typer.Option(help="Rates of the viewer in bits per pixel, with commas.")] = "0.1,0.25,0.5",
     viewer: Annotated[int, typer.Option(min=0, help="Pictures in the viewer.")] = 3,
+    sizes: Annotated[
+        str | None, typer.Option(help=f"Megapixels to time at, with commas, '' for none. Default: {SIZES}.")
+    ] = None,
+    perceptual: Annotated[
+        bool, typer.Option("--perceptual", help="LPIPS, DISTS and FID too (torchmetrics, torchvision, weights).")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Few levels, codecs and pictures: under two minutes.")] = False,
 ) -> None:
     """Measure ulcodec beside other codecs and write a report; the same command goes on with a run that stopped."""
-    rates_bpp = parse_rates(rates)
+    rates_bpp = parse_numbers(rates, 24)
+    megapixels = parse_numbers((QUICK_SIZES if quick else SIZES) if sizes is None else sizes, 1000)
 
-    import ulcodec
     from ulcodec.bench.curves import read_anchors
-    from ulcodec.bench.machine import machine_record, without_folder
+    from ulcodec.bench.machine import run_record
+    from ulcodec.bench.ours import our_codec, our_peer
     from ulcodec.bench.peers import PEERS, available
+    from ulcodec.bench.perceptual import absent_networks
     from ulcodec.bench.pictures import find_pictures
-    from ulcodec.bench.report import summarise, viewer_picture, write_report
-    from ulcodec.bench.run import Job, jobs_of, measure, measure_all, our_level_at, our_peer
+    from ulcodec.bench.report import level_near, summarise, write_report
+    from ulcodec.bench.run import Job, add_fid, jobs_of, measure_all
+    from ulcodec.bench.speed import measure_speed
+    from ulcodec.model.describe import coding_kmac_per_px, describe
 
     names = (codecs or (QUICK_CODECS if quick else ",".join(PEERS))).split(",")
     if unknown := [name for name in names if name not in PEERS]:
@@ -56,48 +68,64 @@ def bench(
     published = read_anchors(anchors)
     pictures = find_pictures(folder, limit or (QUICK_PICTURES if quick else None))
     present, absent = available([PEERS[name] for name in names])
+    missing = absent_networks() if perceptual else {}
+    absent |= {name.upper(): reason for name, reason in missing.items()}
     for title, reason in absent.items():
         typer.echo(f"absent: {title} ({reason})", err=True)
     measured = [our_peer(model, device), *present]
     libraries = {codec.key: codec.library() for codec in measured}
-    titles = {codec.key: codec.title for codec in measured}
     output.mkdir(parents=True, exist_ok=True)
 
-    template = Job("", pictures[0], model=model, device=device, n_threads=1 if jobs > 1 else 0)
+    template = Job("", pictures[0], model=model, device=device, perceptual=perceptual, n_threads=1 if jobs > 1 else 0)
     work = jobs_of(measured, pictures, quick=quick, template=template)
     shown = pictures[:viewer]
-    n_views = len(shown) * len(rates_bpp) * len(measured)
-    with typer.progressbar(length=len(work) + n_views, label="measuring", file=sys.stderr) as bar:
-        rows = measure_all(work, libraries, output / "measurements.jsonl", jobs, lambda: bar.update(1))
-        views: list[dict[str, Any]] = []
-        for picture in shown:
-            at_rates = []
-            for rate in rates_bpp:
-                level = our_level_at(picture, rate, template)
-                ours = measure(replace(template, codec="ulcodec", picture=picture, level=level, keep=True))
-                bar.update(1)
-                versions = [ours]
-                for codec in present:
-                    job = replace(template, codec=codec.key, picture=picture, n_bytes=ours["file_bytes"], keep=True)
-                    versions.append(measure(job))
-                    bar.update(1)
-                at_rates.append((rate, versions))
-            views.append(viewer_picture(picture.name, picture.pixels, at_rates, titles))
+    n_views, n_timed = len(shown) * len(rates_bpp) * len(measured), len(measured) * len(megapixels)
+    with typer.progressbar(length=len(work) + n_timed + n_views, label="measuring", file=sys.stderr) as bar:
 
-    codec = ulcodec.load(model, device=device)
-    run = {
-        "command": " ".join(["ulcodec", *map(without_folder, sys.argv[1:])]),
-        "date": date.today().isoformat(),
-        "version": ulcodec.__version__,
-        "model": codec.name,
-        "model_fingerprint": codec.fingerprint,
-        **machine_record(),
-    }
-    megapixels = {picture.name: picture.width * picture.height / 1e6 for picture in pictures}
-    summary = summarise(rows, measured, published, megapixels)
-    write_report(output, {"run": run, "absent": absent, **summary, "viewer": views}, rows)
+        def advance() -> None:
+            bar.update(1)
+
+        rows = measure_all(work, libraries, output / "measurements.jsonl", jobs, advance)
+        summary = summarise(rows, measured, published)
+        if perceptual and "fid" not in missing:
+            add_fid(summary["curves"], pictures, template)
+        timed = [(codec, level_near(summary["curves"][codec.key], SPEED_BPP)) for codec in measured]
+        speed = measure_speed(timed, pictures[0], megapixels, model, device, advance)
+        views = viewer_pictures(template, shown, rates_bpp, [codec.key for codec in present], rows, advance)
+
+    codec = our_codec(model, device)
+    complexity = {"parts": describe(codec.model.config), "kmac_per_px": coding_kmac_per_px(codec.model.config)}
+    run = run_record(["ulcodec", *sys.argv[1:]], codec)
+    tables = {"run": run, "absent": absent, **summary, "speed": speed, "complexity": complexity}
+    write_report(output, {**tables, "viewer": views}, rows)
     for row in summary["bd_rates"]:
         if row["bd_rate_percent"] is not None:
             span = f"{row['low_db']:.1f} to {row['high_db']:.1f} dB"
             typer.echo(f"{row['bd_rate_percent']:+7.1f} %  bits against {row['anchor']} ({span})")
     typer.echo(str(output / "index.html"))
+
+
+def viewer_pictures(
+    template: Any, pictures: list[Any], rates_bpp: list[float], others: list[str], rows: list[dict[str, Any]],
+    on_done: Callable[[], object],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Each picture at each rate: ulcodec's file, and those of the others at its size."""
+    from ulcodec.bench.peers import OURS
+    from ulcodec.bench.report import viewer_picture
+    from ulcodec.bench.run import known_sizes, measure
+
+    known = known_sizes(rows)
+    views = []
+    for picture in pictures:
+        at_rates = []
+        for rate in rates_bpp:
+            n_bytes, versions = round(rate * picture.width * picture.height / 8), []
+            for key in (OURS, *others):
+                sizes = known[key, picture.name]
+                job = replace(template, codec=key, picture=picture, n_bytes=n_bytes, known=sizes, keep=True)
+                versions.append(measure(job))
+                n_bytes = versions[0]["file_bytes"]
+                on_done()
+            at_rates.append((rate, versions))
+        views.append(viewer_picture(picture.name, picture.pixels, at_rates))
+    return views

@@ -21,8 +21,9 @@ def describe_model(
 ) -> None:
     """Parameters and thousand multiply-accumulates per pixel of each part."""
     from ulcodec.model.describe import describe
+    from ulcodec.model.presets import preset
 
-    rows = describe(config)
+    rows = describe(preset(config))
     if json:
         print_json({"config": config, "parts": rows})
         return

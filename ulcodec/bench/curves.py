@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ulcodec.errors import BenchmarkError
-from ulcodec.metrics import bd_rate_percent, pchip
+from ulcodec.metrics import bd_rate_percent
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,6 @@ def increasing(points: Sequence[tuple[float, float]]) -> Curve:
         if math.isfinite(decibels) and (not kept or decibels > kept[-1][1]):
             kept.append((bpp, decibels))
     return Curve([bpp for bpp, _ in kept], [decibels for _, decibels in kept])
-
-
-def psnr_at(curve: Curve, bpp: float) -> float | None:
-    """PSNR of a curve at a rate: PCHIP over log rate, None outside the curve."""
-    if len(curve.bpp) < 2 or not curve.bpp[0] <= bpp <= curve.bpp[-1]:
-        return None
-    value = pchip(np.log(curve.bpp), np.array(curve.psnr_db))(np.array([math.log(bpp)]))
-    return float(value[0])
 
 
 def bd_row(name: str, anchor: Curve, curve: Curve) -> dict[str, Any]:

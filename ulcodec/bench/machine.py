@@ -2,16 +2,33 @@
 
 import os
 import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import PIL
 import torch
 
+import ulcodec
+from ulcodec.codec import Codec
+from ulcodec.precision import bfloat16_pays
 
-def machine_record() -> dict[str, Any]:
-    """Processor, cores and versions."""
+ROOT = Path(ulcodec.__file__).parents[1]
+
+
+def run_record(command: Sequence[str], codec: Codec) -> dict[str, Any]:
+    """Where, when, how and with which model something was measured; paths in the command lose their folders."""
     return {
+        "command": " ".join(map(without_folder, command)),
+        "date": date.today().isoformat(),
+        "version": ulcodec.__version__,
+        "commit": commit(),
+        "model": codec.name,
+        "model_fingerprint": codec.fingerprint,
+        "device": torch.cuda.get_device_name(codec.device) if codec.device.type == "cuda" else codec.device.type,
+        "network_dtype": "bfloat16" if bfloat16_pays(codec.device) else "float32",
         "cpu": cpu_name(),
         "n_cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
@@ -38,3 +55,20 @@ def without_folder(argument: str) -> str:
     """An absolute path loses its folder: a report holds nothing of the machine's layout."""
     option, equals, value = argument.rpartition("=")
     return option + equals + (Path(value).name if Path(value).is_absolute() else value)
+
+
+def commit() -> str | None:
+    """Commit of ulcodec's source, marked `-dirty` if tracked files but results differ; None outside its repository."""
+    if git("rev-parse", "--show-toplevel") != str(ROOT):
+        return None
+    head = git("rev-parse", "HEAD")
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+    return f"{head}-dirty" if head and changes else head
+
+
+def git(*arguments: str) -> str | None:
+    try:
+        finished = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return finished.stdout.strip()

@@ -19,6 +19,8 @@ from ulcodec.errors import BenchmarkError
 
 Pixels = NDArray[np.uint8]
 TIMEOUT_S = 600
+OURS = "ulcodec"
+"""Key of ulcodec itself, beside those of its peers."""
 
 
 class AbsentError(Exception):
@@ -179,8 +181,10 @@ JPEG_LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, *range(22, 95, 6), 95, 97, 9
 JPEG_2000_RATIOS = (240, 160, 120, 80, 60, 40, 30, 24, 16, 12, 8, 6)
 WEBP_LEVELS = (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100)
 AVIF_LEVELS = (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 95)
+AVIF_SLOW_LEVELS = (5, 15, 30, 50, 70, 90, 95)
 JPEG_XL_DISTANCES = (25, 15, 10, 7, 5, 4, 3, 2, 1.5, 1, 0.7, 0.5, 0.3)
 QP_LEVELS = (46, 42, 38, 34, 30, 26, 22, 18, 14)
+VVC_LEVELS = (46, 40, 34, 28, 22, 16)
 CRF_LEVELS = (60, 54, 48, 42, 36, 30, 24, 18, 12, 6)
 X265 = "keyint=1:repeat-headers=0:info=0:range=full:colormatrix=bt709:psy-rd=0:psy-rdoq=0"
 
@@ -213,8 +217,10 @@ def vvenc_options(level: float) -> list[str]:
     return ["-preset", "slow", "-qp", str(int(level)), "-qpa", "0", "-period", "1"]
 
 
-def avif_peer(key: str, title: str, options: Callable[[float], dict[str, Any]]) -> Peer:
-    return pillow_peer(key, f"AVIF {title}", "avif", "AVIF", AVIF_LEVELS, options)
+def avif_peer(
+    key: str, title: str, options: Callable[[float], dict[str, Any]], levels: tuple[float, ...] = AVIF_LEVELS
+) -> Peer:
+    return pillow_peer(key, f"AVIF {title}", "avif", "AVIF", levels, options)
 
 
 def all_peers() -> list[Peer]:
@@ -227,7 +233,8 @@ def all_peers() -> list[Peer]:
         avif_peer("avif-420", "4:2:0, speed 6", avif_options(6, "4:2:0")),
         avif_peer("avif-psnr", "4:4:4, speed 6, tune=psnr", avif_options(6, tune="psnr")),
         avif_peer("avif-ssim", "4:4:4, speed 6, tune=ssim", avif_options(6, tune="ssim")),
-        avif_peer("avif-slow", "4:4:4, speed 1, tune=psnr", avif_options(1, tune="psnr")),
+        avif_peer("avif-slow", "4:4:4, speed 1, tune=psnr", avif_options(1, tune="psnr"),
+                  AVIF_SLOW_LEVELS),
         Peer("jpegxl", "JPEG XL, effort 7", JPEG_XL_DISTANCES, jpegxl_encode, jpegxl_decode,
              imagecodecs_library("libjxl")),
         ffmpeg_peer("hevc", "HEVC intra (x265 veryslow, 10 bits, 4:4:4)", QP_LEVELS,
@@ -236,7 +243,7 @@ def all_peers() -> list[Peer]:
                     "libaom-av1", high, "obu", libaom_options),
         ffmpeg_peer("svt-av1", "AV1 intra (SVT-AV1, preset 4, 10 bits, 4:2:0)", CRF_LEVELS,
                     "libsvtav1", low, "obu", svt_options),
-        ffmpeg_peer("vvc", "VVC intra (vvenc slow, 10 bits, 4:2:0)", QP_LEVELS,
+        ffmpeg_peer("vvc", "VVC intra (vvenc slow, 10 bits, 4:2:0)", VVC_LEVELS,
                     "libvvenc", low, "vvc", vvenc_options),
     ]  # fmt: skip
 

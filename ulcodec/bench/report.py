@@ -1,27 +1,27 @@
-"""From measurements to a report: one HTML page that needs nothing else, and the same as JSON and CSV."""
+"""From measurements to a report: one HTML page that needs nothing else, and the same as JSON, markdown and CSV."""
 
 import csv
 import io
-import json
 import math
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ulcodec.bench.curves import Curve, bd_rows, increasing
-from ulcodec.bench.peers import Peer, Pixels
-from ulcodec.bench.run import OURS
+from ulcodec.bench.peers import OURS, Peer, Pixels
+from ulcodec.bench.perceptual import NETWORKS
+from ulcodec.bench.tables import decimals, markdown_table, to_json
 from ulcodec.images import atomic_write
 
-MEANS = ("bpp", "psnr_db", "ms_ssim", "ssimulacra2")
-TIMES = ("encode_ms", "encode_cpu_ms", "decode_ms", "decode_cpu_ms")
+MEANS = ("bpp", "psnr_db", "ms_ssim", "ssimulacra2", *NETWORKS)
+BOUND_FACTOR, BOUND_BYTES = 1.01, 24
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
@@ -51,24 +51,43 @@ def curve_of(found: Sequence[Mapping[str, Any]]) -> Curve:
     return increasing([(p["bpp"], p["psnr_db"]) for p in found if p["psnr_db"] is not None])
 
 
-def times(rows: Sequence[Mapping[str, Any]], megapixels: Mapping[str, float]) -> dict[str, float]:
-    """Median milliseconds for a megapixel over all pictures and levels."""
-    return {name: median(row[name] / megapixels[row["picture"]] for row in rows) for name in TIMES}
+def bound_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """ulcodec's files beside its prior's bounds, a row a quality: means over the pictures, in bits per pixel.
+
+    `n_within`: files of at most `BOUND_FACTOR` times the bound of their own symbols and `BOUND_BYTES`;
+    `worst_excess_bytes`: by how much the file that stands worst exceeds that.
+    """
+    found = []
+    for level in sorted({row["level"] for row in rows}):
+        at_level = [row for row in rows if row["level"] == level]
+        n_px = [8 * row["file_bytes"] / row["bpp"] for row in at_level]
+        excess = [row["file_bytes"] - (BOUND_FACTOR * row["bound_bits"] / 8 + BOUND_BYTES) for row in at_level]
+        found.append({
+            "quality": int(level),
+            "bpp": fmean(row["bpp"] for row in at_level),
+            "bound_bpp": fmean(row["bound_bits"] / n for row, n in zip(at_level, n_px, strict=True)),
+            "continuous_bound_bpp": fmean(
+                row["continuous_bound_bits"] / n for row, n in zip(at_level, n_px, strict=True)
+            ),
+            "n_within": sum(x <= 0 for x in excess),
+            "n_files": len(at_level),
+            "worst_excess_bytes": max(excess),
+        })  # fmt: skip
+    return found
 
 
 def summarise(
     rows: Sequence[Mapping[str, Any]],
     codecs: Sequence[Peer],
     published: Mapping[str, Curve],
-    megapixels: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Curves, BD-rates of ulcodec against every other, and times."""
+    """Curves, BD-rates of ulcodec against every other, and the bounds."""
     of_codec = {codec.key: [row for row in rows if row["codec"] == codec.key] for codec in codecs}
     curves = {key: points(found) for key, found in of_codec.items()}
     measured = {codec.title: curve_of(curves[codec.key]) for codec in codecs if codec.key != OURS}
     others = {**measured, **{f"{name} (published)": curve for name, curve in published.items()}}
     return {
-        "n_pictures": len(megapixels),
+        "n_pictures": len({row["picture"] for row in rows}),
         "codecs": [{"key": codec.key, "title": codec.title, "library": codec.library()} for codec in codecs],
         "curves": curves,
         "published": {
@@ -76,11 +95,13 @@ def summarise(
             for name, curve in published.items()
         },
         "bd_rates": bd_rows(others, curve_of(curves[OURS])),
-        "times": [
-            {"title": codec.title, "library": codec.library(), **times(of_codec[codec.key], megapixels)}
-            for codec in codecs
-        ],
+        "bounds": bound_rows(of_codec[OURS]),
     }
+
+
+def level_near(found: Sequence[Mapping[str, Any]], bpp: float) -> float:
+    """The level of a curve's point whose mean rate is closest."""
+    return float(min(found, key=lambda point: abs(point["bpp"] - bpp))["level"])
 
 
 def data_uri(pixels: Pixels) -> str:
@@ -91,7 +112,7 @@ def data_uri(pixels: Pixels) -> str:
 
 
 def viewer_picture(
-    name: str, pixels: Pixels, rates: Sequence[tuple[float, Sequence[Mapping[str, Any]]]], titles: Mapping[str, str]
+    name: str, pixels: Pixels, rates: Sequence[tuple[float, Sequence[Mapping[str, Any]]]]
 ) -> dict[str, Any]:
     """A picture of the viewer: the original and, for each rate, rows of `measure` that kept their pixels."""
     shown = [
@@ -100,7 +121,6 @@ def viewer_picture(
             "versions": [
                 {
                     **{key: row[key] for key in ("codec", "level", "file_bytes", "bpp", "psnr_db")},
-                    "title": titles[row["codec"]],
                     "image": data_uri(np.asarray(row["pixels"])),
                 }
                 for row in rows
@@ -112,18 +132,9 @@ def viewer_picture(
     return {"name": name, "width": width, "height": height, "original": data_uri(pixels), "rates": shown}
 
 
-def without_infinities(value: Any) -> Any:
-    """JSON has no infinity: null stands for it."""
-    if isinstance(value, dict):
-        return {key: without_infinities(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [without_infinities(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def html_page(report: Mapping[str, Any]) -> str:
     template = (files("ulcodec.bench") / "report.html").read_text(encoding="utf-8")
-    text = json.dumps(without_infinities(dict(report)))
+    text = to_json(report)
     return template.replace("__DATA__", text.replace("&", "\\u0026").replace("<", "\\u003c"))
 
 
@@ -135,9 +146,44 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return buffer.getvalue()
 
 
+def markdown(report: Mapping[str, Any]) -> str:
+    """The tables of a report."""
+    titles = {codec["key"]: codec["title"] for codec in report["codecs"]}
+    run = report["run"]
+    ours = [
+        [str(b["quality"]), *(decimals(p[k], n) for k, n in (("bpp", 4), ("psnr_db", 2), ("psnr_of_mean_mse_db", 2),
+         ("ms_ssim", 4), ("ssimulacra2", 1))), decimals(b["bound_bpp"], 4), decimals(b["continuous_bound_bpp"], 4),
+         f"{b['n_within']}/{b['n_files']}"]
+        for p, b in zip(report["curves"][OURS], report["bounds"], strict=True)
+    ]  # fmt: skip
+    rates = [
+        [row["anchor"], decimals(row["bd_rate_percent"], 1), decimals(row["low_db"], 2), decimals(row["high_db"], 2)]
+        for row in report["bd_rates"]
+    ]
+    names = {"wall_ms": "ms", "cpu_ms": "CPU ms", "first_ms": "first ms", "peak_mib": "peak MiB"}
+    columns = [(operation, name) for operation in ("encode", "decode") for name in names]
+    speed = [
+        [titles[row["codec"]], f"{row['width']}x{row['height']}", f"{row['level']:g}",
+         *(decimals(row.get(f"{operation}_{name}"), 0) for operation, name in columns)]
+        for row in report["speed"]
+    ]  # fmt: skip
+    header = ["codec", "size", "level", *(f"{operation} {names[name]}" for operation, name in columns)]
+    parts = [
+        f"`{run['command']}`, commit {run['commit']}, {run['date']}; model `{run['model']}` "
+        f"({run['model_fingerprint']}), {report['n_pictures']} pictures; {run['cpu']}, {run['n_cores']} cores.",
+        markdown_table(["quality", "bpp", "PSNR dB", "PSNR of mean MSE", "MS-SSIM", "SSIMULACRA2", "bound bpp",
+                        "continuous bound bpp", "within bound"], ours),
+        markdown_table(["bits of ulcodec against", "BD-rate %", "from dB", "to dB"], rates),
+        markdown_table(header, speed) if speed else "",
+        *(f"Absent: {title} ({reason})." for title, reason in report["absent"].items()),
+    ]  # fmt: skip
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
 def write_report(folder: Path, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """`index.html`, `results.json` (all but the viewer's pictures) and `measurements.csv`."""
+    """`index.html`, `results.json` (all but the viewer's pictures), `tables.md` and `measurements.csv`."""
     tables = {key: value for key, value in report.items() if key != "viewer"}
-    atomic_write(folder / "results.json", (json.dumps(without_infinities(tables), indent=1) + "\n").encode())
+    atomic_write(folder / "results.json", to_json(tables).encode())
+    atomic_write(folder / "tables.md", markdown(report).encode())
     atomic_write(folder / "measurements.csv", csv_text(rows).encode())
     atomic_write(folder / "index.html", html_page(report).encode())

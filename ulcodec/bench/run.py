@@ -1,38 +1,47 @@
-"""Measures codecs on pictures: every codec at all its levels, and each at the size of ulcodec's files for the viewer.
+"""Rate and distortion of codecs on pictures: every codec at all its levels, or at the size of another codec's file.
 
 Results are lines of JSON in `measurements.jsonl`, written as they come, so that a run that stops goes on where it was.
 """
 
 import hashlib
 import json
-import resource
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
-from ulcodec.bench.peers import PEERS, Peer, Pixels
+from ulcodec.bench.ours import our_codec, our_peer
+from ulcodec.bench.peers import OURS, PEERS, Peer, Pixels
+from ulcodec.bench.perceptual import NETWORKS, distance, frechet_distance
 from ulcodec.bench.pictures import Picture
+from ulcodec.codec import Codec, padded, to_tensor
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, bits_per_pixel, ms_ssim, mse, psnr_db
+from ulcodec.schedule import NATS_TO_BITS
+from ulcodec.train.objective import latent_bound_nats
 
-OURS = "ulcodec"
-OUR_LEVELS = tuple(range(0, 101, 10))
 QUICK_STRIDE = 4
 SEARCH_STEPS = 7
+SEARCH_TOLERANCE = 0.005
+BOUND_LEVELS = 16
+
+
+FIELDS = ("codec", "picture", "level", "file_bytes", "bpp", "psnr_db", "mse", "ms_ssim", "ssimulacra2", *NETWORKS,
+          "bound_bits", "continuous_bound_bits")  # fmt: skip
+"""Columns of the measurements; None where a figure does not exist."""
 
 
 @dataclass(frozen=True)
 class Job:
     """One codec at one level on one picture; with `n_bytes`, at the level whose file comes closest to that size.
 
-    `model`, `device`: of ulcodec. `keep`: return the decoded picture too. `n_threads`: torch's, 0 for its own choice.
+    `model`, `device`: of ulcodec. `perceptual`: the distances by networks too. `keep`: return the decoded picture.
+    `n_threads`: torch's, 0 for its own choice. `known`: file sizes of this codec and picture, by level.
     """
 
     codec: str
@@ -41,61 +50,60 @@ class Job:
     n_bytes: int | None = None
     model: str = "small"
     device: str = "auto"
+    perceptual: bool = False
     keep: bool = False
     n_threads: int = 0
-
-
-@cache
-def our_peer(model: str, device: str) -> Peer:
-    """ulcodec as one of the codecs that are measured."""
-    import ulcodec
-
-    codec = ulcodec.load(model, device=device)
-    return Peer(
-        OURS,
-        f"ulcodec {codec.name}",
-        OUR_LEVELS,
-        lambda pixels, level: codec.encode(pixels, quality=int(level)),
-        lambda data, shape: codec.decode_array(data),
-        lambda: f"ulcodec {ulcodec.__version__}, model {codec.name} ({codec.fingerprint})",
-    )
+    known: Mapping[float, int] = field(default_factory=dict)
 
 
 def find_codec(job: Job) -> Peer:
     return our_peer(job.model, job.device) if job.codec == OURS else PEERS[job.codec]
 
 
-def cpu_seconds() -> float:
-    """CPU time of this process and of its children that have ended."""
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def timed(action: Callable[[], Any]) -> tuple[Any, float, float]:
-    """Result, wall time and CPU time in milliseconds."""
-    wall, cpu = time.perf_counter(), cpu_seconds()
-    result = action()
-    return result, 1000 * (time.perf_counter() - wall), 1000 * (cpu_seconds() - cpu)
-
-
-def level_of_size(peer: Peer, pixels: Pixels, n_bytes: int) -> float:
-    """The level whose file comes closest to a size: bisection between the first and the last level."""
+def level_of_size(peer: Peer, pixels: Pixels, n_bytes: int, known: Mapping[float, int] | None = None) -> float:
+    """The level whose file comes closest to a size, by bisection between the levels of `known` sizes around it."""
     whole = all(float(level).is_integer() for level in peer.levels)
-    low, high = float(peer.levels[0]), float(peer.levels[-1])
-    tried: dict[float, int] = {}
+    tried = dict(known or {})
 
     def size(level: float) -> int:
-        level = float(round(level)) if whole else level
         if level not in tried:
             tried[level] = len(peer.encode(pixels, level))
         return tried[level]
 
-    for _ in range(SEARCH_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if size(middle) < n_bytes else (low, middle)
+    low, high = float(peer.levels[0]), float(peer.levels[-1])
+    below = [level for level in peer.levels if level in tried and tried[level] < n_bytes]
+    above = [level for level in peer.levels if level in tried and tried[level] >= n_bytes]
+    low, high = float(below[-1]) if below else low, float(above[0]) if above else high
     for end in (low, high):
         size(end)
+    for _ in range(SEARCH_STEPS):
+        middle = float(round((low + high) / 2)) if whole else (low + high) / 2
+        if middle in (low, high) or min(abs(tried[end] / n_bytes - 1) for end in (low, high)) < SEARCH_TOLERANCE:
+            break
+        low, high = (middle, high) if size(middle) < n_bytes else (low, middle)
     return min(tried, key=lambda level: abs(tried[level] - n_bytes))
+
+
+def bounds(codec: Codec, pixels: Pixels, data: bytes, quality: int) -> dict[str, float]:
+    """Description lengths in bits: of the file's symbols under the float prior, and UL's continuous-time bound.
+
+    The latter is `KL[q(z_0 | x) || p(z_0)]` of the picture's latent, averaged over `BOUND_LEVELS` stratified noise
+    levels, by the prior without the hyper-latent.
+    """
+    q = torch.tensor([quality / 100], device=codec.device)
+    generator = torch.Generator(codec.device).manual_seed(0)
+    with torch.inference_mode():
+        z = codec.model.encode_clean(padded(to_tensor(pixels).to(codec.device)), q).expand(BOUND_LEVELS, -1, -1, -1)
+
+        def denoise(z_t: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
+            rows = range(BOUND_LEVELS)
+            return torch.cat([codec.model.denoise_latent(z_t[i : i + 1], log_snr[i : i + 1], q) for i in rows])
+
+        nats = latent_bound_nats(denoise, z, generator)
+    return {
+        "bound_bits": codec.describe(data)["bound_bits"],
+        "continuous_bound_bits": float(nats.mean()) * NATS_TO_BITS,
+    }
 
 
 def ssimulacra2(original: Pixels, decoded: Pixels) -> float | None:
@@ -117,15 +125,14 @@ def png_file(pixels: Pixels) -> BytesIO:
 def measure(job: Job) -> dict[str, Any]:
     """A row of the measurements; with `keep`, also the decoded pixels under "pixels"."""
     if job.n_threads:
-        import torch
-
         torch.set_num_threads(job.n_threads)
     peer, pixels = find_codec(job), job.picture.pixels
-    level = job.level if job.n_bytes is None else level_of_size(peer, pixels, job.n_bytes)
-    data, encode_ms, encode_cpu_ms = timed(lambda: peer.encode(pixels, level))
-    decoded, decode_ms, decode_cpu_ms = timed(lambda: peer.decode(data, pixels.shape))
+    level = job.level if job.n_bytes is None else level_of_size(peer, pixels, job.n_bytes, job.known)
+    data = peer.encode(pixels, level)
+    decoded = peer.decode(data, pixels.shape)
     large = min(pixels.shape[:2]) >= MS_SSIM_MIN_SIDE
-    row = {
+    row: dict[str, Any] = {
+        **dict.fromkeys(FIELDS),
         "codec": job.codec,
         "picture": job.picture.name,
         "level": level,
@@ -135,12 +142,14 @@ def measure(job: Job) -> dict[str, Any]:
         "mse": mse(pixels, decoded),
         "ms_ssim": ms_ssim(pixels, decoded) if large else None,
         "ssimulacra2": ssimulacra2(pixels, decoded),
-        "encode_ms": encode_ms,
-        "encode_cpu_ms": encode_cpu_ms,
-        "decode_ms": decode_ms,
-        "decode_cpu_ms": decode_cpu_ms,
     }
-    return {**row, "pixels": decoded} if job.keep else row
+    if job.perceptual:
+        row |= {name: distance(name, pixels, decoded) for name in NETWORKS}
+    if job.keep:
+        return {**row, "pixels": decoded}
+    if job.codec == OURS:
+        row |= bounds(our_codec(job.model, job.device), pixels, data, int(level))
+    return row
 
 
 def jobs_of(codecs: Sequence[Peer], pictures: Sequence[Picture], *, quick: bool, template: Job) -> list[Job]:
@@ -157,7 +166,8 @@ def jobs_of(codecs: Sequence[Peer], pictures: Sequence[Picture], *, quick: bool,
 def identity(job: Job, libraries: dict[str, str]) -> str:
     """What a measurement stands for: codec, its library, level, and the picture's samples."""
     pixels = hashlib.sha256(job.picture.pixels.tobytes()).hexdigest()
-    parts = (job.codec, libraries[job.codec], job.level, job.picture.name, pixels, job.n_threads)
+    parts: tuple[object, ...] = (job.codec, libraries[job.codec], job.level, job.picture.name, pixels)
+    parts += ("perceptual",) if job.perceptual else ()
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -206,8 +216,20 @@ def read_journal(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def our_level_at(picture: Picture, bpp: float, template: Job) -> float:
-    """ulcodec's quality whose file comes closest to a rate."""
-    return level_of_size(
-        our_peer(template.model, template.device), picture.pixels, round(bpp * picture.width * picture.height / 8)
-    )
+def add_fid(curves: Mapping[str, list[dict[str, Any]]], pictures: Sequence[Picture], template: Job) -> None:
+    """Set `fid` in every point of the curves: codes all pictures once more. Raises AbsentError."""
+    for codec, found in curves.items():
+        peer = find_codec(replace(template, codec=codec))
+        for point in found:
+            level = point["level"]
+            point["fid"] = frechet_distance(
+                (p.pixels, peer.decode(peer.encode(p.pixels, level), p.pixels.shape)) for p in pictures
+            )
+
+
+def known_sizes(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[float, int]]:
+    """File sizes by (codec, picture) and level, for `Job.known`."""
+    found: dict[tuple[str, str], dict[float, int]] = {}
+    for row in rows:
+        found.setdefault((row["codec"], row["picture"]), {})[row["level"]] = row["file_bytes"]
+    return found

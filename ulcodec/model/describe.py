@@ -1,27 +1,26 @@
 """Parameters and multiply-accumulates of each part of a model."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ulcodec.model.config import N_REVEAL_STEPS
+from ulcodec.model.config import N_REVEAL_STEPS, ModelConfig
 from ulcodec.model.paper import PaperConfig, PaperModel
-from ulcodec.model.presets import build_model, preset
+from ulcodec.model.presets import build_model
 from ulcodec.model.unified import UnifiedLatentModel
 
 SIDE_PX = 256
 
 
-def describe(config_name: str) -> list[dict[str, str | float]]:
-    """Rows `{part, parameters, kmac_per_px, passes}` for a preset, measured on a 256x256 picture.
+def describe(config: ModelConfig | PaperConfig) -> list[dict[str, Any]]:
+    """Rows `{part, parameters, kmac_per_px, passes}` for a configuration, measured on a 256x256 picture.
 
     The paper's model is described without allocating it. `kmac_per_px` is thousands of multiply-accumulates of one pass
     over pixels of the picture; `passes` how often coding or decoding runs the part (a denoising step counts once).
-    Raises ModelError for an unknown preset.
     """
-    config = preset(config_name)
     with torch.device("meta" if isinstance(config, PaperConfig) else "cpu"), torch.no_grad():
         model = build_model(config)
         parts = paper_parts(model) if isinstance(model, PaperModel) else codec_parts(model)
@@ -70,3 +69,13 @@ def kmac_per_px(run: Callable[[], Tensor | object]) -> float:
     with FlopCounterMode(display=False) as counter:
         run()
     return float(counter.get_total_flops()) / 2 / SIDE_PX**2 / 1000
+
+
+def coding_kmac_per_px(config: ModelConfig) -> dict[str, float]:
+    """Thousand multiply-accumulates for a pixel of the picture, all passes together: `{"encode", "decode"}`."""
+    cost = {row["part"]: row["kmac_per_px"] * row["passes"] for row in describe(config)}
+    coding = cost["hyper-decoder"] + cost["prior"]
+    return {
+        "encode": cost["encoder"] + cost["hyper-encoder"] + coding,
+        "decode": coding + cost["decoder trunk"],
+    }

@@ -1,0 +1,28 @@
+"""ulcodec as one of the codecs that are measured."""
+
+from functools import cache
+
+import ulcodec
+from ulcodec.bench.peers import OURS, Peer
+from ulcodec.codec import Codec, load
+
+LEVELS = tuple(range(0, 101, 10))
+
+
+@cache
+def our_codec(model: str, device: str) -> Codec:
+    """A model, loaded once."""
+    return load(model, device=device)
+
+
+def our_peer(model: str, device: str) -> Peer:
+    """A model as a peer; its levels are qualities."""
+    codec = our_codec(model, device)
+    return Peer(
+        OURS,
+        f"ulcodec {codec.name}",
+        LEVELS,
+        lambda pixels, level: codec.encode(pixels, quality=int(level)),
+        lambda data, shape: codec.decode_array(data),
+        lambda: f"ulcodec {ulcodec.__version__}, model {codec.name} ({codec.fingerprint})",
+    )
