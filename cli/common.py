@@ -2,6 +2,8 @@
 
 import errno
 import json
+import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,13 +14,17 @@ Model = Annotated[str, typer.Option(help="Name of an installed model, or a model
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders in depth.")]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse larger pictures before any memory is taken.")]
 
 DEFAULT_MODEL = "small"
+STANDARD_STREAM = Path("-")
 
 
 def output_path(source: Path, output: Path | None, suffix: str, force: bool) -> Path:
     """Where the result goes: `output`, or beside `source` with `suffix`. Raises OSError if it cannot go there."""
+    if STANDARD_STREAM in (output, output or source):
+        return STANDARD_STREAM
     output = output or source.with_suffix(suffix)
     if output.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a directory", str(output))
@@ -29,6 +35,32 @@ def output_path(source: Path, output: Path | None, suffix: str, force: bool) -> 
     if output.is_file() and not force:
         raise FileExistsError(errno.EEXIST, "exists already; --force overwrites it", str(output))
     return output
+
+
+def read_file(source: Path) -> bytes:
+    """A file's bytes, or those of standard input."""
+    return sys.stdin.buffer.read() if source == STANDARD_STREAM else source.read_bytes()
+
+
+def write_file(target: Path, data: bytes) -> None:
+    """A whole file or none, or to standard output."""
+    from ulcodec.images import atomic_write
+
+    if target == STANDARD_STREAM:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        atomic_write(target, data)
+
+
+def show_warnings() -> None:
+    """Python's warnings as a line each on stderr."""
+
+    def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
+        if category is UserWarning:
+            typer.echo(f"ulcodec: warning: {message}", err=True)
+
+    warnings.showwarning = show
 
 
 def print_json(values: Mapping[str, Any]) -> None:

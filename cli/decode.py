@@ -1,66 +1,111 @@
-"""`ulcodec decode`: a .ulc file to a picture."""
+"""`ulcodec decode`: .ulc files to pictures."""
 
 import time
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Container
-from ulcodec_cli.common import DEFAULT_MODEL, Force, Json, MaxPixels, Model, output_path, print_json
+from ulcodec_cli.batch import make_plan, run_plan
+from ulcodec_cli.common import (
+    DEFAULT_MODEL,
+    Force,
+    Json,
+    MaxPixels,
+    Model,
+    Recursive,
+    read_file,
+    show_warnings,
+    write_file,
+)
+
+if TYPE_CHECKING:
+    from ulcodec.codec import Codec
 
 
 def decode(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A .ulc file.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="IN...", help=".ulc files, folders of them, or - for stdin.")
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The extension chooses the format. Default: IN with the extension .png."),
+        typer.Option(
+            "--output", "-o", help="File, or folder, or - for stdout. Default: IN with the extension of --format."
+        ),
     ] = None,
-    model: Model = DEFAULT_MODEL,
+    format: Annotated[
+        str, typer.Option(metavar="EXT", help="Format where the output has no extension: png, jpg, webp, tif ...")
+    ] = "png",
+    fraction: Annotated[
+        float, typer.Option(min=0, max=1, help="Read only this share of a file: a coarser picture, sooner.")
+    ] = 1.0,
+    depth: Annotated[int | None, typer.Option(help="8 or 16 bits a sample. Default: as the original had.")] = None,
     recover: Annotated[
         bool, typer.Option("--recover", help="Show what is sound of a damaged file; the model conceals the rest.")
     ] = False,
+    recursive: Recursive = False,
+    model: Model = DEFAULT_MODEL,
     max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Decode a .ulc file."""
-    target = output_path(source, output, ".png", force)
+    """Decode .ulc files."""
+    if depth not in (None, 8, 16):
+        raise typer.BadParameter("--depth is 8 or 16")
+    suffix = "." + format.lower().removeprefix(".")
+    plan = make_plan(sources, output, suffix, {".ulc"}, recursive=recursive, force=force)
+    show_warnings()
 
-    from ulcodec.images import image_format, save_image
+    from ulcodec.images import image_format, picture_file
 
-    image_format(target)
-    data = source.read_bytes()
+    formats = {target: image_format(named(target, suffix)) for _, target in plan.pairs}
 
-    import ulcodec
+    @cache
+    def loaded() -> "Codec":
+        import ulcodec
 
-    if not recover:
-        Container.from_bytes(data, max_pixels=max_pixels)  # a damaged file is told before the model loads
-    codec = ulcodec.load(model)
-    start = time.perf_counter()
-    if recover:
-        pixels, n_segments, damage = codec.recover(data, max_pixels=max_pixels)
-    else:
-        pixels, n_segments, damage = codec.decode_array(data, max_pixels=max_pixels), N_SEGMENTS, None
-    decode_ms = 1000 * (time.perf_counter() - start)
-    save_image(pixels, target)
-    if damage is not None:
-        shown = f"{n_segments} of {N_SEGMENTS} segments are sound, the rest is concealed"
-        typer.echo(f"ulcodec: warning: {damage}; {shown}", err=True)
+        return ulcodec.load(model)
 
-    height, width = pixels.shape[:2]
-    if json:
-        print_json(
-            {
-                "output": str(target),
-                "width": width,
-                "height": height,
-                "model": codec.name,
-                "fingerprint": codec.fingerprint,
-                "n_segments": n_segments,
-                "damage": None if damage is None else str(damage),
-                "decode_ms": decode_ms,
-            }
-        )
-    else:
-        typer.echo(f"{target}: {width}x{height}")
+    def work(source: Path, target: Path) -> dict[str, Any]:
+        data = read_file(source)
+        if not recover:
+            Container.from_bytes(data, max_pixels=max_pixels)  # a damaged file is told before the model loads
+        codec = loaded()
+        start = time.perf_counter()
+        if recover:
+            picture, n_segments, damage = codec.recover(data, max_pixels=max_pixels)
+        else:
+            picture, damage = codec.decode_picture(data, fraction=fraction, max_pixels=max_pixels), None
+            n_segments = N_SEGMENTS
+        decode_ms = 1000 * (time.perf_counter() - start)
+        if depth is not None and depth != picture.bit_depth:
+            pixels = picture.pixels_8 if depth == 8 else picture.pixels.astype("uint16") * 257
+            picture = replace(picture, pixels=pixels)
+        written = picture_file(picture, formats[target])
+        write_file(target, written)
+        if damage is not None:
+            shown = f"{n_segments} of {N_SEGMENTS} segments are sound, the rest is concealed"
+            typer.echo(f"ulcodec: warning: {damage}; {shown}", err=True)
+        height, width = picture.pixels.shape[:2]
+        return {
+            "output": str(target),
+            "source_bytes": len(data),
+            "output_bytes": len(written),
+            "width": width,
+            "height": height,
+            "model": codec.name,
+            "fingerprint": codec.fingerprint,
+            "n_segments": n_segments,
+            "damage": None if damage is None else str(damage),
+            "decode_ms": decode_ms,
+            "line": f"{target}: {width}x{height}",
+        }
+
+    run_plan(plan, work, force=force, json=json)
+
+
+def named(target: Path, suffix: str) -> Path:
+    return target if target.suffix else target.with_name(target.name + suffix)

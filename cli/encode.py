@@ -1,58 +1,139 @@
-"""`ulcodec encode`: a picture to a .ulc file."""
+"""`ulcodec encode`: pictures to .ulc files."""
 
+import re
 import time
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ulcodec.container import MAX_PIXELS
-from ulcodec_cli.common import DEFAULT_MODEL, Force, Json, MaxPixels, Model, output_path, print_json
+from ulcodec_cli.batch import make_plan, run_plan
+from ulcodec_cli.common import (
+    DEFAULT_MODEL,
+    Force,
+    Json,
+    MaxPixels,
+    Model,
+    Recursive,
+    read_file,
+    show_warnings,
+    write_file,
+)
+
+if TYPE_CHECKING:
+    from ulcodec.codec import Codec
+    from ulcodec.images import Picture
+
+DEFAULT_QUALITY = 50
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as 5000, 100kB, 1.5MB, 64KiB."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    if not found or found[2] not in UNITS or not float(found[1]):
+        raise typer.BadParameter(f"expected a size such as 5000, 100kB or 64KiB, got {text!r}")
+    return int(float(found[1]) * UNITS[found[2]])
 
 
 def encode(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Any picture that Pillow opens.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: IN with the extension .ulc.")] = None,
-    quality: Annotated[int, typer.Option("--quality", "-q", min=0, max=100, help="0 smallest, 100 best.")] = 50,
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="IN...", help="Pictures that Pillow opens, folders of them, or - for stdin.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File, or folder, or - for stdout. Default: IN with the extension .ulc."),
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 smallest, 100 best. Default: 50.")
+    ] = None,
+    target_bpp: Annotated[
+        float | None, typer.Option(min=0, help="Bits per pixel: the best file of at most so many, within 2 %.")
+    ] = None,
+    target_size: Annotated[str | None, typer.Option(help="File size such as 100kB: the same.")] = None,
+    target_psnr: Annotated[float | None, typer.Option(help="PSNR in dB: the smallest file that reaches it.")] = None,
+    target_ssim: Annotated[
+        float | None, typer.Option(max=1, help="MS-SSIM: the smallest file that reaches it.")
+    ] = None,
+    alpha_quality: Annotated[
+        int | None, typer.Option(min=0, max=100, help="Of the alpha channel. Default: kept exactly.")
+    ] = None,
+    strip: Annotated[bool, typer.Option("--strip", help="Leave EXIF and XMP out.")] = False,
+    keep_orientation: Annotated[
+        bool, typer.Option("--keep-orientation", help="Keep the EXIF orientation instead of turning the picture.")
+    ] = False,
+    recursive: Recursive = False,
     model: Model = DEFAULT_MODEL,
     max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Encode a picture."""
-    target = output_path(source, output, ".ulc", force)
+    """Encode pictures."""
+    wanted = {"--quality": quality, "--target-bpp": target_bpp, "--target-size": target_size,
+              "--target-psnr": target_psnr, "--target-ssim": target_ssim}  # fmt: skip
+    if len(given := [name for name, value in wanted.items() if value is not None]) > 1:
+        raise typer.BadParameter(f"{' and '.join(given)} exclude each other")
+    target_bytes = None if target_size is None else parse_bytes(target_size)
 
     from PIL import Image
 
-    from ulcodec.images import atomic_write, load_image
-    from ulcodec.metrics import bits_per_pixel
+    from ulcodec.images import readable_extensions
 
+    wanted_extensions = readable_extensions() if any(source.is_dir() for source in sources) else set()
+    plan = make_plan(sources, output, ".ulc", wanted_extensions, recursive=recursive, force=force)
+    show_warnings()
     Image.MAX_IMAGE_PIXELS = None  # load_image has a limit of its own, and an error for it
-    pixels = load_image(source, max_pixels=max_pixels).pixels
 
-    import ulcodec
+    @cache
+    def loaded() -> "Codec":
+        import ulcodec
 
-    codec = ulcodec.load(model)
-    start = time.perf_counter()
-    data = codec.encode(pixels, quality=quality, max_pixels=max_pixels)
-    encode_ms = 1000 * (time.perf_counter() - start)
-    atomic_write(target, data)
+        return ulcodec.load(model)
 
-    height, width = pixels.shape[:2]
-    bpp = bits_per_pixel(len(data), width, height)
-    if json:
-        print_json(
-            {
-                "output": str(target),
-                "file_bytes": len(data),
-                "width": width,
-                "height": height,
-                "bits_per_pixel": bpp,
-                "quality": quality,
-                "model": codec.name,
-                "fingerprint": codec.fingerprint,
-                "encode_ms": encode_ms,
-            }
-        )
-    else:
-        typer.echo(f"{target}: {width}x{height}, {len(data)} bytes, {bpp:.3f} bits per pixel, quality {quality}")
+    def code(picture: "Picture") -> bytes:
+        options: dict[str, Any] = {"alpha_quality": alpha_quality, "strip": strip}
+        if len(given) == 0 or quality is not None:
+            fixed = DEFAULT_QUALITY if quality is None else quality
+            return loaded().encode(picture, quality=fixed, max_pixels=max_pixels, **options)
+
+        from ulcodec.rate_control import encode_to_quality, encode_to_size
+
+        height, width = picture.pixels.shape[:2]
+        if target_bpp is not None or target_bytes is not None:
+            n_bytes = int(target_bpp * width * height / 8) if target_bpp is not None else target_bytes
+            return encode_to_size(loaded(), picture, n_bytes or 0, **options)
+        measure, value = ("psnr_db", target_psnr) if target_ssim is None else ("ms_ssim", target_ssim)
+        return encode_to_quality(loaded(), picture, measure, value or 0.0, **options)
+
+    def work(source: Path, target: Path) -> dict[str, Any]:
+        from ulcodec.images import load_image
+        from ulcodec.info import info
+
+        original = read_file(source)
+        picture = load_image(original, max_pixels=max_pixels, upright=not keep_orientation)
+        loaded()
+        start = time.perf_counter()
+        data = code(picture)
+        encode_ms = 1000 * (time.perf_counter() - start)
+        write_file(target, data)
+        said = info(data)
+        width, height, bpp = said["width"], said["height"], said["bits_per_pixel"]
+        size = f"{width}x{height}, {len(data)} bytes, {bpp:.3f} bits per pixel, quality {said['quality']}"
+        return {
+            "output": str(target),
+            "source_bytes": len(original),
+            "output_bytes": len(data),
+            "file_bytes": len(data),
+            "width": width,
+            "height": height,
+            "bits_per_pixel": bpp,
+            "quality": said["quality"],
+            "model": loaded().name,
+            "fingerprint": said["fingerprint"],
+            "encode_ms": encode_ms,
+            "line": f"{target}: {size}",
+        }
+
+    run_plan(plan, work, force=force, json=json)

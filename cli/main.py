@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from ulcodec import __version__
 from ulcodec.errors import UlcError
-from ulcodec_cli import bench, decode, encode, evaluate, info, model, sample, train, verify
+from ulcodec_cli import bench, compare, decode, encode, evaluate, info, model, sample, train, truncate, verify
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 """What torch's RuntimeError says on a CPU and on a GPU that has no memory left."""
@@ -46,13 +46,15 @@ app = typer.Typer(
     cls=ErrorBoundary,
     help="A learned image codec: pictures to .ulc files and back.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 app.command("encode")(encode.encode)
 app.command("decode")(decode.decode)
 app.command("info")(info.info)
+app.command("truncate")(truncate.truncate)
+app.command("compare")(compare.compare)
 app.command("verify")(verify.verify)
 app.command("eval")(evaluate.evaluate)
 app.command("bench")(bench.bench)

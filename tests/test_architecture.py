@@ -17,6 +17,7 @@ LAYERS = [
         "metrics",
         "images",
         "container",
+        "attachments",
         "range_coder",
         "entropy",
         "precision",
@@ -27,9 +28,19 @@ LAYERS = [
     ("model",),
     ("latent_coding", "data", "store"),
     ("codec", "train"),
-    ("evaluation", "sampling", "bench"),
+    ("evaluation", "sampling", "bench", "rate_control", "pillow"),
 ]
-WITHOUT_TORCH = ("errors", "metrics", "images", "container", "range_coder", "entropy", "catalogue", "info")
+WITHOUT_TORCH = (
+    "errors",
+    "metrics",
+    "images",
+    "container",
+    "attachments",
+    "range_coder",
+    "entropy",
+    "catalogue",
+    "info",
+)
 
 
 def module_files() -> dict[str, Path]:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,10 @@ import pytest
 from PIL import Image
 
 import ulcodec
+from ulcodec import rate_control
 from ulcodec.container import Container
 from ulcodec.images import load_image
+from ulcodec.metrics import psnr_db
 from ulcodec_cli.main import app
 
 
@@ -145,7 +148,6 @@ def test_input_is_never_the_output(photo: Path, run: Run, command: str) -> None:
 
 
 def test_unusable_outputs(photo: Path, run: Run) -> None:
-    assert_refused(run("encode", photo, "-o", photo.parent, "--force"), "is a directory")
     assert_refused(run("encode", photo, "-o", photo.parent / "none" / "a.ulc"), "no such directory", "none")
     assert_refused(run("decode", photo, "-o", photo.with_suffix(".unknown")), "extension")
     assert names(photo.parent) == {"photo.png"}
@@ -158,7 +160,7 @@ def test_unusable_inputs(run: Run, tmp_path: Path, command: str) -> None:
     (tmp_path / "folder").mkdir()
     before = names(tmp_path)
     assert_refused(run(command, tmp_path / "none"), str(tmp_path / "none"), "No such file")
-    assert_refused(run(command, tmp_path / "folder"), "folder", "directory")
+    assert_refused(run(command, tmp_path / "folder"), "folder", "director" if command == "info" else "nothing to do")
     assert_refused(run(command, tmp_path / "text"))
     assert_refused(run(command, tmp_path / "empty"))
     assert names(tmp_path) == before
@@ -189,7 +191,10 @@ def test_models_that_do_not_fit(photo: Path, coded: Path, tiny_model_dir: Path, 
     "arguments",
     [
         ("encode",),
-        ("encode", "a.png", "b.png"),
+        ("encode", "a.png", "-q", "5", "--target-bpp", "1"),
+        ("encode", "a.png", "--target-size", "5 apples"),
+        ("decode", "a.ulc", "--depth", "12"),
+        ("truncate", "a.ulc", "-o", "b.ulc"),
         ("encode", "a.png", "-q", "101"),
         ("encode", "a.png", "-q", "-1"),
         ("encode", "a.png", "-q", "high"),
@@ -321,3 +326,156 @@ def test_decode_recovers_a_damaged_file(coded: Path, tiny_model_dir: Path, run: 
     assert finished.json["n_segments"] == 3
     assert "3 of 4 segments" in finished.stderr
     assert load_image(target).pixels.shape == (37, 51, 3)
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """A folder of two pictures, one more in a folder inside, and a file that is none."""
+    (tmp_path / "album" / "inner").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "b.jpg", "inner/c.png")):
+        pixels = np.full((20, 30, 3), 60 * number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "album" / name)
+    (tmp_path / "album" / "notes.txt").write_text("not a picture")
+    return tmp_path / "album"
+
+
+def found(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def test_many_files_and_back(album: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+    out, back = tmp_path / "out", tmp_path / "back"
+    encode = ("encode", album, "-r", "-o", out, "--model", tiny_model_dir)
+    finished = run(*encode)
+    assert finished.code == 0
+    assert finished.stdout.startswith("3 done, 0 up to date, 0 failed; ")
+    assert found(out) == {"a.ulc", "b.ulc", "inner/c.ulc"}
+    again = run(*encode, "--json").json
+    assert (again["n_done"], again["n_up_to_date"]) == (0, 3)
+    assert run(*encode, "--force", "--json").json["n_done"] == 3
+    decoded = run("decode", out, "-o", back, "--format", "jpg", "--model", tiny_model_dir, "--json")
+    assert found(back) == {"a.jpg", "b.jpg"}
+    assert [json.loads(line)["width"] for line in decoded.stdout.splitlines()[:-1]] == [30, 30]
+    summary = decoded.json
+    assert summary["output_bytes"] == sum(file.stat().st_size for file in back.iterdir())
+
+
+def test_errors_of_many_files_come_at_the_end(album: Path, tiny_model_dir: Path, run: Run) -> None:
+    (album / "bad.png").write_bytes(b"not a picture")
+    (album / "b.ulc").write_bytes(b"precious")
+    os.utime(album / "b.ulc", (0, 0))
+    finished = run("encode", album, album / "missing.png", "--model", tiny_model_dir)
+    assert finished.code == 1
+    assert finished.stdout.startswith("1 done, 0 up to date, 3 failed")
+    lines = [line for line in finished.stderr.splitlines() if line]
+    assert len(lines) == 3
+    assert lines[0].startswith(f"ulcodec: error: {album / 'b.jpg'}: {album / 'b.ulc'}: exists already; --force")
+    assert lines[1] == f"ulcodec: error: {album / 'bad.png'}: not a picture in a known format"
+    assert lines[2] == f"ulcodec: error: {album / 'missing.png'}: No such file or directory"
+    assert (album / "b.ulc").read_bytes() == b"precious"
+    assert (album / "a.ulc").exists()
+
+
+def test_two_inputs_for_one_output(album: Path, run: Run, tmp_path: Path) -> None:
+    Image.open(album / "b.jpg").save(album / "a.jpg")
+    assert_refused(run("encode", album, "-o", tmp_path / "out"), "a.ulc", "more than one input")
+    assert_refused(run("encode", album / "a.png", album / "b.jpg", "-o", album / "notes.txt"), "not a directory")
+
+
+def test_one_file_into_a_folder(photo: Path, tiny_model_dir: Path, run: Run) -> None:
+    (photo.parent / "out").mkdir()
+    assert run("encode", photo, "-o", photo.parent / "out", "--model", tiny_model_dir).code == 0
+    assert names(photo.parent / "out") == {"photo.ulc"}
+
+
+def test_standard_streams(photo: Path, coded: Path, tiny_model_dir: Path) -> None:
+    def piped(*arguments: object, data: bytes) -> bytes:
+        command = [sys.executable, "-m", "ulcodec_cli", *map(str, arguments), "--model", str(tiny_model_dir)]
+        return subprocess.run(command, input=data, capture_output=True, check=True).stdout
+
+    assert piped("encode", "-", data=photo.read_bytes()) == coded.read_bytes()
+    image = Image.open(BytesIO(piped("decode", "-", "--format", "bmp", data=coded.read_bytes())))
+    assert (image.format, image.size) == ("BMP", (51, 37))
+    assert piped("encode", photo, "-o", "-", "--json", data=b"") == coded.read_bytes()
+
+
+def test_metadata_and_orientation(photo: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    Image.open(photo).save(photo, exif=exif)
+    kinds = {"turned": (), "stripped": ("--strip",), "stored": ("--keep-orientation",)}
+    images = {}
+    for name, options in kinds.items():
+        coded = tmp_path / f"{name}.ulc"
+        assert run("encode", photo, "-o", coded, "--model", tiny_model_dir, *options).code == 0
+        assert run("decode", coded, "--model", tiny_model_dir).code == 0
+        with Image.open(coded.with_suffix(".png")) as image:
+            images[name] = image.copy()
+    assert [images[name].size for name in kinds] == [(37, 51), (37, 51), (51, 37)]
+    assert [images[name].getexif().get(0x010E) for name in kinds] == ["a description", None, "a description"]
+    assert [images[name].getexif().get(0x0112) for name in kinds] == [None, None, 6]
+
+
+def test_targets(photo: Path, tiny_model_dir: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def to_size(codec: object, picture: object, n_bytes: int, **options: object) -> bytes:
+        asked.append(n_bytes)
+        return codec.encode(picture)
+
+    def to_quality(codec: object, picture: object, measure: str, value: float, **options: object) -> bytes:
+        asked.append((measure, value))
+        return codec.encode(picture)
+
+    monkeypatch.setattr(rate_control, "encode_to_size", to_size)
+    monkeypatch.setattr(rate_control, "encode_to_quality", to_quality)
+    for option in (["--target-bpp", 0.5], ["--target-size", "1.5kB"], ["--target-size", "2KiB"],
+                   ["--target-psnr", 30], ["--target-ssim", 0.9]):  # fmt: skip
+        assert run("encode", photo, "--force", "--model", tiny_model_dir, *option).code == 0
+    assert asked == [51 * 37 // 16, 1500, 2048, ("psnr_db", 30.0), ("ms_ssim", 0.9)]
+
+
+def test_truncate_and_fraction(photo: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+    coded = tmp_path / "a.ulc"
+    run("encode", photo, "-q", 90, "-o", coded, "--model", tiny_model_dir)
+    size = coded.stat().st_size
+    for number, option in enumerate((["--segments", 2], ["--fraction", 0.9], ["--size", f"{size - 1}B"])):
+        cut = tmp_path / f"cut{number}.ulc"
+        finished = run("truncate", coded, "-o", cut, *option, "--json")
+        assert finished.json["file_bytes"] == cut.stat().st_size < size
+        assert finished.json["n_segments"] == (2 if number == 0 else 3)
+        assert run("verify", cut).code == 0
+        assert run("decode", cut, "--model", tiny_model_dir).code == 0
+    assert run("decode", coded, "-o", tmp_path / "part.png", "--fraction", 0.9, "--model", tiny_model_dir).code == 0
+    assert (tmp_path / "part.png").read_bytes() == (tmp_path / "cut1.png").read_bytes()
+    assert_refused(run("truncate", photo, "-o", tmp_path / "none.ulc", "--segments", 1), "not a .ulc file")
+
+
+def test_compare(photo: Path, coded: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+    codec = ulcodec.load(tiny_model_dir)
+    pixels, decoded = np.asarray(Image.open(photo)), codec.decode_array(coded.read_bytes())
+    side = tmp_path / "side.png"
+    values = run("compare", photo, coded, "-o", side, "--model", tiny_model_dir, "--json").json
+    assert values["psnr_db"] == pytest.approx(psnr_db(pixels, decoded))
+    assert values["file_bytes"] == coded.stat().st_size
+    assert values["ms_ssim"] is None
+    shown = np.asarray(Image.open(side))
+    np.testing.assert_array_equal(shown[:, :102], np.concatenate([pixels, decoded], axis=1))
+    same = run("compare", photo, photo)
+    assert "inf" in same.stdout
+    Image.new("RGB", (5, 5)).save(tmp_path / "other.png")
+    assert_refused(run("compare", photo, tmp_path / "other.png"), "different shapes")
+
+
+def test_deep_pictures(tmp_path: Path, tiny_model_dir: Path, run: Run) -> None:
+    samples = (np.add.outer(np.arange(40), np.arange(50)) * 700).astype(np.uint16)
+    Image.fromarray(samples).save(tmp_path / "deep.png")
+    assert run("encode", tmp_path / "deep.png", "--model", tiny_model_dir).code == 0
+    coded = tmp_path / "deep.ulc"
+    assert run("info", coded, "--json").json["bit_depth"] == 16
+    modes = []
+    for depth in ((), ("--depth", 8), ("--depth", 16)):
+        run("decode", coded, "-o", tmp_path / "out.png", "--force", "--model", tiny_model_dir, *depth)
+        with Image.open(tmp_path / "out.png") as image:
+            modes.append(image.mode)
+    assert modes == ["I;16", "L", "I;16"]

@@ -13,7 +13,7 @@ from PIL import Image
 import ulcodec
 from ulcodec import latent_coding
 from ulcodec.codec import Codec
-from ulcodec.container import Container
+from ulcodec.container import Attachment, Container
 from ulcodec.errors import (
     ArithmeticMismatchError,
     ChecksumError,
@@ -23,6 +23,7 @@ from ulcodec.errors import (
     ModelError,
     UnknownModelError,
 )
+from ulcodec.images import Picture
 from ulcodec.latent_coding import decode_latent, encode_latent
 
 SIZES = [(1, 1), (7, 1), (17, 5), (64, 64), (96, 80)]
@@ -159,6 +160,8 @@ def test_info(tiny_codec: Codec, picture: np.ndarray, coded: bytes) -> None:
         "width": 96,
         "height": 80,
         "layout": "RGB",
+        "bit_depth": 8,
+        "attachment_bytes": {},
         "quality": 70,
         "model": None,
         "fingerprint": tiny_codec.fingerprint,
@@ -223,12 +226,13 @@ def test_quality_out_of_range(tiny_codec: Codec, picture: np.ndarray, quality: f
     "image",
     [
         np.zeros((4, 4, 3), dtype=np.float32),
-        np.zeros((4, 4, 2), dtype=np.uint8),
+        np.zeros((4, 4, 5), dtype=np.uint8),
+        np.zeros((4, 4, 3), dtype=np.int16),
         np.zeros((3, 4, 4, 3), dtype=np.uint8),
         np.zeros(4, dtype=np.uint8),
         np.zeros((0, 4, 3), dtype=np.uint8),
         torch.zeros(4, 4),
-        torch.zeros(2, 4, 4),
+        torch.zeros(5, 4, 4),
         torch.zeros(3, 4, 4, dtype=torch.int32),
         torch.zeros(3, 0, 4),
         b"not a picture",
@@ -261,17 +265,117 @@ def damaged_at(coded: bytes, segment: int) -> bytes:
     return coded[:position] + bytes([coded[position] ^ 4]) + coded[position + 1 :]
 
 
+def transparent(pixels: np.ndarray) -> np.ndarray:
+    """A soft disc of it."""
+    height, width = pixels.shape[:2]
+    row, column = np.mgrid[0:height, 0:width]
+    distance = np.hypot(row - height / 2, column - width / 2)
+    return (255 * np.clip((height / 2 - distance) / 8, 0, 1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_alpha_is_kept_exactly(tiny_codec: Codec, picture: np.ndarray, grey: bool) -> None:
+    pixels, alpha = picture[:, :, 0] if grey else picture, transparent(picture)
+    decoded = tiny_codec.decode_array(tiny_codec.encode(np.dstack([pixels, alpha]), quality=90))
+    np.testing.assert_array_equal(decoded[:, :, -1], alpha)
+    opaque = tiny_codec.decode_array(tiny_codec.encode(pixels, quality=90))
+    errors = [np.abs(a[alpha == 255] - np.dstack([pixels])[alpha == 255].astype(float)).mean()
+              for a in (decoded[:, :, :-1], np.dstack([opaque]))]  # fmt: skip
+    assert errors[0] < 1.2 * errors[1]
+    image = tiny_codec.decode(tiny_codec.encode(Image.fromarray(np.dstack([pixels, alpha]))))
+    assert image.mode == ("LA" if grey else "RGBA")
+
+
+def test_hidden_colour_costs_nothing(tiny_codec: Codec, picture: np.ndarray) -> None:
+    alpha = transparent(picture)
+    noise = np.random.default_rng(0).integers(0, 256, picture.shape, dtype=np.uint8)
+    noisy = np.where(alpha[:, :, None] > 0, picture, noise)
+    assert tiny_codec.encode(np.dstack([noisy, alpha])) == tiny_codec.encode(np.dstack([picture, alpha]))
+    hidden, shown = (np.full(alpha.shape, value, np.uint8) for value in (0, 254))
+    assert len(tiny_codec.encode(np.dstack([noise, hidden]))) < len(tiny_codec.encode(np.dstack([noise, shown])))
+
+
+def test_opaque_alpha_is_not_stored(tiny_codec: Codec, picture: np.ndarray) -> None:
+    opaque = np.full(picture.shape[:2], 255, np.uint8)
+    assert tiny_codec.encode(np.dstack([picture, opaque])) == tiny_codec.encode(picture)
+
+
+def test_alpha_with_a_quality_of_its_own(tiny_codec: Codec, picture: np.ndarray) -> None:
+    samples = np.dstack([picture, transparent(picture)])
+    files = [tiny_codec.encode(samples, alpha_quality=quality) for quality in (0, 95)]
+    errors = [np.abs(tiny_codec.decode_array(f)[:, :, 3].astype(int) - samples[:, :, 3]).mean() for f in files]
+    assert errors[1] < errors[0]
+    assert set(ulcodec.info(files[0])["attachment_bytes"]) == {"alpha_ulc"}
+    with pytest.raises(ValueError, match="a whole number"):
+        tiny_codec.encode(samples, alpha_quality=101)
+
+
+def test_alpha_that_does_not_belong_to_its_picture(tiny_codec: Codec, picture: np.ndarray) -> None:
+    container = Container.from_bytes(tiny_codec.encode(picture))
+    grey, small = picture[:, :, 0], picture[:40, :, 0]
+    nested = tiny_codec.encode(np.dstack([grey, grey]))
+    for alpha in (
+        tiny_codec.encode(picture),
+        tiny_codec.encode(small),
+        tiny_codec.encode(grey.astype(np.uint16)),
+        nested,
+    ):
+        forged = dataclasses.replace(container, attachments=((Attachment.ALPHA_ULC, alpha),))
+        with pytest.raises(FormatError):
+            tiny_codec.decode(forged.to_bytes())
+
+
+def test_sixteen_bits_in_and_out(tiny_codec: Codec, picture: np.ndarray) -> None:
+    deep = picture.astype(np.uint16) * 257
+    data = tiny_codec.encode(deep, quality=70)
+    decoded = tiny_codec.decode_array(data)
+    assert decoded.dtype == np.uint16
+    shallow = tiny_codec.decode_array(tiny_codec.encode(picture, quality=70))
+    assert np.abs(decoded / 257 - shallow).max() <= 0.51
+    assert len(np.unique(decoded)) > 256
+    assert ulcodec.info(data)["bit_depth"] == 16
+    assert tiny_codec.decode(tiny_codec.encode(deep[:, :, 0])).mode == "I;16"
+    assert tiny_codec.decode(data).mode == "RGB"
+
+
+def test_metadata_goes_through(tiny_codec: Codec, picture: np.ndarray) -> None:
+    whole = Picture(picture, None, b"a profile" * 99, b"MM\0*", b"<x/>")
+    data = tiny_codec.encode(whole)
+    decoded = tiny_codec.decode_picture(data)
+    assert (decoded.icc, decoded.exif, decoded.xmp) == (whole.icc, whole.exif, whole.xmp)
+    stripped = tiny_codec.decode_picture(tiny_codec.encode(whole, strip=True))
+    assert (stripped.icc, stripped.exif, stripped.xmp) == (whole.icc, None, None)
+    info = tiny_codec.decode(data).info
+    assert info == {"icc_profile": whole.icc, "exif": b"Exif\0\0MM\0*", "xmp": b"<x/>"}
+    assert len(data) < len(tiny_codec.encode(picture)) + 60
+
+
+def test_every_fraction_decodes(tiny_codec: Codec, picture: np.ndarray, coded: bytes) -> None:
+    qualities = []
+    for fraction in (0.0, 0.3, 0.6, 0.99, 1.0):
+        qualities.append(psnr_db(tiny_codec.decode_array(coded, fraction=fraction), picture))
+    assert qualities == sorted(qualities)
+    assert qualities[0] < qualities[-1]
+    container = Container.from_bytes(coded)
+    for n in (1, 2, 3):
+        cut = container.truncated(n).to_bytes()
+        assert len(cut) < len(coded)
+        part = tiny_codec.decode_array(coded, fraction=len(cut) / len(coded) + 1e-9)
+        np.testing.assert_array_equal(tiny_codec.decode_array(cut), part)
+        assert ulcodec.info(cut)["segment_bytes"] == [len(segment) for segment in container.segments[:n]]
+
+
 def test_recovery_shows_what_comes_before_the_damage(tiny_codec: Codec, picture: np.ndarray, coded: bytes) -> None:
     whole = tiny_codec.recover(coded)
     assert (whole.n_segments, whole.damage) == (4, None)
-    np.testing.assert_array_equal(whole.pixels, tiny_codec.decode_array(coded))
+    np.testing.assert_array_equal(whole.picture.pixels, tiny_codec.decode_array(coded))
     quality_db = []
     for segment in (1, 2, 3):
         recovered = tiny_codec.recover(damaged_at(coded, segment))
         assert recovered.n_segments == segment
         assert isinstance(recovered.damage, ChecksumError)
-        quality_db.append(psnr_db(recovered.pixels, picture))
-    assert 10 < quality_db[0] < quality_db[1] < quality_db[2] < psnr_db(whole.pixels, picture)
+        quality_db.append(psnr_db(recovered.picture.pixels, picture))
+    assert 10 < quality_db[0] < quality_db[1] < quality_db[2] < psnr_db(whole.picture.pixels, picture)
     with pytest.raises(ChecksumError):
         tiny_codec.recover(damaged_at(coded, 0))
 
@@ -279,7 +383,7 @@ def test_recovery_shows_what_comes_before_the_damage(tiny_codec: Codec, picture:
 def test_recovery_of_a_cut_file(tiny_codec: Codec, picture: np.ndarray, coded: bytes) -> None:
     cut = tiny_codec.recover(coded[: coded.index(Container.from_bytes(coded).segments[2]) + 3])
     assert cut.n_segments == 2
-    assert cut.pixels.shape == picture.shape
+    assert cut.picture.pixels.shape == picture.shape
     with pytest.raises(FormatError):
         tiny_codec.recover(coded[:20])
 

@@ -2,16 +2,17 @@ import contextlib
 import os
 import stat
 import struct
+import sys
 import zlib
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from ulcodec.errors import ImageError
-from ulcodec.images import ImagePixels, atomic_write, image_format, load_image, save_image
+from ulcodec.images import Picture, atomic_write, image_format, load_image, save_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = RGB[:, :, 0].copy()
@@ -44,10 +45,12 @@ def test_grey_modes_stay_grey(mode: str) -> None:
     np.testing.assert_array_equal(load_image(image).pixels, np.asarray(image.convert("L")))
 
 
-def test_sixteen_bit_grey_is_scaled() -> None:
+def test_sixteen_bit_grey_is_kept() -> None:
     samples = np.array([[0, 128, 129, 257 * 17, 65406, 65407, 65535]], dtype=np.uint16)
-    pixels = load_image(encoded(Image.fromarray(samples))).pixels
-    np.testing.assert_array_equal(pixels, np.array([[0, 0, 1, 17, 254, 255, 255]], dtype=np.uint8))
+    picture = load_image(encoded(Image.fromarray(samples)))
+    np.testing.assert_array_equal(picture.pixels, samples)
+    assert picture.bit_depth == 16
+    np.testing.assert_array_equal(picture.pixels_8, np.array([[0, 0, 1, 17, 254, 255, 255]], dtype=np.uint8))
 
 
 def test_samples_beyond_sixteen_bits_are_refused() -> None:
@@ -57,36 +60,144 @@ def test_samples_beyond_sixteen_bits_are_refused() -> None:
         load_image(Image.fromarray(np.array([[0.5]], dtype=np.float32)))
 
 
-def transparent_pictures() -> dict[str, bytes]:
+def transparent_pictures() -> dict[str, tuple[bytes, np.ndarray, np.ndarray]]:
+    """File, pixels and alpha of pictures that are transparent in some way."""
     rgb, grey = Image.fromarray(RGB), Image.fromarray(GREY)
-    alpha = Image.new("L", rgb.size, 255)
-    alpha.putpixel((0, 0), 254)
+    alpha = np.full(GREY.shape, 255, np.uint8)
+    alpha[0, :2] = 254, 0
     rgba, la = rgb.copy(), grey.copy()
-    rgba.putalpha(alpha)
-    la.putalpha(alpha)
+    rgba.putalpha(Image.fromarray(alpha))
+    la.putalpha(Image.fromarray(alpha))
     palette = rgb.quantize(4)
-    deep = Image.fromarray(np.array([[1, 500]], dtype=np.uint16))
+    in_palette = np.where(np.asarray(palette) == palette.getpixel((0, 0)), 0, 255).astype(np.uint8)
+    deep = np.array([[1, 500]], dtype=np.uint16)
+    colour_key, grey_key = tuple(RGB[0, 0].tolist()), int(GREY[0, 0])
     return {
-        "RGBA": encoded(rgba),
-        "LA": encoded(la),
-        "colour key": encoded(rgb, transparency=tuple(RGB[0, 0].tolist())),
-        "grey key": encoded(grey, transparency=int(GREY[0, 0])),
-        "palette": encoded(palette, transparency=palette.getpixel((0, 0))),
-        "16 bits": encoded(deep, transparency=500),
-    }
+        "RGBA": (encoded(rgba), RGB, alpha),
+        "LA": (encoded(la), GREY, alpha),
+        "colour key": (encoded(rgb, transparency=colour_key), RGB, np.where((colour_key == RGB).all(2), 0, 255)),
+        "grey key": (encoded(grey, transparency=grey_key), GREY, np.where(grey_key == GREY, 0, 255)),
+        "palette": (encoded(palette, transparency=palette.getpixel((0, 0))), np.array(palette.convert("RGB")),
+                    in_palette),
+        "16 bits": (encoded(Image.fromarray(deep), transparency=500), deep, np.array([[255, 0]])),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", transparent_pictures())
-def test_transparency_is_refused(kind: str) -> None:
-    with pytest.raises(ImageError, match="transparency"):
-        load_image(transparent_pictures()[kind])
+def test_transparency_is_straight_alpha(kind: str) -> None:
+    data, pixels, alpha = transparent_pictures()[kind]
+    picture = load_image(data)
+    np.testing.assert_array_equal(picture.pixels, pixels)
+    np.testing.assert_array_equal(picture.alpha, alpha)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_opaque_alpha_is_dropped(mode: str) -> None:
+    assert load_image(encoded(Image.fromarray(RGB).convert(mode))).alpha is None
+
+
+def icc_profile(name: str) -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
+
+
+def wide_profile() -> bytes:
+    """An RGB profile that is not sRGB: red and blue swapped, by their tags' names."""
+    data = bytearray(icc_profile("sRGB"))
+    red, blue = data.index(b"rXYZ"), data.index(b"bXYZ")
+    data[red : red + 4], data[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    return bytes(data)
+
+
+def test_profiles_are_kept_unless_they_are_srgb() -> None:
+    image = Image.fromarray(RGB)
+    assert load_image(encoded(image, icc_profile=wide_profile())).icc == wide_profile()
+    assert load_image(encoded(image, icc_profile=icc_profile("sRGB"))).icc is None
+    for broken in (b"no profile", icc_profile("sRGB")[:200], icc_profile("LAB")):
+        assert load_image(encoded(image, "WEBP", icc_profile=broken)).icc is None
+
+
+def test_lab_and_cmyk_become_rgb() -> None:
+    """CMYK by its profile: here one that Pillow reads as RGB, so that the plain conversion steps in."""
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    image = ImageCms.profileToProfile(Image.fromarray(RGB), srgb, lab, outputMode="LAB")
+    picture = load_image(image)
+    assert np.abs(picture.pixels.astype(int) - RGB).mean() < 3
+    cmyk = Image.fromarray(RGB).convert("CMYK")
+    cmyk.info["icc_profile"] = b"no profile"
+    np.testing.assert_array_equal(load_image(cmyk).pixels, np.asarray(cmyk.convert("RGB")))
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_metadata_is_kept(tmp_path: Path, name: str) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+    image, text = Image.fromarray(np.zeros((16, 16, 3), np.uint8)), PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    picture = load_image(encoded(image, name, exif=exif.tobytes(), xmp=xmp, pnginfo=text))
+    read = Image.Exif()
+    read.load(picture.exif)
+    assert read[0x010E] == "a description"
+    assert picture.xmp == xmp
+    again = load_image(picture.to_pil())
+    assert (again.exif, again.xmp) == (picture.exif, picture.xmp)
+    save_image(picture, tmp_path / f"a.{name.lower()}")
+    saved = load_image(tmp_path / f"a.{name.lower()}")
+    assert (saved.exif, saved.xmp) == (picture.exif, picture.xmp)
 
 
 def test_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera lay on its side: turn clockwise to show
-    pixels = load_image(encoded(Image.fromarray(RGB), exif=exif)).pixels
-    np.testing.assert_array_equal(pixels, np.rot90(RGB, -1))
+    data = encoded(Image.fromarray(RGB), exif=exif)
+    picture = load_image(data)
+    np.testing.assert_array_equal(picture.pixels, np.rot90(RGB, -1))
+    assert 0x0112 not in picture.to_pil().getexif()
+    stored = load_image(data, upright=False)
+    np.testing.assert_array_equal(stored.pixels, RGB)
+    assert stored.to_pil().getexif()[0x0112] == 6
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_deep_png(tmp_path: Path, orientation: int, channels: int) -> None:
+    """16-bit colour and grey with alpha, in and out, turned like Pillow turns 8 bits."""
+    pytest.importorskip("imagecodecs", reason="imagecodecs (of the deep extra) is not installed")
+    samples = np.random.default_rng(channels).integers(0, 65536, (5, 7, channels), dtype=np.uint16)
+    alpha = samples[:, :, -1] // 257 if channels != 3 else None
+    pixels = samples[:, :, 0] if channels == 2 else samples[:, :, :3]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    alpha_8 = None if alpha is None else alpha.astype(np.uint8)
+    save_image(Picture(np.ascontiguousarray(pixels), alpha_8, wide_profile(), exif.tobytes()), tmp_path / "a.png")
+    stored, upright = (load_image(tmp_path / "a.png", upright=upright) for upright in (False, True))
+    np.testing.assert_array_equal(stored.pixels, pixels)
+    if alpha is not None:
+        np.testing.assert_array_equal(stored.alpha, alpha)
+    shown = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+    assert (
+        np.abs(
+            upright.pixels_8.astype(int) - np.asarray(shown.convert("RGB"))[:, :, : pixels.ndim * 3 - 5].squeeze()
+            if pixels.ndim == 3
+            else upright.pixels_8.astype(int) - np.asarray(shown.getchannel(0))
+        ).max()
+        <= 1
+    )
+    assert stored.icc == (wide_profile() if pixels.ndim == 3 else None)
+
+
+def test_deep_png_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs", reason="imagecodecs (of the deep extra) is not installed")
+    samples = np.random.default_rng(0).integers(0, 65536, (5, 7, 3), dtype=np.uint16)
+    data = bytes(imagecodecs.png_encode(samples))
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.warns(UserWarning, match="read with 8 bits"):
+        picture = load_image(data)
+    assert picture.bit_depth == 8
+    with pytest.raises(ImageError, match="needs imagecodecs"):
+        save_image(samples, tmp_path / "a.png")
+    save_image(samples, tmp_path / "a.tif")
+    assert load_image(tmp_path / "a.tif").bit_depth == 8
 
 
 def test_first_frame_of_an_animation() -> None:
@@ -177,6 +288,7 @@ def test_too_many_pixels() -> None:
     "pixels",
     [
         RGB.astype(np.float32),
+        RGB.astype(np.int16),
         np.zeros((5, 7, 4), dtype=np.uint8),
         np.zeros((5, 0), dtype=np.uint8),
         np.zeros(5, dtype=np.uint8),
@@ -185,7 +297,7 @@ def test_too_many_pixels() -> None:
 )
 def test_arrays_that_are_no_picture(pixels: np.ndarray) -> None:
     with pytest.raises(ImageError):
-        ImagePixels(pixels)
+        Picture(pixels)
 
 
 @pytest.mark.parametrize("pixels", [RGB, GREY, RGB[:1, :1]], ids=["rgb", "grey", "one pixel"])
@@ -201,6 +313,19 @@ def test_formats_with_loss(tmp_path: Path, name: str) -> None:
     smooth = np.full((32, 32, 3), (200, 100, 50), dtype=np.uint8)
     save_image(smooth, tmp_path / name)
     assert np.abs(load_image(tmp_path / name).pixels.astype(int) - smooth).max() <= 3
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif", "a.avif"])
+def test_alpha_is_written(tmp_path: Path, name: str) -> None:
+    alpha = np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[None], 32, axis=0)
+    save_image(Picture(np.full((32, 32, 3), 90, np.uint8), alpha), tmp_path / name)
+    assert np.abs(load_image(tmp_path / name).alpha.astype(int) - alpha).max() <= 3
+
+
+def test_alpha_that_the_format_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="JPEG"):
+        save_image(Picture(RGB, GREY), tmp_path / "a.jpg")
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_extension(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ulcodec.attachments import decode_alpha, deflate, encode_alpha, inflate, without_hidden
 from ulcodec.catalogue import installed_fingerprints
-from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Container, Header, Layout, remains
-from ulcodec.errors import FormatError, ImageError, UnknownModelError
-from ulcodec.images import ImagePixels, load_image
+from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Attachment, Container, Header, Layout, remains
+from ulcodec.errors import CorruptDataError, FormatError, ImageError, UnknownModelError
+from ulcodec.images import Picture, load_image
 from ulcodec.latent_coding import DecodedLatent, LatentCoder, conceal_latent, decode_latent, encode_latent, hyper_grid
 from ulcodec.model.integer import MEAN_GRID
 from ulcodec.model.likelihood import chain_bits
@@ -30,9 +31,9 @@ ImageLike = Any
 
 
 class Recovery(NamedTuple):
-    """A picture from a damaged file: uint8 [H, W, 3] or [H, W], how many of the 4 segments it shows, what was wrong."""
+    """What a damaged file still shows, how many of its 4 segments that takes, and what was wrong."""
 
-    pixels: np.ndarray
+    picture: Picture
     n_segments: int
     damage: FormatError | None
 
@@ -52,30 +53,45 @@ class Codec:
         """What names this model in a file: 8 hexadecimal digits."""
         return self.fingerprint_bytes.hex()
 
-    def encode(self, image: ImageLike, *, quality: int = 50, max_pixels: int = MAX_PIXELS) -> bytes:
+    def encode(
+        self,
+        image: ImageLike,
+        *,
+        quality: int = 50,
+        alpha_quality: int | None = None,
+        strip: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> bytes:
         """Encode a picture into the bytes of a `.ulc` file.
 
-        `image`: a path, a PIL image, a NumPy array uint8 [H, W] or [H, W, 3], or a torch tensor [1 or 3, H, W], uint8
-        or float in [0, 1]. `quality`: 0 (smallest file) to 100. Raises ImageError for what is not a picture, ValueError
-        for a quality out of range.
+        `image`: a path, a PIL image, a NumPy array uint8 or uint16 [H, W], [H, W, 3], or with straight alpha [H, W, 2]
+        or [H, W, 4], or a torch tensor with channels first, uint8 or float in [0, 1]. `quality`: 0 (smallest file) to
+        100. `alpha_quality`: that of the alpha channel, None to keep it exactly. `strip`: leave EXIF and XMP out.
+        Raises ImageError for what is not a picture, ValueError for a quality out of range.
         """
-        if not isinstance(quality, Integral) or not 0 <= quality <= 100:
-            raise ValueError(f"quality must be a whole number from 0 to 100, got {quality}")
-        quality = int(quality)
-        pixels = as_pixels(image, max_pixels)
-        y, hyper = self.analyse(pixels, quality)
-        segments, symbol_check = encode_latent(self.coder, y, hyper, quality)
-        layout = Layout.GREY if pixels.ndim == 2 else Layout.RGB
-        height, width = pixels.shape[:2]
-        return Container(self.fingerprint_bytes, quality, width, height, layout, segments, symbol_check).to_bytes()
+        picture = as_picture(image, max_pixels)
+        return Encoding(self, picture, alpha_quality, strip).code(checked_quality(quality))
 
-    def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-        """Decode a `.ulc` file's bytes into a PIL image, mode RGB or L. Raises FormatError or UnknownModelError."""
-        return Image.fromarray(self.decode_array(data, max_pixels=max_pixels))
+    def decode(self, data: bytes, *, fraction: float = 1.0, max_pixels: int = MAX_PIXELS) -> Image.Image:
+        """Decode a `.ulc` file's bytes into a PIL image (see `Picture.to_pil`), with its ICC, EXIF and XMP in `info`.
 
-    def decode_array(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        """Like `decode`, into a NumPy array uint8 [H, W, 3] or [H, W]."""
+        `fraction`: see `decode_picture`. Raises FormatError or UnknownModelError.
+        """
+        return self.decode_picture(data, fraction=fraction, max_pixels=max_pixels).to_pil()
+
+    def decode_array(self, data: bytes, *, fraction: float = 1.0, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        """Like `decode`, into a NumPy array, uint8 or uint16 as encoded: [H, W, 3] or [H, W], with alpha one more."""
+        return self.decode_picture(data, fraction=fraction, max_pixels=max_pixels).samples
+
+    def decode_picture(self, data: bytes, *, fraction: float = 1.0, max_pixels: int = MAX_PIXELS) -> Picture:
+        """Like `decode`, into a `Picture`.
+
+        `fraction`: decode only the segments within this share of the file's bytes, the first of the four at least; the
+        prior's prediction stands for the rest, as it does in a file that was truncated.
+        """
         container = self.open(data, max_pixels)
+        if fraction < 1:
+            container = container.within(int(fraction * len(data)))
         return self.picture(self.decode_latents(container), container)
 
     def recover(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Recovery:
@@ -84,13 +100,14 @@ class Codec:
         Raises FormatError if not even the first segment is sound, UnknownModelError as `decode`.
         """
         try:
-            return Recovery(self.decode_array(data, max_pixels=max_pixels), N_SEGMENTS, None)
+            return Recovery(self.decode_picture(data, max_pixels=max_pixels), N_SEGMENTS, None)
         except FormatError as error:
             damage = error
-        header, segments = remains(data, max_pixels=max_pixels)
-        self.check_fingerprint(header.fingerprint)
-        decoded, n_segments = conceal_latent(self.coder, segments, header.quality, latent_grid(header))
-        return Recovery(self.picture(decoded, header), n_segments, damage)
+        container = remains(data, max_pixels=max_pixels)
+        self.check_fingerprint(container.fingerprint)
+        grid = latent_grid(container)
+        decoded, n_segments = conceal_latent(self.coder, container.segments, container.quality, grid)
+        return Recovery(self.picture(decoded, container), n_segments, damage)
 
     def describe(self, data: bytes) -> dict[str, float]:
         """The prior's bound on a file's description length beside the file: `bound_bits`, `payload_bits`, `file_bits`.
@@ -112,9 +129,42 @@ class Codec:
 
     def decode_latents(self, container: Container) -> DecodedLatent:
         """Latent and hyper-latent of a file, exactly as the encoder restored them."""
-        return decode_latent(
-            self.coder, container.segments, container.symbol_check, container.quality, latent_grid(container)
-        )
+        coder, segments, grid = self.coder, container.segments, latent_grid(container)
+        if container.symbol_check is None:
+            return conceal_latent(coder, segments, container.quality, grid)[0]
+        return decode_latent(coder, segments, container.symbol_check, container.quality, grid)
+
+    def attach(self, picture: Picture, alpha_quality: int | None, strip: bool) -> tuple[tuple[Attachment, bytes], ...]:
+        """What goes into the file beside the picture's samples."""
+        metadata = {Attachment.ICC: picture.icc}
+        if not strip:
+            metadata |= {Attachment.EXIF: picture.exif, Attachment.XMP: picture.xmp}
+        found = [(kind, deflate(data)) for kind, data in metadata.items() if data is not None]
+        if picture.alpha is None:
+            return tuple(found)
+        if alpha_quality is None:
+            return (*found, (Attachment.ALPHA, encode_alpha(picture.alpha)))
+        return (*found, (Attachment.ALPHA_ULC, self.encode(picture.alpha, quality=alpha_quality)))
+
+    def detach(self, container: Container) -> dict[str, Any]:
+        """Inverse of `attach`: fields of a `Picture`."""
+        fields: dict[str, Any] = {}
+        for kind, data in container.attachments:
+            if kind is Attachment.ALPHA:
+                fields["alpha"] = decode_alpha(data, container.width, container.height)
+            elif kind is Attachment.ALPHA_ULC:
+                fields["alpha"] = self.decode_alpha_ulc(data, container)
+            else:
+                fields[kind.name.lower()] = inflate(data)
+        return fields
+
+    def decode_alpha_ulc(self, data: bytes, said: Container) -> np.ndarray:
+        """An alpha channel that is a `.ulc` file of its own: plain, 8-bit grey, of the picture's size."""
+        container = self.open(data, said.n_pixels)
+        plain = container.layout is Layout.GREY and container.bit_depth == 8 and not container.attachments
+        if not plain or (container.width, container.height) != (said.width, said.height):
+            raise CorruptDataError("an alpha channel that does not belong to its picture")
+        return self.picture(self.decode_latents(container), container).pixels
 
     def open(self, data: bytes, max_pixels: int) -> Container:
         """Parse a file and check that this model made it."""
@@ -127,7 +177,7 @@ class Codec:
             raise unknown_model(fingerprint, f"the loaded model is {self.name} ({self.fingerprint})")
 
     def analyse(self, pixels: np.ndarray, quality: int) -> tuple[Tensor, Tensor]:
-        """uint8 [H, W, 3] or [H, W] -> latent [C, h, w] and hyper-latent [C_hyper, h/4, w/4] in quantisation steps."""
+        """uint8 or uint16 [H, W, 3] or [H, W] -> latent [C, h, w], hyper-latent [C_hyper, h/4, w/4], in steps."""
         x = padded(to_tensor(pixels).to(self.device))
         q = torch.tensor([quality / 100], device=self.device)
         with torch.inference_mode(), self.autocast():
@@ -143,13 +193,42 @@ class Codec:
             mean: Tensor = self.model.decoder.trunk(y.contiguous(memory_format=torch.channels_last), q)[1]
         return mean[0]
 
-    def picture(self, decoded: DecodedLatent, said: Container | Header) -> np.ndarray:
-        """uint8 [H, W, 3] or [H, W] from a latent, with the size, layout and quality that the file says."""
+    def picture(self, decoded: DecodedLatent, said: Container) -> Picture:
+        """From a latent, with the size, layout, depth, quality and attachments that the file says."""
+        fields = self.detach(said)
         picture = self.synthesise(decoded.y_16, said.quality, latent_grid(said))
-        return to_pixels(picture[:, : said.height, : said.width], said.layout)
+        return Picture(to_pixels(picture[:, : said.height, : said.width], said.layout, said.bit_depth), **fields)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(self.device))
+
+
+class Encoding:
+    """One picture on its way into files of several qualities: what they share is made once."""
+
+    def __init__(self, codec: Codec, picture: Picture, alpha_quality: int | None = None, strip: bool = False) -> None:
+        self.codec, self.picture = codec, picture
+        self.pixels = picture.pixels if picture.alpha is None else without_hidden(picture.pixels, picture.alpha)
+        self.attachments = codec.attach(picture, alpha_quality, strip)
+        self.analysed: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def code(self, quality: int, thrift: float = 1.0) -> bytes:
+        """The file at a quality from 0 to 100; `thrift` as in `encode_latent`."""
+        codec, pixels = self.codec, self.pixels
+        if quality not in self.analysed:
+            self.analysed = {quality: codec.analyse(pixels, quality)}
+        segments, symbol_check = encode_latent(codec.coder, *self.analysed[quality], quality, thrift)
+        return Container(
+            codec.fingerprint_bytes,
+            quality,
+            pixels.shape[1],
+            pixels.shape[0],
+            Layout.GREY if pixels.ndim == 2 else Layout.RGB,
+            segments,
+            symbol_check,
+            self.picture.bit_depth,
+            self.attachments,
+        ).to_bytes()
 
 
 def load(model: str | Path = "small", *, device: str = "auto") -> Codec:
@@ -185,44 +264,64 @@ def unflattened(latent_16: Tensor, grid: tuple[int, int]) -> Tensor:
     return (latent_16.double() / MEAN_GRID).float().T.reshape(1, -1, *grid)
 
 
-def as_pixels(image: ImageLike, max_pixels: int) -> np.ndarray:
-    """Any accepted picture as uint8 [H, W, 3] or [H, W]."""
-    if isinstance(image, Tensor):
-        image = tensor_pixels(image)
-    if not isinstance(image, np.ndarray):
-        return load_image(image, max_pixels=max_pixels).pixels
-    pixels = ImagePixels(image).pixels
-    if pixels.shape[0] * pixels.shape[1] > max_pixels:
+def checked_quality(quality: int) -> int:
+    if not isinstance(quality, Integral) or not 0 <= quality <= 100:
+        raise ValueError(f"quality must be a whole number from 0 to 100, got {quality}")
+    return int(quality)
+
+
+def as_picture(image: ImageLike, max_pixels: int) -> Picture:
+    """Any accepted picture."""
+    if isinstance(image, Picture):
+        picture = image
+    elif isinstance(image, Tensor):
+        picture = array_picture(tensor_samples(image))
+    elif isinstance(image, np.ndarray):
+        picture = array_picture(image)
+    else:
+        return load_image(image, max_pixels=max_pixels)
+    if picture.pixels.shape[0] * picture.pixels.shape[1] > max_pixels:
         raise ImageError(f"the picture has more than {max_pixels} pixels")
-    return pixels
+    return picture
 
 
-def tensor_pixels(image: Tensor) -> np.ndarray:
-    """torch [1 or 3, H, W], uint8 or float in [0, 1] -> uint8 [H, W] or [H, W, 3]."""
-    if image.ndim != 3 or image.shape[0] not in (1, 3):
-        raise ImageError(f"expected a tensor [1 or 3, H, W], got {list(image.shape)}")
+def array_picture(samples: np.ndarray) -> Picture:
+    """[H, W], or [H, W, C] with C = 3, or with straight alpha 2 or 4."""
+    if samples.ndim != 3 or samples.shape[2] not in (2, 4):
+        return Picture(samples)
+    alpha = Picture(np.ascontiguousarray(samples[:, :, -1])).pixels_8
+    pixels = samples[:, :, 0] if samples.shape[2] == 2 else samples[:, :, :3]
+    return Picture(np.ascontiguousarray(pixels), None if alpha.size and alpha.min() == 255 else alpha)
+
+
+def tensor_samples(image: Tensor) -> np.ndarray:
+    """torch [C, H, W] with C 1 to 4, uint8 or float in [0, 1] -> uint8 [H, W] or [H, W, C]."""
+    if image.ndim != 3 or not 1 <= image.shape[0] <= 4:
+        raise ImageError(f"expected a tensor [1 to 4, H, W], got {list(image.shape)}")
     if image.is_floating_point():
         if not image.isfinite().all():
             raise ImageError("the tensor holds values that are not finite")
         image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     elif image.dtype != torch.uint8:
         raise ImageError(f"expected a uint8 or float tensor, got {image.dtype}")
-    pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()
-    return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+    samples: np.ndarray = image.permute(1, 2, 0).contiguous().cpu().numpy()
+    return samples[:, :, 0] if samples.shape[2] == 1 else samples
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 [H, W, 3] or [H, W] -> float32 [1, 3, H, W] in [0, 1]."""
-    x = torch.from_numpy(np.array(pixels, order="C"))
+    """uint8 or uint16 [H, W, 3] or [H, W] -> float32 [1, 3, H, W] in [0, 1]."""
+    x = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max)
     x = x[:, :, None].expand(-1, -1, 3) if x.ndim == 2 else x
-    return x.permute(2, 0, 1)[None].float() / 255
+    return x.permute(2, 0, 1)[None]
 
 
-def to_pixels(picture: Tensor, layout: Layout) -> np.ndarray:
-    """float32 [3, H, W] -> uint8 [H, W, 3], or their mean [H, W] for a grey picture."""
+def to_pixels(picture: Tensor, layout: Layout, bit_depth: int = 8) -> np.ndarray:
+    """float32 [3, H, W] -> uint8 or uint16 [H, W, 3], or their mean [H, W] for a grey picture."""
     if layout is Layout.GREY:
         picture = picture.mean(0, keepdim=True)
-    pixels: np.ndarray = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    highest = 2**bit_depth - 1
+    scaled = (picture.float().clamp(0, 1) * highest).round().permute(1, 2, 0).cpu().numpy()
+    pixels: np.ndarray = scaled.astype(np.uint8 if bit_depth == 8 else np.uint16)
     return pixels[:, :, 0] if layout is Layout.GREY else pixels
 
 

@@ -2,7 +2,7 @@
 
 from binascii import crc_hqx
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from ulcodec.errors import (
@@ -27,6 +27,9 @@ FIXED_HEADER_BYTES = 9
 MAX_LEB128_BYTES = 4
 MAX_HEADER_BYTES = FIXED_HEADER_BYTES + 2 * MAX_LEB128_BYTES + 1
 EXTENSION_FLAG = 0x80
+BIT_DEPTHS = (8, 16)
+DEPTH_SHIFT, ATTACHMENTS_FLAG, SEGMENTS_SHIFT = 2, 0x10, 5
+MAX_ATTACHMENT_BYTES = 2**28 - 1
 CRC_BYTES = 2
 CRC8_POLYNOMIAL = 0x07
 CRC16_SEED = CRC16_FINAL_XOR = 0xFFFF
@@ -39,15 +42,31 @@ class Layout(IntEnum):
     GREY = 1
 
 
+class Attachment(IntEnum):
+    """What a file carries beside the picture's samples; `ulcodec/attachments.py` says how each is coded."""
+
+    ICC = 1
+    EXIF = 2
+    XMP = 3
+    ALPHA = 4
+    ALPHA_ULC = 5
+
+
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes of a file say. `size_bytes` is the length of the header itself."""
+    """What the first bytes of a file say. `size_bytes` is the length of the header itself.
+
+    `n_segments`: below `N_SEGMENTS` in a file that was truncated on purpose.
+    """
 
     fingerprint: bytes
     quality: int
     width: int
     height: int
     layout: Layout
+    bit_depth: int
+    has_attachments: bool
+    n_segments: int
     size_bytes: int
 
 
@@ -56,8 +75,9 @@ class Container:
     """The contents of a `.ulc` file.
 
     `fingerprint`: 4 bytes naming the model; `quality` 0 to 100; `width`, `height` in pixels; `segments`: `N_SEGMENTS`
-    payloads, one a reveal step (the first also holds the hyper-latent); `symbol_check`: CRC-16 of the symbols that they
-    decode to. Raises ValueError for arguments out of range.
+    payloads, one a reveal step (the first also holds the hyper-latent), or the first of them; `symbol_check`: CRC-16 of
+    the symbols that they decode to, None if segments are missing; `bit_depth` of the source; `attachments`: by kind, in
+    the order of their numbers. Raises ValueError for arguments out of range.
     """
 
     fingerprint: bytes
@@ -66,7 +86,9 @@ class Container:
     height: int
     layout: Layout
     segments: tuple[bytes, ...]
-    symbol_check: int
+    symbol_check: int | None
+    bit_depth: int = BIT_DEPTHS[0]
+    attachments: tuple[tuple[Attachment, bytes], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.fingerprint) != FINGERPRINT_BYTES:
@@ -75,10 +97,17 @@ class Container:
             raise ValueError(f"quality must be 0 to {MAX_QUALITY}, got {self.quality}")
         if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
             raise ValueError(f"sides must be 1 to {MAX_SIDE}, got {self.width}x{self.height}")
-        if len(self.segments) != N_SEGMENTS or max(map(len, self.segments)) > MAX_SEGMENT_BYTES:
-            raise ValueError(f"need {N_SEGMENTS} segments of at most {MAX_SEGMENT_BYTES} bytes")
-        if not 0 <= self.symbol_check <= 0xFFFF:
+        if not 1 <= len(self.segments) <= N_SEGMENTS or max(map(len, self.segments)) > MAX_SEGMENT_BYTES:
+            raise ValueError(f"need 1 to {N_SEGMENTS} segments of at most {MAX_SEGMENT_BYTES} bytes")
+        if (self.symbol_check is None) is (len(self.segments) == N_SEGMENTS):
+            raise ValueError("symbol_check belongs to a file with all segments")
+        if self.symbol_check is not None and not 0 <= self.symbol_check <= 0xFFFF:
             raise ValueError(f"symbol_check must have 16 bits, got {self.symbol_check}")
+        if self.bit_depth not in BIT_DEPTHS:
+            raise ValueError(f"bit_depth must be one of {BIT_DEPTHS}, got {self.bit_depth}")
+        kinds = [kind for kind, _ in self.attachments]
+        if kinds != sorted(set(kinds)) or any(len(data) > MAX_ATTACHMENT_BYTES for _, data in self.attachments):
+            raise ValueError(f"attachments are of rising kinds and at most {MAX_ATTACHMENT_BYTES} bytes")
 
     @property
     def n_pixels(self) -> int:
@@ -86,43 +115,86 @@ class Container:
 
     @property
     def overhead_bytes(self) -> int:
-        """Bytes of the file that are not payload."""
-        return len(self.to_bytes()) - sum(map(len, self.segments))
+        """Bytes of the file that are neither payload nor attached."""
+        return len(self.to_bytes()) - sum(map(len, [*self.segments, *(data for _, data in self.attachments)]))
 
     def to_bytes(self) -> bytes:
         data = bytearray(MAGIC + bytes([VERSION]) + self.fingerprint)
-        extension = int(self.layout)
+        extension = self.layout | BIT_DEPTHS.index(self.bit_depth) << DEPTH_SHIFT
+        extension |= ATTACHMENTS_FLAG if self.attachments else 0
+        extension |= len(self.segments) % N_SEGMENTS << SEGMENTS_SHIFT
         data.append(self.quality | (EXTENSION_FLAG if extension else 0))
         data += leb128(self.width) + leb128(self.height)
         if extension:
             data.append(extension)
+        if self.attachments:
+            for kind, attached in self.attachments:
+                data += bytes([kind]) + leb128(len(attached)) + attached
+            data.append(0)
+            data.append(crc8(data))
         for segment in self.segments[:-1]:
             data += leb128(len(segment)) + segment
             data.append(crc8(data))
-        data += self.segments[-1] + self.symbol_check.to_bytes(CRC_BYTES, "big")
+        data += self.segments[-1]
+        if self.symbol_check is not None:
+            data += self.symbol_check.to_bytes(CRC_BYTES, "big")
         return bytes(data) + crc16(data)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> "Container":
         """Parse and verify a whole file. Raises a FormatError; accounts for every byte."""
         header = read_header(data, max_pixels)
-        segments = tuple(read_segments(data, header.size_bytes))
-        symbol_check = int.from_bytes(data[-2 * CRC_BYTES : -CRC_BYTES], "big")
+        attachments, position = read_attachments(data, header)
+        segments = tuple(read_segments(data, position, header.n_segments))
+        whole = len(segments) == N_SEGMENTS
+        symbol_check = int.from_bytes(data[-2 * CRC_BYTES : -CRC_BYTES], "big") if whole else None
+        return cls.of_header(header, segments, symbol_check, attachments)
+
+    @classmethod
+    def of_header(
+        cls,
+        header: Header,
+        segments: tuple[bytes, ...],
+        symbol_check: int | None,
+        attachments: tuple[tuple[Attachment, bytes], ...],
+    ) -> "Container":
         return cls(
-            header.fingerprint, header.quality, header.width, header.height, header.layout, segments, symbol_check
+            header.fingerprint,
+            header.quality,
+            header.width,
+            header.height,
+            header.layout,
+            segments,
+            symbol_check,
+            header.bit_depth,
+            attachments,
         )
 
+    def within(self, n_bytes: int) -> "Container":
+        """As many of the first segments as make a file of at most `n_bytes`, one at least."""
+        fitting = (n for n in range(len(self.segments), 1, -1) if len(self.truncated(n).to_bytes()) <= n_bytes)
+        return self.truncated(next(fitting, 1))
 
-def remains(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> tuple[Header, tuple[bytes, ...]]:
-    """Header of a damaged file and its segments before the damage. Raises a FormatError if there is none."""
+    def truncated(self, n_segments: int) -> "Container":
+        """The first segments alone, 1 to all."""
+        if n_segments >= len(self.segments):
+            return self
+        return replace(self, segments=self.segments[:n_segments], symbol_check=None)
+
+
+def remains(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> Container:
+    """What comes before the damage of a file. Raises a FormatError if not even the first segment is sound."""
     header = read_header(data, max_pixels)
+    attachments, position = read_attachments(data, header)
     segments: list[bytes] = []
     try:
-        segments.extend(read_segments(data, header.size_bytes))
+        segments.extend(read_segments(data, position, header.n_segments))
     except FormatError:
         if not segments:
             raise
-    return header, tuple(segments)
+    else:
+        return Container.from_bytes(data, max_pixels=max_pixels)
+    return Container.of_header(header, tuple(segments), None, attachments)
 
 
 def read_header(data: bytes, max_pixels: int | None = None) -> Header:
@@ -144,20 +216,55 @@ def read_header(data: bytes, max_pixels: int | None = None) -> Header:
     height, position = read_leb128(data, position, MAX_SIDE)
     if not width or not height:
         raise CorruptDataError(f"a picture of {width}x{height} pixels")
-    layout = Layout.RGB
+    extension = 0
     if flags & EXTENSION_FLAG:
-        layout, position = read_extension(data, position)
+        extension, position = read_extension(data, position)
     if max_pixels is not None and width * height > max_pixels:
         raise LimitError(f"the picture has {width}x{height} pixels; the limit is {max_pixels}")
-    return Header(fingerprint, quality, width, height, layout, position)
+    return Header(
+        fingerprint,
+        quality,
+        width,
+        height,
+        Layout(extension & 3),
+        BIT_DEPTHS[extension >> DEPTH_SHIFT & 3],
+        bool(extension & ATTACHMENTS_FLAG),
+        (extension >> SEGMENTS_SHIFT & 3) or N_SEGMENTS,
+        position,
+    )
 
 
-def read_extension(data: bytes, position: int) -> tuple[Layout, int]:
+def read_extension(data: bytes, position: int) -> tuple[int, int]:
     if position >= len(data):
         raise TruncatedError("the file ends inside its header")
-    if data[position] != Layout.GREY:
-        raise CorruptDataError(f"unknown extension byte {data[position]:#04x}")
-    return Layout.GREY, position + 1
+    extension = data[position]
+    layout, depth, reserved = extension & 3, extension >> DEPTH_SHIFT & 3, extension >> 7
+    if not extension or layout > Layout.GREY or depth >= len(BIT_DEPTHS) or reserved:
+        raise CorruptDataError(f"unknown extension byte {extension:#04x}")
+    return extension, position + 1
+
+
+def read_attachments(data: bytes, header: Header) -> tuple[tuple[tuple[Attachment, bytes], ...], int]:
+    """What follows the header if it says so, and the position after it. Raises a FormatError."""
+    found: list[tuple[Attachment, bytes]] = []
+    position = header.size_bytes
+    if not header.has_attachments:
+        return (), position
+    while kind := data[position] if position < len(data) else -1:
+        if kind < 0:
+            raise TruncatedError("the file ends inside its attachments")
+        if kind > max(Attachment) or (found and kind <= found[-1][0]):
+            raise CorruptDataError(f"an attachment of kind {kind} does not belong there")
+        length, start = read_leb128(data, position + 1, MAX_ATTACHMENT_BYTES)
+        position = start + length
+        found.append((Attachment(kind), data[start:position]))
+    if not found:
+        raise CorruptDataError("the header promises attachments")
+    if position + 1 >= len(data):
+        raise TruncatedError("the file ends inside its attachments")
+    if crc8(data[: position + 1]) != data[position + 1]:
+        raise ChecksumError("the checksum of the attachments does not match: the file is damaged")
+    return tuple(found), position + 2
 
 
 def leb128(value: int) -> bytes:
@@ -191,11 +298,11 @@ def read_leb128(data: bytes, position: int, limit: int) -> tuple[int, int]:
     return value, position + i + 1
 
 
-def read_segments(data: bytes, position: int) -> Iterator[bytes]:
+def read_segments(data: bytes, position: int, n_segments: int = N_SEGMENTS) -> Iterator[bytes]:
     """The payloads of a file, whose first segment begins at `position`, each after its checksum has been verified."""
     end = len(data) - CRC_BYTES
-    last_stop = end - CRC_BYTES
-    for number in range(N_SEGMENTS - 1):
+    last_stop = end - (CRC_BYTES if n_segments == N_SEGMENTS else 0)
+    for number in range(n_segments - 1):
         length, start = read_leb128(data, position, MAX_SEGMENT_BYTES)
         stop = start + length
         if stop >= last_stop:

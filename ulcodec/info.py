@@ -15,11 +15,13 @@ def info(data: bytes) -> dict[str, Any]:
         "width": container.width,
         "height": container.height,
         "layout": container.layout.name,
+        "bit_depth": container.bit_depth,
         "quality": container.quality,
         "model": installed_fingerprints().get(fingerprint),
         "fingerprint": fingerprint,
         "file_bytes": len(data),
         "overhead_bytes": container.overhead_bytes,
+        "attachment_bytes": {kind.name.lower(): len(attached) for kind, attached in container.attachments},
         "segment_bytes": [len(segment) for segment in container.segments],
         "bits_per_pixel": 8 * len(data) / container.n_pixels,
     }

@@ -112,11 +112,15 @@ class SymbolCheck:
         self.value = crc_hqx(symbols.astype("<i4").tobytes(), self.value)
 
 
-def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int) -> tuple[tuple[bytes, ...], int]:
+def encode_latent(
+    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0
+) -> tuple[tuple[bytes, ...], int]:
     """Code a latent y [C, h, w] and its hyper-latent [C_hyper, ceil(h/4), ceil(w/4)], float, in quantisation steps.
 
+    `thrift`: how much a saved bit counts against error, beside what is best at this quality; more makes a smaller file.
     Returns the segments of the file and the symbols' check.
     """
+    savings = coder.savings * thrift
     prior, grid = coder.prior, (y.shape[1], y.shape[2])
     y, hyper = y.flatten(1).T, hyper.flatten(1).T
     encoder, check = SymbolEncoder(), SymbolCheck()
@@ -133,7 +137,7 @@ def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int) ->
     for step in STEPS:
         now = steps == step
         parameters = chosen(prior(y_16, steps < step, quality, features, grid), now)
-        symbols = quantise(y[now], parameters, coder.savings)
+        symbols = quantise(y[now], parameters, savings)
         encoder.encode(symbols, table_indices(parameters), coder.tables)
         check.update(symbols)
         y_16[now] = restore(symbols, parameters)

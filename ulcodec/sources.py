@@ -82,7 +82,7 @@ def picture_files(source: Source) -> Iterator[tuple[str, bytes]]:
 def decode_rgb(data: bytes) -> np.ndarray | None:
     """uint8 [H, W, 3], or None for what cannot be decoded or coded."""
     try:
-        pixels = load_image(data).pixels
+        pixels = load_image(data).pixels_8
     except ImageError:
         return None
     return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)

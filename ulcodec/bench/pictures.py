@@ -40,7 +40,7 @@ def find_pictures(folder: Path | None, limit: int | None = None) -> list[Picture
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise FileNotFoundError(f"no pictures in {folder}")
-    return [Picture(path.name, load_image(path).pixels) for path in paths[:limit]]
+    return [Picture(path.name, load_image(path).pixels_8) for path in paths[:limit]]
 
 
 def sample_picture(name: str) -> Picture:
@@ -50,7 +50,7 @@ def sample_picture(name: str) -> Picture:
     except ModuleNotFoundError as error:
         message = 'the sample pictures come with scikit-image: name a folder, or pip install "ulcodec[bench]"'
         raise BenchmarkError(message) from error
-    return Picture(file.name, load_image(file.read_bytes()).pixels)
+    return Picture(file.name, load_image(file.read_bytes()).pixels_8)
 
 
 def fitted(picture: Picture, width: int, height: int) -> Picture:

@@ -1,0 +1,121 @@
+"""One file or many: where results go, what is left out, and how errors are told."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+
+from ulcodec.errors import UlcError
+from ulcodec_cli.common import STANDARD_STREAM, output_path, print_json
+
+Work = Callable[[Path, Path], dict[str, Any]]
+"""Makes the second file of the first; returns what to report, `output` and `line` among it."""
+
+
+class Plan(NamedTuple):
+    """`pairs` of source and target; `many`: errors are collected, results that are up to date left alone."""
+
+    pairs: list[tuple[Path, Path]]
+    many: bool
+
+
+def make_plan(
+    sources: Sequence[Path], output: Path | None, suffix: str, wanted: set[str], *, recursive: bool, force: bool
+) -> Plan:
+    """Targets of all sources. A folder stands for the files in it whose extension is `wanted`, in the order of names.
+
+    `output` is a file for a single source, or a folder. Raises OSError for a target that cannot be written.
+    """
+    folders = [source for source in sources if source.is_dir()]
+    if len(sources) == 1 and not folders:
+        [source] = sources
+        if output is not None and output.is_dir():
+            output = output / source.with_suffix(suffix).name
+        return Plan([(source, output_path(source, output, suffix, force))], many=False)
+    if output is not None and output.exists() and not output.is_dir():
+        raise NotADirectoryError(20, "is not a directory", str(output))
+    pairs = []
+    for source in sources:
+        found = found_in(source, wanted, recursive) if source in folders else [source]
+        base = source if source in folders else source.parent
+        for file in found:
+            beside = file.with_suffix(suffix)
+            pairs.append((file, beside if output is None else output / beside.relative_to(base)))
+    if not pairs:
+        raise FileNotFoundError(2, "nothing to do in this folder", str(folders[0]))
+    targets = [target for _, target in pairs]
+    if doubled := {target for target in targets if targets.count(target) > 1}:
+        raise FileExistsError(17, "would be written by more than one input", str(min(doubled)))
+    return Plan(pairs, many=True)
+
+
+def found_in(folder: Path, wanted: set[str], recursive: bool) -> list[Path]:
+    files = folder.rglob("*") if recursive else folder.iterdir()
+    return sorted(file for file in files if file.suffix.lower() in wanted and file.is_file())
+
+
+def run_plan(plan: Plan, work: Work, *, force: bool, json: bool) -> None:
+    """Work through a plan and report. Of many files, errors come at the end and make the exit code 1."""
+    if not plan.many:
+        [(source, target)] = plan.pairs
+        report(work(source, target), json)
+        return
+    failed: list[tuple[Path, str]] = []
+    done: list[dict[str, Any]] = []
+    n_skipped, started = 0, time.perf_counter()
+    with typer.progressbar(plan.pairs, file=sys.stderr, item_show_func=shown_name) as pairs:
+        for source, target in pairs:
+            try:
+                if is_up_to_date(source, target) and not force:
+                    n_skipped += 1
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                done.append(work(source, output_path(source, target, "", force)))
+            except UlcError as error:
+                failed.append((source, str(error)))
+            except OSError as error:
+                elsewhere = error.filename is not None and str(error.filename) != str(source)
+                message = error.strerror or str(error)
+                failed.append((source, f"{error.filename}: {message}" if elsewhere else message))
+            except MemoryError:
+                failed.append((source, "out of memory"))
+    for result in done if json else ():
+        report(result, json)
+    for source, message in failed:
+        typer.echo(f"ulcodec: error: {source}: {' '.join(message.split())}", err=True)
+    summary = {
+        "n_done": len(done),
+        "n_up_to_date": n_skipped,
+        "n_failed": len(failed),
+        "source_bytes": sum(result["source_bytes"] for result in done),
+        "output_bytes": sum(result["output_bytes"] for result in done),
+        "seconds": time.perf_counter() - started,
+    }
+    if json:
+        print_json(summary)
+    else:
+        sizes = f"{summary['source_bytes']:,} to {summary['output_bytes']:,} bytes in {summary['seconds']:.1f} s"
+        typer.echo(f"{len(done)} done, {n_skipped} up to date, {len(failed)} failed; {sizes}")
+    raise typer.Exit(1 if failed else 0)
+
+
+def shown_name(pair: tuple[Path, Path] | None) -> str:
+    return "" if pair is None else pair[0].name
+
+
+def is_up_to_date(source: Path, target: Path) -> bool:
+    return target.is_file() and source.exists() and target.stat().st_mtime >= source.stat().st_mtime
+
+
+def report(result: dict[str, Any], json: bool) -> None:
+    """Nothing on standard output where the result itself went there."""
+    line = result.pop("line")
+    if result["output"] == str(STANDARD_STREAM):
+        return
+    if json:
+        print_json(result)
+    else:
+        typer.echo(line)

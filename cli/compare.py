@@ -1,0 +1,75 @@
+"""`ulcodec compare`: how far a picture is from its original."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ulcodec.container import MAGIC, MAX_PIXELS
+from ulcodec.errors import ImageError
+from ulcodec_cli.common import DEFAULT_MODEL, Force, Json, Model, output_path, print_fields, print_json, show_warnings
+
+if TYPE_CHECKING:
+    from ulcodec.images import Picture
+
+
+def compare(
+    original: Annotated[Path, typer.Argument(help="A picture.")],
+    other: Annotated[Path, typer.Argument(help="A .ulc file, or another picture.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write both side by side, with their difference beside them.")
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Print bits per pixel, PSNR and MS-SSIM of a .ulc file, or another picture, against its original."""
+    target = None if output is None else output_path(original, output, ".png", force)
+    show_warnings()
+
+    from ulcodec.metrics import MS_SSIM_MIN_SIDE, bits_per_pixel, ms_ssim, psnr_db
+
+    first, second = (opened(path, model) for path in (original, other))
+    if first.pixels.shape != second.pixels.shape:
+        shapes = " and ".join("x".join(map(str, picture.pixels.shape)) for picture in (first, second))
+        raise ImageError(f"pictures of different shapes: {shapes}")
+    a, b = first.pixels_8, second.pixels_8
+    height, width = a.shape[:2]
+    n_bytes = other.stat().st_size
+    values = {
+        "width": width,
+        "height": height,
+        "file_bytes": n_bytes,
+        "bits_per_pixel": bits_per_pixel(n_bytes, width, height),
+        "psnr_db": psnr_db(a, b),
+        "ms_ssim": ms_ssim(a, b) if min(a.shape[:2]) >= MS_SSIM_MIN_SIDE else None,
+    }
+    if target is not None:
+        write_side_by_side(first, second, target)
+    if json:
+        print_json(values)
+    else:
+        print_fields(values)
+
+
+def opened(path: Path, model: str) -> "Picture":
+    """A picture, decoded if it is a .ulc file."""
+    data = path.read_bytes()
+    if data[: len(MAGIC)] == MAGIC:
+        import ulcodec
+
+        return ulcodec.load(model).decode_picture(data)
+    from ulcodec.images import load_image
+
+    return load_image(data, max_pixels=MAX_PIXELS)
+
+
+def write_side_by_side(first: "Picture", second: "Picture", target: Path) -> None:
+    """Both pictures and, around grey, four times their difference."""
+    import numpy as np
+
+    from ulcodec.images import save_image
+
+    a, b = first.pixels_8, second.pixels_8
+    difference = (128 + 4 * (b.astype(int) - a)).clip(0, 255).astype(np.uint8)
+    save_image(np.concatenate([a, b, difference], axis=1), target)

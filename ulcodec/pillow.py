@@ -1,0 +1,126 @@
+"""Pillow plugin: after `import ulcodec.pillow`, Pillow opens and saves `.ulc` files.
+
+    import ulcodec.pillow
+    Image.open("a.ulc")                      # size, mode and metadata; decoded when its pixels are asked for
+    image.save("b.ulc", quality=60)
+
+Options of `save`: `quality`, `alpha_quality`, `strip` as in `Codec.encode`, `model`, and Pillow's own `icc_profile`,
+`exif` and `xmp`, by default those of the picture. `Image.draft(mode, size)` before the first pixel asks for a coarser
+picture, at full size, from the front of the file. `options.model` names the model that decodes.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import IO, Any
+
+from PIL import Image, ImageFile
+
+from ulcodec.attachments import inflate
+from ulcodec.container import MAGIC, Attachment, Container, Layout
+from ulcodec.errors import FormatError, UlcError
+from ulcodec.images import EXIF_PREFIX, load_image
+
+FORMAT = "ULC"
+INFO_NAMES = {Attachment.ICC: "icc_profile", Attachment.EXIF: "exif", Attachment.XMP: "xmp"}
+
+
+@dataclass
+class Options:
+    """What `Image.open` cannot be told."""
+
+    model: str = "small"
+    device: str = "auto"
+
+
+options = Options()
+
+
+@lru_cache(maxsize=2)
+def codec(model: str, device: str) -> Any:
+    from ulcodec.codec import load
+
+    return load(model, device=device)
+
+
+class UlcImageFile(ImageFile.ImageFile):
+    """A `.ulc` file: verified when opened, decoded when loaded."""
+
+    format = FORMAT
+    format_description = "ulcodec picture"
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        self.file_bytes = self.fp.read()
+        try:
+            container = Container.from_bytes(self.file_bytes, max_pixels=None)
+            attached = {name: inflate(data) for kind, data in container.attachments if (name := INFO_NAMES.get(kind))}
+        except FormatError as error:
+            raise SyntaxError(str(error)) from error
+        if "exif" in attached:
+            attached["exif"] = EXIF_PREFIX + attached["exif"]
+        self.info.update(attached)
+        self.info["quality"] = container.quality
+        self._size = container.width, container.height
+        has_alpha = any(kind >= Attachment.ALPHA for kind, _ in container.attachments)
+        deep_grey = container.layout is Layout.GREY and container.bit_depth == 16 and not has_alpha
+        mode = "L" if container.layout is Layout.GREY else "RGB"
+        self._mode = "I;16" if deep_grey else {"L": "LA", "RGB": "RGBA"}[mode] if has_alpha else mode
+        self.fraction = 1.0
+        self.tile = []
+
+    def draft(self, mode: str | None, size: tuple[int, int] | None) -> None:
+        """Ask for detail of `size` only: the share of the file that it is of the picture. The size stays."""
+        if size is not None and self.file_bytes:
+            self.fraction = min(1.0, max(size[0] / self.width, size[1] / self.height))
+
+    def load(self) -> Any:
+        """Decode, the first time. Raises OSError for a file that cannot be."""
+        if self.file_bytes:
+            data, self.file_bytes = self.file_bytes, b""
+            try:
+                decoded = codec(options.model, options.device).decode(data, fraction=self.fraction, max_pixels=2**31)
+            except UlcError as error:
+                raise OSError(str(error)) from error
+            self.im = decoded.im
+            if self.fp is not None and self._exclusive_fp:
+                self.fp.close()
+            self.fp = None
+        return super().load()
+
+
+def accept(prefix: bytes) -> bool:
+    return prefix.startswith(MAGIC)
+
+
+def save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
+    """`Image.save` in this format. Raises OSError for a picture that cannot be coded."""
+    given = image.encoderinfo
+    model, quality = given.get("model", options.model), given.get("quality", 50)
+    try:
+        picture = load_image(with_metadata(image, given), upright=False, max_pixels=2**31)
+        data = codec(model, options.device).encode(
+            picture,
+            quality=quality,
+            alpha_quality=given.get("alpha_quality"),
+            strip=given.get("strip", False),
+            max_pixels=2**31,
+        )
+    except UlcError as error:
+        raise OSError(str(error)) from error
+    file.write(data)
+
+
+def with_metadata(image: Image.Image, given: dict[str, Any]) -> Image.Image:
+    """The image with the metadata that `save` was given, or its own."""
+    found = image.copy()
+    for name in INFO_NAMES.values():
+        if name in given:
+            value = given[name]
+            found.info[name] = value.tobytes() if isinstance(value, Image.Exif) else value
+    return found
+
+
+Image.register_open(FORMAT, UlcImageFile, accept)
+Image.register_save(FORMAT, save)
+Image.register_extension(FORMAT, ".ulc")
+Image.register_mime(FORMAT, "image/x-ulc")

@@ -1,0 +1,113 @@
+"""Files of a wanted size or quality: the search over what the encoder can choose.
+
+A step of quality changes the rate by about 3 %. Between two steps, `thrift` moves more symbols towards zero, which
+costs little at small amounts.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ulcodec.codec import Codec, Encoding
+from ulcodec.errors import ImageError
+from ulcodec.images import Picture
+from ulcodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db
+
+MAX_TRIES = 8
+SIZE_TOLERANCE = 0.02
+LOG_SIZE_PER_QUALITY = 0.027
+LOG_SIZE_PER_THRIFT = 0.11
+MAX_THRIFT = 4.0
+FIRST_QUALITY = 50
+
+
+@dataclass
+class Search:
+    """Files of one picture, each made once; `codings` counts them."""
+
+    encoding: Encoding
+    measure: Callable[[bytes], float]
+    found: dict[tuple[int, float], tuple[float, bytes]] = field(default_factory=dict)
+
+    @property
+    def codings(self) -> int:
+        return len(self.found)
+
+    def at(self, quality: int, thrift: float = 1.0) -> float:
+        """The measure of the file at a quality."""
+        if (quality, thrift) not in self.found:
+            data = self.encoding.code(quality, thrift)
+            self.found[quality, thrift] = self.measure(data), data
+        return self.found[quality, thrift][0]
+
+
+def encode_to_size(
+    codec: Codec, picture: Picture, n_bytes: int, *, alpha_quality: int | None = None, strip: bool = False
+) -> bytes:
+    """A file of at most `n_bytes`, and at least 98 % of them where quality 100 reaches that; 8 codings at most.
+
+    Raises ImageError if no file is so small.
+    """
+    search = Search(Encoding(codec, picture, alpha_quality, strip), lambda data: float(len(data)))
+    good = (1 - SIZE_TOLERANCE) * n_bytes
+    low, high = -1, 101  # qualities whose file is known to fit, and not to fit
+    quality = FIRST_QUALITY
+    while high - low > 1 and search.codings < MAX_TRIES - 3:
+        size = search.at(quality)
+        low, high = (quality, high) if size <= n_bytes else (low, quality)
+        if good <= size <= n_bytes or (size < good and quality == 100):
+            return search.found[quality, 1.0][1]
+        step = math.log(0.99 * n_bytes / size) / LOG_SIZE_PER_QUALITY
+        quality = min(max(quality + round(step), low + 1), high - 1)
+    if high <= 100:
+        thrifty(search, high, n_bytes, good)
+    fitting = [(size, data) for size, data in search.found.values() if size <= n_bytes]
+    if not fitting:
+        smallest = int(min(size for size, _ in search.found.values()))
+        raise ImageError(f"no file of {n_bytes} bytes: the smallest of this picture has {smallest}")
+    return max(fitting, key=lambda entry: entry[0])[1]
+
+
+def thrifty(search: Search, quality: int, n_bytes: int, good: float) -> None:
+    """Try files between this quality's, which is too large, and the one before."""
+    thrift, size, slope = 1.0, search.at(quality), LOG_SIZE_PER_THRIFT
+    while search.codings < MAX_TRIES and not good <= size <= n_bytes and thrift < MAX_THRIFT:
+        wanted = math.log(size / (0.99 * n_bytes)) / slope
+        new = min(max(thrift + wanted, 1.01), MAX_THRIFT)
+        new_size = search.at(quality, new)
+        if new_size < size and new > thrift:
+            slope = math.log(size / new_size) / (new - thrift)
+        thrift, size = new, new_size
+
+
+def encode_to_quality(
+    codec: Codec,
+    picture: Picture,
+    measure: str,
+    value: float,
+    *,
+    alpha_quality: int | None = None,
+    strip: bool = False,
+) -> bytes:
+    """The smallest file found whose decoded picture reaches a value; `measure`: "psnr_db" or "ms_ssim".
+
+    Raises ImageError if quality 100 does not reach it, or the picture is too small for MS-SSIM.
+    """
+    if measure == "ms_ssim" and min(picture.pixels.shape[:2]) < MS_SSIM_MIN_SIDE:
+        raise ImageError(f"MS-SSIM needs sides of at least {MS_SSIM_MIN_SIDE} pixels")
+    compare = {"psnr_db": psnr_db, "ms_ssim": ms_ssim}[measure]
+    hidden = False if picture.alpha is None else picture.alpha == 0
+
+    def reached(data: bytes) -> float:
+        decoded = codec.decode_picture(data).pixels_8
+        decoded[hidden] = picture.pixels_8[hidden]
+        return compare(picture.pixels_8, decoded)
+
+    search = Search(Encoding(codec, picture, alpha_quality, strip), reached)
+    low, high = -1, 100
+    if search.at(100) < value:
+        raise ImageError(f"no file reaches {value:g}: quality 100 gives {search.at(100):.4g}")
+    while high - low > 1 and search.codings < MAX_TRIES:
+        quality = (low + high) // 2
+        low, high = (low, quality) if search.at(quality) >= value else (quality, high)
+    return search.found[high, 1.0][1]
