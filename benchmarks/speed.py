@@ -100,7 +100,8 @@ def decode_stages(codec: ulcodec.Codec, file: bytes) -> dict[str, float]:
     coder = LatentCoder(prior, codec.coder.tables)
     segments, check, quality = container.segments, container.symbol_check, container.quality
     decoded, coding_ms = stopwatch(codec.device, decode_latent, coder, segments, check, quality, grid)
-    _, synthesis_ms = stopwatch(codec.device, codec.synthesise, decoded.y_16, quality, grid)
+    whole = range(container.height), range(container.width)
+    _, synthesis_ms = stopwatch(codec.device, codec.synthesise, decoded.y_16, container, *whole)
     return {
         "decode: prior": prior.elapsed_ms,
         "decode: entropy coder": coding_ms - prior.elapsed_ms,

@@ -42,6 +42,9 @@ def decode(
     fraction: Annotated[
         float, typer.Option(min=0, max=1, help="Read only this share of a file: a coarser picture, sooner.")
     ] = 1.0,
+    crop: Annotated[
+        str | None, typer.Option(metavar="X,Y,W,H", help="Only this part, in pixels from the left and the top.")
+    ] = None,
     depth: Annotated[int | None, typer.Option(help="8 or 16 bits a sample. Default: as the original had.")] = None,
     recover: Annotated[
         bool, typer.Option("--recover", help="Show what is sound of a damaged file; the model conceals the rest.")
@@ -55,6 +58,7 @@ def decode(
     """Decode .ulc files."""
     if depth not in (None, 8, 16):
         raise typer.BadParameter("--depth is 8 or 16")
+    part = None if crop is None else parse_crop(crop)
     suffix = "." + format.lower().removeprefix(".")
     plan = make_plan(sources, output, suffix, {".ulc"}, recursive=recursive, force=force)
     show_warnings()
@@ -78,7 +82,8 @@ def decode(
         if recover:
             picture, n_segments, damage = codec.recover(data, max_pixels=max_pixels)
         else:
-            picture, damage = codec.decode_picture(data, fraction=fraction, max_pixels=max_pixels), None
+            picture = codec.decode_picture(data, fraction=fraction, crop=part, max_pixels=max_pixels)
+            damage = None
             n_segments = N_SEGMENTS
         decode_ms = 1000 * (time.perf_counter() - start)
         if depth is not None and depth != picture.bit_depth:
@@ -105,6 +110,14 @@ def decode(
         }
 
     run_plan(plan, work, force=force, json=json)
+
+
+def parse_crop(text: str) -> tuple[int, int, int, int]:
+    try:
+        left, top, width, height = (int(number) for number in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"expected four whole numbers X,Y,W,H, got {text!r}") from None
+    return left, top, width, height
 
 
 def named(target: Path, suffix: str) -> Path:

@@ -194,6 +194,7 @@ def test_models_that_do_not_fit(photo: Path, coded: Path, tiny_model_dir: Path, 
         ("encode", "a.png", "-q", "5", "--target-bpp", "1"),
         ("encode", "a.png", "--target-size", "5 apples"),
         ("decode", "a.ulc", "--depth", "12"),
+        ("decode", "a.ulc", "--crop", "1,2,3"),
         ("truncate", "a.ulc", "-o", "b.ulc"),
         ("encode", "a.png", "-q", "101"),
         ("encode", "a.png", "-q", "-1"),
@@ -449,6 +450,15 @@ def test_truncate_and_fraction(photo: Path, tiny_model_dir: Path, run: Run, tmp_
     assert run("decode", coded, "-o", tmp_path / "part.png", "--fraction", 0.9, "--model", tiny_model_dir).code == 0
     assert (tmp_path / "part.png").read_bytes() == (tmp_path / "cut1.png").read_bytes()
     assert_refused(run("truncate", photo, "-o", tmp_path / "none.ulc", "--segments", 1), "not a .ulc file")
+
+
+def test_crop(photo: Path, coded: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+    for name, options in (("whole.png", ()), ("part.png", ("--crop", "5,6,20,10"))):
+        assert run("decode", coded, "-o", tmp_path / name, "--model", tiny_model_dir, *options).code == 0
+    with Image.open(tmp_path / "whole.png") as whole, Image.open(tmp_path / "part.png") as part:
+        np.testing.assert_array_equal(np.asarray(whole)[6:16, 5:25], np.asarray(part))
+    outside = ("decode", coded, "-o", tmp_path / "none.png", "--model", tiny_model_dir, "--crop", "40,0,20,20")
+    assert_refused(run(*outside), "not inside 51x37")
 
 
 def test_compare(photo: Path, coded: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import ulcodec
+from ulcodec import codec as codec_module
 from ulcodec import latent_coding
 from ulcodec.codec import Codec
 from ulcodec.container import Attachment, Container
@@ -348,6 +349,48 @@ def test_metadata_goes_through(tiny_codec: Codec, picture: np.ndarray) -> None:
     info = tiny_codec.decode(data).info
     assert info == {"icc_profile": whole.icc, "exif": b"Exif\0\0MM\0*", "xmp": b"<x/>"}
     assert len(data) < len(tiny_codec.encode(picture)) + 60
+
+
+@pytest.mark.parametrize("tile", [4, 8, 12])
+@pytest.mark.parametrize("size", [(37, 201), (130, 96), (16, 16), (65, 1)])
+def test_tiles_change_neither_bytes_nor_pixels(
+    tiny_codec: Codec, monkeypatch: pytest.MonkeyPatch, tile: int, size: tuple[int, int]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    data = tiny_codec.encode(noise)
+    decoded = tiny_codec.decode_array(data)
+    monkeypatch.setattr(codec_module, "TILE", tile)
+    assert tiny_codec.encode(noise) == data
+    np.testing.assert_array_equal(tiny_codec.decode_array(data), decoded)
+
+
+def test_shipped_model_in_tiles(picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ulcodec.load("small", device="cpu")
+    wide = np.tile(picture, (2, 3, 1))
+    data = small.encode(wide)
+    decoded = small.decode_array(data)
+    monkeypatch.setattr(codec_module, "TILE", 8)
+    assert small.encode(wide) == data
+    np.testing.assert_array_equal(small.decode_array(data), decoded)
+
+
+@pytest.mark.parametrize("crop", [(0, 0, 96, 80), (5, 9, 1, 1), (40, 33, 50, 20), (95, 79, 1, 1), (0, 64, 96, 16)])
+def test_crop_is_part_of_the_whole(
+    tiny_codec: Codec, picture: np.ndarray, crop: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_codec.encode(np.dstack([picture, transparent(picture)]))
+    left, top, width, height = crop
+    whole = tiny_codec.decode_array(data)[top : top + height, left : left + width]
+    for tile in (128, 4):
+        monkeypatch.setattr(codec_module, "TILE", tile)
+        part = tiny_codec.decode_picture(data, crop=crop)
+        np.testing.assert_array_equal(np.dstack([part.pixels, part.alpha]), whole)
+
+
+@pytest.mark.parametrize("crop", [(0, 0, 97, 80), (-1, 0, 5, 5), (0, 0, 0, 5), (90, 79, 7, 1)])
+def test_crop_outside_of_the_picture(tiny_codec: Codec, coded: bytes, crop: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="is not inside 96x80"):
+        tiny_codec.decode_picture(coded, crop=crop)
 
 
 def test_every_fraction_decodes(tiny_codec: Codec, picture: np.ndarray, coded: bytes) -> None:

@@ -21,11 +21,18 @@ from ulcodec.images import Picture, load_image
 from ulcodec.latent_coding import DecodedLatent, LatentCoder, conceal_latent, decode_latent, encode_latent, hyper_grid
 from ulcodec.model.integer import MEAN_GRID
 from ulcodec.model.likelihood import chain_bits
+from ulcodec.model.tiles import Span, spans
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.precision import bfloat16_pays
 from ulcodec.store import open_model
 
 PATCH_PX = 16
+TILE = 128
+"""Latent positions a side that encoder and decoder take at once, a multiple of 4."""
+HYPER_HALO = 4
+SAMPLE_TYPES = {8: np.uint8, 16: np.uint16}
+Crop = tuple[int, int, int, int]
+"""Left, top, width, height in pixels."""
 ImageLike = Any
 """What `Codec.encode` takes: see there."""
 
@@ -83,16 +90,21 @@ class Codec:
         """Like `decode`, into a NumPy array, uint8 or uint16 as encoded: [H, W, 3] or [H, W], with alpha one more."""
         return self.decode_picture(data, fraction=fraction, max_pixels=max_pixels).samples
 
-    def decode_picture(self, data: bytes, *, fraction: float = 1.0, max_pixels: int = MAX_PIXELS) -> Picture:
+    def decode_picture(
+        self, data: bytes, *, fraction: float = 1.0, crop: Crop | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Picture:
         """Like `decode`, into a `Picture`.
 
         `fraction`: decode only the segments within this share of the file's bytes, the first of the four at least; the
-        prior's prediction stands for the rest, as it does in a file that was truncated.
+        prior's prediction stands for the rest, as it does in a file that was truncated. `crop`: only this part of the
+        picture, the same pixels as in the whole; ImageError if it is not inside.
         """
         container = self.open(data, max_pixels)
+        if crop is not None and not is_inside(crop, container):
+            raise ImageError(f"the crop {crop} is not inside {container.width}x{container.height} pixels")
         if fraction < 1:
             container = container.within(int(fraction * len(data)))
-        return self.picture(self.decode_latents(container), container)
+        return self.picture(self.decode_latents(container), container, crop)
 
     def recover(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Recovery:
         """Decode a file; of a damaged one, what comes before the damage, the rest concealed by the prior's prediction.
@@ -177,27 +189,57 @@ class Codec:
             raise unknown_model(fingerprint, f"the loaded model is {self.name} ({self.fingerprint})")
 
     def analyse(self, pixels: np.ndarray, quality: int) -> tuple[Tensor, Tensor]:
-        """uint8 or uint16 [H, W, 3] or [H, W] -> latent [C, h, w], hyper-latent [C_hyper, h/4, w/4], in steps."""
-        x = padded(to_tensor(pixels).to(self.device))
-        q = torch.tensor([quality / 100], device=self.device)
-        with torch.inference_mode(), self.autocast():
-            y, z = self.model.encoder(x, q)
-            hyper = self.model.hyper_encoder(z, q)
-        return y[0], hyper[0]
+        """uint8 or uint16 [H, W, 3] or [H, W] -> latent [C, h, w], hyper-latent [C_hyper, h/4, w/4], in steps.
 
-    def synthesise(self, y_16: Tensor, quality: int, grid: tuple[int, int]) -> Tensor:
-        """Latent in 1/16 steps [N, C] -> posterior-mean picture float32 [3, 16 h, 16 w], about [0, 1]."""
-        y = unflattened(y_16, grid)
+        In tiles, whose size changes no number.
+        """
+        config, (h, w) = self.model.config, grid_of(*pixels.shape[:2])
+        y = torch.empty(config.latent_channels, h, w, device=self.device)
+        hyper = torch.empty(config.hyper_channels, *hyper_grid((h, w)), device=self.device)
         q = torch.tensor([quality / 100], device=self.device)
-        with torch.inference_mode(), self.autocast():
-            mean: Tensor = self.model.decoder.trunk(y.contiguous(memory_format=torch.channels_last), q)[1]
-        return mean[0]
+        halo = HYPER_HALO + halo_of(config.encoder_blocks_16, config.encoder_blocks_8)
+        for rows in spans(range(h), h, TILE, halo):
+            for columns in spans(range(w), w, TILE, halo):
+                part = pixels[in_pixels(rows.outer), in_pixels(columns.outer)]
+                with torch.inference_mode(), self.autocast():
+                    y_part, z = self.model.encoder(padded(to_tensor(part).to(self.device)), q)
+                    near, start = zip(*(hyper_surroundings(span) for span in (rows, columns)), strict=True)
+                    hyper_part = self.model.hyper_encoder(z[:, :, near[0], near[1]], q)
+                y[:, rows.inner, columns.inner] = y_part[0, :, rows.within, columns.within]
+                inner = [slice(span.inner.start // 4, -(-span.inner.stop // 4)) for span in (rows, columns)]
+                kept = [slice(i, i + s.stop - s.start) for i, s in zip(start, inner, strict=True)]
+                hyper[:, inner[0], inner[1]] = hyper_part[0, :, kept[0], kept[1]]
+        return y, hyper
 
-    def picture(self, decoded: DecodedLatent, said: Container) -> Picture:
-        """From a latent, with the size, layout, depth, quality and attachments that the file says."""
+    def picture(self, decoded: DecodedLatent, said: Container, crop: Crop | None = None) -> Picture:
+        """From a latent, with the size, layout, depth, quality and attachments that the file says; or a part of it."""
         fields = self.detach(said)
-        picture = self.synthesise(decoded.y_16, said.quality, latent_grid(said))
-        return Picture(to_pixels(picture[:, : said.height, : said.width], said.layout, said.bit_depth), **fields)
+        left, top, width, height = crop or (0, 0, said.width, said.height)
+        if "alpha" in fields:
+            fields["alpha"] = fields["alpha"][top : top + height, left : left + width]
+        rows, columns = range(top, top + height), range(left, left + width)
+        return Picture(self.synthesise(decoded.y_16, said, rows, columns), **fields)
+
+    def synthesise(self, y_16: Tensor, said: Container, rows: range, columns: range) -> np.ndarray:
+        """Latent in 1/16 steps [N, C] -> rows and columns of the posterior-mean picture, uint8 or uint16.
+
+        In tiles, whose size changes no number.
+        """
+        config, (h, w) = self.model.config, latent_grid(said)
+        y = y_16.reshape(h, w, -1)
+        q = torch.tensor([said.quality / 100], device=self.device)
+        shape = (len(rows), len(columns)) if said.layout is Layout.GREY else (len(rows), len(columns), 3)
+        pixels = np.empty(shape, SAMPLE_TYPES[said.bit_depth])
+        halo = halo_of(config.decoder_blocks_16, config.decoder_blocks_8)
+        for down in spans(in_latents(rows), h, TILE, halo):
+            for across in spans(in_latents(columns), w, TILE, halo):
+                part = y[down.outer, across.outer]
+                known = unflattened(part.flatten(0, 1), (part.shape[0], part.shape[1]))
+                with torch.inference_mode(), self.autocast():
+                    mean = self.model.decoder.trunk(known.contiguous(memory_format=torch.channels_last), q)[1][0]
+                inside, target = zip(*(overlap(*pair) for pair in ((down, rows), (across, columns))), strict=True)
+                pixels[target] = to_pixels(mean[:, inside[0], inside[1]], said.layout, said.bit_depth)
+        return pixels
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(self.device))
@@ -255,8 +297,45 @@ def unknown_model(fingerprint: bytes, context: str) -> UnknownModelError:
     )
 
 
+def is_inside(crop: Crop, said: Container) -> bool:
+    left, top, width, height = crop
+    return min(left, top) >= 0 < min(width, height) and left + width <= said.width and top + height <= said.height
+
+
 def latent_grid(said: Container | Header) -> tuple[int, int]:
-    return -(-said.height // PATCH_PX), -(-said.width // PATCH_PX)
+    return grid_of(said.height, said.width)
+
+
+def grid_of(height: int, width: int) -> tuple[int, int]:
+    return -(-height // PATCH_PX), -(-width // PATCH_PX)
+
+
+def halo_of(blocks_16: int, blocks_8: int) -> int:
+    """Latent positions that a network sees to each side, with so many 3x3 kernels at 1/16 and at 1/8."""
+    return blocks_16 + -(-blocks_8 // 2)
+
+
+def in_pixels(positions: slice) -> slice:
+    return slice(positions.start * PATCH_PX, positions.stop * PATCH_PX)
+
+
+def in_latents(pixels: range) -> range:
+    return range(pixels.start // PATCH_PX, -(-pixels.stop // PATCH_PX))
+
+
+def hyper_surroundings(span: Span) -> tuple[slice, int]:
+    """The part of `span.outer` that the hyper-encoder needs, and the first hyper-latent position of the tile in it."""
+    before = min(HYPER_HALO, span.inner.start)
+    start = span.within.start - before
+    return slice(start, span.within.stop + HYPER_HALO), before // 4
+
+
+def overlap(span: Span, wanted: range) -> tuple[slice, slice]:
+    """What of a tile's pixels is wanted: where it lies in those of `span.outer`, and in the result."""
+    first = max(span.inner.start * PATCH_PX, wanted.start)
+    last = min(span.inner.stop * PATCH_PX, wanted.stop)
+    origin = span.outer.start * PATCH_PX
+    return slice(first - origin, last - origin), slice(first - wanted.start, last - wanted.start)
 
 
 def unflattened(latent_16: Tensor, grid: tuple[int, int]) -> Tensor:

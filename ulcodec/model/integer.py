@@ -10,7 +10,7 @@ N = B h w positions of B pictures in row-major order, C latent channels; Q = 101
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -22,6 +22,7 @@ from ulcodec.errors import ModelError
 from ulcodec.model.blocks import QualityTable
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.prior import ACTIVATION_LIMIT, LOG_SCALE_STEP, N_SCALES, SCALE_MIN
+from ulcodec.model.tiles import spans
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import LATENT_LOG_SNR_0, step_noise_variance
 
@@ -194,14 +195,6 @@ class IntegerLayer:
         return self.product(x, arrange).add_(self.start).bitwise_right_shift_(self.shift)
 
 
-def spans(length: int, tile: int, halo: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Tiles of an axis: where each lies, what it takes to compute it, and where it lies in that."""
-    for start in range(0, length, tile):
-        stop = min(start + tile, length)
-        first = max(start - halo, 0)
-        yield slice(start, stop), slice(first, min(stop + halo, length)), slice(start - first, stop - first)
-
-
 class IntegerPrior:
     """Prior and hyper-decoder in integers, for pictures of one size and quality.
 
@@ -273,8 +266,8 @@ class IntegerPrior:
         inputs = [x.reshape(-1, *grid, x.shape[1]) for x in (y_16, known, hyper_features)]
         mean_16, table_index = torch.empty_like(inputs[0]), torch.empty_like(inputs[0], dtype=torch.uint8)
         halo = len(self.blocks)  # each sees one position further
-        for rows, rows_around, rows_within in spans(grid[0], self.tile, halo):
-            for columns, columns_around, columns_within in spans(grid[1], self.tile, halo):
+        for rows, rows_around, rows_within in spans(range(grid[0]), grid[0], self.tile, halo):
+            for columns, columns_around, columns_within in spans(range(grid[1]), grid[1], self.tile, halo):
                 around = [x[:, rows_around, columns_around] for x in inputs]
                 y_part, known_part, hyper_part = (x.flatten(0, 2) for x in around)
                 size = around[0].shape[:3]
