@@ -21,6 +21,7 @@ LAYERS = [
         "range_coder",
         "entropy",
         "precision",
+        "memory",
         "catalogue",
         "info",
         "sources",

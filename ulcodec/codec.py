@@ -19,6 +19,7 @@ from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Attachment, Container, Hea
 from ulcodec.errors import CorruptDataError, FormatError, ImageError, UnknownModelError
 from ulcodec.images import Picture, load_image
 from ulcodec.latent_coding import DecodedLatent, LatentCoder, conceal_latent, decode_latent, encode_latent, hyper_grid
+from ulcodec.memory import release
 from ulcodec.model.integer import MEAN_GRID
 from ulcodec.model.likelihood import chain_bits
 from ulcodec.model.tiles import Span, spans
@@ -27,7 +28,7 @@ from ulcodec.precision import bfloat16_pays
 from ulcodec.store import open_model
 
 PATCH_PX = 16
-TILE = 128
+TILE = 96
 """Latent positions a side that encoder and decoder take at once, a multiple of 4."""
 HYPER_HALO = 4
 SAMPLE_TYPES = {8: np.uint8, 16: np.uint16}
@@ -209,6 +210,7 @@ class Codec:
                 inner = [slice(span.inner.start // 4, -(-span.inner.stop // 4)) for span in (rows, columns)]
                 kept = [slice(i, i + s.stop - s.start) for i, s in zip(start, inner, strict=True)]
                 hyper[:, inner[0], inner[1]] = hyper_part[0, :, kept[0], kept[1]]
+        release_after(h, w)
         return y, hyper
 
     def picture(self, decoded: DecodedLatent, said: Container, crop: Crop | None = None) -> Picture:
@@ -239,6 +241,7 @@ class Codec:
                     mean = self.model.decoder.trunk(known.contiguous(memory_format=torch.channels_last), q)[1][0]
                 inside, target = zip(*(overlap(*pair) for pair in ((down, rows), (across, columns))), strict=True)
                 pixels[target] = to_pixels(mean[:, inside[0], inside[1]], said.layout, said.bit_depth)
+        release_after(h, w)
         return pixels
 
     def autocast(self) -> torch.autocast:
@@ -308,6 +311,12 @@ def latent_grid(said: Container | Header) -> tuple[int, int]:
 
 def grid_of(height: int, width: int) -> tuple[int, int]:
     return -(-height // PATCH_PX), -(-width // PATCH_PX)
+
+
+def release_after(h: int, w: int) -> None:
+    """After work in more than one tile."""
+    if max(h, w) > TILE:
+        release()
 
 
 def halo_of(blocks_16: int, blocks_8: int) -> int:

@@ -132,8 +132,8 @@ def check_index(table_index: IntArray, tables: FrequencyTables) -> None:
 def coding_order(table_index: IntArray, tables: FrequencyTables) -> NDArray[np.intp]:
     """Positions of the coded elements: by rising table, and in their own order within one."""
     check_index(table_index, tables)
-    order = np.argsort(table_index.astype(np.uint8), kind="stable")
-    return order[tables.escapes[table_index[order]] > 0]
+    coded = np.flatnonzero((tables.escapes > 0)[table_index])
+    return coded[np.argsort(table_index[coded].astype(np.uint8), kind="stable")]
 
 
 def runs(sorted_index: IntArray) -> Iterator[tuple[int, slice]]:

@@ -6,6 +6,7 @@ positions, and of their channels within a position.
 
 import math
 from binascii import crc_hqx
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -24,6 +25,8 @@ from ulcodec.model.reveal import STEPS, step_map
 
 MAX_SYMBOL = 2**19
 """Larger symbols are clamped by the encoder; the entropy coder's escape goes to 2^20."""
+
+POSITIONS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,17 @@ def chosen(parameters: CodingParameters, mask: Tensor) -> CodingParameters:
     return CodingParameters(parameters.mean_16[mask], parameters.table_index[mask])
 
 
+def parts_of_step(
+    predicted: CodingParameters, steps: Tensor, step: int
+) -> Iterator[tuple[slice, Tensor, CodingParameters]]:
+    """Some positions at a time, which bounds memory: where they are, which elements are of the step, and their
+    parameters."""
+    for start in range(0, len(steps), POSITIONS_AT_ONCE):
+        part = slice(start, start + POSITIONS_AT_ONCE)
+        now = steps[part] == step
+        yield part, now, chosen(CodingParameters(predicted.mean_16[part], predicted.table_index[part]), now)
+
+
 def flattened(parameters: CodingParameters) -> CodingParameters:
     return CodingParameters(parameters.mean_16.flatten(), parameters.table_index.flatten())
 
@@ -135,12 +149,18 @@ def encode_latent(
     y_16 = torch.zeros(y.shape, dtype=torch.int32, device=y.device)
     segments = []
     for step in STEPS:
-        now = steps == step
-        parameters = chosen(prior(y_16, steps < step, quality, features, grid), now)
-        symbols = quantise(y[now], parameters, savings)
-        encoder.encode(symbols, table_indices(parameters), coder.tables)
+        predicted = prior(y_16, steps < step, quality, features, grid)
+        n_now, start = int((steps == step).sum()), 0
+        symbols, indices = np.empty(n_now, np.int32), np.empty(n_now, np.uint8)
+        for part, now, parameters in parts_of_step(predicted, steps, step):
+            stop = start + len(parameters.mean_16)
+            symbols[start:stop] = quantise(y[part][now], parameters, savings)
+            indices[start:stop] = table_indices(parameters)
+            y_16[part][now] = restore(symbols[start:stop], parameters)
+            start = stop
+        del predicted
+        encoder.encode(symbols, indices, coder.tables)
         check.update(symbols)
-        y_16[now] = restore(symbols, parameters)
         segments.append(encoder.finish())
         encoder = SymbolEncoder()
     return tuple(segments), check.value
@@ -200,27 +220,28 @@ class DecodingWalk:
         decoder = SymbolDecoder(segment)
         if self.step == 0:
             self.decode_hyper(decoder)
-        now = self.steps == self.step + 1
-        parameters = chosen(self.predict(), now)
-        elements = self.symbols(decoder, parameters)
+        predicted, step = self.predict(), self.step + 1
+        indices = [table_indices(parameters) for _, _, parameters in parts_of_step(predicted, self.steps, step)]
+        symbols = decoder.decode(np.concatenate(indices), self.coder.tables)
         decoder.finish()
-        self.y_16[now] = elements
-        self.step += 1
+        self.check.update(symbols)
+        start = 0
+        for part, now, parameters in parts_of_step(predicted, self.steps, step):
+            stop = start + len(parameters.mean_16)
+            self.y_16[part][now] = restore(symbols[start:stop], parameters)
+            start = stop
+        self.step = step
 
     def decode_hyper(self, decoder: SymbolDecoder) -> None:
         prior, n_hyper = self.coder.prior, math.prod(hyper_grid(self.grid))
         parameters = flattened(prior.hyper_parameters(self.quality, n_hyper))
-        self.hyper_16 = self.symbols(decoder, parameters).reshape(n_hyper, -1)
+        symbols = decoder.decode(table_indices(parameters), self.coder.tables)
+        self.check.update(symbols)
+        self.hyper_16 = restore(symbols, parameters).reshape(n_hyper, -1)
         self.features = prior.hyper_features(self.hyper_16, self.quality, self.grid)
 
     def predict(self) -> CodingParameters:
         return self.coder.prior(self.y_16, self.steps <= self.step, self.quality, self.features, self.grid)
-
-    def symbols(self, decoder: SymbolDecoder, parameters: CodingParameters) -> Tensor:
-        """Decoded elements in 1/16 steps, int32 [M]."""
-        symbols = decoder.decode(table_indices(parameters), self.coder.tables)
-        self.check.update(symbols)
-        return restore(symbols, parameters)
 
     def conceal(self) -> None:
         """Give what is not decoded the prior's mean, step after step: each is trained on those before it."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ulcodec.errors import ModelError
+from ulcodec.memory import release
 from ulcodec.model.blocks import QualityTable
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.prior import ACTIVATION_LIMIT, LOG_SCALE_STEP, N_SCALES, SCALE_MIN
@@ -274,6 +275,7 @@ class IntegerPrior:
                 predicted = self.predict(y_part, known_part, quality, hyper_part, (size[1], size[2]))
                 for whole, part in zip((mean_16, table_index), predicted, strict=True):
                     whole[:, rows, columns] = part.reshape(*size, -1)[:, rows_within, columns_within]
+        release()
         return CodingParameters(mean_16.flatten(0, 2), table_index.flatten(0, 2))
 
     def predict(
