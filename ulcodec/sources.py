@@ -80,9 +80,12 @@ def picture_files(source: Source) -> Iterator[tuple[str, bytes]]:
 
 
 def decode_rgb(data: bytes) -> np.ndarray | None:
-    """uint8 [H, W, 3], or None for what cannot be decoded or coded."""
+    """uint8 [H, W, 3], or None for what cannot be decoded or coded, or is partly transparent."""
     try:
-        pixels = load_image(data).pixels_8
+        picture = load_image(data)
     except ImageError:
         return None
+    if picture.alpha is not None:
+        return None
+    pixels = picture.pixels_8
     return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
