@@ -212,7 +212,7 @@ def read_journal(path: Path) -> dict[str, dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue
-        found[row.pop("id")] = row
+        found[row.pop("id")] = {**dict.fromkeys(FIELDS), **row}
     return found
 
 
