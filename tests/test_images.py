@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import os
 import stat
 import struct
@@ -100,6 +101,7 @@ def icc_profile(name: str) -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
 
 
+@functools.cache  # a profile holds the time of its making
 def wide_profile() -> bytes:
     """An RGB profile that is not sRGB: red and blue swapped, by their tags' names."""
     data = bytearray(icc_profile("sRGB"))

@@ -137,7 +137,7 @@ def image_format(path: Path) -> str:
     """Pillow's name of the format that the extension stands for, PNG if there is none. Raises ImageError if unknown."""
     suffix = path.suffix.lower() or ".png"
     name = Image.registered_extensions().get(suffix, "")
-    if name not in Image.SAVE:
+    if name not in Image.SAVE or name == "ULC":  # ulcodec's own, which `ulcodec.pillow` may have added
         raise ImageError(f"cannot write pictures with the extension {suffix!r}; try .png")
     return name
 

@@ -212,7 +212,7 @@ def read_journal(path: Path) -> dict[str, dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue
-        found[row.pop("id")] = {**dict.fromkeys(FIELDS), **row}
+        found[row["id"]] = {name: row.get(name) for name in FIELDS}
     return found
 
 
