@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 import ulcodec
+from ulcodec.arrays import padded, to_tensor
 from ulcodec.bench.pictures import find_pictures, fitted
-from ulcodec.codec import Codec, padded, to_tensor
+from ulcodec.codec import Codec
 from ulcodec.schedule import NATS_TO_BITS
 from ulcodec.train.objective import latent_bound_nats
 

@@ -74,7 +74,8 @@ def work(
     import torch
 
     import ulcodec
-    from ulcodec.codec import latent_grid, unflattened
+    from ulcodec.arrays import unflattened
+    from ulcodec.codec import latent_grid
     from ulcodec.container import Container
     from ulcodec.latent_coding import encode_latent, hyper_grid
 
@@ -90,8 +91,8 @@ def work(
         for part in latents:
             decoded_digest.update(part.cpu().numpy().astype("<i8").tobytes())
         y, hyper = unflattened(latents.y_16, grid)[0], unflattened(latents.hyper_16, hyper_grid(grid))[0]
-        segments, symbol_check = encode_latent(codec.coder, y, hyper, container.quality)
-        coded_digest.update(b"".join(segments) + symbol_check.to_bytes(2, "big"))
+        coded = encode_latent(codec.coder, y, hyper, container.quality)
+        coded_digest.update(b"".join(coded.segments) + coded.symbol_check.to_bytes(2, "big"))
     return {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(codec.device) if codec.device.type == "cuda" else platform.machine(),

@@ -35,6 +35,7 @@ def bench(
     anchors: Annotated[Path | None, typer.Option(help="JSON of published curves on the same pictures.")] = None,
     model: Model = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    effort: Annotated[int, typer.Option(min=1, max=9, help="Of ulcodec's encoder.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Processes for rate and distortion.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures.")] = None,
     rates: Annotated[str, typer.Option(help="Rates of the viewer in bits per pixel, with commas.")] = "0.1,0.25,0.5",
@@ -72,11 +73,12 @@ def bench(
     absent |= {name.upper(): reason for name, reason in missing.items()}
     for title, reason in absent.items():
         typer.echo(f"absent: {title} ({reason})", err=True)
-    measured = [our_peer(model, device), *present]
+    ours: dict[str, Any] = {"model": model, "device": device, "effort": effort}
+    measured = [our_peer(**ours), *present]
     libraries = {codec.key: codec.library() for codec in measured}
     output.mkdir(parents=True, exist_ok=True)
 
-    template = Job("", pictures[0], model=model, device=device, perceptual=perceptual, n_threads=1 if jobs > 1 else 0)
+    template = Job("", pictures[0], **ours, perceptual=perceptual, n_threads=1 if jobs > 1 else 0)
     work = jobs_of(measured, pictures, quick=quick, template=template)
     shown = pictures[:viewer]
     n_views, n_timed = len(shown) * len(rates_bpp) * len(measured), len(measured) * len(megapixels)
@@ -90,7 +92,7 @@ def bench(
         if perceptual and "fid" not in missing:
             add_fid(summary["curves"], pictures, template)
         timed = [(codec, level_near(summary["curves"][codec.key], SPEED_BPP)) for codec in measured]
-        speed = measure_speed(timed, pictures[0], megapixels, model, device, advance)
+        speed = measure_speed(timed, pictures[0], megapixels, on_done=advance, **ours)
         views = viewer_pictures(template, shown, rates_bpp, [codec.key for codec in present], rows, advance)
 
     codec = our_codec(model, device)

@@ -6,9 +6,12 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from ulcodec.codec import Codec
 
 Model = Annotated[str, typer.Option(help="Name of an installed model, or a model directory.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
@@ -16,6 +19,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders in depth.")]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse larger pictures before any memory is taken.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")]
 
 DEFAULT_MODEL = "small"
 STANDARD_STREAM = Path("-")
@@ -35,6 +40,16 @@ def output_path(source: Path, output: Path | None, suffix: str, force: bool) -> 
     if output.is_file() and not force:
         raise FileExistsError(errno.EEXIST, "exists already; --force overwrites it", str(output))
     return output
+
+
+def load_codec(model: str, device: str, threads: int | None) -> "Codec":
+    import torch
+
+    import ulcodec
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return ulcodec.load(model, device=device)
 
 
 def read_file(source: Path) -> bytes:

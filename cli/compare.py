@@ -7,7 +7,19 @@ import typer
 
 from ulcodec.container import MAGIC, MAX_PIXELS
 from ulcodec.errors import ImageError
-from ulcodec_cli.common import DEFAULT_MODEL, Force, Json, Model, output_path, print_fields, print_json, show_warnings
+from ulcodec_cli.common import (
+    DEFAULT_MODEL,
+    Device,
+    Force,
+    Json,
+    Model,
+    Threads,
+    load_codec,
+    output_path,
+    print_fields,
+    print_json,
+    show_warnings,
+)
 
 if TYPE_CHECKING:
     from ulcodec.images import Picture
@@ -20,6 +32,8 @@ def compare(
         Path | None, typer.Option("--output", "-o", help="Write both side by side, with their difference beside them.")
     ] = None,
     model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
+    threads: Threads = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -29,7 +43,7 @@ def compare(
 
     from ulcodec.metrics import MS_SSIM_MIN_SIDE, bits_per_pixel, ms_ssim, psnr_db
 
-    first, second = (opened(path, model) for path in (original, other))
+    first, second = (opened(path, model, device, threads) for path in (original, other))
     if first.pixels.shape != second.pixels.shape:
         shapes = " and ".join("x".join(map(str, picture.pixels.shape)) for picture in (first, second))
         raise ImageError(f"pictures of different shapes: {shapes}")
@@ -52,13 +66,11 @@ def compare(
         print_fields(values)
 
 
-def opened(path: Path, model: str) -> "Picture":
+def opened(path: Path, model: str, device: str, threads: int | None) -> "Picture":
     """A picture, decoded if it is a .ulc file."""
     data = path.read_bytes()
     if data[: len(MAGIC)] == MAGIC:
-        import ulcodec
-
-        return ulcodec.load(model).decode_picture(data)
+        return load_codec(model, device, threads).decode_picture(data)
     from ulcodec.images import load_image
 
     return load_image(data, max_pixels=MAX_PIXELS)

@@ -12,11 +12,14 @@ from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Container
 from ulcodec_cli.batch import make_plan, run_plan
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
+    Device,
     Force,
     Json,
     MaxPixels,
     Model,
     Recursive,
+    Threads,
+    load_codec,
     read_file,
     show_warnings,
     write_file,
@@ -51,6 +54,8 @@ def decode(
     ] = False,
     recursive: Recursive = False,
     model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
+    threads: Threads = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
     json: Json = False,
@@ -69,9 +74,7 @@ def decode(
 
     @cache
     def loaded() -> "Codec":
-        import ulcodec
-
-        return ulcodec.load(model)
+        return load_codec(model, device, threads)
 
     def work(source: Path, target: Path) -> dict[str, Any]:
         data = read_file(source)

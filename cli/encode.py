@@ -12,11 +12,14 @@ from ulcodec.container import MAX_PIXELS
 from ulcodec_cli.batch import make_plan, run_plan
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
+    Device,
     Force,
     Json,
     MaxPixels,
     Model,
     Recursive,
+    Threads,
+    load_codec,
     read_file,
     show_warnings,
     write_file,
@@ -60,12 +63,17 @@ def encode(
     alpha_quality: Annotated[
         int | None, typer.Option(min=0, max=100, help="Of the alpha channel. Default: kept exactly.")
     ] = None,
+    effort: Annotated[
+        int, typer.Option("--effort", min=1, max=9, help="1 at once; more looks longer for a smaller file, 9 longest.")
+    ] = 1,
     strip: Annotated[bool, typer.Option("--strip", help="Leave EXIF and XMP out.")] = False,
     keep_orientation: Annotated[
         bool, typer.Option("--keep-orientation", help="Keep the EXIF orientation instead of turning the picture.")
     ] = False,
     recursive: Recursive = False,
     model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
+    threads: Threads = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
     json: Json = False,
@@ -88,12 +96,10 @@ def encode(
 
     @cache
     def loaded() -> "Codec":
-        import ulcodec
-
-        return ulcodec.load(model)
+        return load_codec(model, device, threads)
 
     def code(picture: "Picture") -> bytes:
-        options: dict[str, Any] = {"alpha_quality": alpha_quality, "strip": strip}
+        options: dict[str, Any] = {"alpha_quality": alpha_quality, "strip": strip, "effort": effort}
         if len(given) == 0 or quality is not None:
             fixed = DEFAULT_QUALITY if quality is None else quality
             return loaded().encode(picture, quality=fixed, max_pixels=max_pixels, **options)

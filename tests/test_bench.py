@@ -138,7 +138,7 @@ def test_sizes_that_take_too_long_are_left_out(picture: np.ndarray, monkeypatch:
     monkeypatch.setattr(speed, "run_task", run_task)
     monkeypatch.setattr(speed, "LONGEST_S", 0.3)
     codecs = [(PEERS["webp"], 50.0), (PEERS["jpeg"], 50.0)]
-    rows = speed.measure_speed(codecs, Picture("a", picture), [0.1, 0.2, 0.4], "tiny", "cpu", lambda: None)
+    rows = speed.measure_speed(codecs, Picture("a", picture), [0.1, 0.2, 0.4], "tiny", "cpu", 1, lambda: None)
     found = [(row["codec"], row.get("left_out")) for row in rows]
     assert found[0] == found[2] == ("webp", None)
     assert found[4] == ("webp", "would take 0.4 s")
@@ -148,7 +148,7 @@ def test_sizes_that_take_too_long_are_left_out(picture: np.ndarray, monkeypatch:
 
 def test_a_codec_that_fails_in_its_process(tmp_path: Path) -> None:
     np.save(tmp_path / "picture.npy", np.zeros((16, 16, 3), np.uint8))
-    task = speed.Task("jpeg", "decode", 50, str(tmp_path / "picture.npy"), str(tmp_path / "none"), "tiny", "cpu", 1)
+    task = speed.Task("jpeg", "decode", 50, str(tmp_path / "picture.npy"), str(tmp_path / "none"), "tiny", "cpu", 1, 1)
     with pytest.raises(BenchmarkError, match="No such file"):
         speed.run_task(task)
 

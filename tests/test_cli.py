@@ -77,6 +77,29 @@ def assert_refused(finished: Finished, *words: str, code: int = 2) -> None:
         assert word in line
 
 
+def test_effort_device_and_threads(run: Run, photo: Path, set_threads: Callable[[int], None]) -> None:
+    set_threads(2)
+    found = []
+    for effort in (1, 4):
+        finished = run("encode", photo, "--effort", effort, "--device", "cpu", "--threads", 1, "--json", "--force")
+        assert finished.code == 0
+        found.append(photo.with_suffix(".ulc").read_bytes())
+    assert found[0] != found[1]
+    assert run("decode", photo.with_suffix(".ulc"), "-o", photo.parent / "back.png", "--threads", 2).code == 0
+    assert run("encode", photo, "--effort", 10, "--force").code == 2
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "compare"])
+def test_unknown_device(run: Run, photo: Path, command: str) -> None:
+    run("encode", photo)
+    coded = photo.with_suffix(".ulc")
+    arguments = {"encode": [photo, "--force"], "decode": [coded, "--force"], "compare": [photo, coded]}[command]
+    finished = run(command, *arguments, "--device", "abacus")
+    assert finished.code == 2
+    assert finished.stderr.startswith("ulcodec: error: cannot use device 'abacus'")
+    assert finished.stderr.count("\n") == 1
+
+
 def test_outputs_go_beside_the_inputs(photo: Path, tiny_model_dir: Path, run: Run) -> None:
     assert run("encode", photo, "--model", tiny_model_dir).code == 0
     photo.rename(photo.with_name("original.png"))

@@ -124,8 +124,9 @@ def test_decoder_restores_exactly_what_the_encoder_did(
 ) -> None:
     y, hyper = tiny_codec.analyse(picture, quality)
     coded = encode_latent(tiny_codec.coder, y, hyper, quality)
-    decoded = decode_latent(tiny_codec.coder, *coded, quality, (y.shape[1], y.shape[2]))
+    decoded = decode_latent(tiny_codec.coder, coded.segments, coded.symbol_check, quality, (y.shape[1], y.shape[2]))
     assert_same_at_both_ends(restored)
+    assert all(torch.equal(one, other) for one, other in zip(coded.latent, decoded, strict=True))
     assert sum(part.numel() for part in restored[1:5]) == decoded.y_16.numel() == y.numel()
     error = (decoded.y_16 / 16 - y.flatten(1).T).abs()
     assert (error <= 0.5 + 1e-6).float().mean() > 0.9, "all but the elements that are not coded"
@@ -147,7 +148,8 @@ def test_far_latents_are_escaped(tiny_codec: Codec, restored: list[torch.Tensor]
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(32, 3, 4, generator=generator) * 10.0 ** torch.arange(12).reshape(3, 4).clamp(max=7)
     hyper = torch.full((8, 1, 1), -4e5)
-    decoded = decode_latent(tiny_codec.coder, *encode_latent(tiny_codec.coder, y, hyper, 100), 100, (3, 4))
+    coded = encode_latent(tiny_codec.coder, y, hyper, 100)
+    decoded = decode_latent(tiny_codec.coder, coded.segments, coded.symbol_check, 100, (3, 4))
     assert_same_at_both_ends(restored)
     assert (decoded.hyper_16 / 16 + 4e5).abs().max() <= 0.5
     assert decoded.y_16.abs().max() / 16 == pytest.approx(latent_coding.MAX_SYMBOL, rel=0.01)

@@ -11,23 +11,22 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
+from ulcodec.arrays import PATCH_PX, grid_of, in_latents, in_pixels, padded, to_pixels, to_tensor, unflattened
 from ulcodec.attachments import decode_alpha, deflate, encode_alpha, inflate, without_hidden
 from ulcodec.catalogue import installed_fingerprints
 from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Attachment, Container, Header, Layout, remains
+from ulcodec.devices import autocast, choose_device
 from ulcodec.errors import CorruptDataError, FormatError, ImageError, UnknownModelError
 from ulcodec.images import Picture, load_image
 from ulcodec.latent_coding import DecodedLatent, LatentCoder, conceal_latent, decode_latent, encode_latent, hyper_grid
 from ulcodec.memory import release
-from ulcodec.model.integer import MEAN_GRID
 from ulcodec.model.likelihood import chain_bits
 from ulcodec.model.tiles import Span, spans
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.precision import bfloat16_pays
+from ulcodec.refinement import EFFORT_STEPS, refine
 from ulcodec.store import open_model
 
-PATCH_PX = 16
 TILE = 96
 """Latent positions a side that encoder and decoder take at once, a multiple of 4."""
 HYPER_HALO = 4
@@ -68,6 +67,7 @@ class Codec:
         quality: int = 50,
         alpha_quality: int | None = None,
         strip: bool = False,
+        effort: int = 1,
         max_pixels: int = MAX_PIXELS,
     ) -> bytes:
         """Encode a picture into the bytes of a `.ulc` file.
@@ -75,10 +75,12 @@ class Codec:
         `image`: a path, a PIL image, a NumPy array uint8 or uint16 [H, W], [H, W, 3], or with straight alpha [H, W, 2]
         or [H, W, 4], or a torch tensor with channels first, uint8 or float in [0, 1]. `quality`: 0 (smallest file) to
         100. `alpha_quality`: that of the alpha channel, None to keep it exactly. `strip`: leave EXIF and XMP out.
-        Raises ImageError for what is not a picture, ValueError for a quality out of range.
+        `effort`: 1 (at once) to 9 (smallest file of this quality): how long to look for a better latent, see
+        `ulcodec.refinement`. Raises ImageError for what is not a picture, ValueError for a quality or an effort out of
+        range.
         """
         picture = as_picture(image, max_pixels)
-        return Encoding(self, picture, alpha_quality, strip).code(checked_quality(quality))
+        return Encoding(self, picture, alpha_quality, strip, effort).code(checked_quality(quality))
 
     def decode(self, data: bytes, *, fraction: float = 1.0, max_pixels: int = MAX_PIXELS) -> Image.Image:
         """Decode a `.ulc` file's bytes into a PIL image (see `Picture.to_pil`), with its ICC, EXIF and XMP in `info`.
@@ -202,7 +204,7 @@ class Codec:
         for rows in spans(range(h), h, TILE, halo):
             for columns in spans(range(w), w, TILE, halo):
                 part = pixels[in_pixels(rows.outer), in_pixels(columns.outer)]
-                with torch.inference_mode(), self.autocast():
+                with torch.inference_mode(), autocast(self.device):
                     y_part, z = self.model.encoder(padded(to_tensor(part).to(self.device)), q)
                     near, start = zip(*(hyper_surroundings(span) for span in (rows, columns)), strict=True)
                     hyper_part = self.model.hyper_encoder(z[:, :, near[0], near[1]], q)
@@ -237,22 +239,21 @@ class Codec:
             for across in spans(in_latents(columns), w, TILE, halo):
                 part = y[down.outer, across.outer]
                 known = unflattened(part.flatten(0, 1), (part.shape[0], part.shape[1]))
-                with torch.inference_mode(), self.autocast():
+                with torch.inference_mode(), autocast(self.device):
                     mean = self.model.decoder.trunk(known.contiguous(memory_format=torch.channels_last), q)[1][0]
                 inside, target = zip(*(overlap(*pair) for pair in ((down, rows), (across, columns))), strict=True)
                 pixels[target] = to_pixels(mean[:, inside[0], inside[1]], said.layout, said.bit_depth)
         release_after(h, w)
         return pixels
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(self.device))
-
 
 class Encoding:
     """One picture on its way into files of several qualities: what they share is made once."""
 
-    def __init__(self, codec: Codec, picture: Picture, alpha_quality: int | None = None, strip: bool = False) -> None:
-        self.codec, self.picture = codec, picture
+    def __init__(
+        self, codec: Codec, picture: Picture, alpha_quality: int | None = None, strip: bool = False, effort: int = 1
+    ) -> None:
+        self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[checked_effort(effort) - 1]
         self.pixels = picture.pixels if picture.alpha is None else without_hidden(picture.pixels, picture.alpha)
         self.attachments = codec.attach(picture, alpha_quality, strip)
         self.analysed: dict[int, tuple[Tensor, Tensor]] = {}
@@ -261,16 +262,19 @@ class Encoding:
         """The file at a quality from 0 to 100; `thrift` as in `encode_latent`."""
         codec, pixels = self.codec, self.pixels
         if quality not in self.analysed:
-            self.analysed = {quality: codec.analyse(pixels, quality)}
-        segments, symbol_check = encode_latent(codec.coder, *self.analysed[quality], quality, thrift)
+            y, hyper = codec.analyse(pixels, quality)
+            if self.n_steps:
+                y = refine(codec.model, codec.coder, pixels, y, hyper, quality, self.n_steps)
+            self.analysed = {quality: (y, hyper)}
+        coded = encode_latent(codec.coder, *self.analysed[quality], quality, thrift)
         return Container(
             codec.fingerprint_bytes,
             quality,
             pixels.shape[1],
             pixels.shape[0],
             Layout.GREY if pixels.ndim == 2 else Layout.RGB,
-            segments,
-            symbol_check,
+            coded.segments,
+            coded.symbol_check,
             self.picture.bit_depth,
             self.attachments,
         ).to_bytes()
@@ -279,9 +283,10 @@ class Encoding:
 def load(model: str | Path = "small", *, device: str = "auto") -> Codec:
     """Load a model: the name of a shipped one, or a directory made by `ulcodec train export`.
 
-    `device`: "auto" (CUDA if there is one), "cpu", "cuda", ... Raises ModelError for a model that is missing or broken.
+    `device`: "auto" (CUDA if there is one), "cpu", "cuda", ... Raises ModelError for a model that is missing or broken,
+    DeviceError for a device that cannot be had.
     """
-    chosen_device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    chosen_device = choose_device(device)
     stored = open_model(model)
     return Codec(
         name=stored.name,
@@ -309,10 +314,6 @@ def latent_grid(said: Container | Header) -> tuple[int, int]:
     return grid_of(said.height, said.width)
 
 
-def grid_of(height: int, width: int) -> tuple[int, int]:
-    return -(-height // PATCH_PX), -(-width // PATCH_PX)
-
-
 def release_after(h: int, w: int) -> None:
     """After work in more than one tile."""
     if max(h, w) > TILE:
@@ -322,14 +323,6 @@ def release_after(h: int, w: int) -> None:
 def halo_of(blocks_16: int, blocks_8: int) -> int:
     """Latent positions that a network sees to each side, with so many 3x3 kernels at 1/16 and at 1/8."""
     return blocks_16 + -(-blocks_8 // 2)
-
-
-def in_pixels(positions: slice) -> slice:
-    return slice(positions.start * PATCH_PX, positions.stop * PATCH_PX)
-
-
-def in_latents(pixels: range) -> range:
-    return range(pixels.start // PATCH_PX, -(-pixels.stop // PATCH_PX))
 
 
 def hyper_surroundings(span: Span) -> tuple[slice, int]:
@@ -347,15 +340,16 @@ def overlap(span: Span, wanted: range) -> tuple[slice, slice]:
     return slice(first - origin, last - origin), slice(first - wanted.start, last - wanted.start)
 
 
-def unflattened(latent_16: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Integers in 1/16 steps [N, C] -> float32 [1, C, h, w] in steps."""
-    return (latent_16.double() / MEAN_GRID).float().T.reshape(1, -1, *grid)
-
-
 def checked_quality(quality: int) -> int:
     if not isinstance(quality, Integral) or not 0 <= quality <= 100:
         raise ValueError(f"quality must be a whole number from 0 to 100, got {quality}")
     return int(quality)
+
+
+def checked_effort(effort: int) -> int:
+    if not isinstance(effort, Integral) or not 1 <= effort <= len(EFFORT_STEPS):
+        raise ValueError(f"effort must be a whole number from 1 to {len(EFFORT_STEPS)}, got {effort}")
+    return int(effort)
 
 
 def as_picture(image: ImageLike, max_pixels: int) -> Picture:
@@ -394,27 +388,3 @@ def tensor_samples(image: Tensor) -> np.ndarray:
         raise ImageError(f"expected a uint8 or float tensor, got {image.dtype}")
     samples: np.ndarray = image.permute(1, 2, 0).contiguous().cpu().numpy()
     return samples[:, :, 0] if samples.shape[2] == 1 else samples
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 or uint16 [H, W, 3] or [H, W] -> float32 [1, 3, H, W] in [0, 1]."""
-    x = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max)
-    x = x[:, :, None].expand(-1, -1, 3) if x.ndim == 2 else x
-    return x.permute(2, 0, 1)[None]
-
-
-def to_pixels(picture: Tensor, layout: Layout, bit_depth: int = 8) -> np.ndarray:
-    """float32 [3, H, W] -> uint8 or uint16 [H, W, 3], or their mean [H, W] for a grey picture."""
-    if layout is Layout.GREY:
-        picture = picture.mean(0, keepdim=True)
-    highest = 2**bit_depth - 1
-    scaled = (picture.float().clamp(0, 1) * highest).round().permute(1, 2, 0).cpu().numpy()
-    pixels: np.ndarray = scaled.astype(np.uint8 if bit_depth == 8 else np.uint16)
-    return pixels[:, :, 0] if layout is Layout.GREY else pixels
-
-
-def padded(x: Tensor) -> Tensor:
-    """Repeat the last row and column until both sides are multiples of `PATCH_PX`."""
-    bottom, right = -x.shape[2] % PATCH_PX, -x.shape[3] % PATCH_PX
-    x = F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-    return x.contiguous(memory_format=torch.channels_last)

@@ -67,6 +67,10 @@ class UnknownModelError(ModelError):
     """The file was made by a model that is not installed."""
 
 
+class DeviceError(UlcError):
+    """A device that torch does not know, or cannot use here."""
+
+
 class TrainingError(UlcError):
     """A training run cannot start, or had to stop."""
 

@@ -49,6 +49,14 @@ class DecodedLatent(NamedTuple):
     hyper_16: Tensor
 
 
+class EncodedLatent(NamedTuple):
+    """The segments of a file, the symbols' check, and what a decoder restores."""
+
+    segments: tuple[bytes, ...]
+    symbol_check: int
+    latent: DecodedLatent
+
+
 @lru_cache(maxsize=8)
 def step_positions(config: ModelConfig, grid: tuple[int, int]) -> Tensor:
     """Reveal step of every element, uint8 [N, C]."""
@@ -126,13 +134,10 @@ class SymbolCheck:
         self.value = crc_hqx(symbols.astype("<i4").tobytes(), self.value)
 
 
-def encode_latent(
-    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0
-) -> tuple[tuple[bytes, ...], int]:
+def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0) -> EncodedLatent:
     """Code a latent y [C, h, w] and its hyper-latent [C_hyper, ceil(h/4), ceil(w/4)], float, in quantisation steps.
 
     `thrift`: how much a saved bit counts against error, beside what is best at this quality; more makes a smaller file.
-    Returns the segments of the file and the symbols' check.
     """
     savings = coder.savings * thrift
     prior, grid = coder.prior, (y.shape[1], y.shape[2])
@@ -143,7 +148,8 @@ def encode_latent(
     symbols = quantise(hyper.flatten(), parameters)
     encoder.encode(symbols, table_indices(parameters), coder.tables)
     check.update(symbols)
-    features = prior.hyper_features(restore(symbols, parameters).reshape(hyper.shape), quality, grid)
+    hyper_16 = restore(symbols, parameters).reshape(hyper.shape)
+    features = prior.hyper_features(hyper_16, quality, grid)
 
     steps = step_positions(prior.config, grid).to(y.device)
     y_16 = torch.zeros(y.shape, dtype=torch.int32, device=y.device)
@@ -163,7 +169,7 @@ def encode_latent(
         check.update(symbols)
         segments.append(encoder.finish())
         encoder = SymbolEncoder()
-    return tuple(segments), check.value
+    return EncodedLatent(tuple(segments), check.value, DecodedLatent(y_16, hyper_16))
 
 
 def decode_latent(

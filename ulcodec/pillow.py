@@ -4,9 +4,9 @@
     Image.open("a.ulc")                      # size, mode and metadata; decoded when its pixels are asked for
     image.save("b.ulc", quality=60)
 
-Options of `save`: `quality`, `alpha_quality`, `strip` as in `Codec.encode`, `model`, and Pillow's own `icc_profile`,
-`exif` and `xmp`, by default those of the picture. `Image.draft(mode, size)` before the first pixel asks for a coarser
-picture, at full size, from the front of the file. `options.model` names the model that decodes.
+Options of `save`: `quality`, `alpha_quality`, `strip`, `effort` as in `Codec.encode`, `model`, and Pillow's own
+`icc_profile`, `exif` and `xmp`, by default those of the picture. `Image.draft(mode, size)` before the first pixel asks
+for a coarser picture, at full size, from the front of the file. `options.model` names the model that decodes.
 """
 
 from dataclasses import dataclass
@@ -103,6 +103,7 @@ def save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
             quality=quality,
             alpha_quality=given.get("alpha_quality"),
             strip=given.get("strip", False),
+            effort=given.get("effort", 1),
             max_pixels=2**31,
         )
     except UlcError as error:

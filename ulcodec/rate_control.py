@@ -42,13 +42,19 @@ class Search:
 
 
 def encode_to_size(
-    codec: Codec, picture: Picture, n_bytes: int, *, alpha_quality: int | None = None, strip: bool = False
+    codec: Codec,
+    picture: Picture,
+    n_bytes: int,
+    *,
+    alpha_quality: int | None = None,
+    strip: bool = False,
+    effort: int = 1,
 ) -> bytes:
     """A file of at most `n_bytes`, and at least 98 % of them where quality 100 reaches that; 8 codings at most.
 
     Raises ImageError if no file is so small.
     """
-    search = Search(Encoding(codec, picture, alpha_quality, strip), lambda data: float(len(data)))
+    search = Search(Encoding(codec, picture, alpha_quality, strip, effort), lambda data: float(len(data)))
     good = (1 - SIZE_TOLERANCE) * n_bytes
     low, high = -1, 101  # qualities whose file is known to fit, and not to fit
     quality = FIRST_QUALITY
@@ -88,6 +94,7 @@ def encode_to_quality(
     *,
     alpha_quality: int | None = None,
     strip: bool = False,
+    effort: int = 1,
 ) -> bytes:
     """The smallest file found whose decoded picture reaches a value; `measure`: "psnr_db" or "ms_ssim".
 
@@ -103,7 +110,7 @@ def encode_to_quality(
         decoded[hidden] = picture.pixels_8[hidden]
         return compare(picture.pixels_8, decoded)
 
-    search = Search(Encoding(codec, picture, alpha_quality, strip), reached)
+    search = Search(Encoding(codec, picture, alpha_quality, strip, effort), reached)
     low, high = -1, 100
     if search.at(100) < value:
         raise ImageError(f"no file reaches {value:g}: quality 100 gives {search.at(100):.4g}")

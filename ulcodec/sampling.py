@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ulcodec.codec import PATCH_PX, to_pixels
+from ulcodec.arrays import PATCH_PX, to_pixels
 from ulcodec.container import Layout
+from ulcodec.devices import bfloat16_pays
 from ulcodec.errors import ModelError
 from ulcodec.model.base_model import BaseModel, BaseModelConfig
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, recover_directory
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.precision import bfloat16_pays
 from ulcodec.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, STEP_WIDTH, alpha, sigma
 from ulcodec.store import open_model
 

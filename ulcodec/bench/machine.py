@@ -13,7 +13,7 @@ import torch
 
 import ulcodec
 from ulcodec.codec import Codec
-from ulcodec.precision import bfloat16_pays
+from ulcodec.devices import bfloat16_pays
 
 ROOT = Path(ulcodec.__file__).parents[1]
 

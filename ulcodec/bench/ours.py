@@ -15,14 +15,15 @@ def our_codec(model: str, device: str) -> Codec:
     return load(model, device=device)
 
 
-def our_peer(model: str, device: str) -> Peer:
+def our_peer(model: str, device: str, effort: int = 1) -> Peer:
     """A model as a peer; its levels are qualities."""
     codec = our_codec(model, device)
+    said = "" if effort == 1 else f", effort {effort}"
     return Peer(
         OURS,
-        f"ulcodec {codec.name}",
+        f"ulcodec {codec.name}" + said,
         LEVELS,
-        lambda pixels, level: codec.encode(pixels, quality=int(level)),
+        lambda pixels, level: codec.encode(pixels, quality=int(level), effort=effort),
         lambda data, shape: codec.decode_array(data),
-        lambda: f"ulcodec {ulcodec.__version__}, model {codec.name} ({codec.fingerprint})",
+        lambda: f"ulcodec {ulcodec.__version__}, model {codec.name} ({codec.fingerprint}){said}",
     )

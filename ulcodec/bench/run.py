@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ulcodec.arrays import padded, to_tensor
 from ulcodec.bench.ours import our_codec, our_peer
 from ulcodec.bench.peers import OURS, PEERS, Peer, Pixels
 from ulcodec.bench.perceptual import NETWORKS, distance, frechet_distance
 from ulcodec.bench.pictures import Picture
-from ulcodec.codec import Codec, padded, to_tensor
+from ulcodec.codec import Codec
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, bits_per_pixel, ms_ssim, mse, psnr_db
 from ulcodec.schedule import NATS_TO_BITS
 from ulcodec.train.objective import latent_bound_nats
@@ -40,8 +41,8 @@ FIELDS = ("codec", "picture", "level", "file_bytes", "bpp", "psnr_db", "mse", "m
 class Job:
     """One codec at one level on one picture; with `n_bytes`, at the level whose file comes closest to that size.
 
-    `model`, `device`: of ulcodec. `perceptual`: the distances by networks too. `keep`: return the decoded picture.
-    `n_threads`: torch's, 0 for its own choice. `known`: file sizes of this codec and picture, by level.
+    `model`, `device`, `effort`: of ulcodec. `perceptual`: the distances by networks too. `keep`: return the decoded
+    picture. `n_threads`: torch's, 0 for its own choice. `known`: file sizes of this codec and picture, by level.
     """
 
     codec: str
@@ -50,6 +51,7 @@ class Job:
     n_bytes: int | None = None
     model: str = "small"
     device: str = "auto"
+    effort: int = 1
     perceptual: bool = False
     keep: bool = False
     n_threads: int = 0
@@ -57,7 +59,7 @@ class Job:
 
 
 def find_codec(job: Job) -> Peer:
-    return our_peer(job.model, job.device) if job.codec == OURS else PEERS[job.codec]
+    return our_peer(job.model, job.device, job.effort) if job.codec == OURS else PEERS[job.codec]
 
 
 def level_of_size(peer: Peer, pixels: Pixels, n_bytes: int, known: Mapping[float, int] | None = None) -> float:

@@ -46,6 +46,7 @@ class Task:
     file: str
     model: str
     device: str
+    effort: int
     max_runs: int
 
 
@@ -93,7 +94,7 @@ def task_codec(task: Task) -> Peer:
         return PEERS[task.codec]
     from ulcodec.bench.ours import our_peer
 
-    return our_peer(task.model, task.device)
+    return our_peer(task.model, task.device, task.effort)
 
 
 def cpu_seconds() -> float:
@@ -155,6 +156,7 @@ def measure_speed(
     megapixels: Sequence[float],
     model: str,
     device: str,
+    effort: int,
     on_done: Callable[[], object],
     max_runs: int = RUNS,
 ) -> list[dict[str, Any]]:
@@ -182,7 +184,7 @@ def measure_speed(
                     continue
                 try:
                     for operation in ("encode", "decode"):
-                        task = Task(codec.key, operation, level, str(path), str(file), model, device, max_runs)
+                        task = Task(codec.key, operation, level, str(path), str(file), model, device, effort, max_runs)
                         measured = run_task(task)
                         row |= {f"{operation}_{name}": value for name, value in measured.items()}
                         slowest[codec.key] = max(slowest.get(codec.key, 0.0), measured["wall_ms"] / 1000 / n_px)

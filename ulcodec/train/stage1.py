@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ulcodec.data import PictureSet, ShardStream, load_pictures
+from ulcodec.devices import bfloat16_pays
 from ulcodec.errors import TrainingError
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.presets import build_model, preset
-from ulcodec.precision import bfloat16_pays
 from ulcodec.sources import Source, as_source
 from ulcodec.train.loop import Loop, LoopSettings, rewind
 from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings

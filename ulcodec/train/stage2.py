@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ulcodec.data import PictureSet, load_pictures, pack
+from ulcodec.devices import bfloat16_pays
 from ulcodec.errors import TrainingError
 from ulcodec.model.base_model import BaseModel, base_model_config
 from ulcodec.model.checkpoint import read_document, read_tensors, write_directory
 from ulcodec.model.likelihood import sum_per_picture
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.precision import bfloat16_pays
 from ulcodec.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma
 from ulcodec.sources import Source, as_source
 from ulcodec.store import StoredModel, open_model

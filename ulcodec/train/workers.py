@@ -16,6 +16,7 @@ from torch import distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from ulcodec.devices import choose_device
 from ulcodec.errors import TrainingError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -111,18 +112,6 @@ class Workers:
         """Until all workers are here."""
         if self.count > 1:
             self.agree(0.0, False)
-
-
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The named device; "auto" and "cuda" give each process of a machine a GPU of its own."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        name = f"cuda:{local_rank}"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise TrainingError(f"cannot use device {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def begin(device: str, batch_size: int, threads: int, seed: int) -> tuple[Workers, torch.device]:

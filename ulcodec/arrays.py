@@ -1,0 +1,53 @@
+"""Between pictures and tensors, pixels and latent positions."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ulcodec.container import Layout
+from ulcodec.model.integer import MEAN_GRID
+
+PATCH_PX = 16
+"""Pixels a side that a position of the latent stands for."""
+
+
+def grid_of(height: int, width: int) -> tuple[int, int]:
+    return -(-height // PATCH_PX), -(-width // PATCH_PX)
+
+
+def in_pixels(positions: slice) -> slice:
+    return slice(positions.start * PATCH_PX, positions.stop * PATCH_PX)
+
+
+def in_latents(pixels: range) -> range:
+    return range(pixels.start // PATCH_PX, -(-pixels.stop // PATCH_PX))
+
+
+def unflattened(latent_16: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Integers in 1/16 steps [N, C] -> float32 [1, C, h, w] in steps."""
+    return (latent_16.double() / MEAN_GRID).float().T.reshape(1, -1, *grid)
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 or uint16 [H, W, 3] or [H, W] -> float32 [1, 3, H, W] in [0, 1]."""
+    x = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max)
+    x = x[:, :, None].expand(-1, -1, 3) if x.ndim == 2 else x
+    return x.permute(2, 0, 1)[None]
+
+
+def to_pixels(picture: Tensor, layout: Layout, bit_depth: int = 8) -> np.ndarray:
+    """float32 [3, H, W] -> uint8 or uint16 [H, W, 3], or their mean [H, W] for a grey picture."""
+    if layout is Layout.GREY:
+        picture = picture.mean(0, keepdim=True)
+    highest = 2**bit_depth - 1
+    scaled = (picture.float().clamp(0, 1) * highest).round().permute(1, 2, 0).cpu().numpy()
+    pixels: np.ndarray = scaled.astype(np.uint8 if bit_depth == 8 else np.uint16)
+    return pixels[:, :, 0] if layout is Layout.GREY else pixels
+
+
+def padded(x: Tensor) -> Tensor:
+    """Repeat the last row and column until both sides are multiples of `PATCH_PX`."""
+    bottom, right = -x.shape[2] % PATCH_PX, -x.shape[3] % PATCH_PX
+    x = F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,31 @@
+"""Devices, and which float arithmetic pays on them: never for what a decoder must reproduce."""
+
+import platform
+
+import torch
+
+from ulcodec.errors import DeviceError
+
+
+def bfloat16_pays(device: torch.device) -> bool:
+    """True on GPUs, and on CPUs with bfloat16 arithmetic."""
+    if device.type != "cpu":
+        return True
+    return platform.machine() == "x86_64" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The named device; "auto" and "cuda" give each process of a machine a GPU of its own. Raises DeviceError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(f"cannot use device {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where it pays."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(device))
