@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import ulcodec
@@ -77,8 +78,9 @@ def assert_refused(finished: Finished, *words: str, code: int = 2) -> None:
         assert word in line
 
 
-def test_effort_device_and_threads(run: Run, photo: Path, set_threads: Callable[[int], None]) -> None:
-    set_threads(2)
+def test_effort_device_and_threads(run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     found = []
     for effort in (1, 4):
         finished = run("encode", photo, "--effort", effort, "--device", "cpu", "--threads", 1, "--json", "--force")
@@ -86,6 +88,7 @@ def test_effort_device_and_threads(run: Run, photo: Path, set_threads: Callable[
         found.append(photo.with_suffix(".ulc").read_bytes())
     assert found[0] != found[1]
     assert run("decode", photo.with_suffix(".ulc"), "-o", photo.parent / "back.png", "--threads", 2).code == 0
+    assert threads == [1, 1, 2]
     assert run("encode", photo, "--effort", 10, "--force").code == 2
 
 

@@ -1,7 +1,10 @@
 """The commands and the Python of the cookbook run as they stand, with the shipped model."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,7 +15,8 @@ from PIL import Image
 from ulcodec.images import load_image
 from ulcodec_cli.main import app
 
-COOKBOOK = (Path(__file__).parent.parent / "docs" / "cookbook.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+COOKBOOK = (ROOT / "docs" / "cookbook.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(console|python)\n(.*?)```", COOKBOOK, re.DOTALL)
 
 
@@ -50,3 +54,21 @@ def test_block(workplace: Path, monkeypatch: pytest.MonkeyPatch, number: int) ->
         with pytest.raises(SystemExit) as exit_:
             app(arguments, prog_name="ulcodec")
         assert not exit_.value.code, line
+
+
+def test_reference_of_the_command_line_is_up_to_date(tmp_path: Path) -> None:
+    """`make docs` writes it."""
+    written = tmp_path / "cli.md"
+    command = [sys.executable, "-m", "typer", "ulcodec_cli.main", "utils", "docs", "--name", "ulcodec"]
+    subprocess.run([*command, "--title", "Command line", "--output", written], check=True, capture_output=True)
+    assert written.read_text(encoding="utf-8") == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocstrings", reason="mkdocstrings (of the docs extra) is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    assert built.returncode == 0, built.stderr
+    page = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
+    for name in ("codec.Codec.encode", "rate_control.encode_to_size", "train.stage1.Stage1Settings"):
+        assert f'id="ulcodec.{name}"' in page

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from ulcodec.errors import ImageError
-from ulcodec.images import Picture, atomic_write, image_format, load_image, save_image
+from ulcodec.images import Picture, atomic_write, image_format, load_image, readable_extensions, save_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = RGB[:, :, 0].copy()
@@ -390,3 +390,17 @@ def test_atomic_write_names_the_target(tmp_path: Path) -> None:
 def test_atomic_write_to_a_device() -> None:
     atomic_write(Path(os.devnull), b"anything")
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+@pytest.mark.parametrize(("plugin", "extension"), [("pillow_jxl", "jxl"), ("pillow_heif", "heic"), (None, "avif")])
+def test_formats_of_pillow_and_its_plugins(tmp_path: Path, plugin: str | None, extension: str) -> None:
+    """A smooth picture is read nearly as it was written, and the extension is among those of pictures."""
+    if plugin is not None:
+        pytest.importorskip(plugin, reason=f"{plugin} (of the formats extra) is not installed")
+    assert f".{extension}" in readable_extensions()
+    rows, columns = np.mgrid[:64, :96]
+    pixels = np.stack([3 * rows, 2 * columns, rows + columns], axis=2).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f"a.{extension}", quality=95)
+    found = load_image(tmp_path / f"a.{extension}")
+    assert np.abs(found.pixels.astype(int) - pixels).mean() < 2
+    assert found.alpha is None

@@ -90,3 +90,12 @@ def test_what_cannot_be_opened_or_saved(picture: np.ndarray, tmp_path: Path, tin
     with pytest.raises(OSError, match="floating-point"):
         Image.new("F", (4, 4)).save(tmp_path / "a.ulc")
     assert not (tmp_path / "a.ulc").exists()
+
+
+def test_imageio_reads_and_writes_through_pillow(picture: np.ndarray, tmp_path: Path, tiny_codec: Codec) -> None:
+    imageio = pytest.importorskip("imageio.v3", reason="imageio is not installed")
+    imageio.imwrite(tmp_path / "a.ulc", picture, plugin="pillow", quality=70)
+    assert (tmp_path / "a.ulc").read_bytes() == tiny_codec.encode(picture, quality=70)
+    read = imageio.imread(tmp_path / "a.ulc", plugin="pillow")
+    assert np.array_equal(read, tiny_codec.decode_array((tmp_path / "a.ulc").read_bytes()))
+    assert imageio.improps(tmp_path / "a.ulc", plugin="pillow").shape == picture.shape
