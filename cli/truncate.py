@@ -20,7 +20,7 @@ def truncate(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Keep the first segments of a .ulc file, one at least: it decodes to a coarser picture."""
+    """Keep the front of a .ulc file, its first segment at least: it decodes to a coarser picture."""
     if sum(wanted is not None for wanted in (fraction, size, segments)) != 1:
         raise typer.BadParameter("name one of --fraction, --size and --segments")
     target = output_path(source, output, ".ulc", force)
@@ -32,6 +32,6 @@ def truncate(
         kept = container.within(parse_bytes(size) if size is not None else int((fraction or 0.0) * len(data)))
     smaller = kept.to_bytes()
     write_file(target, smaller)
-    shown = f"{target}: {len(kept.segments)} of {N_SEGMENTS} segments, {len(smaller)} of {len(data)} bytes"
-    values = {"output": str(target), "file_bytes": len(smaller), "n_segments": len(kept.segments), "line": shown}
+    shown = f"{target}: {kept.n_whole_segments} of {N_SEGMENTS} segments whole, {len(smaller)} of {len(data)} bytes"
+    values = {"output": str(target), "file_bytes": len(smaller), "n_segments": kept.n_whole_segments, "line": shown}
     report(values, json)

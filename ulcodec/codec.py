@@ -19,7 +19,15 @@ from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Attachment, Container, Hea
 from ulcodec.devices import autocast, choose_device
 from ulcodec.errors import CorruptDataError, FormatError, ImageError, UnknownModelError
 from ulcodec.images import Picture, load_image
-from ulcodec.latent_coding import DecodedLatent, LatentCoder, conceal_latent, decode_latent, encode_latent, hyper_grid
+from ulcodec.latent_coding import (
+    DecodedLatent,
+    LatentCoder,
+    conceal_latent,
+    decode_cut_latent,
+    decode_latent,
+    encode_latent,
+    hyper_grid,
+)
 from ulcodec.memory import release
 from ulcodec.model.likelihood import chain_bits
 from ulcodec.model.tiles import Span, spans
@@ -98,8 +106,8 @@ class Codec:
     ) -> Picture:
         """Like `decode`, into a `Picture`.
 
-        `fraction`: decode only the segments within this share of the file's bytes, the first of the four at least; the
-        prior's prediction stands for the rest, as it does in a file that was truncated. `crop`: only this part of the
+        `fraction`: decode only this share of the file's bytes, the first of the four segments at least; the prior's
+        prediction stands for the rest, as it does in a file that was truncated. `crop`: only this part of the
         picture, the same pixels as in the whole; ImageError if it is not inside.
         """
         container = self.open(data, max_pixels)
@@ -121,7 +129,8 @@ class Codec:
         container = remains(data, max_pixels=max_pixels)
         self.check_fingerprint(container.fingerprint)
         grid = latent_grid(container)
-        decoded, n_segments = conceal_latent(self.coder, container.segments, container.quality, grid)
+        whole = container.segments[: container.n_whole_segments]
+        decoded, n_segments = conceal_latent(self.coder, whole, container.quality, grid)
         return Recovery(self.picture(decoded, container), n_segments, damage)
 
     def describe(self, data: bytes) -> dict[str, float]:
@@ -146,7 +155,7 @@ class Codec:
         """Latent and hyper-latent of a file, exactly as the encoder restored them."""
         coder, segments, grid = self.coder, container.segments, latent_grid(container)
         if container.symbol_check is None:
-            return conceal_latent(coder, segments, container.quality, grid)[0]
+            return decode_cut_latent(coder, segments, container.quality, grid)
         return decode_latent(coder, segments, container.symbol_check, container.quality, grid)
 
     def attach(self, picture: Picture, alpha_quality: int | None, strip: bool) -> tuple[tuple[Attachment, bytes], ...]:

@@ -28,7 +28,7 @@ MAX_LEB128_BYTES = 4
 MAX_HEADER_BYTES = FIXED_HEADER_BYTES + 2 * MAX_LEB128_BYTES + 1
 EXTENSION_FLAG = 0x80
 BIT_DEPTHS = (8, 16)
-DEPTH_SHIFT, ATTACHMENTS_FLAG, SEGMENTS_SHIFT = 2, 0x10, 5
+DEPTH_SHIFT, ATTACHMENTS_FLAG, SEGMENTS_SHIFT, CUT_FLAG = 2, 0x10, 5, 0x80
 MAX_ATTACHMENT_BYTES = 2**28 - 1
 CRC_BYTES = 2
 CRC8_POLYNOMIAL = 0x07
@@ -56,7 +56,7 @@ class Attachment(IntEnum):
 class Header:
     """What the first bytes of a file say. `size_bytes` is the length of the header itself.
 
-    `n_segments`: below `N_SEGMENTS` in a file that was truncated on purpose.
+    `is_cut`: the file was truncated on purpose; the last segment is only the front of one, perhaps empty.
     """
 
     fingerprint: bytes
@@ -67,6 +67,7 @@ class Header:
     bit_depth: int
     has_attachments: bool
     n_segments: int
+    is_cut: bool
     size_bytes: int
 
 
@@ -75,9 +76,9 @@ class Container:
     """The contents of a `.ulc` file.
 
     `fingerprint`: 4 bytes naming the model; `quality` 0 to 100; `width`, `height` in pixels; `segments`: `N_SEGMENTS`
-    payloads, one a reveal step (the first also holds the hyper-latent), or the first of them; `symbol_check`: CRC-16 of
-    the symbols that they decode to, None if segments are missing; `bit_depth` of the source; `attachments`: by kind, in
-    the order of their numbers. Raises ValueError for arguments out of range.
+    payloads, one a reveal step (the first also holds the hyper-latent), or some first ones and the front of one more;
+    `symbol_check`: CRC-16 of the symbols that they decode to, None for a file that was cut; `bit_depth` of the source;
+    `attachments`: by kind, in the order of their numbers. Raises ValueError for arguments out of range.
     """
 
     fingerprint: bytes
@@ -97,9 +98,9 @@ class Container:
             raise ValueError(f"quality must be 0 to {MAX_QUALITY}, got {self.quality}")
         if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
             raise ValueError(f"sides must be 1 to {MAX_SIDE}, got {self.width}x{self.height}")
-        if not 1 <= len(self.segments) <= N_SEGMENTS or max(map(len, self.segments)) > MAX_SEGMENT_BYTES:
-            raise ValueError(f"need 1 to {N_SEGMENTS} segments of at most {MAX_SEGMENT_BYTES} bytes")
-        if (self.symbol_check is None) is (len(self.segments) == N_SEGMENTS):
+        if not 2 <= len(self.segments) <= N_SEGMENTS or max(map(len, self.segments)) > MAX_SEGMENT_BYTES:
+            raise ValueError(f"need 2 to {N_SEGMENTS} segments of at most {MAX_SEGMENT_BYTES} bytes")
+        if self.symbol_check is not None and len(self.segments) < N_SEGMENTS:
             raise ValueError("symbol_check belongs to a file with all segments")
         if self.symbol_check is not None and not 0 <= self.symbol_check <= 0xFFFF:
             raise ValueError(f"symbol_check must have 16 bits, got {self.symbol_check}")
@@ -114,6 +115,10 @@ class Container:
         return self.width * self.height
 
     @property
+    def n_whole_segments(self) -> int:
+        return len(self.segments) - (self.symbol_check is None)
+
+    @property
     def overhead_bytes(self) -> int:
         """Bytes of the file that are neither payload nor attached."""
         return len(self.to_bytes()) - sum(map(len, [*self.segments, *(data for _, data in self.attachments)]))
@@ -123,6 +128,7 @@ class Container:
         extension = self.layout | BIT_DEPTHS.index(self.bit_depth) << DEPTH_SHIFT
         extension |= ATTACHMENTS_FLAG if self.attachments else 0
         extension |= len(self.segments) % N_SEGMENTS << SEGMENTS_SHIFT
+        extension |= CUT_FLAG if self.symbol_check is None else 0
         data.append(self.quality | (EXTENSION_FLAG if extension else 0))
         data += leb128(self.width) + leb128(self.height)
         if extension:
@@ -145,9 +151,8 @@ class Container:
         """Parse and verify a whole file. Raises a FormatError; accounts for every byte."""
         header = read_header(data, max_pixels)
         attachments, position = read_attachments(data, header)
-        segments = tuple(read_segments(data, position, header.n_segments))
-        whole = len(segments) == N_SEGMENTS
-        symbol_check = int.from_bytes(data[-2 * CRC_BYTES : -CRC_BYTES], "big") if whole else None
+        segments = tuple(read_segments(data, position, header))
+        symbol_check = None if header.is_cut else int.from_bytes(data[-2 * CRC_BYTES : -CRC_BYTES], "big")
         return cls.of_header(header, segments, symbol_check, attachments)
 
     @classmethod
@@ -171,15 +176,21 @@ class Container:
         )
 
     def within(self, n_bytes: int) -> "Container":
-        """As many of the first segments as make a file of at most `n_bytes`, one at least."""
-        fitting = (n for n in range(len(self.segments), 1, -1) if len(self.truncated(n).to_bytes()) <= n_bytes)
-        return self.truncated(next(fitting, 1))
+        """The front that makes a file of at most `n_bytes`, or the first segment if that is larger."""
+        if len(self.to_bytes()) <= n_bytes:
+            return self
+        for n in range(len(self.segments) - 1, 0, -1):
+            front = replace(self, segments=(*self.segments[:n], b""), symbol_check=None)
+            room = n_bytes - len(front.to_bytes())
+            if room >= 0:
+                return replace(front, segments=(*self.segments[:n], self.segments[n][:room]))
+        return self.truncated(1)
 
     def truncated(self, n_segments: int) -> "Container":
         """The first segments alone, 1 to all."""
-        if n_segments >= len(self.segments):
+        if n_segments >= self.n_whole_segments:
             return self
-        return replace(self, segments=self.segments[:n_segments], symbol_check=None)
+        return replace(self, segments=(*self.segments[:n_segments], b""), symbol_check=None)
 
 
 def remains(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> Container:
@@ -188,13 +199,13 @@ def remains(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> Container:
     attachments, position = read_attachments(data, header)
     segments: list[bytes] = []
     try:
-        segments.extend(read_segments(data, position, header.n_segments))
+        segments.extend(read_segments(data, position, header))
     except FormatError:
         if not segments:
             raise
     else:
         return Container.from_bytes(data, max_pixels=max_pixels)
-    return Container.of_header(header, tuple(segments), None, attachments)
+    return Container.of_header(header, (*segments, b""), None, attachments)
 
 
 def read_header(data: bytes, max_pixels: int | None = None) -> Header:
@@ -230,6 +241,7 @@ def read_header(data: bytes, max_pixels: int | None = None) -> Header:
         BIT_DEPTHS[extension >> DEPTH_SHIFT & 3],
         bool(extension & ATTACHMENTS_FLAG),
         (extension >> SEGMENTS_SHIFT & 3) or N_SEGMENTS,
+        bool(extension & CUT_FLAG),
         position,
     )
 
@@ -238,8 +250,10 @@ def read_extension(data: bytes, position: int) -> tuple[int, int]:
     if position >= len(data):
         raise TruncatedError("the file ends inside its header")
     extension = data[position]
-    layout, depth, reserved = extension & 3, extension >> DEPTH_SHIFT & 3, extension >> 7
-    if not extension or layout > Layout.GREY or depth >= len(BIT_DEPTHS) or reserved:
+    layout, depth = extension & 3, extension >> DEPTH_SHIFT & 3
+    n_segments = extension >> SEGMENTS_SHIFT & 3
+    miscounted = n_segments == 1 if extension & CUT_FLAG else n_segments > 0
+    if not extension or layout > Layout.GREY or depth >= len(BIT_DEPTHS) or miscounted:
         raise CorruptDataError(f"unknown extension byte {extension:#04x}")
     return extension, position + 1
 
@@ -298,11 +312,11 @@ def read_leb128(data: bytes, position: int, limit: int) -> tuple[int, int]:
     return value, position + i + 1
 
 
-def read_segments(data: bytes, position: int, n_segments: int = N_SEGMENTS) -> Iterator[bytes]:
+def read_segments(data: bytes, position: int, header: Header) -> Iterator[bytes]:
     """The payloads of a file, whose first segment begins at `position`, each after its checksum has been verified."""
     end = len(data) - CRC_BYTES
-    last_stop = end - (CRC_BYTES if n_segments == N_SEGMENTS else 0)
-    for number in range(n_segments - 1):
+    last_stop = end - (0 if header.is_cut else CRC_BYTES)
+    for number in range(header.n_segments - 1):
         length, start = read_leb128(data, position, MAX_SEGMENT_BYTES)
         stop = start + length
         if stop >= last_stop:

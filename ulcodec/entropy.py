@@ -27,6 +27,10 @@ TABLE_WIDTH_SCALES = 5.0
 ESCAPE_HEAD_BITS = 6
 POWERS_OF_TWO = 1 << np.arange(2 ** (ESCAPE_HEAD_BITS - 1))
 WORD_BYTES = 4
+REST_BYTES = 16
+"""What stands for the unknown rest of a byte string: more than the 8 bytes that a coder looks ahead."""
+
+FRONT_CHUNK = 64
 
 Int32Array = NDArray[np.int32]
 IntArray = NDArray[np.integer[Any]]
@@ -130,17 +134,18 @@ def check_index(table_index: IntArray, tables: FrequencyTables) -> None:
 
 
 def coding_order(table_index: IntArray, tables: FrequencyTables) -> NDArray[np.intp]:
-    """Positions of the coded elements: by rising table, and in their own order within one."""
+    """Positions of the coded elements: by falling table, and in their own order within one."""
     check_index(table_index, tables)
     coded = np.flatnonzero((tables.escapes > 0)[table_index])
-    return coded[np.argsort(table_index[coded].astype(np.uint8), kind="stable")]
+    return coded[np.argsort(MAX_TABLES - 1 - table_index[coded].astype(np.uint8), kind="stable")]
 
 
 def runs(sorted_index: IntArray) -> Iterator[tuple[int, slice]]:
-    """Each table of a sorted index, with where its run is."""
-    bounds = np.searchsorted(sorted_index, np.arange(MAX_TABLES + 1))
-    for table in np.flatnonzero(np.diff(bounds)).tolist():
-        yield table, slice(int(bounds[table]), int(bounds[table + 1]))
+    """Each table of an index in coding order, with where its run is."""
+    counts, start = np.bincount(sorted_index, minlength=MAX_TABLES), 0
+    for table in np.flatnonzero(counts)[::-1].tolist():
+        yield table, slice(start, start + int(counts[table]))
+        start += int(counts[table])
 
 
 def table_entries(symbols: Int32Array, table_index: IntArray, tables: FrequencyTables) -> Int32Array:
@@ -241,6 +246,10 @@ def check_symbols(symbols: Int32Array, table_index: IntArray) -> None:
         raise ValueError(f"a symbol is beyond {MAX_SYMBOL}")
 
 
+def range_decoder(words: bytes) -> Any:
+    return coder().queue.RangeDecoder(np.frombuffer(words, dtype=">u4").astype(np.uint32))
+
+
 class SymbolDecoder:
     """Reads groups of symbols from one byte string, in the order in which they were encoded.
 
@@ -248,9 +257,8 @@ class SymbolDecoder:
     """
 
     def __init__(self, data: bytes) -> None:
-        padded = data + bytes(-len(data) % WORD_BYTES)
         self._data = data
-        self._coder = coder().queue.RangeDecoder(np.frombuffer(padded, dtype=">u4").astype(np.uint32))
+        self._coder = range_decoder(data + bytes(-len(data) % WORD_BYTES))
         self._echo = coder().queue.RangeEncoder()
 
     def decode(self, table_index: IntArray, tables: FrequencyTables) -> Int32Array:
@@ -295,6 +303,31 @@ class SymbolDecoder:
         """Check the whole byte string: CorruptDataError if it is not the one that encodes what has been decoded."""
         if shortest_bytes(self._echo) != self._data:
             raise CorruptDataError("a segment is not what an encoder writes for its symbols")
+
+
+def decode_front(data: bytes, table_index: IntArray, tables: FrequencyTables) -> Int32Array:
+    """What the front of the byte string of one group says: its symbols int32 [N], 0 for all that is not sure.
+
+    A symbol is sure if it is the same whatever follows, and no escape, whose rest comes at the end.
+    """
+    order = coding_order(table_index, tables)
+    index = table_index[order]
+    symbols = np.zeros(len(table_index), dtype=np.int32)
+    lowest, highest = (range_decoder(data + byte * (REST_BYTES + -len(data) % WORD_BYTES)) for byte in (b"\0", b"\xff"))
+    for table, run in runs(index):
+        for start in range(run.start, run.stop, FRONT_CHUNK):
+            n_now = min(FRONT_CHUNK, run.stop - start)
+            try:
+                entries, others = (decoder.decode(tables.models[table], n_now) for decoder in (lowest, highest))
+            except AssertionError:
+                return symbols
+            n_sure = int(np.argmin([*(entries == others), False]))
+            sure = entries[:n_sure]
+            found = np.where(sure == tables.escapes[table], 0, sure + tables.minima[table])
+            symbols[order[start : start + n_sure]] = found
+            if n_sure < n_now:
+                return symbols
+    return symbols
 
 
 def ideal_bits(symbols: Int32Array, table_index: IntArray, tables: FrequencyTables) -> float:

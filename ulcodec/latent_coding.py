@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ulcodec.container import N_SEGMENTS
-from ulcodec.entropy import FrequencyTables, SymbolDecoder, SymbolEncoder
+from ulcodec.entropy import FrequencyTables, SymbolDecoder, SymbolEncoder, decode_front
 from ulcodec.errors import ArithmeticMismatchError, CorruptDataError
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.integer import MEAN_GRID, CodingParameters, IntegerPrior
@@ -189,10 +189,25 @@ def decode_latent(
     return DecodedLatent(walk.y_16, walk.hyper_16)
 
 
+def decode_cut_latent(
+    coder: LatentCoder, segments: tuple[bytes, ...], quality: int, grid: tuple[int, int]
+) -> DecodedLatent:
+    """Inverse of `encode_latent` as far as the first segments go, of which the last is only the front of one.
+
+    What they do not hold becomes the prior's mean. Raises CorruptDataError for whole ones that no encoder writes.
+    """
+    walk = DecodingWalk(coder, quality, grid)
+    for segment in segments[:-1]:
+        walk.advance(segment)
+    walk.advance_by_front(segments[-1])
+    walk.conceal()
+    return DecodedLatent(walk.y_16, walk.hyper_16)
+
+
 def conceal_latent(
     coder: LatentCoder, segments: tuple[bytes, ...], quality: int, grid: tuple[int, int]
 ) -> tuple[DecodedLatent, int]:
-    """Decode the first segments of a file; what they do not hold becomes the prior's mean.
+    """Decode what is sound of the first segments of a damaged file; the rest becomes the prior's mean.
 
     Returns the latent and the number of segments used: a segment that no encoder writes ends the walk. Raises
     CorruptDataError if that is the first one.
@@ -226,17 +241,27 @@ class DecodingWalk:
         decoder = SymbolDecoder(segment)
         if self.step == 0:
             self.decode_hyper(decoder)
-        predicted, step = self.predict(), self.step + 1
-        indices = [table_indices(parameters) for _, _, parameters in parts_of_step(predicted, self.steps, step)]
-        symbols = decoder.decode(np.concatenate(indices), self.coder.tables)
+        predicted = self.predict()
+        symbols = decoder.decode(self.indices(predicted), self.coder.tables)
         decoder.finish()
         self.check.update(symbols)
-        start = 0
-        for part, now, parameters in parts_of_step(predicted, self.steps, step):
+        self.restore(symbols, predicted)
+
+    def advance_by_front(self, front: bytes) -> None:
+        """Decode what is sure by the front of the next segment; the rest of the step becomes the prior's mean."""
+        predicted = self.predict()
+        self.restore(decode_front(front, self.indices(predicted), self.coder.tables), predicted)
+
+    def indices(self, predicted: CodingParameters) -> np.ndarray:
+        parts = parts_of_step(predicted, self.steps, self.step + 1)
+        return np.concatenate([table_indices(parameters) for _, _, parameters in parts])
+
+    def restore(self, symbols: np.ndarray, predicted: CodingParameters) -> None:
+        self.step, start = self.step + 1, 0
+        for part, now, parameters in parts_of_step(predicted, self.steps, self.step):
             stop = start + len(parameters.mean_16)
             self.y_16[part][now] = restore(symbols[start:stop], parameters)
             start = stop
-        self.step = step
 
     def decode_hyper(self, decoder: SymbolDecoder) -> None:
         prior, n_hyper = self.coder.prior, math.prod(hyper_grid(self.grid))
