@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import speed
+from benchmarks import effort, speed
 from ulcodec.bench.curves import Curve, bd_rows, increasing
 from ulcodec.bench.machine import without_folder
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
 from ulcodec.bench.tables import markdown_table, text_table, to_json
+from ulcodec.codec import Codec
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +115,26 @@ def test_tables_have_a_line_for_every_row() -> None:
     assert '\n  {"x": 0.1, "y": null},\n  {"x": null}\n' in written
     assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| :--- | ---: |\n| 1 | 2 |"
     assert text_table(["name", "n"], [["a", "10"]]) == "name   n\na     10"
+
+
+def test_effort_report(photos: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+    report = tmp_path / "effort.json"
+    effort.main(["--images", str(photos), "--model", str(tiny_model_dir), "--efforts", "1", "3", "-o", str(report)])
+    first, third = json.loads(report.read_text())["rows"]
+    assert (first["effort"], first["n_steps"], third["n_steps"]) == (1, 0, 2)
+    assert third["bits_percent"] < first["bits_percent"], "an untrained model gains much"
+    assert third["median_encode_ms"] > 0
+
+
+def test_progressive_report(picture: np.ndarray, tiny_codec: Codec, tmp_path: Path) -> None:
+    """Fronts of all three codecs show more and more, and the whole file shows the whole picture."""
+    progressive = pytest.importorskip("benchmarks.progressive", reason="imagecodecs is not installed")
+    curves = progressive.psnr_of_fronts(tiny_codec, picture, 90)
+    for name, values in curves.items():
+        known = [value for value in values if value is not None]
+        assert known[-1] == max(known), name
+        assert known[0] < known[-1] - 1, name
+        assert None not in values[-3:], name
+    fractions, report = progressive.FRACTIONS, tmp_path / "figure.svg"
+    progressive.draw({"fractions": fractions, "psnr_db": curves}, report)
+    assert "JPEG XL" in report.read_text()

@@ -17,6 +17,7 @@ import ulcodec
 from ulcodec.codec import Codec
 from ulcodec.container import Container
 from ulcodec.errors import UlcError
+from ulcodec.images import Picture
 
 SIZES = ((1, 1), (16, 16), (33, 17), (96, 80))
 MAX_PIXELS = 2**15
@@ -34,7 +35,7 @@ class Outcome:
 
 
 def sound_files(codec: Codec, seed: int = 0) -> list[bytes]:
-    """Small pictures of noise over gradients, RGB and grey."""
+    """Small pictures of noise over gradients: RGB, grey, 16 bits, with alpha and metadata, and files that were cut."""
     rng = np.random.default_rng(seed)
     files = []
     for width, height in SIZES:
@@ -42,6 +43,12 @@ def sound_files(codec: Codec, seed: int = 0) -> list[bytes]:
         pixels = ramp.clip(0, 255).astype(np.uint8)
         files += [codec.encode(pixels, quality=quality) for quality in QUALITIES]
         files.append(codec.encode(pixels[:, :, 0], quality=50))
+        files.append(codec.encode(pixels.astype(np.uint16) * 257, quality=60))
+        alpha = pixels[:, :, 1].copy()
+        rich = Picture(pixels, alpha, None, bytes(40), b"<x:xmpmeta/>")
+        files += [codec.encode(rich, quality=50), codec.encode(rich, quality=50, alpha_quality=30)]
+        whole = Container.from_bytes(codec.encode(pixels, quality=80))
+        files += [whole.truncated(1).to_bytes(), whole.within(len(whole.to_bytes()) * 3 // 4).to_bytes()]
     return files
 
 

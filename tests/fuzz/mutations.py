@@ -5,7 +5,6 @@ import random
 from ulcodec.container import (
     CRC_BYTES,
     FIXED_HEADER_BYTES,
-    N_SEGMENTS,
     crc8,
     crc16,
     leb128,
@@ -70,16 +69,23 @@ def mutated(files: list[bytes], rng: random.Random) -> bytes:
 
 def sealed(data: bytes) -> bytes:
     """The file with the checksums that its bytes ask for, as far as its structure can be followed."""
+    body = bytearray(data)
     try:
-        position = read_header(data).size_bytes
-        body = bytearray(data)
-        for _ in range(N_SEGMENTS - 1):
+        header = read_header(data)
+        position = header.size_bytes
+        if header.has_attachments:
+            while body[position]:
+                length, start = read_leb128(data, position + 1, len(body))
+                position = start + length
+            body[position + 1] = crc8(body[: position + 1])
+            position += 2
+        for _ in range(header.n_segments - 1):
             length, start = read_leb128(bytes(body), position, len(body))
             position = start + length
-            if position + 1 + 2 * CRC_BYTES > len(body):
+            if position + 1 + CRC_BYTES * (1 if header.is_cut else 2) > len(body):
                 return data
             body[position] = crc8(bytes(body[:position]))
             position += 1
-    except FormatError:
+    except (FormatError, IndexError):
         return data
     return bytes(body[:-CRC_BYTES]) + crc16(body[:-CRC_BYTES])
