@@ -143,11 +143,13 @@ class ProgressiveJpeg:
         return buffer.getvalue()
 
     def decode_front(self, data: bytes, shape: tuple[int, ...]) -> Pixels | None:
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
-            ImageFile.LOAD_TRUNCATED_IMAGES = True
             return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
         except (OSError, SyntaxError):
             return None
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 class Ulcodec:
