@@ -48,6 +48,14 @@ def decode(
     crop: Annotated[
         str | None, typer.Option(metavar="X,Y,W,H", help="Only this part, in pixels from the left and the top.")
     ] = None,
+    thumbnail: Annotated[
+        bool, typer.Option("--thumbnail", help="At 1/8 of the size, sides rounded up: sooner than the whole picture.")
+    ] = False,
+    realism: Annotated[
+        float, typer.Option(min=0, max=1, help="0: least squared error; 1: a sample with lifelike detail; or between.")
+    ] = 0.0,
+    steps: Annotated[int, typer.Option(min=1, max=50, help="Realism: steps of the sampler.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Realism: which of the possible pictures.")] = 0,
     depth: Annotated[int | None, typer.Option(help="8 or 16 bits a sample. Default: as the original had.")] = None,
     recover: Annotated[
         bool, typer.Option("--recover", help="Show what is sound of a damaged file; the model conceals the rest.")
@@ -64,12 +72,16 @@ def decode(
     if depth not in (None, 8, 16):
         raise typer.BadParameter("--depth is 8 or 16")
     part = None if crop is None else parse_crop(crop)
+    if thumbnail and (part or realism or recover or fraction < 1):
+        raise typer.BadParameter("--thumbnail takes neither --crop, --fraction, --realism nor --recover")
     suffix = "." + format.lower().removeprefix(".")
     plan = make_plan(sources, output, suffix, {".ulc"}, recursive=recursive, force=force)
     show_warnings()
 
     from ulcodec.images import image_format, picture_file
+    from ulcodec.realism import Realism
 
+    drawing = Realism(realism, steps, seed)
     formats = {target: image_format(named(target, suffix)) for _, target in plan.pairs}
 
     @cache
@@ -85,7 +97,9 @@ def decode(
         if recover:
             picture, n_segments, damage = codec.recover(data, max_pixels=max_pixels)
         else:
-            picture = codec.decode_picture(data, fraction=fraction, crop=part, max_pixels=max_pixels)
+            options: dict[str, Any] = {} if thumbnail else {"fraction": fraction, "crop": part, "realism": drawing}
+            decode_one = codec.thumbnail if thumbnail else codec.decode_picture
+            picture = decode_one(data, max_pixels=max_pixels, **options)
             damage = None
             n_segments = N_SEGMENTS
         decode_ms = 1000 * (time.perf_counter() - start)

@@ -115,6 +115,54 @@ def stage2(
         typer.echo(f"run directory: {train_stage2(settings)}")
 
 
+@app.command("denoiser")
+def denoiser(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run directory; the same command resumes a run that stopped.")],
+    model: Annotated[str | None, typer.Option(help="The codec: name of an installed model, or a directory.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time budget.")] = None,
+    images: Annotated[int | None, typer.Option(help="Length in images seen.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Rate before the decay.")] = None,
+    bias: Annotated[float | None, typer.Option(help="Bias b of the sigmoid weighting.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Only the first pictures.")] = None,
+    compile: Annotated[bool | None, typer.Option(help="Use torch.compile on GPUs.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+) -> None:
+    """Train what a finished codec draws realistic pictures with. The codec and its files stay as they are.
+
+    What is not given keeps the default that --dry-run prints.
+    """
+    from ulcodec.sources import as_source
+    from ulcodec.train.denoiser import DenoiserSettings, train_denoiser
+
+    given = {
+        "model": model,
+        "minutes": minutes,
+        "n_images": images,
+        "batch_size": batch_size,
+        "crop_px": crop,
+        "learning_rate": learning_rate,
+        "bias": bias,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "limit_pictures": limit,
+        "compile": compile,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    settings = DenoiserSettings(data=tuple(map(as_source, data)), out=out, **chosen)
+    settings.check()
+    if dry_run:
+        typer.echo(dumps(settings.to_json(), indent=2))
+    else:
+        typer.echo(f"run directory: {train_denoiser(settings)}")
+
+
 @app.command("resume")
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run that stopped or finished.")],
@@ -124,11 +172,14 @@ def resume(
 ) -> None:
     """Continue a run with its own settings. With a new length, a finished run goes on from where its rate was full."""
     from ulcodec.sources import as_source
+    from ulcodec.train.denoiser import resume_denoiser
     from ulcodec.train.loop import rewind
     from ulcodec.train.stage1 import resume_stage1
     from ulcodec.train.stage2 import resume_stage2
 
-    resume_run = resume_stage1 if "stage1" in rewind(run, longer=False) else resume_stage2
+    stages = {"stage1": resume_stage1, "stage2": resume_stage2, "denoiser": resume_denoiser}
+    config = rewind(run, longer=False)
+    resume_run = next(resume for stage, resume in stages.items() if stage in config)
     finished = resume_run(run, minutes=minutes, n_images=images, data=tuple(map(as_source, data or ())))
     typer.echo(f"run directory: {finished}")
 
@@ -155,7 +206,10 @@ def export(
 
     sha256 = export_model(run, output, name)
     typer.echo(f"model directory: {output}, fingerprint {sha256[:8]}")
-    texts = data or read_document(run / "checkpoint", "config")["stage1"]["data"]
+    config = read_document(run / "checkpoint", "config")
+    texts = data or config.get("stage1", {}).get("data")
+    if texts is None:
+        return
     sources = [as_source(text) for text in texts]
     if missing := [str(source) for source in sources if isinstance(source, Path) and not source.exists()]:
         typer.echo(f"integer prior not measured: no pictures at {', '.join(missing)}; name some with --data")

@@ -12,7 +12,6 @@ from PIL import Image, UnidentifiedImageError
 from ulcodec import pillow
 from ulcodec.codec import Codec
 from ulcodec.images import Picture
-from ulcodec.metrics import psnr_db
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +60,17 @@ def test_metadata(picture: np.ndarray, tmp_path: Path) -> None:
         assert "xmp" not in stripped.info
 
 
-def test_draft_is_coarser(picture: np.ndarray, tmp_path: Path) -> None:
+def test_draft_takes_an_eighth_where_that_is_enough(picture: np.ndarray, tmp_path: Path, tiny_codec: Codec) -> None:
     path = tmp_path / "a.ulc"
-    Image.fromarray(picture).save(path, quality=90)
-    with Image.open(path) as coarse, Image.open(path) as fine:
-        coarse.draft("RGB", (9, 8))
-        assert psnr_db(np.asarray(coarse), picture) < psnr_db(np.asarray(fine), picture)
+    Image.fromarray(picture[:, :91]).save(path, quality=90)
+    with Image.open(path) as small, Image.open(path) as whole, Image.open(path) as thumbnail:
+        assert small.draft("RGB", (12, 10)) == ("RGB", (0, 0, 91 / 8, 10))
+        assert small.size == (12, 10)
+        assert np.array_equal(np.asarray(small), tiny_codec.thumbnail(path.read_bytes()).pixels)
+        assert whole.draft("RGB", (13, 10)) is None
+        assert whole.size == (91, 80)
+        thumbnail.thumbnail((6, 5))
+        assert thumbnail.size == (6, 5)
 
 
 def test_streams_and_alpha_quality(picture: np.ndarray, tiny_codec: Codec) -> None:

@@ -12,12 +12,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ulcodec.arrays import PATCH_PX, grid_of, in_latents, in_pixels, padded, to_pixels, to_tensor, unflattened
+from ulcodec.arrays import (
+    PATCH_PX,
+    grid_of,
+    in_latents,
+    in_pixels,
+    padded,
+    to_pixels,
+    to_tensor,
+    unflattened,
+)
 from ulcodec.attachments import decode_alpha, deflate, encode_alpha, inflate, without_hidden
 from ulcodec.catalogue import installed_fingerprints
-from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Attachment, Container, Header, Layout, remains
+from ulcodec.container import MAX_PIXELS, N_SEGMENTS, THUMBNAIL_PX, Attachment, Container, Header, Layout, remains
 from ulcodec.devices import autocast, choose_device
-from ulcodec.errors import CorruptDataError, FormatError, ImageError, UnknownModelError
+from ulcodec.errors import CorruptDataError, FormatError, ImageError, ModelError, UnknownModelError
 from ulcodec.images import Picture, load_image
 from ulcodec.latent_coding import (
     DecodedLatent,
@@ -32,12 +41,14 @@ from ulcodec.memory import release
 from ulcodec.model.likelihood import chain_bits
 from ulcodec.model.tiles import Span, spans
 from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.realism import Realism
 from ulcodec.refinement import EFFORT_STEPS, refine
 from ulcodec.store import open_model
 
 TILE = 96
 """Latent positions a side that encoder and decoder take at once, a multiple of 4."""
 HYPER_HALO = 4
+MEAN = Realism()
 SAMPLE_TYPES = {8: np.uint8, 16: np.uint16}
 Crop = tuple[int, int, int, int]
 """Left, top, width, height in pixels."""
@@ -62,6 +73,7 @@ class Codec:
     model: UnifiedLatentModel
     coder: LatentCoder
     device: torch.device
+    has_denoiser: bool
 
     @property
     def fingerprint(self) -> str:
@@ -90,32 +102,63 @@ class Codec:
         picture = as_picture(image, max_pixels)
         return Encoding(self, picture, alpha_quality, strip, effort).code(checked_quality(quality))
 
-    def decode(self, data: bytes, *, fraction: float = 1.0, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    def decode(
+        self, data: bytes, *, fraction: float = 1.0, realism: float | Realism = 0.0, max_pixels: int = MAX_PIXELS
+    ) -> Image.Image:
         """Decode a `.ulc` file's bytes into a PIL image (see `Picture.to_pil`), with its ICC, EXIF and XMP in `info`.
 
-        `fraction`: see `decode_picture`. Raises FormatError or UnknownModelError.
+        `fraction`, `realism`: see `decode_picture`. Raises FormatError or UnknownModelError.
         """
-        return self.decode_picture(data, fraction=fraction, max_pixels=max_pixels).to_pil()
+        return self.decode_picture(data, fraction=fraction, realism=realism, max_pixels=max_pixels).to_pil()
 
-    def decode_array(self, data: bytes, *, fraction: float = 1.0, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    def decode_array(
+        self, data: bytes, *, fraction: float = 1.0, realism: float | Realism = 0.0, max_pixels: int = MAX_PIXELS
+    ) -> np.ndarray:
         """Like `decode`, into a NumPy array, uint8 or uint16 as encoded: [H, W, 3] or [H, W], with alpha one more."""
-        return self.decode_picture(data, fraction=fraction, max_pixels=max_pixels).samples
+        return self.decode_picture(data, fraction=fraction, realism=realism, max_pixels=max_pixels).samples
 
     def decode_picture(
-        self, data: bytes, *, fraction: float = 1.0, crop: Crop | None = None, max_pixels: int = MAX_PIXELS
+        self,
+        data: bytes,
+        *,
+        fraction: float = 1.0,
+        crop: Crop | None = None,
+        realism: float | Realism = 0.0,
+        max_pixels: int = MAX_PIXELS,
     ) -> Picture:
         """Like `decode`, into a `Picture`.
 
         `fraction`: decode only this share of the file's bytes, the first of the four segments at least; the prior's
         prediction stands for the rest, as it does in a file that was truncated. `crop`: only this part of the
-        picture, the same pixels as in the whole; ImageError if it is not inside.
+        picture, the same pixels as in the whole; ImageError if it is not inside. `realism`: from 0, the picture of the
+        least squared error, to 1, a sample with the detail that such pictures have; or all that decides a sample, see
+        `Realism`. ValueError if it is out of range, ModelError if the model's denoiser was never trained.
         """
+        drawing = realism if isinstance(realism, Realism) else Realism(realism)
+        if drawing.share and not self.has_denoiser:
+            raise ModelError(f"the denoiser of model {self.name} was never trained: it decodes with realism 0 only")
         container = self.open(data, max_pixels)
         if crop is not None and not is_inside(crop, container):
             raise ImageError(f"the crop {crop} is not inside {container.width}x{container.height} pixels")
         if fraction < 1:
             container = container.within(int(fraction * len(data)))
-        return self.picture(self.decode_latents(container), container, crop)
+        return self.picture(self.decode_latents(container), container, crop, drawing)
+
+    def thumbnail(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
+        """The picture at 1/8 of its size, sides rounded up, without running the decoder's networks.
+
+        Raises as `decode`.
+        """
+        container = self.open(data, max_pixels)
+        fields = self.detach(container)
+        if "alpha" in fields:
+            fields["alpha"] = np.asarray(Image.fromarray(fields["alpha"]).reduce(THUMBNAIL_PX))
+        y = unflattened(self.decode_latents(container).y_16, latent_grid(container))
+        with torch.inference_mode():
+            quality = torch.tensor([container.quality / 100], device=self.device)
+            small = self.model.decoder.trunk.thumbnail(y, quality)[0]
+        height, width = (-(-side // THUMBNAIL_PX) for side in (container.height, container.width))
+        return Picture(to_pixels(small[:, :height, :width], container.layout, container.bit_depth), **fields)
 
     def recover(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Recovery:
         """Decode a file; of a damaged one, what comes before the damage, the rest concealed by the prior's prediction.
@@ -224,17 +267,21 @@ class Codec:
         release_after(h, w)
         return y, hyper
 
-    def picture(self, decoded: DecodedLatent, said: Container, crop: Crop | None = None) -> Picture:
+    def picture(
+        self, decoded: DecodedLatent, said: Container, crop: Crop | None = None, drawing: Realism = MEAN
+    ) -> Picture:
         """From a latent, with the size, layout, depth, quality and attachments that the file says; or a part of it."""
         fields = self.detach(said)
         left, top, width, height = crop or (0, 0, said.width, said.height)
         if "alpha" in fields:
             fields["alpha"] = fields["alpha"][top : top + height, left : left + width]
         rows, columns = range(top, top + height), range(left, left + width)
-        return Picture(self.synthesise(decoded.y_16, said, rows, columns), **fields)
+        return Picture(self.synthesise(decoded.y_16, said, rows, columns, drawing), **fields)
 
-    def synthesise(self, y_16: Tensor, said: Container, rows: range, columns: range) -> np.ndarray:
-        """Latent in 1/16 steps [N, C] -> rows and columns of the posterior-mean picture, uint8 or uint16.
+    def synthesise(
+        self, y_16: Tensor, said: Container, rows: range, columns: range, drawing: Realism = MEAN
+    ) -> np.ndarray:
+        """Latent in 1/16 steps [N, C] -> rows and columns of the picture, uint8 or uint16.
 
         In tiles, whose size changes no number.
         """
@@ -244,14 +291,18 @@ class Codec:
         shape = (len(rows), len(columns)) if said.layout is Layout.GREY else (len(rows), len(columns), 3)
         pixels = np.empty(shape, SAMPLE_TYPES[said.bit_depth])
         halo = halo_of(config.decoder_blocks_16, config.decoder_blocks_8)
+        halo += drawing.halo(config) if drawing.share else 0
         for down in spans(in_latents(rows), h, TILE, halo):
             for across in spans(in_latents(columns), w, TILE, halo):
                 part = y[down.outer, across.outer]
                 known = unflattened(part.flatten(0, 1), (part.shape[0], part.shape[1]))
                 with torch.inference_mode(), autocast(self.device):
-                    mean = self.model.decoder.trunk(known.contiguous(memory_format=torch.channels_last), q)[1][0]
+                    features, shown = self.model.decoder.trunk(known.contiguous(memory_format=torch.channels_last), q)
+                    if drawing.share:
+                        whole = (range(s.start, s.stop) for s in (in_pixels(down.outer), in_pixels(across.outer)))
+                        shown = drawing.draw(self.model.decoder.denoiser, features, shown, *whole)
                 inside, target = zip(*(overlap(*pair) for pair in ((down, rows), (across, columns))), strict=True)
-                pixels[target] = to_pixels(mean[:, inside[0], inside[1]], said.layout, said.bit_depth)
+                pixels[target] = to_pixels(shown[0, :, inside[0], inside[1]], said.layout, said.bit_depth)
         release_after(h, w)
         return pixels
 
@@ -303,6 +354,7 @@ def load(model: str | Path = "small", *, device: str = "auto") -> Codec:
         model=stored.networks(chosen_device),
         coder=stored.coder(chosen_device),
         device=chosen_device,
+        has_denoiser=stored.denoiser is not None,
     )
 
 

@@ -21,6 +21,9 @@ FINGERPRINT_BYTES = 4
 N_SEGMENTS = 4
 MAX_QUALITY = 100
 MAX_SIDE = 2**24 - 1
+THUMBNAIL_PX = 8
+"""Pixels a side of the picture that a thumbnail's pixel stands for."""
+
 MAX_PIXELS = 2**28
 MAX_SEGMENT_BYTES = 2**28 - 1
 FIXED_HEADER_BYTES = 9

@@ -5,8 +5,8 @@
     image.save("b.ulc", quality=60)
 
 Options of `save`: `quality`, `alpha_quality`, `strip`, `effort` as in `Codec.encode`, `model`, and Pillow's own
-`icc_profile`, `exif` and `xmp`, by default those of the picture. `Image.draft(mode, size)` before the first pixel asks
-for a coarser picture, at full size, from the front of the file. `options.model` names the model that decodes.
+`icc_profile`, `exif` and `xmp`, by default those of the picture. `Image.draft(mode, size)` before the first pixel takes
+the picture at 1/8 where that is large enough, as `Image.thumbnail` asks for. `options` says what `Image.open` cannot.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import IO, Any
 from PIL import Image, ImageFile
 
 from ulcodec.attachments import inflate
-from ulcodec.container import MAGIC, Attachment, Container, Layout
+from ulcodec.container import MAGIC, THUMBNAIL_PX, Attachment, Container, Layout
 from ulcodec.errors import FormatError, UlcError
 from ulcodec.images import EXIF_PREFIX, load_image
 
@@ -26,10 +26,11 @@ INFO_NAMES = {Attachment.ICC: "icc_profile", Attachment.EXIF: "exif", Attachment
 
 @dataclass
 class Options:
-    """What `Image.open` cannot be told."""
+    """What `Image.open` cannot be told: the model that decodes, where, and the realism from 0 to 1."""
 
     model: str = "small"
     device: str = "auto"
+    realism: float = 0.0
 
 
 options = Options()
@@ -65,20 +66,31 @@ class UlcImageFile(ImageFile.ImageFile):
         deep_grey = container.layout is Layout.GREY and container.bit_depth == 16 and not has_alpha
         mode = "L" if container.layout is Layout.GREY else "RGB"
         self._mode = "I;16" if deep_grey else {"L": "LA", "RGB": "RGBA"}[mode] if has_alpha else mode
-        self.fraction = 1.0
+        self.reduced = False
         self.tile = []
 
-    def draft(self, mode: str | None, size: tuple[int, int] | None) -> None:
-        """Ask for detail of `size` only: the share of the file that it is of the picture. The size stays."""
-        if size is not None and self.file_bytes:
-            self.fraction = min(1.0, max(size[0] / self.width, size[1] / self.height))
+    def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
+        """Ask for a picture of at least `size`: at 1/8 if that is enough, as it is otherwise.
+
+        Returns the mode and where the picture lies in what will be loaded, in pixels; None if nothing changes.
+        """
+        small = (-(-self.width // THUMBNAIL_PX), -(-self.height // THUMBNAIL_PX))
+        if size is None or not self.file_bytes or self.reduced or size[0] > small[0] or size[1] > small[1]:
+            return None
+        box = (0, 0, self.width / THUMBNAIL_PX, self.height / THUMBNAIL_PX)
+        self._size, self.reduced = small, True
+        return self.mode, box
 
     def load(self) -> Any:
         """Decode, the first time. Raises OSError for a file that cannot be."""
         if self.file_bytes:
             data, self.file_bytes = self.file_bytes, b""
             try:
-                decoded = codec(options.model, options.device).decode(data, fraction=self.fraction, max_pixels=2**31)
+                loaded = codec(options.model, options.device)
+                if self.reduced:
+                    decoded = loaded.thumbnail(data, max_pixels=2**31).to_pil()
+                else:
+                    decoded = loaded.decode(data, realism=options.realism, max_pixels=2**31)
             except UlcError as error:
                 raise OSError(str(error)) from error
             self.im = decoded.im

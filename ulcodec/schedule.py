@@ -18,6 +18,11 @@ LATENT_LOG_SNR_1 = -10.0
 PIXEL_LOG_SNR_RANGE = (-10.0, 10.0)
 """Clipping range of the pixel schedule (from the authors' earlier work)."""
 
+RESIDUAL_LOG_SNR_RANGE = (-6.0, 8.0)
+"""From where noise hides a residual of unit variance to where it does not show."""
+
+RESIDUAL_LOG_SNR_CENTRE = 1.0
+
 ALPHA_0 = math.sqrt(1 / (1 + math.exp(-LATENT_LOG_SNR_0)))
 SIGMA_0 = math.sqrt(1 / (1 + math.exp(LATENT_LOG_SNR_0)))
 
@@ -60,6 +65,16 @@ def pixel_log_snr(t: Tensor, *, resolution_px: int, base_px: int = 64) -> tuple[
     angle = math.pi / 2 * (t_low + t * (t_high - t_low))
     slope = math.pi * (t_high - t_low) / (torch.sin(angle) * torch.cos(angle))
     return shift - 2 * torch.log(torch.tan(angle)), slope
+
+
+def residual_log_snr(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Logistic schedule within `RESIDUAL_LOG_SNR_RANGE` for what has unit variance: `(log_snr, -d log_snr / dt)`.
+
+    A uniform `t` visits most often the levels at which noise hides part of a residual.
+    """
+    first, last = (1 / (1 + math.exp(-(RESIDUAL_LOG_SNR_CENTRE - level) / 1.5)) for level in RESIDUAL_LOG_SNR_RANGE)
+    p = last + t * (first - last)
+    return RESIDUAL_LOG_SNR_CENTRE - 1.5 * torch.logit(p), 1.5 * (first - last) / (p * (1 - p))
 
 
 def decoder_weight(log_snr: Tensor, *, bias: float, loss_factor: float) -> Tensor:

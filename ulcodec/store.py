@@ -18,6 +18,9 @@ from ulcodec.model.integer import IntegerPrior, fingerprint, integer_tensors
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
 from ulcodec.model.unified import UnifiedLatentModel
 
+DENOISER = "decoder.denoiser"
+"""Prefix of the denoiser's weights."""
+
 
 @dataclass(frozen=True)
 class StoredModel:
@@ -28,6 +31,12 @@ class StoredModel:
     fingerprint: bytes
     weights: dict[str, Tensor]
     coding: dict[str, Tensor]
+    document: dict[str, Any]
+
+    @property
+    def denoiser(self) -> dict[str, Any] | None:
+        """How the denoiser was trained, None if it was not."""
+        return self.document.get("denoiser")
 
     def networks(self, device: torch.device) -> UnifiedLatentModel:
         """Float networks, ready to run."""
@@ -58,7 +67,7 @@ def open_model(model: str | Path) -> StoredModel:
     digest = fingerprint(config, coding)
     if digest.hex() != sha256:
         raise ModelError(f"{directory}: the coding integers do not match their fingerprint; the model is damaged")
-    return StoredModel(name, config, digest, read_tensors(directory, "weights"), coding)
+    return StoredModel(name, config, digest, read_tensors(directory, "weights"), coding, document)
 
 
 def save_model(directory: Path, name: str, model: UnifiedLatentModel, provenance: dict[str, Any]) -> str:
@@ -77,6 +86,16 @@ def save_model(directory: Path, name: str, model: UnifiedLatentModel, provenance
     document = {"name": name, "coding_sha256": sha256, "model": model.config.to_json(), "provenance": provenance}
     write_directory(directory, {"weights": weights, "coding": coding}, {"config": document})
     return sha256
+
+
+def rewrite_model(
+    directory: Path, stored: StoredModel, weights: dict[str, Tensor], denoiser: dict[str, Any] | None
+) -> None:
+    """Write a model with other float weights and the same integers; `denoiser`: how it was trained."""
+    document = {key: value for key, value in stored.document.items() if key != "denoiser"}
+    if denoiser is not None:
+        document["denoiser"] = denoiser
+    write_directory(directory, {"weights": weights, "coding": stored.coding}, {"config": document})
 
 
 def scale_tables() -> FrequencyTables:

@@ -74,10 +74,6 @@ def dct_basis(channels: int) -> tuple[Tensor, Tensor]:
     each coefficient's spread [channels] for pictures in [0, 1].
     """
     k = torch.arange(DCT_SIZE, dtype=torch.float64)
-    dct = torch.cos(math.pi * (2 * k[None] + 1) * k[:, None] / (2 * DCT_SIZE)) * math.sqrt(2 / DCT_SIZE)
-    dct[0] /= math.sqrt(2)
-    opponent = F.normalize(torch.tensor(OPPONENT, dtype=torch.float64), dim=1)
-    basis = torch.einsum("oc,ui,vj->ouvcij", opponent, dct, dct).reshape(3 * DCT_SIZE**2, 3 * DCT_SIZE**2)
     radius = k[:, None] ** 2 + k[None] ** 2
     planes = []
     for dc, (scale, power) in zip(DCT_DC_STD, DCT_AC_STD, strict=True):
@@ -86,7 +82,19 @@ def dct_basis(channels: int) -> tuple[Tensor, Tensor]:
         planes.append(std.flatten())
     std = torch.cat(planes)
     strongest = std.argsort(descending=True, stable=True)[:channels]
-    return basis[strongest].float(), std[strongest].float()
+    return opponent_dct(DCT_SIZE)[strongest].float(), std[strongest].float()
+
+
+def opponent_dct(size: int) -> Tensor:
+    """The orthonormal DCT of square blocks over orthonormal opponent colours, float64 [3 * size^2, 3 * size^2].
+
+    Rows are ordered by colour, row and column frequency; columns as `pixel_unshuffle(size)` orders a block's pixels.
+    """
+    k = torch.arange(size, dtype=torch.float64)
+    dct = torch.cos(math.pi * (2 * k[None] + 1) * k[:, None] / (2 * size)) * math.sqrt(2 / size)
+    dct[0] /= math.sqrt(2)
+    opponent = F.normalize(torch.tensor(OPPONENT, dtype=torch.float64), dim=1)
+    return torch.einsum("oc,ui,vj->ouvcij", opponent, dct, dct).reshape(3 * size**2, 3 * size**2)
 
 
 def best_step(lagrangian: float) -> float:

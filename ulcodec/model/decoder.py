@@ -1,18 +1,28 @@
 """Decoder D: the trunk with the posterior-mean picture, and the denoiser that draws from the decoder's diffusion."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ulcodec.model.blocks import QualityTable, blocks, conv, dct_basis
+from ulcodec.model.blocks import BottleneckBlock, QualityTable, blocks, conv, dct_basis, opponent_dct
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.encoder import anchor_log_gains
 from ulcodec.schedule import alpha, sigma
 
-RESIDUAL_STD = 0.1
-"""Assumed spread of a picture around its posterior mean, pictures scaled to [-1, 1]; preconditions the denoiser."""
+RESIDUAL_STD = 0.05
+"""Spread of a picture around its posterior mean that a fresh denoiser assumes, pictures scaled to [-1, 1]."""
+
+RESIDUAL_STD_RANGE = (0.001, 1.0)
+
+CELL_PX = 4
+"""Side of the cells whose DCT coefficients the denoiser sees, each with a spread of its own."""
+
+N_COEFFICIENTS = 3 * CELL_PX**2
+
+N_LEVEL_FREQUENCIES = 8
 
 
 class Trunk(nn.Module):
@@ -38,6 +48,11 @@ class Trunk(nn.Module):
             self.linear.weight.copy_(synthesis.permute(0, 2, 4, 1, 3, 5).flatten(0, 4)[:, :, None, None])
             self.log_gain.values.copy_(-anchor_log_gains(config))
 
+    def thumbnail(self, y: Tensor, quality: Tensor) -> Tensor:
+        """The picture at 1/8, by the linear transform alone, averaged over its pixels: [B, 3, 2h, 2w], about [0, 1]."""
+        weight, bias = (part.view(3, 64, 4, *part.shape[1:]).mean(1).flatten(0, 1) for part in self.linear.parameters())
+        return F.pixel_shuffle(F.conv2d(y * self.log_gain.gain(quality), weight, bias), 2) + 0.5
+
     def forward(self, y: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """y [B, C, h, w] float32 in quantisation steps; quality [B] in [0, 1].
 
@@ -53,44 +68,100 @@ class Trunk(nn.Module):
         return features, mean
 
 
-class Denoiser(nn.Module):
-    """Predicts the clean picture from a noisy one, around the posterior mean, on the trunk's features.
+class Conditions(NamedTuple):
+    """What the denoiser knows of a picture at every noise level.
 
-    Preconditioned as in Karras et al. 2022 (arXiv 2206.00364, table 1), applied to the residual around the mean: at
-    pure noise the prediction is the mean itself.
+    `log_std` [B, 48, H/4, W/4] float32: logarithm of the spread of the cells' coefficients around the posterior mean,
+    pictures in [-1, 1]; `fine` [B, W, H/4, W/4] and `coarse` [B, 2 W, H/8, W/8]: features.
     """
+
+    log_std: Tensor
+    fine: Tensor
+    coarse: Tensor
+
+
+class Denoiser(nn.Module):
+    """Draws the residual `r = T(x - mean) / std` around the posterior mean: variance preserving, velocity prediction.
+
+    T is the orthonormal DCT of 4x4 cells over opponent colours. A few layers on the trunk's features predict the spread
+    of each coefficient, so that noise alone, `std r`, already has the colour, the contrast and the spectrum of what is
+    missing at a place. `r_t = alpha r + sigma eps`, and the network gives `v = alpha eps - sigma r` (Salimans and Ho
+    2022, arXiv 2202.00512, appendix D), whose target has unit variance at every level because `r` has. A level may
+    differ from cell to cell: white noise on the picture itself is such a map, since it hides little of a residual where
+    that is strong and all of it where it is weak.
+    """
+
+    basis: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         width = config.denoiser_width
-        self.stem = conv(3 * 64, width)
-        self.features = conv(config.width_8, width)
-        self.level = nn.Sequential(nn.Linear(2 * N_LEVEL_FREQUENCIES, width), nn.ReLU(), nn.Linear(width, width))
-        self.blocks = blocks(width, config.denoiser_blocks)
-        self.head = conv(width, 3 * 64, zero=True)
+        outer = -(-config.denoiser_blocks // 2)
+        self.log_std = nn.Sequential(
+            conv(config.width_8, width),
+            nn.ReLU(),
+            BottleneckBlock(width),
+            nn.ReLU(),
+            conv(width, 4 * N_COEFFICIENTS, zero=True),
+        )
+        self.features_fine = conv(config.width_8, 4 * width)
+        self.features_coarse = conv(config.width_8, 2 * width)
+        self.picture = conv(N_COEFFICIENTS, width)
+        self.level = nn.Sequential(conv(2 * N_LEVEL_FREQUENCIES, width), nn.ReLU(), conv(width, width))
+        self.stem = conv(N_COEFFICIENTS, width)
+        self.blocks_in = blocks(width, outer)
+        self.down = conv(4 * width, 2 * width)
+        self.blocks_coarse = blocks(2 * width, config.denoiser_blocks)
+        self.up = conv(2 * width, 4 * width)
+        self.blocks_out = blocks(width, outer)
+        self.head = conv(width, N_COEFFICIENTS, zero=True)
+        basis = opponent_dct(CELL_PX).float().view(-1, 3, CELL_PX, CELL_PX)
+        self.register_buffer("basis", basis, persistent=False)
 
-    def forward(self, x_t: Tensor, log_snr: Tensor, features: Tensor, mean: Tensor) -> Tensor:
-        """x_t, mean [B, 3, H, W] with pictures scaled to [-1, 1]; log_snr [B]; features [B, width_8, H/8, W/8].
+    def coefficients(self, x: Tensor) -> Tensor:
+        """T of x [B, 3, H, W]: [B, 48, H/4, W/4] float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv2d(x.float(), self.basis, stride=CELL_PX)
 
-        Returns x_hat [B, 3, H, W].
+    def pixels(self, coefficients: Tensor) -> Tensor:
+        """The inverse of `coefficients`."""
+        with torch.autocast(coefficients.device.type, enabled=False):
+            return F.conv_transpose2d(coefficients.float(), self.basis, stride=CELL_PX)
+
+    def conditions(self, features: Tensor, mean: Tensor) -> Conditions:
+        """features [B, width_8, H/8, W/8]; mean [B, 3, H, W] scaled to [-1, 1]."""
+        low, high = (math.log(std) for std in RESIDUAL_STD_RANGE)
+        log_std = F.pixel_shuffle(self.log_std(features).float(), 2) + math.log(RESIDUAL_STD)
+        fine = F.pixel_shuffle(self.features_fine(features), 2) + self.picture(self.coefficients(mean))
+        return Conditions(log_std.clamp(low, high), fine, self.features_coarse(features))
+
+    def forward(self, r_t: Tensor, log_snr: Tensor, known: Conditions) -> Tensor:
+        """r_t [B, 48, H/4, W/4] at log_snr [B, 1, 1, 1] or [B, 1, H/4, W/4] -> r_hat, as r_t, float32."""
+        hidden = self.stem(r_t) + known.fine + self.level(level_embedding(log_snr))
+        hidden = self.blocks_in(F.relu(hidden))
+        coarse = self.blocks_coarse(F.relu(self.down(F.pixel_unshuffle(hidden, 2)) + known.coarse))
+        hidden = self.blocks_out(F.relu(hidden + F.pixel_shuffle(self.up(coarse), 2)))
+        estimate: Tensor = alpha(log_snr) * r_t - sigma(log_snr) * self.head(hidden).float()
+        return estimate
+
+    def estimate(self, x_t: Tensor, log_snr: Tensor, features: Tensor, mean: Tensor) -> Tensor:
+        """The clean picture from one with white noise: x_t, mean [B, 3, H, W] scaled to [-1, 1], log_snr [B].
+
+        `T(x_t - alpha mean) / (alpha std)` is the residual and noise of a level of its own in each cell, whose
+        coefficients share the mean of their spreads.
         """
+        known = self.conditions(features, mean)
         level = log_snr[:, None, None, None]
-        a, s = alpha(level), sigma(level)
-        residual = x_t - a * mean
-        total = (a * RESIDUAL_STD) ** 2 + s**2
-        hidden = self.stem(F.pixel_unshuffle(residual / total.sqrt(), 8)) + self.features(features)
-        hidden = hidden + self.level(level_embedding(log_snr))[:, :, None, None]
-        correction = F.pixel_shuffle(self.head(self.blocks(F.relu(hidden))).float(), 8)
-        return mean + a * RESIDUAL_STD**2 / total * residual + s * RESIDUAL_STD / total.sqrt() * correction
-
-
-N_LEVEL_FREQUENCIES = 8
+        log_std = known.log_std.mean(1, keepdim=True)
+        local, std = level + 2 * log_std, log_std.exp()
+        r_t = self.coefficients(x_t / alpha(level) - mean) / std * alpha(local)
+        return mean + self.pixels(std * self(r_t, local, known))
 
 
 def level_embedding(log_snr: Tensor) -> Tensor:
-    """log_snr [B] -> sines and cosines [B, 16], periods 4 to 512 in log-SNR."""
+    """log_snr [B, 1, h, w] -> sines and cosines [B, 16, h, w], periods 4 to 512 in log-SNR."""
     frequencies = 2 * math.pi / 4 / 2.0 ** torch.arange(N_LEVEL_FREQUENCIES, device=log_snr.device)
-    angles = log_snr[:, None] * frequencies
+    angles = log_snr * frequencies[:, None, None]
     return torch.cat((angles.sin(), angles.cos()), dim=1)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ulcodec.model.config import N_REVEAL_STEPS, ModelConfig
+from ulcodec.model.decoder import CELL_PX, N_COEFFICIENTS
 from ulcodec.model.paper import PaperConfig, PaperModel
 from ulcodec.model.presets import build_model
 from ulcodec.model.unified import UnifiedLatentModel
@@ -44,14 +45,17 @@ def codec_parts(model: UnifiedLatentModel) -> list[Part]:
     picture, latent = torch.zeros(1, 3, SIDE_PX, SIDE_PX), torch.zeros(1, config.latent_channels, side, side)
     hyper = torch.zeros(1, config.hyper_channels, side // 4, side // 4)
     hyper_features = torch.zeros(1, config.hyper_width, side, side)
-    features, level = torch.zeros(1, config.width_8, 2 * side, 2 * side), torch.zeros(1)
+    features, level = torch.zeros(1, config.width_8, 2 * side, 2 * side), torch.zeros(1, 1, 1, 1)
+    denoiser = model.decoder.denoiser
+    known, r_t = denoiser.conditions(features, picture), torch.zeros(1, N_COEFFICIENTS, *2 * [SIDE_PX // CELL_PX])
     return [
         ("encoder", [model.encoder], lambda: model.encoder(picture, quality), 1),
         ("hyper-encoder", [model.hyper_encoder], lambda: model.hyper_encoder(latent, quality), 1),
         ("hyper-decoder", [model.hyper_decoder], lambda: model.hyper_decoder(hyper, quality, (side, side)), 1),
         ("prior", [model.prior], lambda: model.prior(latent, latent, quality, hyper_features), N_REVEAL_STEPS),
         ("decoder trunk", [model.decoder.trunk], lambda: model.decoder.trunk(latent, quality), 1),
-        ("denoiser", [model.decoder.denoiser], lambda: model.decoder.denoiser(picture, level, features, picture), 1),
+        ("denoiser, once", [], lambda: denoiser.conditions(features, picture), 1),
+        ("denoiser, a step", [denoiser], lambda: denoiser(r_t, level, known), 1),
     ]
 
 

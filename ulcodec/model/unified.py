@@ -35,5 +35,5 @@ class UnifiedLatentModel(nn.Module):
     def denoise_picture(self, x_t: Tensor, log_snr: Tensor, z_0: Tensor, quality: Tensor) -> Tensor:
         """x_t [B, 3, H, W] scaled to [-1, 1], log_snr [B], z_0 [B, C, h, w] -> x_hat scaled to [-1, 1]."""
         features, mean = self.decoder.trunk(z_0 / (ALPHA_0 * STEP_WIDTH), quality)
-        x_hat: Tensor = self.decoder.denoiser(x_t, log_snr, features, 2 * mean - 1)
+        x_hat: Tensor = self.decoder.denoiser.estimate(x_t, log_snr, features, 2 * mean - 1)
         return x_hat

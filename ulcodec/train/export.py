@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ulcodec.errors import TrainingError
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, recover_directory
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.store import save_model
+from ulcodec.store import DENOISER, open_model, rewrite_model, save_model
 
 
 def export_model(run_dir: Path, out_dir: Path, name: str | None = None) -> str:
@@ -22,6 +23,8 @@ def export_model(run_dir: Path, out_dir: Path, name: str | None = None) -> str:
     if not checkpoint.exists():
         raise TrainingError(f"{run_dir}: no checkpoint to export")
     config, progress = read_document(checkpoint, "config"), read_document(checkpoint, "progress")
+    if "denoiser" in config:
+        return export_denoiser(config, progress, read_tensors(checkpoint, "ema"), out_dir)
     if "stage1" not in config:
         raise TrainingError(f"{run_dir} is a run of stage 2, which makes no codec: draw from it with ulcodec sample")
     model = UnifiedLatentModel(ModelConfig.from_json(config["model"]))
@@ -32,7 +35,18 @@ def export_model(run_dir: Path, out_dir: Path, name: str | None = None) -> str:
     return save_model(out_dir, name or model.config.name, model, provenance)
 
 
+def export_denoiser(config: dict[str, Any], progress: dict[str, Any], ema: dict[str, Tensor], out_dir: Path) -> str:
+    """The codec that a denoiser was trained for, with it: the same fingerprint, and files stay as they are."""
+    stored = open_model(config["denoiser"]["model"])
+    if stored.fingerprint.hex() != config["model"]["codec_sha256"]:
+        raise TrainingError(f"the denoiser was trained for another model than {config['denoiser']['model']} is now")
+    weights = stored.weights | {f"{DENOISER}.{key}": value.to(torch.float16) for key, value in ema.items()}
+    training = {**without_folders(config["denoiser"]), "progress": progress}
+    rewrite_model(out_dir, stored, weights, training)
+    return stored.fingerprint.hex()
+
+
 def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings whose paths keep their last part only: a model travels, the machine that trained it does not."""
-    names = {key: Path(settings[key]).name for key in ("out", "init") if settings.get(key)}
+    names = {key: Path(settings[key]).name for key in ("out", "init", "model") if settings.get(key)}
     return {**settings, **names, "data": [Path(path).name for path in settings["data"]]}

@@ -361,12 +361,12 @@ class Log:
 
 
 def progress_line(row: dict[str, float], progress: float) -> str:
-    bpp = row.get("chain_bpp", row.get("continuous_bpp", math.nan))
+    rate = next((f"{row[name]:.3f} bpp  " for name in ("chain_bpp", "continuous_bpp") if name in row), "")
     psnr = f"{row['psnr_db']:.2f} dB  " if "psnr_db" in row else ""
     remaining_s = row["seconds"] * (1 - progress) / progress if progress else math.nan
     return (
         f"{100 * progress:5.1f} %  {row['n_images']:>9} images  {row['images_per_s']:7.1f} images/s  "
-        f"loss {row['loss']:.4f}  {bpp:.3f} bpp  {psnr}{remaining_s / 60:.1f} min left"
+        f"loss {row['loss']:.4f}  {rate}{psnr}{remaining_s / 60:.1f} min left"
     )
 
 

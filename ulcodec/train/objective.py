@@ -38,12 +38,11 @@ class ObjectiveSettings:
     """Weights of the objectives.
 
     `continuous_share`: weight of the continuous-time bound beside the reveal chain's bits in `codec`, measured on every
-    `subset`-th picture, as is the denoiser's loss with weight `denoiser_share`. `loss_factor` and `bias` are the
-    paper's c_lf and b; `ul_quality` is the quality input held fixed in `ul`.
+    `subset`-th picture. `loss_factor` and `bias` are the paper's c_lf and b; `ul_quality` is the quality input held
+    fixed in `ul`.
     """
 
     continuous_share: float = 0.05
-    denoiser_share: float = 0.02
     subset: int = 4
     loss_factor: float = 1.5
     bias: float = 0.0
@@ -130,7 +129,9 @@ def lagrangians(config: ModelConfig, quality: Tensor) -> Tensor:
 def codec_loss(
     model: UnifiedLatentModel, x: Tensor, quality: Tensor, settings: ObjectiveSettings, generator: torch.Generator
 ) -> tuple[Tensor, Metrics]:
-    """Rate of the reveal chain plus distortion at pure noise, with shares of the two diffusion losses.
+    """Rate of the reveal chain plus distortion at pure noise, with a share of the continuous bound on the rate.
+
+    The denoiser is trained afterwards, on frozen networks (`ulcodec.train.denoiser`), so that it cannot cost PSNR.
 
     x [B, 3, H, W] float32 in [0, 1], quality [B] in [0, 1]. Returns the scalar loss and detached metrics.
     """
@@ -146,7 +147,7 @@ def codec_loss(
     prediction = reveal_predictions(model, y_noisy, quality, hyper_features)
     bits = unit_bin_bits(y_noisy - prediction.mean, prediction.log_scale)
     chain_bits = sum_per_picture(hyper_bits) + sum_per_picture(bits)
-    features, mean = model.decoder.trunk(quantised(y, prediction), quality)
+    _, mean = model.decoder.trunk(quantised(y, prediction), quality)
     mse = (x - mean).square().flatten(1).mean(1)
     weight = lagrangians(model.config, quality)
     loss = ((chain_bits / n_pixels + weight * 255**2 * mse) / weight.sqrt()).mean()
@@ -157,20 +158,11 @@ def codec_loss(
     )
     continuous_bits = continuous * NATS_TO_BITS
     loss = loss + settings.continuous_share * (continuous_bits / n_pixels / weight[part].sqrt()).mean()
-    scaled_mean, part_features = 2 * mean[part].detach() - 1, features[part].detach()
-    denoiser, _ = picture_loss_nats(
-        lambda x_t, log_snr: model.decoder.denoiser(x_t, log_snr, part_features, scaled_mean),
-        x[part],
-        settings,
-        generator,
-    )
-    loss = loss + settings.denoiser_share * (denoiser / n_pixels).mean()
     return loss, {
         "chain_bpp": (chain_bits / n_pixels).mean().detach(),
         "hyper_bpp": (sum_per_picture(hyper_bits) / n_pixels).mean().detach(),
         "continuous_bpp": (continuous_bits / n_pixels).mean().detach(),
         "psnr_db": (-10 * torch.log10(mse)).mean().detach(),
-        "denoiser_nats_per_px": (denoiser / n_pixels).mean().detach(),
     }
 
 

@@ -1,0 +1,19 @@
+"""What pictures lose: distortion and rate of single pictures, Bjøntegaard figures, and how lifelike a set of them is.
+
+`ulcodec.metrics.critic`, which needs torch, is imported by itself.
+"""
+
+from ulcodec.metrics.distortion import MS_SSIM_MIN_SIDE, bd_rate_percent, bits_per_pixel, ms_ssim, mse, pchip, psnr_db
+from ulcodec.metrics.statistics import sliced_wasserstein, spectral_power_ratio
+
+__all__ = [
+    "MS_SSIM_MIN_SIDE",
+    "bd_rate_percent",
+    "bits_per_pixel",
+    "ms_ssim",
+    "mse",
+    "pchip",
+    "psnr_db",
+    "sliced_wasserstein",
+    "spectral_power_ratio",
+]

@@ -1,0 +1,210 @@
+"""Training of the denoiser alone, around the pictures that a frozen codec decodes."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ulcodec.data import PictureSet, load_pictures
+from ulcodec.devices import autocast
+from ulcodec.errors import TrainingError
+from ulcodec.model.decoder import Denoiser
+from ulcodec.model.likelihood import quantised, reveal_predictions
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
+from ulcodec.sources import Source, as_source
+from ulcodec.store import open_model
+from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind
+from ulcodec.train.objective import normal_noise, per_picture, round_around, stratified_times, uniform_noise
+from ulcodec.train.workers import Workers, begin, draw_rows
+
+VALIDATION_QUALITIES = (0.0, 0.2, 0.5)
+
+
+@dataclass(frozen=True)
+class DenoiserSettings:
+    """What `ulcodec train denoiser` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
+
+    `model`: name or directory of the codec, whose denoiser the run goes on from if it was trained before. `bias`: b of
+    the sigmoid weighting, in log-SNR of the residual.
+    """
+
+    data: tuple[Source, ...]
+    out: Path
+    model: str = "small"
+    minutes: float | None = None
+    n_images: int | None = None
+    batch_size: int = 8
+    crop_px: int = 256
+    learning_rate: float = 6e-4
+    bias: float = 2.0
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    validation_share: float = 0.02
+    limit_pictures: int | None = None
+    compile: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "data": [str(path) for path in self.data], "out": str(self.out)}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "DenoiserSettings":
+        return DenoiserSettings(**{**values, "data": tuple(map(as_source, values["data"])), "out": Path(values["out"])})
+
+    def check(self) -> None:
+        """Raises TrainingError for settings that cannot run."""
+        if self.minutes is None and self.n_images is None:
+            raise TrainingError("give the run a length: minutes or a number of images")
+        if self.crop_px < 64 or self.crop_px % 64:
+            raise TrainingError(f"the crop must be a multiple of 64 pixels, got {self.crop_px}")
+        if not 0 < self.validation_share <= 0.5:
+            raise TrainingError(
+                f"the share of pictures held out must be above 0 and at most 0.5, got {self.validation_share}"
+            )
+
+
+@torch.no_grad()
+def decode_pictures(
+    model: UnifiedLatentModel, x: Tensor, quality: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Features and posterior mean of pictures x [B, 3, H, W] in [0, 1], nearly as from files: see `Trunk`.
+
+    Only the predictions under which symbols are rounded see uniform noise in place of earlier steps' rounding.
+    """
+    y, z = model.encoder(x, quality)
+    hyper = round_around(model.hyper_encoder(z, quality), model.hyper_decoder.predict(quality).mean)
+    hyper_features = model.hyper_decoder(hyper, quality, (y.shape[2], y.shape[3]))
+    prediction = reveal_predictions(model, y + uniform_noise(y, generator), quality, hyper_features)
+    decoded: tuple[Tensor, Tensor] = model.decoder.trunk(quantised(y, prediction), quality)
+    return decoded
+
+
+def denoiser_loss(
+    denoiser: Denoiser, x: Tensor, features: Tensor, mean: Tensor, bias: float, generator: torch.Generator
+) -> tuple[Tensor, Metrics]:
+    """`E_t[-lambda' / 2 exp(b) sigmoid(lambda - b) |r - r_hat(r_t)|^2]` and the spread's likelihood, an element.
+
+    The paper's decoder loss (arXiv 2602.17270, 3.2) for the residual `r = T(x - mean) / std` (see `Denoiser`), so that
+    every part of a picture counts alike, and coefficients of a cell as their spread says; `std` maximises the
+    likelihood of the residual as a Gaussian, and takes no other gradient. x, mean [B, 3, H, W] in [0, 1].
+    """
+    known = denoiser.conditions(features, 2 * mean - 1)
+    residual, log_std = denoiser.coefficients(2 * (x - mean)), known.log_std
+    spread = (log_std + residual**2 / 2 * torch.exp(-2 * log_std)).mean()
+    std = log_std.detach().exp()
+    r = residual / std
+    log_snr, slope = residual_log_snr(stratified_times(len(x), generator))
+    level = per_picture(log_snr)
+    r_t = alpha(level) * r + sigma(level) * normal_noise(r, generator)
+    share = std / std.mean(1, keepdim=True)
+    error = (share * (r - denoiser(r_t, level, known)).square()).flatten(1).mean(1)
+    diffusion = (slope / 2 * decoder_weight(log_snr, bias=bias, loss_factor=1.0) * error).mean()
+    return diffusion + spread, {"diffusion": diffusion.detach(), "spread_nats": spread.detach()}
+
+
+class DenoiserStep:
+    """One training step as a function of the images seen so far, which seed everything random in it."""
+
+    def __init__(
+        self,
+        model: UnifiedLatentModel,
+        denoiser: Denoiser,
+        pictures: PictureSet,
+        settings: DenoiserSettings,
+        workers: Workers,
+    ):
+        self.model, self.denoiser, self.pictures = model, denoiser, pictures
+        self.settings, self.workers = settings, workers
+        self.device = pictures.pixels.device
+        self.generator = workers.generator(self.device)
+        compiled = settings.compile and self.device.type == "cuda"
+        self.decode = torch.compile(decode_pictures) if compiled else decode_pictures
+        self.loss = torch.compile(denoiser_loss) if compiled else denoiser_loss
+
+    def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
+        settings = self.settings
+        self.generator.manual_seed(settings.seed * 1_000_003 + n_images)
+        x = self.pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
+        x = x.contiguous(memory_format=torch.channels_last)
+        # The square: half of the crops below quality 25, where there is most to draw.
+        quality = draw_rows(torch.rand, (len(x),), self.generator) ** 2
+        with autocast(self.device):
+            features, mean = self.decode(self.model, x, quality, self.generator)
+            return self.loss(self.denoiser, x, features, mean, settings.bias, self.generator)
+
+
+def validation_scores(
+    model: UnifiedLatentModel, denoiser: Denoiser, pictures: PictureSet, settings: DenoiserSettings
+) -> dict[str, float]:
+    """Loss over one fixed crop of every held-out picture at fixed noise levels and three qualities."""
+    device = pictures.pixels.device
+    generator = torch.Generator(device)
+    n_crops = max(8, len(pictures))
+    scores: dict[str, float] = {}
+    with torch.no_grad(), autocast(device):
+        for q in VALIDATION_QUALITIES:
+            x = pictures.random_crops(n_crops, settings.crop_px, generator.manual_seed(1))
+            quality = torch.full((n_crops,), q, device=device)
+            features, mean = decode_pictures(model, x, quality, generator)
+            loss, metrics = denoiser_loss(denoiser, x, features, mean, settings.bias, generator)
+            for name, value in {"loss": loss, **metrics}.items():
+                scores[f"{name}@{q:g}"] = float(value)
+    return scores
+
+
+def train_denoiser(settings: DenoiserSettings) -> Path:
+    """Run or resume. Returns the run directory; `ulcodec train export` joins it with its codec to a model directory.
+
+    Raises TrainingError for settings that cannot run, unreadable data, or a loss that is not finite or explodes.
+    """
+    settings.check()
+    workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
+    stored = open_model(settings.model)
+    model = stored.networks(device)
+    denoiser = Denoiser(stored.config)
+    if stored.denoiser is not None:
+        denoiser.load_state_dict(model.decoder.denoiser.state_dict())
+    denoiser = denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    length = LoopSettings(
+        minutes=settings.minutes,
+        n_images=settings.n_images,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        clip_norm=1.0,
+    )
+    identity = {"codec_sha256": stored.fingerprint.hex()}
+    loop = Loop(denoiser, settings.out, length, {"model": identity, "denoiser": settings.to_json()}, workers)
+    training, validation = (
+        part.to(device)
+        for part in load_pictures(
+            settings.data,
+            min_side_px=settings.crop_px,
+            validation_share=settings.validation_share,
+            limit=settings.limit_pictures,
+        )
+    )
+    if workers.first:
+        counts = f"{len(training)} training and {len(validation)} validation pictures"
+        print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.n_images} images")
+
+    def validate(trained: nn.Module) -> dict[str, float]:
+        assert isinstance(trained, Denoiser)
+        return validation_scores(model, trained, validation, settings)
+
+    loop.run(DenoiserStep(model, denoiser, training, settings, workers), validate)
+    return settings.out
+
+
+def resume_denoiser(
+    run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
+) -> Path:
+    """As `resume_stage1`."""
+    longer = minutes is not None or n_images is not None
+    settings = DenoiserSettings.from_json(rewind(run_dir, longer=longer)["denoiser"])
+    settings = replace(settings, out=run_dir, data=data or settings.data)
+    if longer:
+        settings = replace(settings, minutes=minutes, n_images=n_images)
+    return train_denoiser(settings)
