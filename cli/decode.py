@@ -55,7 +55,7 @@ def decode(
         float, typer.Option(min=0, max=1, help="0: least squared error; 1: a sample with lifelike detail; or between.")
     ] = 0.0,
     steps: Annotated[int, typer.Option(min=1, max=50, help="Realism: steps of the sampler.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Realism: which of the possible pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Realism: which of the possible pictures.")] = 0,
     depth: Annotated[int | None, typer.Option(help="8 or 16 bits a sample. Default: as the original had.")] = None,
     recover: Annotated[
         bool, typer.Option("--recover", help="Show what is sound of a damaged file; the model conceals the rest.")
@@ -74,6 +74,8 @@ def decode(
     part = None if crop is None else parse_crop(crop)
     if thumbnail and (part or realism or recover or fraction < 1):
         raise typer.BadParameter("--thumbnail takes neither --crop, --fraction, --realism nor --recover")
+    if recover and (part or realism or fraction < 1):
+        raise typer.BadParameter("--recover takes neither --crop, --fraction nor --realism")
     suffix = "." + format.lower().removeprefix(".")
     plan = make_plan(sources, output, suffix, {".ulc"}, recursive=recursive, force=force)
     show_warnings()

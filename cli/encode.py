@@ -118,7 +118,9 @@ def encode(
         from ulcodec.info import info
 
         original = read_file(source)
+        source_bytes = len(original)
         picture = load_image(original, max_pixels=max_pixels, upright=not keep_orientation)
+        del original  # of a large picture a good part of the memory
         loaded()
         start = time.perf_counter()
         data = code(picture)
@@ -129,7 +131,7 @@ def encode(
         size = f"{width}x{height}, {len(data)} bytes, {bpp:.3f} bits per pixel, quality {said['quality']}"
         return {
             "output": str(target),
-            "source_bytes": len(original),
+            "source_bytes": source_bytes,
             "output_bytes": len(data),
             "file_bytes": len(data),
             "width": width,

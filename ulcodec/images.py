@@ -104,7 +104,8 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, upright: bo
             source, deep = Image.open(BytesIO(data)), data if is_deep_png(data) else None
         if source.width * source.height > max_pixels:
             raise ImageError(f"{source.width}x{source.height} is more than {max_pixels} pixels")
-        image = ImageOps.exif_transpose(source) if upright else source
+        turned = upright and source.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        image = ImageOps.exif_transpose(source) if turned else source
         image.load()
         picture = _picture(image, None if deep is None else _deep_samples(deep, source, upright))
     except (ImageError, MemoryError):

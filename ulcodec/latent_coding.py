@@ -18,6 +18,7 @@ from torch import Tensor
 from ulcodec.container import N_SEGMENTS
 from ulcodec.entropy import FrequencyTables, SymbolDecoder, SymbolEncoder, decode_front
 from ulcodec.errors import ArithmeticMismatchError, CorruptDataError
+from ulcodec.memory import release
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.integer import MEAN_GRID, CodingParameters, IntegerPrior
 from ulcodec.model.likelihood import zeroward
@@ -27,6 +28,9 @@ MAX_SYMBOL = 2**19
 """Larger symbols are clamped by the encoder; the entropy coder's escape goes to 2^20."""
 
 POSITIONS_AT_ONCE = 4096
+
+LARGE_GRID = 2**16
+"""Latent positions from which on freed memory is given back between the steps: 16 Mpixel."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, th
     segments = []
     for step in STEPS:
         predicted = prior(y_16, steps < step, quality, features, grid)
-        n_now, start = int((steps == step).sum()), 0
+        n_now, start = int(torch.count_nonzero(steps == step)), 0
         symbols, indices = np.empty(n_now, np.int32), np.empty(n_now, np.uint8)
         for part, now, parameters in parts_of_step(predicted, steps, step):
             stop = start + len(parameters.mean_16)
@@ -167,8 +171,11 @@ def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, th
         del predicted
         encoder.encode(symbols, indices, coder.tables)
         check.update(symbols)
+        del symbols, indices
         segments.append(encoder.finish())
         encoder = SymbolEncoder()
+        if len(steps) >= LARGE_GRID:
+            release()
     return EncodedLatent(tuple(segments), check.value, DecodedLatent(y_16, hyper_16))
 
 

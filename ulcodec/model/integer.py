@@ -245,14 +245,14 @@ class IntegerPrior:
         return CodingParameters(mean.expand(n_positions, -1), index.expand(n_positions, -1))
 
     def hyper_features(self, hyper_16: Tensor, quality: int, grid: tuple[int, int]) -> Tensor:
-        """hyper_16 [B ceil(h/4) ceil(w/4), C_hyper] in 1/16 steps -> [N, hyper_width] for the latent grid (h, w)."""
+        """hyper_16 [B ceil(h/4) ceil(w/4), C_hyper] in 1/16 steps -> int16 [N, hyper_width] for the grid (h, w)."""
         coarse = (-(-grid[0] // 4), -(-grid[1] // 4))
         middle, fine = (2 * coarse[0], 2 * coarse[1]), (4 * coarse[0], 4 * coarse[1])
         stem, up_32, up_16 = self.hyper_layers
         x = scaled_latent(hyper_16, self.hyper_gain[quality])
         x = shuffled(limited_relu(stem(x)), coarse)
         x = shuffled(limited_relu(up_32(x, middle)), middle)
-        x = limited_relu(up_16(x, fine))
+        x = limited_relu(up_16(x, fine)).to(torch.int16)
         return x.reshape(-1, *fine, x.shape[1])[:, : grid[0], : grid[1]].flatten(0, 2)
 
     def __call__(
