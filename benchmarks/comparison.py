@@ -1,7 +1,8 @@
-"""A sample picture beside its decode, and beside AVIF of the same size.
+"""A sample picture beside its decodes, and beside AVIF of the same size.
 
 python -m benchmarks.comparison -o docs/images/comparison.png
 python -m benchmarks.comparison --avif --bpp 0.25 --crop 120,60,256,256 -o docs/images/beside-avif-0.25.png
+python -m benchmarks.comparison --avif --bpp 0.15 --realism 0 0.5 1 --crop 120,60,256,256 -o docs/images/realism.png
 """
 
 import argparse
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--quality", type=int, default=40)
     parser.add_argument("--bpp", type=float, help="choose the quality whose rate is closest to this")
     parser.add_argument("--avif", action="store_true", help="with AVIF 4:4:4 (speed 6) of the closest size")
+    parser.add_argument("--realism", type=float, nargs="+", default=[0.0], help="a panel for each of these")
     parser.add_argument("--crop", type=crop_box, default=crop_box("0,0,4096,4096"), help="LEFT,TOP,WIDTH,HEIGHT")
     parser.add_argument("--model", default="small", help="name of a model, or a model directory")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -56,8 +58,12 @@ def main() -> None:
     qualities = [options.quality] if options.bpp is None else range(101)
     ours = {quality: codec.encode(pixels, quality=quality) for quality in qualities}
     data = closest_file(ours, (options.bpp or 0) * picture.width * picture.height / 8)
-    decoded = codec.decode_array(data)
-    shown, lines = [pixels, decoded], [described("ulcodec", data, picture, decoded)]
+    shown, lines = [pixels], []
+    for realism in options.realism:
+        decoded = codec.decode_array(data, realism=realism)
+        shown.append(decoded)
+        name = f"ulcodec, realism {realism:g}" if realism else "ulcodec"
+        lines.append(described(name, data, picture, decoded))
     if options.avif:
         avif = closest_file({quality: avif_bytes(pixels, quality) for quality in range(101)}, len(data))
         from_avif = np.asarray(Image.open(BytesIO(avif)).convert("RGB"))

@@ -92,7 +92,7 @@ def peer_row(peer: Peer, pictures: Sequence[Picture], rate: float, critic_steps:
 def installed_peers() -> list[Peer]:
     """Those of `PEER_KEYS` that are there; the others are named on stderr."""
     found = []
-    for peer in PEERS:
+    for peer in PEERS.values():
         if peer.key in PEER_KEYS:
             try:
                 peer.library()

@@ -54,7 +54,7 @@ def decode(
     realism: Annotated[
         float, typer.Option(min=0, max=1, help="0: least squared error; 1: a sample with lifelike detail; or between.")
     ] = 0.0,
-    steps: Annotated[int, typer.Option(min=1, max=50, help="Realism: steps of the sampler.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, max=50, help="Realism: steps of the sampler.")] = 4,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Realism: which of the possible pictures.")] = 0,
     depth: Annotated[int | None, typer.Option(help="8 or 16 bits a sample. Default: as the original had.")] = None,
     recover: Annotated[

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import effort, speed
+from benchmarks import effort, perception, speed
 from ulcodec.bench.curves import Curve, bd_rows, increasing
 from ulcodec.bench.machine import without_folder
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
@@ -138,3 +138,23 @@ def test_progressive_report(picture: np.ndarray, tiny_codec: Codec, tmp_path: Pa
     fractions, report = progressive.FRACTIONS, tmp_path / "figure.svg"
     progressive.draw({"fractions": fractions, "psnr_db": curves}, report)
     assert "JPEG XL" in report.read_text()
+
+
+def test_perception_report(picture: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the shipped model: one that draws needs a trained denoiser."""
+    (tmp_path / "pictures").mkdir()
+    for index in range(2):
+        Image.fromarray(np.roll(picture, 20 * index, axis=1)).save(tmp_path / "pictures" / f"{index}.png")
+    report, figure = tmp_path / "perception.json", tmp_path / "perception.svg"
+    options = ["--rates", "1", "--steps", "2", "--critic-steps", "2", "-o", str(report), "--figure", str(figure)]
+    perception.main([str(tmp_path / "pictures"), *options])
+    written = json.loads(report.read_text())
+    ours = [row for row in written["rows"] if row["codec"] == "ulcodec"]
+    assert [row["realism"] for row in ours] == list(perception.SHARES)
+    assert all(0.7 < row["bpp"] <= 1 for row in ours)
+    psnr_db = [row["psnr_db"] for row in ours]
+    assert psnr_db == sorted(psnr_db, reverse=True)
+    assert all(0 <= row["critic_accuracy"] <= 1 for row in written["rows"])
+    assert "webp" in {row["codec"] for row in written["rows"]}
+    assert "PSNR" in figure.read_text()
+    assert "critic" in capsys.readouterr().out
