@@ -26,10 +26,12 @@ from ulcodec.codec import latent_grid
 from ulcodec.container import N_SEGMENTS, Container
 from ulcodec.latent_coding import LatentCoder, decode_latent, encode_latent, step_positions
 from ulcodec.model.integer import PRODUCTS, IntegerPrior, is_exact
+from ulcodec.realism import Realism
 from ulcodec.store import open_model
 
 WIDTH, HEIGHT = 768, 512
 COLD_RUNS = 5
+REALISM_STEPS = (1, 4, 8)
 
 
 class TimedPrior:
@@ -78,7 +80,18 @@ def time_once(codec: ulcodec.Codec, picture: Picture, quality: int) -> dict[str,
         **encode_stages(codec, picture, quality),
         "decode": decode_ms,
         **decode_stages(codec, file),
+        **other_decodes(codec, file),
     }
+
+
+def other_decodes(codec: ulcodec.Codec, file: bytes) -> dict[str, float]:
+    """Whole decodes of other pictures from the same file: a thumbnail, and samples if the model draws any."""
+    _, thumbnail_ms = stopwatch(codec.device, codec.thumbnail, file)
+    times = {"decode: thumbnail": thumbnail_ms}
+    for n_steps in REALISM_STEPS if codec.has_denoiser else ():
+        drawn = stopwatch(codec.device, lambda n=n_steps: codec.decode_array(file, realism=Realism(1, n)))
+        times[f"decode: realism, {n_steps} steps"] = drawn[1]
+    return times
 
 
 def encode_stages(codec: ulcodec.Codec, picture: Picture, quality: int) -> dict[str, float]:

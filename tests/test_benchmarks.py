@@ -65,7 +65,7 @@ def test_speed_report(photos: Path, tiny_model_dir: Path, tmp_path: Path) -> Non
     report = json.loads(output.read_text())
     rows = {row["stage"]: row for row in report["stages"]}
     assert {stage.partition(":")[0] for stage in rows} == {"encode", "decode"}
-    assert len(rows) == 8
+    assert len(rows) == 9
     assert all(0 < row["min_ms"] <= row["median_ms"] <= row["max_ms"] for row in rows.values())
     assert report["picture"]["n_runs"] == 3
     assert (report["picture"]["width"], report["picture"]["height"]) == (64, 48)

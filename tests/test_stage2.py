@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from ulcodec.diffusion import Denoiser
 from ulcodec.errors import ModelError, TrainingError
 from ulcodec.model.base_model import BaseModel, BaseModelConfig
 from ulcodec.model.checkpoint import read_tensors
 from ulcodec.model.config import TINY
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.sampling import Denoiser, guided, load_sampler, sample_latents
+from ulcodec.sampling import guided, load_sampler, sample_latents
 from ulcodec.schedule import ALPHA_0, SIGMA_0, alpha, sigma
 from ulcodec.store import save_model
 from ulcodec.train.stage2 import Stage2Settings, resume_stage2, train_stage2

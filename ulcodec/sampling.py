@@ -1,8 +1,7 @@
 """New pictures: the base model of a stage-2 run draws latents, the codec's decoder shows them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,12 @@ from torch import Tensor
 from ulcodec.arrays import PATCH_PX, to_pixels
 from ulcodec.container import Layout
 from ulcodec.devices import bfloat16_pays
+from ulcodec.diffusion import Denoiser, sample
 from ulcodec.errors import ModelError
 from ulcodec.model.base_model import BaseModel, BaseModelConfig
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, recover_directory
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, STEP_WIDTH, alpha, sigma
+from ulcodec.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, STEP_WIDTH
 from ulcodec.store import open_model
 
 
@@ -65,10 +65,6 @@ class Sampler:
                 yield to_pixels(self.codec.decoder.trunk(y, quality)[1][0].float(), Layout.RGB)
 
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""(z_t [B, C, h, w], log_snr [B]) -> z_hat."""
-
-
 def guided(base: Denoiser, guide: Denoiser, guidance: float) -> Denoiser:
     """`guide + guidance (base - guide)`, of the two estimates of the clean latent."""
 
@@ -80,17 +76,8 @@ def guided(base: Denoiser, guide: Denoiser, guidance: float) -> Denoiser:
 
 
 def sample_latents(denoise: Denoiser, z_1: Tensor, n_steps: int) -> Tensor:
-    """z_0 [B, C, h, w] at log-SNR 5 from the noisiest latents z_1.
-
-    Deterministic steps (DDIM, arXiv 2010.02502, eq. 12 with no noise), even in log-SNR.
-    """
-    z_t = z_1
-    levels = torch.linspace(LATENT_LOG_SNR_1, LATENT_LOG_SNR_0, n_steps + 1, device=z_t.device)
-    for now, following in pairwise(levels):
-        z_hat = denoise(z_t, now.expand(len(z_t)))
-        noise = (z_t - alpha(now) * z_hat) / sigma(now)
-        z_t = alpha(following) * z_hat + sigma(following) * noise
-    return z_t
+    """z_0 [B, C, h, w] at log-SNR 5 from the noisiest latents z_1, in second-order steps even in log-SNR."""
+    return sample(denoise, z_1, torch.linspace(LATENT_LOG_SNR_1, LATENT_LOG_SNR_0, n_steps + 1).tolist())
 
 
 def load_sampler(run_dir: Path, *, model: str | Path | None = None, device: torch.device) -> Sampler:
