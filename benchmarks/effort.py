@@ -6,7 +6,7 @@ python -m benchmarks.effort --images kodak --limit 6 -o effort.json
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from time import perf_counter
@@ -27,14 +27,19 @@ from ulcodec.refinement import EFFORT_STEPS
 QUALITIES = (20, 50, 80)
 
 
-def log_bytes_by_psnr(codec: Codec, picture: Picture) -> Any:
-    """The picture's rate curve at effort 1, as a function."""
+RateCurve = Callable[[float], float]
+"""PSNR in dB -> logarithm of the file's bytes."""
+
+
+def log_bytes_by_psnr(codec: Codec, picture: Picture) -> RateCurve:
+    """The picture's rate curve at effort 1, as a function; beyond its ends it goes on with the size there."""
     files = [codec.encode(picture.pixels, quality=quality) for quality in LEVELS]
     psnr = np.array([psnr_db(picture.pixels, codec.decode_array(data)) for data in files])
-    return pchip(psnr, np.array([math.log(len(data)) for data in files]))
+    curve = pchip(psnr, np.array([math.log(len(data)) for data in files]))
+    return lambda at_db: float(curve(np.clip([at_db], psnr[0], psnr[-1]))[0])
 
 
-def row_of(codec: Codec, pictures: Sequence[Picture], curves: Sequence[Any], effort: int) -> dict[str, Any]:
+def row_of(codec: Codec, pictures: Sequence[Picture], curves: Sequence[RateCurve], effort: int) -> dict[str, Any]:
     savings, times_ms = [], []
     for picture, curve in zip(pictures, curves, strict=True):
         for quality in QUALITIES:
@@ -42,8 +47,8 @@ def row_of(codec: Codec, pictures: Sequence[Picture], curves: Sequence[Any], eff
             start = perf_counter()
             data = codec.encode(picture.pixels, quality=quality, effort=effort)
             times_ms.append(1000 * (perf_counter() - start))
-            reached = np.array([psnr_db(picture.pixels, codec.decode_array(data))])
-            savings.append(100 * (len(data) / math.exp(float(curve(reached)[0])) - 1))
+            reached_db = psnr_db(picture.pixels, codec.decode_array(data))
+            savings.append(100 * (len(data) / math.exp(curve(reached_db)) - 1))
     return {
         "effort": effort,
         "n_steps": EFFORT_STEPS[effort - 1],

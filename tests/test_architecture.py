@@ -14,6 +14,7 @@ LAYERS = [
     (
         "errors",
         "schedule",
+        "diffusion",
         "metrics",
         "images",
         "container",
@@ -28,7 +29,7 @@ LAYERS = [
     ),
     ("model",),
     ("latent_coding", "data", "store", "arrays"),
-    ("refinement",),
+    ("refinement", "realism"),
     ("codec", "train"),
     ("evaluation", "sampling", "bench", "rate_control", "pillow"),
 ]

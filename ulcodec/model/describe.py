@@ -47,6 +47,8 @@ def codec_parts(model: UnifiedLatentModel) -> list[Part]:
     hyper_features = torch.zeros(1, config.hyper_width, side, side)
     features, level = torch.zeros(1, config.width_8, 2 * side, 2 * side), torch.zeros(1, 1, 1, 1)
     denoiser = model.decoder.denoiser
+    once = [denoiser.log_std, denoiser.features_fine, denoiser.features_coarse, denoiser.picture]
+    steps = [part for part in denoiser.children() if part not in once]
     known, r_t = denoiser.conditions(features, picture), torch.zeros(1, N_COEFFICIENTS, *2 * [SIDE_PX // CELL_PX])
     return [
         ("encoder", [model.encoder], lambda: model.encoder(picture, quality), 1),
@@ -54,8 +56,8 @@ def codec_parts(model: UnifiedLatentModel) -> list[Part]:
         ("hyper-decoder", [model.hyper_decoder], lambda: model.hyper_decoder(hyper, quality, (side, side)), 1),
         ("prior", [model.prior], lambda: model.prior(latent, latent, quality, hyper_features), N_REVEAL_STEPS),
         ("decoder trunk", [model.decoder.trunk], lambda: model.decoder.trunk(latent, quality), 1),
-        ("denoiser, once", [], lambda: denoiser.conditions(features, picture), 1),
-        ("denoiser, a step", [denoiser], lambda: denoiser(r_t, level, known), 1),
+        ("denoiser, once", once, lambda: denoiser.conditions(features, picture), 1),
+        ("denoiser, a step", steps, lambda: denoiser(r_t, level, known), 1),
     ]
 
 
