@@ -9,6 +9,9 @@ import typer
 
 from ulcodec_cli.common import Force
 
+CALIBRATION_PICTURES = 48
+MEASURED_PICTURES = 8
+
 app = typer.Typer(help="Train a codec of your own.", no_args_is_help=True)
 
 
@@ -26,6 +29,7 @@ def stage1(
     batch_size: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
     crop: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Rate before the decay.")] = None,
+    decay_share: Annotated[float | None, typer.Option(help="Share of the run over which the rate falls.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
@@ -49,6 +53,7 @@ def stage1(
         "batch_size": batch_size,
         "crop_px": crop,
         "learning_rate": learning_rate,
+        "decay_share": decay_share,
         "seed": seed,
         "device": device,
         "threads": threads,
@@ -83,6 +88,9 @@ def stage2(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Only the first pictures.")] = None,
+    shard: Annotated[
+        bool | None, typer.Option("--shard", help="Split the weights between the processes of torchrun (FSDP2).")
+    ] = None,
     compile: Annotated[bool | None, typer.Option(help="Use torch.compile on GPUs.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
 ) -> None:
@@ -104,6 +112,7 @@ def stage2(
         "device": device,
         "threads": threads,
         "limit_pictures": limit,
+        "shard": shard,
         "compile": compile,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -190,7 +199,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to make.")],
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of its configuration.")] = None,
     data: Annotated[
-        list[str] | None, typer.Option(help="Pictures to measure the integer prior on; default: the run's.")
+        list[str] | None, typer.Option(help="Pictures to fit the coder's tables to; default: the run's.")
     ] = None,
     force: Force = False,
 ) -> None:
@@ -198,6 +207,7 @@ def export(
     if output.exists() and not force:
         raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(output))
 
+    from ulcodec.calibration import calibrate
     from ulcodec.codec import load
     from ulcodec.evaluation import integer_cost_percent, middle, read_pictures
     from ulcodec.model.checkpoint import read_document
@@ -205,15 +215,19 @@ def export(
     from ulcodec.train.export import export_model
 
     sha256 = export_model(run, output, name)
-    typer.echo(f"model directory: {output}, fingerprint {sha256[:8]}")
     config = read_document(run / "checkpoint", "config")
-    texts = data or config.get("stage1", {}).get("data")
-    if texts is None:
-        return
+    is_codec = "stage1" in config
+    texts = (data or config["stage1"]["data"]) if is_codec else []
     sources = [as_source(text) for text in texts]
-    if missing := [str(source) for source in sources if isinstance(source, Path) and not source.exists()]:
-        typer.echo(f"integer prior not measured: no pictures at {', '.join(missing)}; name some with --data")
-        return
-    codec, pictures = load(output), [middle(pixels, 512) for pixels in read_pictures(sources, 8)]
-    costs = (f"{integer_cost_percent(codec, pictures, q):+.2f} % at quality {q}" for q in (10, 50, 90))
-    typer.echo(f"files against the float prior's bound, {len(pictures)} pictures: {', '.join(costs)}")
+    missing = [str(source) for source in sources if isinstance(source, Path) and not source.exists()]
+    pictures = [] if missing else [middle(pixels, 512) for pixels in read_pictures(sources, CALIBRATION_PICTURES)]
+    if pictures:
+        sha256 = calibrate(output, pictures)
+    typer.echo(f"model directory: {output}, fingerprint {sha256[:8]}")
+    if missing:
+        typer.echo(f"tables not fitted to files: no pictures at {', '.join(missing)}; name some with --data")
+    if pictures:
+        codec, measured = load(output), pictures[:MEASURED_PICTURES]
+        costs = (f"{integer_cost_percent(codec, measured, q):+.2f} % at quality {q}" for q in (10, 50, 90))
+        typer.echo(f"tables fitted to files of {len(pictures)} pictures")
+        typer.echo(f"files against the float prior's bound, {len(measured)} pictures: {', '.join(costs)}")

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ulcodec.codec import Codec
+from ulcodec.latent_coding import encode_latent
 from ulcodec.model.config import BASE, N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, ModelConfig
-from ulcodec.model.likelihood import chain_bits, lower_bound, reveal_predictions, unit_bin_bits
+from ulcodec.model.integer import MEAN_GRID
+from ulcodec.model.likelihood import chain_bits, lower_bound, restored_latent, reveal_predictions, unit_bin_bits
 from ulcodec.model.prior import Prediction
 from ulcodec.model.reveal import STEPS, known_log_snr, step_map
 from ulcodec.model.unified import UnifiedLatentModel
@@ -129,6 +132,19 @@ def test_predictions_depend_on_the_hyper_latent(tiny_model: UnifiedLatentModel, 
         reveal_predictions(tiny_model, y, QUALITY, tiny_model.hyper_decoder(h, QUALITY, GRID)) for h in (hyper, -hyper)
     )
     assert (one.mean != other.mean)[first].float().mean() > 0.9
+
+
+def test_restored_latents_are_those_of_files(tiny_codec: Codec, tiny_model: UnifiedLatentModel) -> None:
+    """The float walk chooses nearly all symbols that the integer one does; means differ by their grid of 1/16."""
+    y = 2 * torch.randn(1, TINY.latent_channels, *GRID, generator=torch.Generator().manual_seed(2))
+    hyper = torch.zeros(1, TINY.hyper_channels, -(-GRID[0] // 4), -(-GRID[1] // 4))
+    coded = encode_latent(tiny_codec.coder, y[0], hyper[0], round(100 * float(QUALITY)))
+    expected = coded.latent.y_16.T.reshape(y.shape) / MEAN_GRID
+    decoded_hyper = coded.latent.hyper_16.T.reshape(hyper.shape) / MEAN_GRID
+    features = tiny_model.hyper_decoder(decoded_hyper, QUALITY, GRID)
+    restored = restored_latent(tiny_model, y.requires_grad_(True), QUALITY, features)
+    assert not restored.requires_grad
+    assert ((restored - expected).abs() < 0.3).float().mean() > 0.95
 
 
 def test_chain_bits_add_up(tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]) -> None:

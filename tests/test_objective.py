@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ulcodec.model.config import TINY
+from ulcodec.model.prior import Prediction
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, STEP_WIDTH, alpha, sigma
 from ulcodec.train.objective import (
@@ -14,9 +15,11 @@ from ulcodec.train.objective import (
     ObjectiveSettings,
     lagrangians,
     latent_bound_nats,
+    noisy_bits,
     picture_loss_nats,
     round_around,
     stratified_times,
+    symbol_bits,
     terminal_kl_nats,
 )
 from ulcodec.train.workers import Workers
@@ -133,6 +136,25 @@ def test_round_around_rounds_forward_and_passes_the_gradient() -> None:
     assert y.grad is not None
     assert y.grad.tolist() == [1, 1, 1]
     assert mean.grad is None
+
+
+def test_each_part_of_the_rate_moves_what_it_should() -> None:
+    y = torch.tensor([0.2, 0.9, -3.6], requires_grad=True)
+    mean = torch.tensor([0.1, 0.25, 0.25], requires_grad=True)
+    log_scale = torch.zeros(3, requires_grad=True)
+    restored, prediction = torch.tensor([0.1, 1.25, -3.75]), Prediction(mean, log_scale)
+    weights = (y, mean, log_scale)
+
+    def moved(bits: Tensor) -> list[Tensor | None]:
+        return list(torch.autograd.grad(bits.sum(), weights, allow_unused=True))
+
+    dy, dmean, dscale = moved(symbol_bits(restored, prediction))
+    assert dy is None
+    assert dmean is not None
+    assert dscale is not None
+    assert (dmean.sign().tolist(), dscale.sign().tolist()) == ([0, -1, 1], [1, 1, -1])
+    dy, dmean, dscale = moved(noisy_bits(y, prediction, torch.Generator().manual_seed(0)))
+    assert (dy is not None, dmean, dscale) == (True, None, None)
 
 
 def test_lagrangians_are_log_linear() -> None:

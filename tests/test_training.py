@@ -319,14 +319,18 @@ def test_trained_model_encodes_and_decodes(finished_run: Path, tmp_path: Path, p
     assert export_model(finished_run, tmp_path / "again", "mine") == sha256
 
 
-def test_export_measures_what_the_integers_cost(finished_run: Path, tmp_path: Path) -> None:
+def test_export_fits_tables_and_measures_what_the_integers_cost(finished_run: Path, tmp_path: Path) -> None:
+    unfitted = export_model(finished_run, tmp_path / "unfitted")
     arguments = ["train", "export", str(finished_run), "-o", str(tmp_path / "model")]
-    [line] = CliRunner().invoke(app, arguments).stdout.splitlines()[1:]
+    first, fitted, line = CliRunner().invoke(app, arguments).stdout.splitlines()
+    assert first.endswith(f"fingerprint {ulcodec.load(tmp_path / 'model', device='cpu').fingerprint}")
+    assert unfitted[:8] not in first
+    assert "tables fitted" in fitted
     costs = [float(number) for number in re.findall(r"([+-][0-9.]+) % at quality", line)]
     assert len(costs) == 3
-    assert all(abs(cost) < 3 for cost in costs)
+    assert all(-20 < cost < 3 for cost in costs)
     finished = CliRunner().invoke(app, [*arguments, "--force", "--data", str(tmp_path / "none")])
-    assert (finished.exit_code, "not measured: no pictures" in finished.stdout) == (0, True)
+    assert (finished.exit_code, "tables not fitted to files: no pictures" in finished.stdout) == (0, True)
 
 
 def test_eval_of_a_run_against_its_model(finished_run: Path, photographs: Path, tmp_path: Path) -> None:

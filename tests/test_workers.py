@@ -13,27 +13,18 @@ from ulcodec.errors import TrainingError
 from ulcodec.model.checkpoint import read_document, read_tensors
 from ulcodec.train.workers import BatchGenerator, Workers, draw_rows
 
-TRAIN = [
-    "train",
-    "stage1",
-    "--config",
-    "tiny",
-    "--images",
-    "192",
-    "--batch-size",
-    "16",
-    "--crop",
-    "64",
-    "--threads",
-    "1",
-]
+COMMON = ["--config", "tiny", "--images", "192", "--batch-size", "16", "--threads", "1"]
+STAGE_1 = ["train", "stage1", *COMMON, "--crop", "64"]
+STAGE_2 = ["train", "stage2", *COMMON, "--crop", "48"]
 
 LOGGING_EVERY_STEP = """
 import os, signal, sys
 from pathlib import Path
-from ulcodec.train import stage1
+from ulcodec.model.base_model import BASE_MODELS
+from ulcodec.train import stage1, stage2
 from ulcodec.train.loop import Loop, LoopSettings
-stage1.LoopSettings = lambda **values: LoopSettings(**values, log_seconds=0, checkpoint_seconds=0)
+stage1.LoopSettings = stage2.LoopSettings = lambda **values: LoopSettings(**values, log_seconds=0, checkpoint_seconds=0)
+BASE_MODELS["tiny"]["dropout"] = 0.0  # it is drawn for the rows of each process, not for the whole batch
 if os.environ.get("DIE_AT") and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
     step = Loop.step
     def dying_step(loop, loss_function):
@@ -46,11 +37,13 @@ app()
 """
 
 
-def launch(script: Path, data: Path, out: Path, n_workers: int, **environment: str) -> list[float]:
+def launch(
+    script: Path, data: Path, out: Path, n_workers: int, arguments: list[str] = STAGE_1, **environment: str
+) -> list[float]:
     """Train; returns the loss of every step."""
     script.write_text(LOGGING_EVERY_STEP)
     start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}", "--max-restarts=1"]
-    command = [sys.executable, *(start if n_workers > 1 else []), str(script), *TRAIN]
+    command = [sys.executable, *(start if n_workers > 1 else []), str(script), *arguments]
     subprocess.run(
         [*command, "--data", str(data), "--out", str(out)],
         check=True,
@@ -80,6 +73,40 @@ def test_two_processes_equal_one(
     ours, theirs = (read_tensors(path / "checkpoint", "ema") for path in (tmp_path / "run", run))
     moved = max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
     assert moved < 1e-3
+
+
+@pytest.fixture(scope="module")
+def base_alone(
+    photographs: Path, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[float]]:
+    folder = tmp_path_factory.mktemp("base")
+    arguments = [*STAGE_2, "--model", str(tiny_model_dir)]
+    return folder / "run", launch(folder / "train.py", photographs, folder / "run", 1, arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "die_at"), [([], ""), (["--shard"], ""), (["--shard"], "96")], ids=["whole", "split", "killed"]
+)
+def test_two_processes_train_the_base_model_of_one(
+    base_alone: tuple[Path, list[float]],
+    photographs: Path,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    options: list[str],
+    die_at: str,
+) -> None:
+    run, losses = base_alone
+    arguments = [*STAGE_2, "--model", str(tiny_model_dir), *options]
+    together = launch(tmp_path / "train.py", photographs, tmp_path / "run", 2, arguments, DIE_AT=die_at)
+    assert len(losses) == 192 // 16
+    assert together == pytest.approx(losses, rel=2e-3)
+    assert losses[-1] != pytest.approx(losses[0], rel=2e-3), "a run that learns nothing proves nothing"
+    for group in ("model", "ema", "optimizer"):
+        ours, theirs = (read_tensors(path / "checkpoint", group) for path in (tmp_path / "run", run))
+        assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in theirs.items()}
+        assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-3, group
+    validations = [(path / "validation.csv").read_text().splitlines() for path in (tmp_path / "run", run)]
+    assert [len(rows) for rows in validations] == [11, 11]
 
 
 def test_rows_of_all_workers_make_the_batch() -> None:

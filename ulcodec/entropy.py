@@ -106,6 +106,22 @@ def gaussian_row(scale: float) -> NDArray[np.int64]:
     return np.append(row, ESCAPE_FREQUENCY)
 
 
+def fit_tables(tables: FrequencyTables, counts: NDArray[np.int64], prior_count: float = 200.0) -> FrequencyTables:
+    """Tables of the same reach for symbols that were counted: `counts` int64 [T, L] of each row's entries.
+
+    `tables` are symmetric around 0, and so is the result; they count as `prior_count` symbols more in every row.
+    """
+    frequencies = np.zeros_like(tables.frequencies)
+    for fitted, given, counted, length in zip(frequencies, tables.frequencies, counts, tables.lengths, strict=True):
+        share = counted[:length] + prior_count * given[:length] / TOTAL
+        share[:-1] += share[:-1][::-1].copy()
+        share[:-1] /= 2
+        free = TOTAL - MIN_FREQUENCY * length
+        fitted[:length] = np.floor(share / share.sum() * free) + MIN_FREQUENCY
+        fitted[(length - 1) // 2] += TOTAL - fitted.sum()
+    return FrequencyTables(frequencies, tables.lengths, tables.minima)
+
+
 def coder() -> Any:
     """constriction's stream module, or ours in plain Python where it is not installed: both give the same bytes."""
     try:

@@ -102,6 +102,12 @@ def restore(symbols: np.ndarray, parameters: CodingParameters) -> Tensor:
     return torch.from_numpy(symbols).to(parameters.mean_16) * MEAN_GRID + parameters.mean_16
 
 
+def symbols_between(restored: Tensor, parameters: CodingParameters) -> np.ndarray:
+    """Inverse of `restore`."""
+    symbols: np.ndarray = ((restored - parameters.mean_16) // MEAN_GRID).cpu().numpy()
+    return symbols
+
+
 def table_indices(parameters: CodingParameters) -> np.ndarray:
     return parameters.table_index.cpu().numpy()
 
@@ -177,6 +183,20 @@ def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, th
         if len(steps) >= LARGE_GRID:
             release()
     return EncodedLatent(tuple(segments), check.value, DecodedLatent(y_16, hyper_16))
+
+
+def symbols_of(
+    coder: LatentCoder, latent: DecodedLatent, quality: int, grid: tuple[int, int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Symbols int32 [M] and table indices uint8 [M] of a file that restores `latent`: hyper-latent, then each step."""
+    prior, steps = coder.prior, step_positions(coder.prior.config, grid).to(latent.y_16.device)
+    parameters = flattened(prior.hyper_parameters(quality, len(latent.hyper_16)))
+    yield symbols_between(latent.hyper_16.flatten(), parameters), table_indices(parameters)
+    features = prior.hyper_features(latent.hyper_16, quality, grid)
+    for step in STEPS:
+        known, now = steps < step, steps == step
+        parameters = chosen(prior(latent.y_16 * known, known, quality, features, grid), now)
+        yield symbols_between(latent.y_16[now], parameters), table_indices(parameters)
 
 
 def decode_latent(

@@ -21,6 +21,8 @@ from ulcodec.model.unified import UnifiedLatentModel
 DENOISER = "decoder.denoiser"
 """Prefix of the denoiser's weights."""
 
+TABLE_PARTS = ("frequencies", "lengths", "minima")
+
 
 @dataclass(frozen=True)
 class StoredModel:
@@ -47,9 +49,7 @@ class StoredModel:
 
     def coder(self, device: torch.device) -> LatentCoder:
         """Integer prior and frequency tables."""
-        frequencies, lengths, minima = (
-            self.coding[f"tables.{part}"].numpy().astype(np.int32) for part in ("frequencies", "lengths", "minima")
-        )
+        frequencies, lengths, minima = (self.coding[f"tables.{part}"].numpy().astype(np.int32) for part in TABLE_PARTS)
         prior = IntegerPrior(self.config, self.coding, device)
         return LatentCoder(prior, FrequencyTables(frequencies, lengths, minima))
 
@@ -75,27 +75,25 @@ def save_model(directory: Path, name: str, model: UnifiedLatentModel, provenance
 
     `provenance` (how it was trained; JSON values) is stored in `config.json`.
     """
-    tables = scale_tables()
-    coding = integer_tensors(model) | {
-        "tables.frequencies": torch.from_numpy(tables.frequencies),
-        "tables.lengths": torch.from_numpy(tables.lengths),
-        "tables.minima": torch.from_numpy(tables.minima),
-    }
-    sha256 = fingerprint(model.config, coding).hex()
+    coding = integer_tensors(model) | table_tensors(scale_tables())
     weights = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
-    document = {"name": name, "coding_sha256": sha256, "model": model.config.to_json(), "provenance": provenance}
-    write_directory(directory, {"weights": weights, "coding": coding}, {"config": document})
+    document = {"name": name, "model": model.config.to_json(), "provenance": provenance}
+    return write_model(directory, weights, coding, document)
+
+
+def write_model(
+    directory: Path, weights: dict[str, Tensor], coding: dict[str, Tensor], document: dict[str, Any]
+) -> str:
+    """Write a model directory of these parts; returns its SHA-256, which `document` need not hold."""
+    sha256 = fingerprint(ModelConfig.from_json(document["model"]), coding).hex()
+    config = document | {"coding_sha256": sha256}
+    write_directory(directory, {"weights": weights, "coding": coding}, {"config": config})
     return sha256
 
 
-def rewrite_model(
-    directory: Path, stored: StoredModel, weights: dict[str, Tensor], denoiser: dict[str, Any] | None
-) -> None:
-    """Write a model with other float weights and the same integers; `denoiser`: how it was trained."""
-    document = {key: value for key, value in stored.document.items() if key != "denoiser"}
-    if denoiser is not None:
-        document["denoiser"] = denoiser
-    write_directory(directory, {"weights": weights, "coding": stored.coding}, {"config": document})
+def table_tensors(tables: FrequencyTables) -> dict[str, Tensor]:
+    """Frequency tables as a model directory holds them."""
+    return {f"tables.{part}": torch.from_numpy(getattr(tables, part)) for part in TABLE_PARTS}
 
 
 def scale_tables() -> FrequencyTables:

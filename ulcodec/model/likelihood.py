@@ -61,14 +61,25 @@ def zeroward(symbols: Tensor, residual: Tensor, saved_bits: Tensor) -> Tensor:
 
 
 def quantised(y: Tensor, prediction: Prediction) -> Tensor:
-    """What a decoder will restore of y [B, C, h, w], float32, with the gradient of y (straight-through)."""
+    """What a decoder will restore of y [B, C, h, w], float32, no gradient: the symbols that the encoder chooses."""
     with torch.no_grad():
         residual = y - prediction.mean
         symbols = torch.round(residual)
         nearer = symbols - symbols.sign()
         saved = unit_bin_bits(symbols, prediction.log_scale) - unit_bin_bits(nearer, prediction.log_scale)
-        restored = zeroward(symbols, residual, saved) + prediction.mean
-    return y + (restored - y).detach()
+        return zeroward(symbols, residual, saved) + prediction.mean
+
+
+@torch.no_grad()
+def restored_latent(model: UnifiedLatentModel, y: Tensor, quality: Tensor, hyper_features: Tensor) -> Tensor:
+    """What a file restores of y [B, C, h, w]: `quantised` step after step, each predicted from those before it."""
+    steps = step_map(model.config, (y.shape[2], y.shape[3]), y.device)
+    restored = torch.zeros_like(y)
+    for step in STEPS:
+        known = known_log_snr(steps, step, LATENT_LOG_SNR_0)
+        prediction = model.prior(restored, known[None], quality, hyper_features)
+        restored = torch.where(steps == step, quantised(y, prediction), restored)
+    return restored
 
 
 def reveal_predictions(

@@ -11,13 +11,13 @@ from ulcodec.data import PictureSet, load_pictures
 from ulcodec.devices import autocast
 from ulcodec.errors import TrainingError
 from ulcodec.model.decoder import Denoiser
-from ulcodec.model.likelihood import quantised, reveal_predictions
+from ulcodec.model.likelihood import restored_latent
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
 from ulcodec.sources import Source, as_source
 from ulcodec.store import open_model
 from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind
-from ulcodec.train.objective import normal_noise, per_picture, round_around, stratified_times, uniform_noise
+from ulcodec.train.objective import normal_noise, per_picture, round_around, stratified_times
 from ulcodec.train.workers import Workers, begin, draw_rows
 
 VALIDATION_QUALITIES = (0.0, 0.2, 0.5)
@@ -27,7 +27,7 @@ VALIDATION_QUALITIES = (0.0, 0.2, 0.5)
 class DenoiserSettings:
     """What `ulcodec train denoiser` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
 
-    `model`: name or directory of the codec, whose denoiser the run goes on from if it was trained before. `bias`: b of
+    `model`: name or directory of the codec, whose denoiser the run goes on from. `bias`: b of
     the sigmoid weighting, in log-SNR of the residual.
     """
 
@@ -67,18 +67,13 @@ class DenoiserSettings:
 
 
 @torch.no_grad()
-def decode_pictures(
-    model: UnifiedLatentModel, x: Tensor, quality: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Features and posterior mean of pictures x [B, 3, H, W] in [0, 1], nearly as from files: see `Trunk`.
-
-    Only the predictions under which symbols are rounded see uniform noise in place of earlier steps' rounding.
-    """
+def decode_pictures(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and posterior mean of pictures x [B, 3, H, W] in [0, 1], as from files: see `Trunk`."""
     y, z = model.encoder(x, quality)
     hyper = round_around(model.hyper_encoder(z, quality), model.hyper_decoder.predict(quality).mean)
     hyper_features = model.hyper_decoder(hyper, quality, (y.shape[2], y.shape[3]))
-    prediction = reveal_predictions(model, y + uniform_noise(y, generator), quality, hyper_features)
-    decoded: tuple[Tensor, Tensor] = model.decoder.trunk(quantised(y, prediction), quality)
+    restored = restored_latent(model, y, quality, hyper_features)
+    decoded: tuple[Tensor, Tensor] = model.decoder.trunk(restored, quality)
     return decoded
 
 
@@ -132,7 +127,7 @@ class DenoiserStep:
         # The square: half of the crops below quality 25, where there is most to draw.
         quality = draw_rows(torch.rand, (len(x),), self.generator) ** 2
         with autocast(self.device):
-            features, mean = self.decode(self.model, x, quality, self.generator)
+            features, mean = self.decode(self.model, x, quality)
             return self.loss(self.denoiser, x, features, mean, settings.bias, self.generator)
 
 
@@ -148,7 +143,7 @@ def validation_scores(
         for q in VALIDATION_QUALITIES:
             x = pictures.random_crops(n_crops, settings.crop_px, generator.manual_seed(1))
             quality = torch.full((n_crops,), q, device=device)
-            features, mean = decode_pictures(model, x, quality, generator)
+            features, mean = decode_pictures(model, x, quality)
             loss, metrics = denoiser_loss(denoiser, x, features, mean, settings.bias, generator)
             for name, value in {"loss": loss, **metrics}.items():
                 scores[f"{name}@{q:g}"] = float(value)
@@ -165,8 +160,7 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
     stored = open_model(settings.model)
     model = stored.networks(device)
     denoiser = Denoiser(stored.config)
-    if stored.denoiser is not None:
-        denoiser.load_state_dict(model.decoder.denoiser.state_dict())
+    denoiser.load_state_dict(model.decoder.denoiser.state_dict())
     denoiser = denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     length = LoopSettings(
         minutes=settings.minutes,

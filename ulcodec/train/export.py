@@ -10,7 +10,7 @@ from ulcodec.errors import TrainingError
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, recover_directory
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.store import DENOISER, open_model, rewrite_model, save_model
+from ulcodec.store import DENOISER, open_model, save_model, write_model
 
 
 def export_model(run_dir: Path, out_dir: Path, name: str | None = None) -> str:
@@ -42,8 +42,7 @@ def export_denoiser(config: dict[str, Any], progress: dict[str, Any], ema: dict[
         raise TrainingError(f"the denoiser was trained for another model than {config['denoiser']['model']} is now")
     weights = stored.weights | {f"{DENOISER}.{key}": value.to(torch.float16) for key, value in ema.items()}
     training = {**without_folders(config["denoiser"]), "progress": progress}
-    rewrite_model(out_dir, stored, weights, training)
-    return stored.fingerprint.hex()
+    return write_model(out_dir, weights, stored.coding, stored.document | {"denoiser": training})
 
 
 def without_folders(settings: dict[str, Any]) -> dict[str, Any]:

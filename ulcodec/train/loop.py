@@ -6,7 +6,7 @@ import signal
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from ulcodec.errors import TrainingError
 from ulcodec.model.checkpoint import (
-    load_weights,
     read_document,
     read_tensors,
     recover_directory,
     write_directory,
 )
-from ulcodec.train.workers import Workers
+from ulcodec.train.workers import Workers, fill, whole
 
 Metrics = dict[str, Tensor]
 LossFunction = Callable[[int], tuple[Tensor, Metrics]]
@@ -60,7 +59,8 @@ class Loop:
 
     `RUN/checkpoint` is the newest state, `RUN/constant` the last one before the rate began to fall (to continue from
     with more time), `RUN/log.csv` the metrics, `RUN/validation.csv` the held-out scores; TensorBoard events go beside
-    them where tensorboard is installed.
+    them where tensorboard is installed. `sharded`: parts of the model whose weights, with all others, are split between
+    the workers; the files are the same.
     """
 
     def __init__(
@@ -70,9 +70,13 @@ class Loop:
         settings: LoopSettings,
         config: dict[str, Any],
         workers: Workers | None = None,
+        sharded: Sequence[nn.Module] = (),
     ):
         self.model, self.run_dir, self.settings, self.config = model, run_dir, settings, config
         self.workers = workers or Workers()
+        self.is_sharded = bool(sharded) and self.workers.count > 1
+        if self.is_sharded:
+            self.workers.shard(model, sharded)
         self.names = [name for name, _ in model.named_parameters()]
         self.weights = [parameter for _, parameter in model.named_parameters()]
         self.ema = [weight.detach().clone() for weight in self.weights]
@@ -88,17 +92,25 @@ class Loop:
     # State on disk
 
     def state(self) -> dict[str, dict[str, Tensor]]:
+        """All tensors in one piece, on the CPU where they are split: every worker must ask, the first gets them."""
+        groups: dict[str, dict[str, Tensor]] = {
+            "model": dict(zip(self.names, self.weights, strict=True)),
+            "ema": dict(zip(self.names, self.ema, strict=True)),
+        }
         moments: dict[str, Tensor] = {}
         for name, weight in zip(self.names, self.weights, strict=True):
             for key, value in self.optimizer.state.get(weight, {}).items():
                 moments[f"{key}.{name}"] = value
-        return {
-            "model": dict(zip(self.names, self.weights, strict=True)),
-            "ema": dict(zip(self.names, self.ema, strict=True)),
-            **({"optimizer": moments} if moments else {}),
-        }
+        if moments:
+            groups["optimizer"] = moments
+        return {group: self.gathered(tensors) for group, tensors in groups.items()} if self.is_sharded else groups
+
+    def gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        pieces = ((name, whole(tensor.detach())) for name, tensor in tensors.items())
+        return {name: tensor.cpu() for name, tensor in pieces if self.workers.first}
 
     def save(self, name: str = "checkpoint") -> None:
+        state = self.state() if self.is_sharded or self.workers.first else {}
         if not self.workers.first:
             return
         progress = {
@@ -107,7 +119,7 @@ class Loop:
             "seconds": self.seconds,
             "decaying": self.decaying,
         }
-        write_directory(self.run_dir / name, self.state(), {"config": self.config, "progress": progress})
+        write_directory(self.run_dir / name, state, {"config": self.config, "progress": progress})
 
     def resume(self) -> None:
         """Continue from `RUN/checkpoint` if there is one. Raises TrainingError if its configuration is another."""
@@ -119,10 +131,10 @@ class Loop:
             return
         if (model := read_document(path, "config").get("model")) != self.config["model"]:
             raise TrainingError(f"{path} holds another model configuration: {model}")
-        load_weights(self.model, read_tensors(path, "model"))
-        with torch.no_grad():
-            for name, copy in read_tensors(path, "ema").items():
-                self.ema[self.names.index(name)].copy_(copy)
+        for group, targets in (("model", self.weights), ("ema", self.ema)):
+            tensors = read_tensors(path, group)
+            for name, target in zip(self.names, targets, strict=True):
+                fill(target, tensors[name])
         progress = read_document(path, "progress")
         self.n_images, self.n_steps = int(progress["n_images"]), int(progress["n_steps"])
         self.seconds, self.decaying = float(progress["seconds"]), bool(progress["decaying"])
@@ -139,7 +151,7 @@ class Loop:
             step = moments[f"step.{name}"]
             self.optimizer.state[weight] = {
                 "step": step.to(self.device) if self.device.type == "cuda" else step,
-                **{key: torch.empty_like(weight).copy_(moments[f"{key}.{name}"]) for key in ("exp_avg", "exp_avg_sq")},
+                **{key: fill(torch.empty_like(weight), moments[f"{key}.{name}"]) for key in ("exp_avg", "exp_avg_sq")},
             }
 
     # One step
@@ -164,14 +176,15 @@ class Loop:
         loss, metrics = loss_function(self.n_images)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.workers.average([weight.grad for weight in self.weights if weight.grad is not None])
+        if not self.is_sharded:
+            self.workers.average([weight.grad for weight in self.weights if weight.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.weights, self.settings.clip_norm)
         self.optimizer.step()
         self.n_steps += 1
         self.n_images += self.settings.batch_size
         decay = min(self.settings.ema_decay, (1 + self.n_steps) / (10 + self.n_steps))
         torch._foreach_lerp_(self.ema, [weight.detach() for weight in self.weights], 1 - decay)
-        return loss.detach(), {**metrics, "gradient_norm": norm.detach()}
+        return loss.detach(), {**metrics, "gradient_norm": whole(norm.detach())}
 
     # The run
 
@@ -224,11 +237,13 @@ class Loop:
         self.validate(validate)
 
     def validate(self, score: Callable[[nn.Module], dict[str, float]]) -> None:
-        """Score the EMA weights, in the first process only."""
-        if not self.workers.first:
+        """Score the EMA weights: in the first process, which needs the others where the weights are split."""
+        if not (self.workers.first or self.is_sharded):
             return
         with self.ema_weights():
             scores = score(self.model)
+        if not self.workers.first:
+            return
         append_row(self.run_dir / "validation.csv", {"n_images": self.n_images, "seconds": self.seconds, **scores})
         print("validation (EMA): " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()), flush=True)
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ulcodec.model.config import ModelConfig
-from ulcodec.model.likelihood import quantised, reveal_predictions, sum_per_picture, unit_bin_bits
+from ulcodec.model.likelihood import restored_latent, reveal_predictions, sum_per_picture, unit_bin_bits
+from ulcodec.model.prior import Prediction
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import (
     ALPHA_0,
@@ -57,9 +58,14 @@ def normal_noise(like: Tensor, generator: torch.Generator) -> Tensor:
     return draw_rows(torch.randn, like.shape, generator)
 
 
+def straight_through(value: Tensor, y: Tensor) -> Tensor:
+    """`value` with the gradient of y."""
+    return y + (value - y).detach()
+
+
 def round_around(y: Tensor, mean: Tensor) -> Tensor:
-    """`round(y - mean) + mean` with the gradient of y (straight-through)."""
-    return y + (torch.round(y - mean) + mean - y).detach()
+    """`round(y - mean) + mean` with the gradient of y."""
+    return straight_through(torch.round(y - mean) + mean, y)
 
 
 LatentDenoiser = Callable[[Tensor, Tensor], Tensor]
@@ -129,9 +135,11 @@ def lagrangians(config: ModelConfig, quality: Tensor) -> Tensor:
 def codec_loss(
     model: UnifiedLatentModel, x: Tensor, quality: Tensor, settings: ObjectiveSettings, generator: torch.Generator
 ) -> tuple[Tensor, Metrics]:
-    """Rate of the reveal chain plus distortion at pure noise, with a share of the continuous bound on the rate.
+    """Rate of the file and distortion of its picture, with a share of the continuous bound on the rate.
 
-    The denoiser is trained afterwards, on frozen networks (`ulcodec.train.denoiser`), so that it cannot cost PSNR.
+    Prior and decoder see the latent that a file restores. The prior learns from the file's own symbols, the encoder
+    from a rate with uniform noise in place of the rounding, which has a slope everywhere. The denoiser is trained
+    afterwards, on frozen networks (`ulcodec.train.denoiser`), so that it cannot cost PSNR.
 
     x [B, 3, H, W] float32 in [0, 1], quality [B] in [0, 1]. Returns the scalar loss and detached metrics.
     """
@@ -143,14 +151,16 @@ def codec_loss(
         hyper + uniform_noise(hyper, generator) - hyper_prediction.mean, hyper_prediction.log_scale
     )
     hyper_features = model.hyper_decoder(round_around(hyper, hyper_prediction.mean), quality, (y.shape[2], y.shape[3]))
-    y_noisy = y + uniform_noise(y, generator)
-    prediction = reveal_predictions(model, y_noisy, quality, hyper_features)
-    bits = unit_bin_bits(y_noisy - prediction.mean, prediction.log_scale)
-    chain_bits = sum_per_picture(hyper_bits) + sum_per_picture(bits)
-    _, mean = model.decoder.trunk(quantised(y, prediction), quality)
+    restored = restored_latent(model, y, quality, hyper_features)
+    known = straight_through(restored, y)
+    prediction = reveal_predictions(model, known, quality, hyper_features)
+    chain_bits = sum_per_picture(hyper_bits) + sum_per_picture(symbol_bits(restored, prediction))
+    slope = sum_per_picture(noisy_bits(y, prediction, generator))
+    _, mean = model.decoder.trunk(known, quality)
     mse = (x - mean).square().flatten(1).mean(1)
     weight = lagrangians(model.config, quality)
-    loss = ((chain_bits / n_pixels + weight * 255**2 * mse) / weight.sqrt()).mean()
+    rate = chain_bits + slope - slope.detach()
+    loss = ((rate / n_pixels + weight * 255**2 * mse) / weight.sqrt()).mean()
 
     part = slice(None, None, settings.subset)
     continuous = latent_bound_nats(
@@ -164,6 +174,16 @@ def codec_loss(
         "continuous_bpp": (continuous_bits / n_pixels).mean().detach(),
         "psnr_db": (-10 * torch.log10(mse)).mean().detach(),
     }
+
+
+def symbol_bits(restored: Tensor, prediction: Prediction) -> Tensor:
+    """Bits of a file's symbols `restored - mean`, with the gradient of the prediction alone. Any shape."""
+    return unit_bin_bits(restored - prediction.mean, prediction.log_scale)
+
+
+def noisy_bits(y: Tensor, prediction: Prediction, generator: torch.Generator) -> Tensor:
+    """Bits of y with uniform noise in place of rounding (Balle et al. 2017), with the gradient of y alone."""
+    return unit_bin_bits(y + uniform_noise(y, generator) - prediction.mean.detach(), prediction.log_scale.detach())
 
 
 class LatentDiffusion(Protocol):

@@ -51,7 +51,8 @@ learned. At the full rate their noise costs 0.4 dB and keeps the networks behind
 class Stage1Settings:
     """What `ulcodec train stage1` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
 
-    `init`: a model directory whose weights the run starts from. `threads`: 0 leaves torch's own choice.
+    `init`: a model directory whose weights the run starts from. `decay_share`: over how much of the run the rate falls
+    to zero at its end. `threads`: 0 leaves torch's own choice.
     `shards_in_memory`: 0 holds all pictures; otherwise so many shards, one of which is replaced after every
     `crops_per_shard` crops.
     """
@@ -65,6 +66,7 @@ class Stage1Settings:
     batch_size: int = 16
     crop_px: int = 256
     learning_rate: float = 6e-4
+    decay_share: float = 0.2
     seed: int = 0
     device: str = "auto"
     threads: int = 0
@@ -107,6 +109,8 @@ class Stage1Settings:
             raise TrainingError(
                 f"the share of pictures held out must be above 0 and at most 0.5, got {self.validation_share}"
             )
+        if not 0 < self.decay_share <= 1:
+            raise TrainingError(f"the decay's share of the run must be above 0 and at most 1, got {self.decay_share}")
         if self.crop_px % 64:
             raise TrainingError(f"the crop must be a multiple of 64 pixels, got {self.crop_px}")
         if self.crops_per_shard < 1:
@@ -197,6 +201,7 @@ def train_stage1(settings: Stage1Settings) -> Path:
         n_images=settings.n_images,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
+        decay_share=settings.decay_share,
         slow=SLOW_PARAMETERS,
     )
     loop = Loop(model, settings.out, length, settings.resolved(), workers)

@@ -37,7 +37,8 @@ class Stage2Settings:
     """What `ulcodec train stage2` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
 
     `model`: name or directory of the codec; `quality` (0 to 100): whose latents. `bias`: b of the sigmoid weighting.
-    `n_validations`: how often in the run the held-out loss is measured.
+    `n_validations`: how often in the run the held-out loss is measured. `shard`: split the weights and the optimiser's
+    state between the processes of torchrun, for models that do not fit one GPU; it is not compiled then.
     """
 
     data: tuple[Source, ...]
@@ -57,6 +58,7 @@ class Stage2Settings:
     threads: int = 0
     validation_share: float = 0.02
     limit_pictures: int | None = None
+    shard: bool = False
     compile: bool = True
 
     def to_json(self) -> dict[str, Any]:
@@ -159,7 +161,7 @@ class Stage2Step:
         self.device = base.mean.device
         self.generator = workers.generator(self.device)
         self.autocast = bfloat16_pays(self.device)
-        compiled = settings.compile and self.device.type == "cuda"
+        compiled = settings.compile and self.device.type == "cuda" and not settings.shard
         self.network: nn.Module = torch.compile(base) if compiled else base  # type: ignore[assignment]
 
     def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
@@ -206,6 +208,7 @@ def train_stage2(settings: Stage2Settings) -> Path:
     codec = open_model(settings.model)
     config = base_model_config(settings.config, codec.config.latent_channels)
     training, validation = (part.to(device) for part in latents_of(settings, codec, device, workers))
+    torch.manual_seed(settings.seed)  # the first worker may have drawn before, when it encoded the latents
     base = BaseModel(config).to(device)
     base.set_statistics(*statistics(training))
     length = LoopSettings(
@@ -217,7 +220,8 @@ def train_stage2(settings: Stage2Settings) -> Path:
         n_validations=settings.n_validations,
     )
     identity = {"base": asdict(config), "codec_sha256": codec.fingerprint.hex(), "quality": settings.quality}
-    loop = Loop(base, settings.out, length, {"model": identity, "stage2": settings.to_json()}, workers)
+    sharded = list(base.transformer.blocks) if settings.shard else []
+    loop = Loop(base, settings.out, length, {"model": identity, "stage2": settings.to_json()}, workers, sharded)
     if workers.first:
         counts = f"latents of {len(training)} training (mirrored too) and {len(validation)} validation pictures"
         print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.n_images} images")

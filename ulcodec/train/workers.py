@@ -1,7 +1,7 @@
 """The processes that train one model together: started by `torchrun`, one a device, or a single one without it.
 
-Every worker holds the whole model and takes its rows of the batch. Gradients are averaged after the backward pass;
-random numbers are drawn for the whole batch from generators that all workers seed alike, so that the number of workers
+Every worker takes its rows of the batch and holds the whole model, or after `shard` its part of every weight (FSDP2).
+Random numbers are drawn for the whole batch from generators that all workers seed alike, so that the number of workers
 changes no step but for the order of its sums.
 """
 
@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.rendezvous import rendezvous
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ulcodec.devices import choose_device
 from ulcodec.errors import TrainingError
@@ -100,6 +103,12 @@ class Workers:
         for tensor, mean in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
+    def shard(self, model: nn.Module, parts: Sequence[nn.Module]) -> None:
+        """Split every weight between the workers, which from now on gather those of each part when it runs."""
+        mesh = init_device_mesh(next(model.parameters()).device.type, (self.count,))
+        for module in (*parts, model):
+            fully_shard(module, mesh=mesh)
+
     def agree(self, seconds: float, stop: bool) -> tuple[float, bool]:
         """The first worker's clock, and whether any worker was asked to stop; over the CPU, so that no GPU waits."""
         if self.count == 1:
@@ -112,6 +121,19 @@ class Workers:
         """Until all workers are here."""
         if self.count > 1:
             self.agree(0.0, False)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be split between the workers, in one piece; all of them must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def fill(target: Tensor, values: Tensor) -> Tensor:
+    """Copy a tensor in one piece into one that may be split; returns the latter."""
+    if isinstance(target, DTensor):
+        values = distribute_tensor(values.to(target.device), target.device_mesh, target.placements)
+    return target.copy_(values)
 
 
 def begin(device: str, batch_size: int, threads: int, seed: int) -> tuple[Workers, torch.device]:

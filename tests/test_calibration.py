@@ -1,0 +1,72 @@
+"""Frequency tables fitted to real files."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ulcodec
+from ulcodec.arrays import grid_of
+from ulcodec.calibration import QUALITIES, calibrate, count_symbols
+from ulcodec.codec import Codec
+from ulcodec.entropy import fit_tables
+from ulcodec.latent_coding import encode_latent, symbols_of
+from ulcodec.model.integer import MEAN_GRID
+from ulcodec.range_coder import TOTAL
+from ulcodec.store import open_model
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_model_dir: Path, picture: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = shutil.copytree(tiny_model_dir, tmp_path_factory.mktemp("models") / "fitted")
+    sha256 = calibrate(directory, [picture])
+    assert open_model(directory).fingerprint.hex() == sha256
+    return directory
+
+
+def test_symbols_of_a_latent_restore_it(tiny_codec: Codec, picture: np.ndarray) -> None:
+    coder, grid = tiny_codec.coder, grid_of(*picture.shape[:2])
+    coded = encode_latent(coder, *tiny_codec.analyse(picture, 40), 40)
+    groups = list(symbols_of(coder, coded.latent, 40, grid))
+    assert sum(len(symbols) for symbols, _ in groups) == coded.latent.y_16.numel() + coded.latent.hyper_16.numel()
+    assert all((symbols[index == 0] == 0).all() for symbols, index in groups)
+    means = coder.prior.hyper_parameters(40, len(coded.latent.hyper_16)).mean_16.flatten().numpy()
+    assert np.array_equal(groups[0][0] * MEAN_GRID + means, coded.latent.hyper_16.flatten().numpy())
+
+
+def test_every_element_is_counted_once(tiny_codec: Codec, picture: np.ndarray) -> None:
+    counts = np.zeros(tiny_codec.coder.tables.frequencies.shape, np.int64)
+    count_symbols(tiny_codec, picture, 40, counts)
+    config, (h, w) = tiny_codec.model.config, grid_of(*picture.shape[:2])
+    assert counts.sum() == config.latent_channels * h * w + config.hyper_channels * -(-h // 4) * -(-w // 4)
+
+
+def test_counts_become_shares(tiny_codec: Codec) -> None:
+    tables = tiny_codec.coder.tables
+    unchanged = fit_tables(tables, np.zeros(tables.frequencies.shape, np.int64))
+    assert np.abs(unchanged.frequencies - tables.frequencies).max() / TOTAL < 2e-3
+    counts = np.zeros(tables.frequencies.shape, np.int64)
+    row, middle = 20, tables.escapes[20] // 2
+    counts[row, middle], counts[row, middle + 1] = 600_000, 400_000
+    shares = fit_tables(tables, counts).frequencies[row] / TOTAL
+    assert shares[middle - 1 : middle + 2] == pytest.approx([0.2, 0.6, 0.2], abs=2e-3)
+
+
+def test_files_are_smaller_with_tables_of_their_own(fitted: Path, tiny_codec: Codec, picture: np.ndarray) -> None:
+    codec = ulcodec.load(fitted, device="cpu")
+    assert codec.fingerprint != tiny_codec.fingerprint
+    sizes = []
+    for quality in QUALITIES:
+        ours, theirs = (c.encode(picture, quality=quality) for c in (codec, tiny_codec))
+        assert codec.decode_array(ours).shape == picture.shape
+        sizes.append((len(ours), len(theirs)))
+    assert sum(ours for ours, _ in sizes) < sum(theirs for _, theirs in sizes)
+
+
+def test_only_the_tables_change(fitted: Path, tiny_model_dir: Path) -> None:
+    before, after = open_model(tiny_model_dir), open_model(fitted)
+    assert before.weights.keys() == after.weights.keys()
+    assert all((before.weights[name] == weight).all() for name, weight in after.weights.items())
+    changed = {name for name, tensor in after.coding.items() if not tensor.equal(before.coding[name])}
+    assert changed == {"tables.frequencies"}
