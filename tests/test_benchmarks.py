@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import effort, perception, speed
+from benchmarks import effort, perception, speed, trade_off
 from ulcodec.bench.curves import Curve, bd_rows, increasing
 from ulcodec.bench.machine import without_folder
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
@@ -158,3 +158,17 @@ def test_perception_report(picture: np.ndarray, tmp_path: Path, capsys: pytest.C
     assert "webp" in {row["codec"] for row in written["rows"]}
     assert "PSNR" in figure.read_text()
     assert "critic" in capsys.readouterr().out
+
+
+def test_trade_off_report(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trade_off, "SETTINGS", ((1.3, 0.0), (2.1, 0.0), (1.5, -2.0)))
+    for name, value in {"TRAINING_CROP_PX": 64, "CROP_PX": 64, "STEPS": 4}.items():
+        monkeypatch.setattr(trade_off, name, value)
+    report, figure = tmp_path / "trade_off.json", tmp_path / "trade_off.svg"
+    options = ["--images", "32", "-o", str(report), "--figure", str(figure)]
+    trade_off.main(["--data", str(photographs), *options])
+    written = json.loads(report.read_text())
+    assert [(row["loss_factor"], row["bias"]) for row in written["rows"]] == list(trade_off.SETTINGS)
+    assert all(row["bound_bpp"] > 0 for row in written["rows"])
+    assert all(row["estimate_psnr_db"] > row["sample_psnr_db"] > 10 for row in written["rows"])
+    assert "ImageNet-512" in figure.read_text()

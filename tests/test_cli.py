@@ -289,6 +289,13 @@ def test_installed_command() -> None:
         assert shown.stdout == f"ulcodec {ulcodec.__version__}\n"
 
 
+def test_shell_completion() -> None:
+    script = str(Path(sys.executable).with_name("ulcodec"))
+    asked = {"COMP_WORDS": "ulcodec enc", "COMP_CWORD": "1", "_ULCODEC_COMPLETE": "complete_bash"}
+    completed = subprocess.run([script], capture_output=True, text=True, env={**os.environ, **asked}, check=True)
+    assert completed.stdout.split() == ["encode"]
+
+
 def test_model_describe(run: Run) -> None:
     described = run("model", "describe", "--config", "tiny", "--json").json
     assert described["config"] == "tiny"

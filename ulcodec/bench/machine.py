@@ -18,17 +18,21 @@ from ulcodec.devices import bfloat16_pays
 ROOT = Path(ulcodec.__file__).parents[1]
 
 
-def run_record(command: Sequence[str], codec: Codec) -> dict[str, Any]:
-    """Where, when, how and with which model something was measured; paths in the command lose their folders."""
+def run_record(command: Sequence[str], codec: Codec | None = None) -> dict[str, Any]:
+    """Where, when, how and with which model something was measured; paths in the command lose their folders.
+
+    Without a codec, on the CPU.
+    """
+    device = torch.device("cpu") if codec is None else codec.device
     return {
         "command": " ".join(map(without_folder, command)),
         "date": date.today().isoformat(),
         "version": ulcodec.__version__,
         "commit": commit(),
-        "model": codec.name,
-        "model_fingerprint": codec.fingerprint,
-        "device": torch.cuda.get_device_name(codec.device) if codec.device.type == "cuda" else codec.device.type,
-        "network_dtype": "bfloat16" if bfloat16_pays(codec.device) else "float32",
+        "model": codec and codec.name,
+        "model_fingerprint": codec and codec.fingerprint,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "network_dtype": "bfloat16" if bfloat16_pays(device) else "float32",
         "cpu": cpu_name(),
         "n_cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
