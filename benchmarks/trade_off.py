@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import progress, write_text
+from benchmarks.short_runs import trained
 from ulcodec.arrays import to_pixels
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.tables import text_table, to_json
@@ -23,14 +23,12 @@ from ulcodec.container import Layout
 from ulcodec.data import PictureSet, load_pictures
 from ulcodec.diffusion import sample
 from ulcodec.metrics import psnr_db, sliced_wasserstein
-from ulcodec.model.checkpoint import load_weights, read_tensors
-from ulcodec.model.config import ModelConfig
-from ulcodec.model.presets import build_model, preset
+from ulcodec.model.config import TINY
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import ALPHA_0, NATS_TO_BITS, PIXEL_LOG_SNR_RANGE, SIGMA_0
-from ulcodec.sources import Source, as_source
+from ulcodec.sources import as_source
 from ulcodec.train.objective import ObjectiveSettings, latent_bound_nats
-from ulcodec.train.stage1 import Stage1Settings, train_stage1
+from ulcodec.train.stage1 import Stage1Settings
 
 SETTINGS = ((1.3, 0.0), (1.5, 0.0), (1.7, 0.0), (1.9, 0.0), (2.1, 0.0), (1.5, -1.0), (1.5, -2.0), (1.5, 1.0))
 PAPER = ((1.3, 0.035, 25.7), (1.5, 0.059, 27.6), (1.7, 0.083, 28.9), (1.9, 0.101, 29.6), (2.1, 0.116, 30.1))
@@ -40,23 +38,6 @@ TRAINING_CROP_PX = 128
 CROP_PX = 256
 BOUND_LEVELS = 16
 STEPS = 32
-
-
-def train(data: Sequence[Source], weights: ObjectiveSettings, images: int, folder: Path) -> UnifiedLatentModel:
-    settings = Stage1Settings(
-        data=tuple(data),
-        out=folder,
-        config="tiny",
-        objective="ul",
-        n_images=images,
-        crop_px=TRAINING_CROP_PX,
-        weights=weights,
-    )
-    config = preset(settings.config)
-    assert isinstance(config, ModelConfig)
-    model = build_model(config)
-    load_weights(model, read_tensors(train_stage1(settings) / "checkpoint", "ema"))
-    return model.eval().requires_grad_(False)  # type: ignore[return-value]
 
 
 def scored(model: UnifiedLatentModel, pictures: PictureSet, weights: ObjectiveSettings) -> dict[str, Any]:
@@ -132,16 +113,24 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args(arguments)
-    data = [as_source(text) for text in options.data]
-    _, held_out = load_pictures(
+    data = tuple(map(as_source, options.data))
+    training, held_out = load_pictures(
         data, min_side_px=CROP_PX, validation_share=Stage1Settings.validation_share, limit=options.limit
     )
     rows = []
     for loss_factor, bias in SETTINGS:
         weights = ObjectiveSettings(loss_factor=loss_factor, bias=bias)
         progress(f"loss factor {loss_factor}, bias {bias}", last=True)
-        with TemporaryDirectory() as folder:
-            model = train(data, weights, options.images, Path(folder) / "run")
+        settings = Stage1Settings(
+            data=data,
+            out=Path(),
+            config=TINY.name,
+            objective="ul",
+            n_images=options.images,
+            crop_px=TRAINING_CROP_PX,
+            weights=weights,
+        )
+        model, _ = trained(TINY, training, settings)
         rows.append(scored(model, held_out, weights))
     cells = [
         [

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import effort, perception, speed, trade_off
+from benchmarks import effort, perception, recipe, speed, trade_off
 from ulcodec.bench.curves import Curve, bd_rows, increasing
 from ulcodec.bench.machine import without_folder
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
@@ -172,3 +172,16 @@ def test_trade_off_report(photographs: Path, tmp_path: Path, monkeypatch: pytest
     assert all(row["bound_bpp"] > 0 for row in written["rows"])
     assert all(row["estimate_psnr_db"] > row["sample_psnr_db"] > 10 for row in written["rows"])
     assert "ImageNet-512" in figure.read_text()
+
+
+def test_recipe_report(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("as it is", "reveal: every 16th channel, doubling", "twice the learning rate", "no continuous bound")
+    monkeypatch.setattr(recipe, "TRIALS", {name: recipe.TRIALS[name] for name in names})
+    monkeypatch.setattr(recipe, "CROP_PX", 64)
+    monkeypatch.setattr(recipe, "MIN_SIDE_PX", 64)
+    recipe.main(["--data", str(photographs), "--images", "64", "-o", str(tmp_path / "recipe.json")])
+    rows = json.loads((tmp_path / "recipe.json").read_text())["rows"]
+    assert [row["trial"] for row in rows] == list(names)
+    assert rows[0]["bits_percent"] == 0
+    assert all(row["bits_percent"] != 0 for row in rows[1:]), "every trial must train another model"
+    assert all(row["bpp"] == sorted(row["bpp"]) for row in rows)

@@ -12,22 +12,21 @@ N_PHASES = PHASE_ROWS * PHASE_COLUMNS
 N_REVEAL_STEPS = 4
 
 
-def doubling_reveal() -> tuple[str, ...]:
-    """Reveal schedule: steps of 1/8, 1/8, 1/4 and 1/2 of the elements, spread over channels and positions.
+def spread_reveal(steps: str = "12334444") -> tuple[str, ...]:
+    """Reveal schedule: by itself steps of 1/8, 1/8, 1/4 and 1/2 of the elements, spread over channels and positions.
 
     Returns one string a channel group (channel c belongs to group `c % 16`); its character p is the step, 1 to 4, in
     which the elements at spatial phase p are coded (phase `p = 4 (row % 2) + column % 4`). Each group walks the phases
-    in the same order, far apart first, from a start of its own.
+    in the same order, far apart first, from a start of its own; `steps` says in which step each on that way is coded.
     """
     order = ((0, 0), (1, 2), (0, 2), (1, 0), (0, 1), (1, 3), (0, 3), (1, 1))
-    steps = (1, 2, 3, 3, 4, 4, 4, 4)
     rows = []
     for group in range(N_CHANNEL_GROUPS):
         shift_row, shift_column = divmod(group * 5 % N_PHASES, PHASE_COLUMNS)
         phases = ["0"] * N_PHASES
         for (row, column), step in zip(order, steps, strict=True):
             phase = (row + shift_row) % PHASE_ROWS * PHASE_COLUMNS + (column + shift_column) % PHASE_COLUMNS
-            phases[phase] = str(step)
+            phases[phase] = step
         rows.append("".join(phases))
     return tuple(rows)
 
@@ -57,7 +56,7 @@ class ModelConfig:
     n_quality_anchors: int = 8
     lagrangian_low: float = 0.001
     lagrangian_high: float = 0.12
-    reveal: tuple[str, ...] = doubling_reveal()
+    reveal: tuple[str, ...] = spread_reveal()
 
     def __post_init__(self) -> None:
         if self.latent_channels % N_CHANNEL_GROUPS:

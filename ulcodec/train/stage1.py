@@ -97,6 +97,16 @@ class Stage1Settings:
         }
         return Stage1Settings(**{**values, **typed})
 
+    def loop_settings(self) -> LoopSettings:
+        return LoopSettings(
+            minutes=self.minutes,
+            n_images=self.n_images,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            decay_share=self.decay_share,
+            slow=SLOW_PARAMETERS,
+        )
+
     def check(self) -> None:
         """Raises TrainingError or ModelError for settings that cannot run."""
         if self.objective not in OBJECTIVES:
@@ -196,15 +206,7 @@ def train_stage1(settings: Stage1Settings) -> Path:
     if settings.init is not None:
         load_initial_weights(model, settings.init, settings.resolved()["model"])
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    length = LoopSettings(
-        minutes=settings.minutes,
-        n_images=settings.n_images,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        decay_share=settings.decay_share,
-        slow=SLOW_PARAMETERS,
-    )
-    loop = Loop(model, settings.out, length, settings.resolved(), workers)
+    loop = Loop(model, settings.out, settings.loop_settings(), settings.resolved(), workers)
     pictures_at, held_out, counts = training_pictures(settings, device)
     if workers.first:
         print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.n_images} images")

@@ -1,0 +1,25 @@
+"""Short training runs that differ in little, over the same pictures."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from ulcodec.data import PictureSet
+from ulcodec.model.config import ModelConfig
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.train.loop import Loop
+from ulcodec.train.stage1 import Stage1Settings, Stage1Step
+
+
+def trained(config: ModelConfig, pictures: PictureSet, settings: Stage1Settings) -> tuple[UnifiedLatentModel, float]:
+    """A model of the configuration with the EMA weights of a run from fresh weights, and how many seconds it took."""
+    torch.manual_seed(settings.seed)
+    model = UnifiedLatentModel(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with TemporaryDirectory() as folder:
+        loop = Loop(model, Path(folder), settings.loop_settings(), settings.resolved())
+        loop.run(Stage1Step(model, lambda n_images: pictures, settings), lambda scored: {})
+    with torch.no_grad():
+        for weight, average in zip(loop.weights, loop.ema, strict=True):
+            weight.copy_(average)
+    return model.eval().requires_grad_(False), loop.seconds
