@@ -33,6 +33,9 @@ def bench(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("report"),
     codecs: Annotated[str | None, typer.Option(help="Others to measure, with commas. Default: all.")] = None,
     anchors: Annotated[Path | None, typer.Option(help="JSON of published curves on the same pictures.")] = None,
+    others_from: Annotated[
+        Path | None, typer.Option(help="results.json on the same pictures: its other codecs, not measured again.")
+    ] = None,
     model: Model = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     effort: Annotated[int, typer.Option(min=1, max=9, help="Of ulcodec's encoder.")] = 1,
@@ -52,7 +55,7 @@ def bench(
     rates_bpp = parse_numbers(rates, 24)
     megapixels = parse_numbers((QUICK_SIZES if quick else SIZES) if sizes is None else sizes, 1000)
 
-    from ulcodec.bench.curves import read_anchors
+    from ulcodec.bench.curves import read_anchors, read_report
     from ulcodec.bench.machine import run_record
     from ulcodec.bench.ours import our_codec, our_peer
     from ulcodec.bench.peers import PEERS, available
@@ -63,7 +66,9 @@ def bench(
     from ulcodec.bench.speed import measure_speed
     from ulcodec.model.describe import coding_kmac_per_px, describe
 
-    names = (codecs or (QUICK_CODECS if quick else ",".join(PEERS))).split(",")
+    earlier = read_report(others_from)
+    default = "" if earlier else QUICK_CODECS if quick else ",".join(PEERS)
+    names = [name for name in (codecs or default).split(",") if name]
     if unknown := [name for name in names if name not in PEERS]:
         raise typer.BadParameter(f"unknown codecs: {', '.join(unknown)}; known: {', '.join(PEERS)}")
     published = read_anchors(anchors)
@@ -88,7 +93,7 @@ def bench(
             bar.update(1)
 
         rows = measure_all(work, libraries, output / "measurements.jsonl", jobs, advance)
-        summary = summarise(rows, measured, published)
+        summary = summarise(rows, measured, published, earlier)
         if perceptual and "fid" not in missing:
             add_fid(summary["curves"], pictures, template)
         timed = [(codec, level_near(summary["curves"][codec.key], SPEED_BPP)) for codec in measured]

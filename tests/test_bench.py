@@ -222,6 +222,25 @@ def test_patches_are_those_of_hific() -> None:
         assert np.array_equal(patch, pixels[top : top + 256, left : left + 256])
 
 
+def test_others_from_an_earlier_report(report: Path, folder: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+    bench(folder, tiny_model_dir, tmp_path / "new", "--codecs", "jpeg", "--others-from", str(report / "results.json"))
+    earlier, new = (json.loads((path / "results.json").read_text()) for path in (report, tmp_path / "new"))
+    assert {row["codec"] for row in rows_of(tmp_path / "new")} == {"ulcodec", "jpeg"}
+    assert [codec["key"] for codec in new["codecs"]] == ["ulcodec", "jpeg", "webp"]
+    assert new["codecs"][2] == {"measured": earlier["run"]["date"], **earlier["codecs"][2]}
+    assert new["curves"]["webp"] == earlier["curves"]["webp"]
+    assert new["bd_rates"] == earlier["bd_rates"]
+    assert f"Measured {earlier['run']['date']}: WebP, method 6." in (tmp_path / "new" / "tables.md").read_text()
+    options = ["bench", str(folder), "--limit", "1", "--codecs", "jpeg", "--model", str(tiny_model_dir), "--quick"]
+    options += ["--viewer", "0", "--sizes", "", "-o", str(tmp_path / "one")]
+    for others, message in (
+        (report / "results.json", "is of 2 pictures"),
+        (report / "index.html", "not a results.json"),
+    ):
+        refused = CliRunner().invoke(app, [*options, "--others-from", str(others)])
+        assert (refused.exit_code, message in refused.stderr) == (2, True)
+
+
 def test_stopped_run_goes_on(
     report: Path, folder: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,3 +54,17 @@ def read_anchors(path: Path | None) -> dict[str, Curve]:
         return {name: Curve(curve["bpp"], curve["psnr_db"]) for name, curve in curves.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchmarkError(f"{path}: not a JSON of rate-distortion curves") from error
+
+
+def read_report(path: Path | None) -> dict[str, Any] | None:
+    """A `results.json` of `ulcodec bench`. Raises OSError or BenchmarkError."""
+    if path is None:
+        return None
+    try:
+        report: dict[str, Any] = json.loads(path.read_text())
+        for codec in report["codecs"]:
+            report["curves"][codec["key"]], codec["title"], codec["library"]
+        report["n_pictures"], report["run"]["date"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchmarkError(f"{path}: not a results.json of ulcodec bench") from error
+    return report

@@ -18,6 +18,7 @@ from ulcodec.bench.curves import Curve, bd_rows, increasing
 from ulcodec.bench.peers import OURS, Peer, Pixels
 from ulcodec.bench.perceptual import NETWORKS
 from ulcodec.bench.tables import decimals, markdown_table, to_json
+from ulcodec.errors import BenchmarkError
 from ulcodec.images import atomic_write
 
 MEANS = ("bpp", "psnr_db", "ms_ssim", "ssimulacra2", *NETWORKS)
@@ -80,15 +81,29 @@ def summarise(
     rows: Sequence[Mapping[str, Any]],
     codecs: Sequence[Peer],
     published: Mapping[str, Curve],
+    earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Curves, BD-rates of ulcodec against every other, and the bounds."""
+    """Curves, BD-rates of ulcodec against every other, and the bounds.
+
+    `earlier`: a report on the same pictures, whose other codecs stand for those that were not measured now. Raises
+    BenchmarkError if it is of another number of pictures.
+    """
+    n_pictures = len({row["picture"] for row in rows})
     of_codec = {codec.key: [row for row in rows if row["codec"] == codec.key] for codec in codecs}
     curves = {key: points(found) for key, found in of_codec.items()}
-    measured = {codec.title: curve_of(curves[codec.key]) for codec in codecs if codec.key != OURS}
+    listed = [{"key": codec.key, "title": codec.title, "library": codec.library()} for codec in codecs]
+    if earlier is not None:
+        if earlier["n_pictures"] != n_pictures:
+            raise BenchmarkError(f"the earlier report is of {earlier['n_pictures']} pictures, this one of {n_pictures}")
+        for codec in earlier["codecs"]:
+            if codec["key"] not in curves:
+                curves[codec["key"]] = earlier["curves"][codec["key"]]
+                listed.append({"measured": earlier["run"]["date"], **codec})
+    measured = {codec["title"]: curve_of(curves[codec["key"]]) for codec in listed if codec["key"] != OURS}
     others = {**measured, **{f"{name} (published)": curve for name, curve in published.items()}}
     return {
-        "n_pictures": len({row["picture"] for row in rows}),
-        "codecs": [{"key": codec.key, "title": codec.title, "library": codec.library()} for codec in codecs],
+        "n_pictures": n_pictures,
+        "codecs": listed,
         "curves": curves,
         "published": {
             name: [{"bpp": bpp, "psnr_db": db} for bpp, db in zip(curve.bpp, curve.psnr_db, strict=True)]
@@ -175,6 +190,7 @@ def markdown(report: Mapping[str, Any]) -> str:
                         "continuous bound bpp", "within bound"], ours),
         markdown_table(["bits of ulcodec against", "BD-rate %", "from dB", "to dB"], rates),
         markdown_table(header, speed) if speed else "",
+        *(f"Measured {codec['measured']}: {codec['title']}." for codec in report["codecs"] if "measured" in codec),
         *(f"Absent: {title} ({reason})." for title, reason in report["absent"].items()),
     ]  # fmt: skip
     return "\n\n".join(filter(None, parts)) + "\n"
