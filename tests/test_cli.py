@@ -82,8 +82,10 @@ def test_effort_device_and_threads(run: Run, photo: Path, monkeypatch: pytest.Mo
     threads: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     found = []
-    for effort in (1, 4):
-        finished = run("encode", photo, "--effort", effort, "--device", "cpu", "--threads", 1, "--json", "--force")
+    for effort in (1, 7):
+        finished = run(
+            "encode", photo, "-q", 90, "--effort", effort, "--device", "cpu", "--threads", 1, "--json", "--force"
+        )
         assert finished.code == 0
         found.append(photo.with_suffix(".ulc").read_bytes())
     assert found[0] != found[1]
