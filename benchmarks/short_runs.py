@@ -19,7 +19,5 @@ def trained(config: ModelConfig, pictures: PictureSet, settings: Stage1Settings)
     with TemporaryDirectory() as folder:
         loop = Loop(model, Path(folder), settings.loop_settings(), settings.resolved())
         loop.run(Stage1Step(model, lambda n_images: pictures, settings), lambda scored: {})
-    with torch.no_grad():
-        for weight, average in zip(loop.weights, loop.ema, strict=True):
-            weight.copy_(average)
+    loop.ema_weights().swap()
     return model.eval().requires_grad_(False), loop.seconds

@@ -18,6 +18,7 @@ from benchmarks.report import progress, write_text
 from benchmarks.short_runs import trained
 from ulcodec.arrays import to_pixels
 from ulcodec.bench.machine import run_record
+from ulcodec.bench.run import continuous_bound_bits
 from ulcodec.bench.tables import text_table, to_json
 from ulcodec.container import Layout
 from ulcodec.data import PictureSet, load_pictures
@@ -25,9 +26,9 @@ from ulcodec.diffusion import sample
 from ulcodec.metrics import psnr_db, sliced_wasserstein
 from ulcodec.model.config import TINY
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.schedule import ALPHA_0, NATS_TO_BITS, PIXEL_LOG_SNR_RANGE, SIGMA_0
+from ulcodec.schedule import ALPHA_0, PIXEL_LOG_SNR_RANGE, SIGMA_0
 from ulcodec.sources import as_source
-from ulcodec.train.objective import ObjectiveSettings, latent_bound_nats
+from ulcodec.train.objective import ObjectiveSettings
 from ulcodec.train.stage1 import Stage1Settings
 
 SETTINGS = ((1.3, 0.0), (1.5, 0.0), (1.7, 0.0), (1.9, 0.0), (2.1, 0.0), (1.5, -1.0), (1.5, -2.0), (1.5, 1.0))
@@ -36,7 +37,6 @@ PAPER = ((1.3, 0.035, 25.7), (1.5, 0.059, 27.6), (1.7, 0.083, 28.9), (1.9, 0.101
 
 TRAINING_CROP_PX = 128
 CROP_PX = 256
-BOUND_LEVELS = 16
 STEPS = 32
 
 
@@ -48,10 +48,7 @@ def scored(model: UnifiedLatentModel, pictures: PictureSet, weights: ObjectiveSe
     for x in crops.split(1):
         quality = torch.tensor([weights.ul_quality])
         z = model.encode_clean(x, quality)
-        levels = z.expand(BOUND_LEVELS, -1, -1, -1)
-        many = quality.expand(BOUND_LEVELS)
-        nats = latent_bound_nats(lambda z_t, level, q=many: model.denoise_latent(z_t, level, q), levels, generator)
-        bounds.append(float(nats.mean()) * NATS_TO_BITS / CROP_PX**2)
+        bounds.append(continuous_bound_bits(model, x, quality) / CROP_PX**2)
         z_0 = ALPHA_0 * z + SIGMA_0 * torch.randn(z.shape, generator=generator)
 
         def denoise(x_t: Tensor, log_snr: Tensor, z_0: Tensor = z_0, quality: Tensor = quality) -> Tensor:

@@ -23,6 +23,7 @@ from ulcodec.bench.perceptual import NETWORKS, distance, frechet_distance
 from ulcodec.bench.pictures import Picture
 from ulcodec.codec import Codec
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, bits_per_pixel, ms_ssim, mse, psnr_db
+from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import NATS_TO_BITS
 from ulcodec.train.objective import latent_bound_nats
 
@@ -86,25 +87,29 @@ def level_of_size(peer: Peer, pixels: Pixels, n_bytes: int, known: Mapping[float
     return min(tried, key=lambda level: abs(tried[level] - n_bytes))
 
 
-def bounds(codec: Codec, pixels: Pixels, data: bytes, quality: int) -> dict[str, float]:
-    """Description lengths in bits: of the file's symbols under the float prior, and UL's continuous-time bound.
+def continuous_bound_bits(model: UnifiedLatentModel, x: torch.Tensor, quality: torch.Tensor) -> float:
+    """UL's bound on `KL[q(z_0 | x) || p(z_0)]` of one picture x [1, 3, H, W] at quality [1], in bits.
 
-    The latter is `KL[q(z_0 | x) || p(z_0)]` of the picture's latent, averaged over `BOUND_LEVELS` stratified noise
-    levels, by the prior without the hyper-latent.
+    Averaged over `BOUND_LEVELS` stratified noise levels, by the prior without the hyper-latent.
     """
-    q = torch.tensor([quality / 100], device=codec.device)
-    generator = torch.Generator(codec.device).manual_seed(0)
+    generator = torch.Generator(x.device).manual_seed(0)
     with torch.inference_mode():
-        z = codec.model.encode_clean(padded(to_tensor(pixels).to(codec.device)), q).expand(BOUND_LEVELS, -1, -1, -1)
+        z = model.encode_clean(x, quality).expand(BOUND_LEVELS, -1, -1, -1)
 
         def denoise(z_t: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
             rows = range(BOUND_LEVELS)
-            return torch.cat([codec.model.denoise_latent(z_t[i : i + 1], log_snr[i : i + 1], q) for i in rows])
+            return torch.cat([model.denoise_latent(z_t[i : i + 1], log_snr[i : i + 1], quality) for i in rows])
 
         nats = latent_bound_nats(denoise, z, generator)
+    return float(nats.mean()) * NATS_TO_BITS
+
+
+def bounds(codec: Codec, pixels: Pixels, data: bytes, quality: int) -> dict[str, float]:
+    """Description lengths in bits: of the file's symbols under the float prior, and `continuous_bound_bits`."""
+    q = torch.tensor([quality / 100], device=codec.device)
     return {
         "bound_bits": codec.describe(data)["bound_bits"],
-        "continuous_bound_bits": float(nats.mean()) * NATS_TO_BITS,
+        "continuous_bound_bits": continuous_bound_bits(codec.model, padded(to_tensor(pixels).to(codec.device)), q),
     }
 
 

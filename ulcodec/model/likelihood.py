@@ -60,14 +60,14 @@ def zeroward(symbols: Tensor, residual: Tensor, saved_bits: Tensor) -> Tensor:
     return torch.where(saved_bits > SQUARED_STEP_BITS * added, symbols - symbols.sign(), symbols)
 
 
+@torch.no_grad()
 def quantised(y: Tensor, prediction: Prediction) -> Tensor:
     """What a decoder will restore of y [B, C, h, w], float32, no gradient: the symbols that the encoder chooses."""
-    with torch.no_grad():
-        residual = y - prediction.mean
-        symbols = torch.round(residual)
-        nearer = symbols - symbols.sign()
-        saved = unit_bin_bits(symbols, prediction.log_scale) - unit_bin_bits(nearer, prediction.log_scale)
-        return zeroward(symbols, residual, saved) + prediction.mean
+    residual = y - prediction.mean
+    symbols = torch.round(residual)
+    nearer = symbols - symbols.sign()
+    saved = unit_bin_bits(symbols, prediction.log_scale) - unit_bin_bits(nearer, prediction.log_scale)
+    return zeroward(symbols, residual, saved) + prediction.mean
 
 
 @torch.no_grad()
