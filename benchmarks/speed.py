@@ -113,8 +113,7 @@ def decode_stages(codec: ulcodec.Codec, file: bytes) -> dict[str, float]:
     coder = LatentCoder(prior, codec.coder.tables)
     segments, check, quality = container.segments, container.symbol_check, container.quality
     decoded, coding_ms = stopwatch(codec.device, decode_latent, coder, segments, check, quality, grid)
-    whole = range(container.height), range(container.width)
-    _, synthesis_ms = stopwatch(codec.device, codec.synthesise, decoded.y_16, container, *whole)
+    _, synthesis_ms = stopwatch(codec.device, codec.synthesise, [decoded], [container])
     return {
         "decode: prior": prior.elapsed_ms,
         "decode: entropy coder": coding_ms - prior.elapsed_ms,

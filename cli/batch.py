@@ -11,8 +11,24 @@ import typer
 from ulcodec.errors import UlcError
 from ulcodec_cli.common import STANDARD_STREAM, output_path, print_json
 
-Work = Callable[[Path, Path], dict[str, Any]]
-"""Makes the second file of the first; returns what to report, `output` and `line` among it."""
+WINDOW_PIXELS = 2**22
+"""Of many pictures, so much is read before it is coded together."""
+
+
+class Job(NamedTuple):
+    """What was read from `source`, on its way to `target`; `n_pixels` of it."""
+
+    source: Path
+    target: Path
+    item: Any
+    n_pixels: int
+
+
+Read = Callable[[Path], tuple[Any, int]]
+"""A source's item and its number of pixels."""
+
+Finish = Callable[[Sequence[Job]], list[dict[str, Any]]]
+"""Makes and writes all targets; returns what to report of each, `output` and `line` among it."""
 
 
 class Plan(NamedTuple):
@@ -57,31 +73,46 @@ def found_in(folder: Path, wanted: set[str], recursive: bool) -> list[Path]:
     return sorted(file for file in files if file.suffix.lower() in wanted and file.is_file())
 
 
-def run_plan(plan: Plan, work: Work, *, force: bool, json: bool) -> None:
+def run_plan(plan: Plan, read: Read, finish: Finish, *, force: bool, json: bool) -> None:
     """Work through a plan and report. Of many files, errors come at the end and make the exit code 1."""
     if not plan.many:
         [(source, target)] = plan.pairs
-        report(work(source, target), json)
+        [result] = finish([Job(source, target, *read(source))])
+        report(result, json)
         return
     failed: list[tuple[Path, str]] = []
     done: list[dict[str, Any]] = []
+    waiting: list[Job] = []
+
+    def finish_waiting() -> None:
+        """Together, or where that fails each by itself, so that one does not cost the others."""
+        try:
+            done.extend(finish(waiting))
+        except FAILURES as error:
+            if len(waiting) == 1:
+                failed.append((waiting[0].source, failure(error, waiting[0].source)))
+            for job in waiting if len(waiting) > 1 else ():
+                try:
+                    done.extend(finish([job]))
+                except FAILURES as own_error:
+                    failed.append((job.source, failure(own_error, job.source)))
+        waiting.clear()
+
     n_skipped, started = 0, time.perf_counter()
     with typer.progressbar(plan.pairs, file=sys.stderr, item_show_func=shown_name) as pairs:
         for source, target in pairs:
+            if is_up_to_date(source, target) and not force:
+                n_skipped += 1
+                continue
             try:
-                if is_up_to_date(source, target) and not force:
-                    n_skipped += 1
-                    continue
                 target.parent.mkdir(parents=True, exist_ok=True)
-                done.append(work(source, output_path(source, target, "", force)))
-            except UlcError as error:
-                failed.append((source, str(error)))
-            except OSError as error:
-                elsewhere = error.filename is not None and str(error.filename) != str(source)
-                message = error.strerror or str(error)
-                failed.append((source, f"{error.filename}: {message}" if elsewhere else message))
-            except MemoryError:
-                failed.append((source, "out of memory"))
+                waiting.append(Job(source, output_path(source, target, "", force), *read(source)))
+            except FAILURES as error:
+                failed.append((source, failure(error, source)))
+            if sum(job.n_pixels for job in waiting) >= WINDOW_PIXELS:
+                finish_waiting()
+        if waiting:
+            finish_waiting()
     for result in done if json else ():
         report(result, json)
     for source, message in failed:
@@ -100,6 +131,20 @@ def run_plan(plan: Plan, work: Work, *, force: bool, json: bool) -> None:
         sizes = f"{summary['source_bytes']:,} to {summary['output_bytes']:,} bytes in {summary['seconds']:.1f} s"
         typer.echo(f"{len(done)} done, {n_skipped} up to date, {len(failed)} failed; {sizes}")
     raise typer.Exit(1 if failed else 0)
+
+
+FAILURES = (UlcError, OSError, MemoryError)
+
+
+def failure(error: Exception, source: Path) -> str:
+    """What went wrong with a source, without its name."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if not isinstance(error, OSError):
+        return str(error)
+    elsewhere = error.filename is not None and str(error.filename) != str(source)
+    message = error.strerror or str(error)
+    return f"{error.filename}: {message}" if elsewhere else message
 
 
 def shown_name(pair: tuple[Path, Path] | None) -> str:

@@ -1,6 +1,7 @@
 """`ulcodec decode`: .ulc files to pictures."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Container
-from ulcodec_cli.batch import make_plan, run_plan
+from ulcodec_cli.batch import WINDOW_PIXELS, Job, make_plan, run_plan
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
     Device,
@@ -26,7 +27,7 @@ from ulcodec_cli.common import (
 )
 
 if TYPE_CHECKING:
-    from ulcodec.codec import Codec
+    from ulcodec.codec import Codec, Recovery
 
 
 def decode(
@@ -90,34 +91,49 @@ def decode(
     def loaded() -> "Codec":
         return load_codec(model, device, threads)
 
-    def work(source: Path, target: Path) -> dict[str, Any]:
+    def read(source: Path) -> tuple[bytes, int]:
         data = read_file(source)
-        if not recover:
-            Container.from_bytes(data, max_pixels=max_pixels)  # a damaged file is told before the model loads
+        if recover:
+            return data, WINDOW_PIXELS  # of unknown size: alone
+        return data, Container.from_bytes(data, max_pixels=max_pixels).n_pixels  # told before the model loads
+
+    def decoded(codec: "Codec", files: list[bytes]) -> "list[Recovery]":
+        from ulcodec.batch import decode_batch
+        from ulcodec.codec import Recovery
+
+        if recover:
+            return [codec.recover(data, max_pixels=max_pixels) for data in files]
+        if thumbnail:
+            pictures = [codec.thumbnail(data, max_pixels=max_pixels) for data in files]
+        elif part or realism or fraction < 1:
+            options: dict[str, Any] = {"fraction": fraction, "crop": part, "realism": drawing}
+            pictures = [codec.decode_picture(data, max_pixels=max_pixels, **options) for data in files]
+        else:
+            pictures = decode_batch(codec, files, max_pixels=max_pixels)
+        return [Recovery(picture, N_SEGMENTS, None) for picture in pictures]
+
+    def finish(jobs: Sequence[Job]) -> list[dict[str, Any]]:
         codec = loaded()
         start = time.perf_counter()
-        if recover:
-            picture, n_segments, damage = codec.recover(data, max_pixels=max_pixels)
-        else:
-            options: dict[str, Any] = {} if thumbnail else {"fraction": fraction, "crop": part, "realism": drawing}
-            decode_one = codec.thumbnail if thumbnail else codec.decode_picture
-            picture = decode_one(data, max_pixels=max_pixels, **options)
-            damage = None
-            n_segments = N_SEGMENTS
-        decode_ms = 1000 * (time.perf_counter() - start)
+        found = decoded(codec, [job.item for job in jobs])
+        decode_ms = 1000 * (time.perf_counter() - start) / len(jobs)
+        return [written(job, codec, own, decode_ms) for job, own in zip(jobs, found, strict=True)]
+
+    def written(job: Job, codec: "Codec", found: "Recovery", decode_ms: float) -> dict[str, Any]:
+        picture, n_segments, damage = found
         if depth is not None and depth != picture.bit_depth:
             pixels = picture.pixels_8 if depth == 8 else picture.pixels.astype("uint16") * 257
             picture = replace(picture, pixels=pixels)
-        written = picture_file(picture, formats[target])
-        write_file(target, written)
+        file = picture_file(picture, formats[job.target])
+        write_file(job.target, file)
         if damage is not None:
             shown = f"{n_segments} of {N_SEGMENTS} segments are sound, the rest is concealed"
             typer.echo(f"ulcodec: warning: {damage}; {shown}", err=True)
         height, width = picture.pixels.shape[:2]
         return {
-            "output": str(target),
-            "source_bytes": len(data),
-            "output_bytes": len(written),
+            "output": str(job.target),
+            "source_bytes": len(job.item),
+            "output_bytes": len(file),
             "width": width,
             "height": height,
             "model": codec.name,
@@ -125,10 +141,10 @@ def decode(
             "n_segments": n_segments,
             "damage": None if damage is None else str(damage),
             "decode_ms": decode_ms,
-            "line": f"{target}: {width}x{height}",
+            "line": f"{job.target}: {width}x{height}",
         }
 
-    run_plan(plan, work, force=force, json=json)
+    run_plan(plan, read, finish, force=force, json=json)
 
 
 def parse_crop(text: str) -> tuple[int, int, int, int]:

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ulcodec.container import MAX_PIXELS
-from ulcodec_cli.batch import make_plan, run_plan
+from ulcodec_cli.batch import Job, make_plan, run_plan
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
     Device,
@@ -98,40 +99,53 @@ def encode(
     def loaded() -> "Codec":
         return load_codec(model, device, threads)
 
-    def code(picture: "Picture") -> bytes:
-        options: dict[str, Any] = {"alpha_quality": alpha_quality, "strip": strip, "effort": effort}
-        if len(given) == 0 or quality is not None:
-            fixed = DEFAULT_QUALITY if quality is None else quality
-            return loaded().encode(picture, quality=fixed, max_pixels=max_pixels, **options)
+    def code(pictures: "Sequence[Picture]") -> list[bytes]:
+        options: dict[str, Any] = {"alpha_quality": alpha_quality, "strip": strip}
+        fixed = DEFAULT_QUALITY if quality is None else quality
+        codec, targeted = loaded(), bool(given) and quality is None
+        if not targeted and effort == 1:
+            from ulcodec.batch import encode_batch
 
+            return encode_batch(codec, pictures, quality=fixed, max_pixels=max_pixels, **options)
+        options["effort"] = effort
+        if not targeted:
+            return [codec.encode(picture, quality=fixed, max_pixels=max_pixels, **options) for picture in pictures]
+        return [to_target(codec, picture, options) for picture in pictures]
+
+    def to_target(codec: "Codec", picture: "Picture", options: dict[str, Any]) -> bytes:
         from ulcodec.rate_control import encode_to_quality, encode_to_size
 
         height, width = picture.pixels.shape[:2]
         if target_bpp is not None or target_bytes is not None:
             n_bytes = int(target_bpp * width * height / 8) if target_bpp is not None else target_bytes
-            return encode_to_size(loaded(), picture, n_bytes or 0, **options)
+            return encode_to_size(codec, picture, n_bytes or 0, **options)
         measure, value = ("psnr_db", target_psnr) if target_ssim is None else ("ms_ssim", target_ssim)
-        return encode_to_quality(loaded(), picture, measure, value or 0.0, **options)
+        return encode_to_quality(codec, picture, measure, value or 0.0, **options)
 
-    def work(source: Path, target: Path) -> dict[str, Any]:
+    def read(source: Path) -> tuple[tuple["Picture", int], int]:
         from ulcodec.images import load_image
-        from ulcodec.info import info
 
         original = read_file(source)
-        source_bytes = len(original)
         picture = load_image(original, max_pixels=max_pixels, upright=not keep_orientation)
-        del original  # of a large picture a good part of the memory
+        return (picture, len(original)), picture.pixels.shape[0] * picture.pixels.shape[1]
+
+    def finish(jobs: Sequence[Job]) -> list[dict[str, Any]]:
         loaded()
         start = time.perf_counter()
-        data = code(picture)
-        encode_ms = 1000 * (time.perf_counter() - start)
-        write_file(target, data)
+        files = code([job.item[0] for job in jobs])
+        encode_ms = 1000 * (time.perf_counter() - start) / len(jobs)
+        return [written(job, data, encode_ms) for job, data in zip(jobs, files, strict=True)]
+
+    def written(job: Job, data: bytes, encode_ms: float) -> dict[str, Any]:
+        from ulcodec.info import info
+
+        write_file(job.target, data)
         said = info(data)
         width, height, bpp = said["width"], said["height"], said["bits_per_pixel"]
         size = f"{width}x{height}, {len(data)} bytes, {bpp:.3f} bits per pixel, quality {said['quality']}"
         return {
-            "output": str(target),
-            "source_bytes": source_bytes,
+            "output": str(job.target),
+            "source_bytes": job.item[1],
             "output_bytes": len(data),
             "file_bytes": len(data),
             "width": width,
@@ -141,7 +155,7 @@ def encode(
             "model": loaded().name,
             "fingerprint": said["fingerprint"],
             "encode_ms": encode_ms,
-            "line": f"{target}: {size}",
+            "line": f"{job.target}: {size}",
         }
 
-    run_plan(plan, work, force=force, json=json)
+    run_plan(plan, read, finish, force=force, json=json)

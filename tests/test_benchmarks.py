@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import effort, perception, recipe, speed, trade_off
+from benchmarks import batch, effort, perception, recipe, speed, trade_off
 from ulcodec.bench.curves import Curve, bd_rows, increasing
 from ulcodec.bench.machine import without_folder
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
@@ -72,6 +72,16 @@ def test_speed_report(photos: Path, tiny_model_dir: Path, tmp_path: Path) -> Non
     assert report["cold_starts"] == []
     assert len(report["products"]) >= 2
     assert all(row["min_ms"] > 0 for row in report["products"])
+
+
+def test_batch_report(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "SIDES_PX", (16, 40))
+    output = tmp_path / "batch.json"
+    batch.main(["--model", str(tiny_model_dir), "--pictures", "5", "-o", str(output)])
+    report = json.loads(output.read_text())
+    assert [row["side_px"] for row in report["rows"]] == [16, 40]
+    assert all(row[name] > 0 for row in report["rows"] for name in row if name.endswith("_ms"))
+    assert all(row["n_equal_files"] == 5 for row in report["rows"])
 
 
 def test_pictures_of_a_folder_and_samples(photos: Path, tmp_path: Path) -> None:

@@ -412,6 +412,19 @@ def test_errors_of_many_files_come_at_the_end(album: Path, tiny_model_dir: Path,
     assert (album / "a.ulc").exists()
 
 
+def test_one_bad_file_does_not_cost_those_decoded_with_it(album: Path, tiny_model_dir: Path, run: Run) -> None:
+    model = ("--model", tiny_model_dir)
+    assert run("encode", album, "-r", *model).code == 0
+    bad = album / "b.ulc"
+    said = Container.from_bytes(bad.read_bytes())
+    bad.write_bytes(dataclasses.replace(said, symbol_check=(said.symbol_check or 0) ^ 1).to_bytes())
+    finished = run("decode", album, "-r", "-o", album / "back", *model)
+    assert finished.code == 1
+    assert finished.stdout.startswith("2 done, 0 up to date, 1 failed")
+    assert finished.stderr.splitlines()[-1].startswith(f"ulcodec: error: {bad}: the file is sound, but")
+    assert found(album / "back") == {"a.png", "inner/c.png"}
+
+
 def test_two_inputs_for_one_output(album: Path, run: Run, tmp_path: Path) -> None:
     Image.open(album / "b.jpg").save(album / "a.jpg")
     assert_refused(run("encode", album, "-o", tmp_path / "out"), "a.ulc", "more than one input")

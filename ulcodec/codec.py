@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -30,6 +31,7 @@ from ulcodec.errors import CorruptDataError, FormatError, ImageError, ModelError
 from ulcodec.images import Picture, load_image
 from ulcodec.latent_coding import (
     DecodedLatent,
+    EncodedLatent,
     LatentCoder,
     conceal_latent,
     decode_cut_latent,
@@ -244,26 +246,31 @@ class Codec:
             raise unknown_model(fingerprint, f"the loaded model is {self.name} ({self.fingerprint})")
 
     def analyse(self, pixels: np.ndarray, quality: int) -> tuple[Tensor, Tensor]:
-        """uint8 or uint16 [H, W, 3] or [H, W] -> latent [C, h, w], hyper-latent [C_hyper, h/4, w/4], in steps.
+        """uint8 or uint16 [H, W, 3] or [H, W] -> latent [C, h, w], hyper-latent [C_hyper, h/4, w/4], in steps."""
+        y, hyper = self.analyse_batch([pixels], quality)
+        return y[0], hyper[0]
+
+    def analyse_batch(self, pictures: Sequence[np.ndarray], quality: int) -> tuple[Tensor, Tensor]:
+        """`analyse` of B pictures of one latent grid: latents [B, C, h, w] and hyper-latents.
 
         In tiles, whose size changes no number.
         """
-        config, (h, w) = self.model.config, grid_of(*pixels.shape[:2])
-        y = torch.empty(config.latent_channels, h, w, device=self.device)
-        hyper = torch.empty(config.hyper_channels, *hyper_grid((h, w)), device=self.device)
+        config, (h, w) = self.model.config, grid_of(*pictures[0].shape[:2])
+        y = torch.empty(len(pictures), config.latent_channels, h, w, device=self.device)
+        hyper = torch.empty(len(pictures), config.hyper_channels, *hyper_grid((h, w)), device=self.device)
         q = torch.tensor([quality / 100], device=self.device)
         halo = HYPER_HALO + halo_of(config.encoder_blocks_16, config.encoder_blocks_8)
         for rows in spans(range(h), h, TILE, halo):
             for columns in spans(range(w), w, TILE, halo):
-                part = pixels[in_pixels(rows.outer), in_pixels(columns.outer)]
+                parts = [padded(to_tensor(p[in_pixels(rows.outer), in_pixels(columns.outer)])) for p in pictures]
                 with torch.inference_mode(), autocast(self.device):
-                    y_part, z = self.model.encoder(padded(to_tensor(part).to(self.device)), q)
+                    y_part, z = self.model.encoder(torch.cat(parts).to(self.device), q)
                     near, start = zip(*(hyper_surroundings(span) for span in (rows, columns)), strict=True)
                     hyper_part = self.model.hyper_encoder(z[:, :, near[0], near[1]], q)
-                y[:, rows.inner, columns.inner] = y_part[0, :, rows.within, columns.within]
+                y[:, :, rows.inner, columns.inner] = y_part[:, :, rows.within, columns.within]
                 inner = [slice(span.inner.start // 4, -(-span.inner.stop // 4)) for span in (rows, columns)]
                 kept = [slice(i, i + s.stop - s.start) for i, s in zip(start, inner, strict=True)]
-                hyper[:, inner[0], inner[1]] = hyper_part[0, :, kept[0], kept[1]]
+                hyper[:, :, inner[0], inner[1]] = hyper_part[:, :, kept[0], kept[1]]
         release_after(h, w)
         return y, hyper
 
@@ -272,39 +279,46 @@ class Codec:
     ) -> Picture:
         """From a latent, with the size, layout, depth, quality and attachments that the file says; or a part of it."""
         fields = self.detach(said)
-        left, top, width, height = crop or (0, 0, said.width, said.height)
-        if "alpha" in fields:
+        if crop is not None and "alpha" in fields:
+            left, top, width, height = crop
             fields["alpha"] = fields["alpha"][top : top + height, left : left + width]
-        rows, columns = range(top, top + height), range(left, left + width)
-        return Picture(self.synthesise(decoded.y_16, said, rows, columns, drawing), **fields)
+        [pixels] = self.synthesise([decoded], [said], crop, drawing)
+        return Picture(pixels, **fields)
 
     def synthesise(
-        self, y_16: Tensor, said: Container, rows: range, columns: range, drawing: Realism = MEAN
-    ) -> np.ndarray:
-        """Latent in 1/16 steps [N, C] -> rows and columns of the picture, uint8 or uint16.
+        self,
+        decoded: Sequence[DecodedLatent],
+        said: Sequence[Container],
+        crop: Crop | None = None,
+        drawing: Realism = MEAN,
+    ) -> list[np.ndarray]:
+        """Latents of one grid and quality -> pictures as their files say, or this part of each: uint8 or uint16.
 
         In tiles, whose size changes no number.
         """
-        config, (h, w) = self.model.config, latent_grid(said)
-        y = y_16.reshape(h, w, -1)
-        q = torch.tensor([said.quality / 100], device=self.device)
-        shape = (len(rows), len(columns)) if said.layout is Layout.GREY else (len(rows), len(columns), 3)
-        pixels = np.empty(shape, SAMPLE_TYPES[said.bit_depth])
+        config, grid = self.model.config, latent_grid(said[0])
+        latents = [latent.y_16.reshape(*grid, -1) for latent in decoded]
+        q = torch.tensor([said[0].quality / 100], device=self.device)
+        areas = [crop or (0, 0, own.width, own.height) for own in said]
+        pictures = [empty_pixels(own, area) for own, area in zip(said, areas, strict=True)]
         halo = halo_of(config.decoder_blocks_16, config.decoder_blocks_8)
         halo += drawing.halo(config) if drawing.share else 0
-        for down in spans(in_latents(rows), h, TILE, halo):
-            for across in spans(in_latents(columns), w, TILE, halo):
-                part = y[down.outer, across.outer]
-                known = unflattened(part.flatten(0, 1), (part.shape[0], part.shape[1]))
+        rows, columns = sides(areas[0])
+        for down in spans(in_latents(rows), grid[0], TILE, halo):
+            for across in spans(in_latents(columns), grid[1], TILE, halo):
+                part = torch.stack([y[down.outer, across.outer] for y in latents])
+                known = unflattened(part.flatten(0, 2), (part.shape[1], part.shape[2]))
                 with torch.inference_mode(), autocast(self.device):
-                    features, shown = self.model.decoder.trunk(known.contiguous(memory_format=torch.channels_last), q)
+                    features, shown = self.model.decoder.trunk(known, q)
                     if drawing.share:
                         whole = (range(s.start, s.stop) for s in (in_pixels(down.outer), in_pixels(across.outer)))
                         shown = drawing.draw(self.model.decoder.denoiser, features, shown, *whole)
-                inside, target = zip(*(overlap(*pair) for pair in ((down, rows), (across, columns))), strict=True)
-                pixels[target] = to_pixels(shown[0, :, inside[0], inside[1]], said.layout, said.bit_depth)
-        release_after(h, w)
-        return pixels
+                for pixels, own, area, tile in zip(pictures, said, areas, shown, strict=True):
+                    pairs = zip((down, across), sides(area), strict=True)
+                    inside, target = zip(*(overlap(*pair) for pair in pairs), strict=True)
+                    pixels[target] = to_pixels(tile[:, inside[0], inside[1]], own.layout, own.bit_depth)
+        release_after(*grid)
+        return pictures
 
 
 class Encoding:
@@ -318,21 +332,27 @@ class Encoding:
         self.attachments = codec.attach(picture, alpha_quality, strip)
         self.analysed: dict[int, tuple[Tensor, Tensor]] = {}
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        return grid_of(*self.pixels.shape[:2])
+
     def code(self, quality: int, thrift: float = 1.0) -> bytes:
-        """The file at a quality from 0 to 100; `thrift` as in `encode_latent`."""
+        """The file at a quality from 0 to 100; `thrift` as in `encode_latents`."""
         codec, pixels = self.codec, self.pixels
         if quality not in self.analysed:
             y, hyper = codec.analyse(pixels, quality)
             if self.n_steps:
                 y = refine(codec.model, codec.coder, pixels, y, hyper, quality, self.n_steps)
             self.analysed = {quality: (y, hyper)}
-        coded = encode_latent(codec.coder, *self.analysed[quality], quality, thrift)
+        return self.file(encode_latent(codec.coder, *self.analysed[quality], quality, thrift), quality)
+
+    def file(self, coded: EncodedLatent, quality: int) -> bytes:
         return Container(
-            codec.fingerprint_bytes,
+            self.codec.fingerprint_bytes,
             quality,
-            pixels.shape[1],
-            pixels.shape[0],
-            Layout.GREY if pixels.ndim == 2 else Layout.RGB,
+            self.pixels.shape[1],
+            self.pixels.shape[0],
+            Layout.GREY if self.pixels.ndim == 2 else Layout.RGB,
             coded.segments,
             coded.symbol_check,
             self.picture.bit_depth,
@@ -364,6 +384,17 @@ def unknown_model(fingerprint: bytes, context: str) -> UnknownModelError:
         f"the file was made by model {fingerprint.hex()}; {context}; installed: {known}. "
         "Install the ulcodec release that ships that model, or name its directory with --model"
     )
+
+
+def sides(area: Crop) -> tuple[range, range]:
+    """Rows and columns."""
+    left, top, width, height = area
+    return range(top, top + height), range(left, left + width)
+
+
+def empty_pixels(said: Container, area: Crop) -> np.ndarray:
+    shape = tuple(map(len, sides(area)))
+    return np.empty(shape if said.layout is Layout.GREY else (*shape, 3), SAMPLE_TYPES[said.bit_depth])
 
 
 def is_inside(crop: Crop, said: Container) -> bool:

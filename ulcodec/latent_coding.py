@@ -1,12 +1,13 @@
 """Latents to segments and back: the walk through the reveal steps, the same distribution at both ends.
 
-N = h w positions in row-major order, C latent channels. Within a step, elements are coded in the order of their
-positions, and of their channels within a position.
+N = B h w positions of B pictures in row-major order, C latent channels. Within a step, elements are coded in the order
+of their positions, and of their channels within a position. The pictures of a batch share the prior's passes, and each
+has segments of its own.
 """
 
 import math
 from binascii import crc_hqx
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -62,9 +63,9 @@ class EncodedLatent(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def step_positions(config: ModelConfig, grid: tuple[int, int]) -> Tensor:
+def step_positions(config: ModelConfig, grid: tuple[int, int], n_pictures: int = 1) -> Tensor:
     """Reveal step of every element, uint8 [N, C]."""
-    return step_map(config, grid).flatten(1).T.contiguous()
+    return step_map(config, grid).flatten(1).T.repeat(n_pictures, 1)
 
 
 def hyper_grid(grid: tuple[int, int]) -> tuple[int, int]:
@@ -145,23 +146,36 @@ class SymbolCheck:
 
 
 def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0) -> EncodedLatent:
-    """Code a latent y [C, h, w] and its hyper-latent [C_hyper, ceil(h/4), ceil(w/4)], float, in quantisation steps.
+    """`encode_latents` of one latent [C, h, w] and its hyper-latent."""
+    [coded] = encode_latents(coder, y[None], hyper[None], quality, thrift)
+    return coded
+
+
+def encode_latents(
+    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0
+) -> list[EncodedLatent]:
+    """Code latents y [B, C, h, w] and hyper-latents [B, C_hyper, ceil(h/4), ceil(w/4)], float, in quantisation steps.
 
     `thrift`: how much a saved bit counts against error, beside what is best at this quality; more makes a smaller file.
     """
     savings = coder.savings * thrift
-    prior, grid = coder.prior, (y.shape[1], y.shape[2])
-    y, hyper = y.flatten(1).T, hyper.flatten(1).T
-    encoder, check = SymbolEncoder(), SymbolCheck()
+    prior, batch, grid = coder.prior, len(y), (y.shape[2], y.shape[3])
+    y, hyper = (latent.permute(0, 2, 3, 1).flatten(0, 2) for latent in (y, hyper))
+    encoders, checks = [SymbolEncoder() for _ in range(batch)], [SymbolCheck() for _ in range(batch)]
+
+    def code(symbols: np.ndarray, indices: np.ndarray) -> None:
+        parts = zip(encoders, checks, np.split(symbols, batch), np.split(indices, batch), strict=True)
+        for encoder, check, own_symbols, own_indices in parts:
+            encoder.encode(own_symbols, own_indices, coder.tables)
+            check.update(own_symbols)
 
     parameters = flattened(prior.hyper_parameters(quality, len(hyper)))
     symbols = quantise(hyper.flatten(), parameters)
-    encoder.encode(symbols, table_indices(parameters), coder.tables)
-    check.update(symbols)
+    code(symbols, table_indices(parameters))
     hyper_16 = restore(symbols, parameters).reshape(hyper.shape)
     features = prior.hyper_features(hyper_16, quality, grid)
 
-    steps = step_positions(prior.config, grid).to(y.device)
+    steps = step_positions(prior.config, grid, batch).to(y.device)
     y_16 = torch.zeros(y.shape, dtype=torch.int32, device=y.device)
     segments = []
     for step in STEPS:
@@ -175,14 +189,23 @@ def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, th
             y_16[part][now] = restore(symbols[start:stop], parameters)
             start = stop
         del predicted
-        encoder.encode(symbols, indices, coder.tables)
-        check.update(symbols)
+        code(symbols, indices)
         del symbols, indices
-        segments.append(encoder.finish())
-        encoder = SymbolEncoder()
+        segments.append([encoder.finish() for encoder in encoders])
+        encoders = [SymbolEncoder() for _ in range(batch)]
         if len(steps) >= LARGE_GRID:
             release()
-    return EncodedLatent(tuple(segments), check.value, DecodedLatent(y_16, hyper_16))
+    latents = own_latents(y_16, hyper_16, batch)
+    own_segments = zip(*segments, strict=True)
+    return [
+        EncodedLatent(own, check.value, latent)
+        for own, check, latent in zip(own_segments, checks, latents, strict=True)
+    ]
+
+
+def own_latents(y_16: Tensor, hyper_16: Tensor, batch: int) -> list[DecodedLatent]:
+    """What belongs to each picture of a batch."""
+    return [DecodedLatent(*pair) for pair in zip(y_16.chunk(batch), hyper_16.chunk(batch), strict=True)]
 
 
 def symbols_of(
@@ -202,18 +225,30 @@ def symbols_of(
 def decode_latent(
     coder: LatentCoder, segments: tuple[bytes, ...], symbol_check: int, quality: int, grid: tuple[int, int]
 ) -> DecodedLatent:
-    """Inverse of `encode_latent`, up to quantisation. Raises CorruptDataError, or ArithmeticMismatchError.
+    """`decode_latents` of one picture."""
+    [decoded] = decode_latents(coder, [segments], [symbol_check], quality, grid)
+    return decoded
+
+
+def decode_latents(
+    coder: LatentCoder,
+    segments: Sequence[tuple[bytes, ...]],
+    symbol_checks: Sequence[int],
+    quality: int,
+    grid: tuple[int, int],
+) -> list[DecodedLatent]:
+    """Inverse of `encode_latents`, up to quantisation. Raises CorruptDataError, or ArithmeticMismatchError.
 
     The latter, where the symbols are not those that the encoder coded.
     """
-    if len(segments) != N_SEGMENTS:
-        raise CorruptDataError(f"expected {N_SEGMENTS} segments, got {len(segments)}")
-    walk = DecodingWalk(coder, quality, grid)
-    for segment in segments:
-        walk.advance(segment)
-    if walk.check.value != symbol_check:
+    if wrong := [len(own) for own in segments if len(own) != N_SEGMENTS]:
+        raise CorruptDataError(f"expected {N_SEGMENTS} segments, got {wrong[0]}")
+    walk = DecodingWalk(coder, quality, grid, len(segments))
+    for of_step in zip(*segments, strict=True):
+        walk.advance(of_step)
+    if [check.value for check in walk.checks] != list(symbol_checks):
         raise ArithmeticMismatchError("the file is sound, but decoding gave other symbols than were encoded")
-    return DecodedLatent(walk.y_16, walk.hyper_16)
+    return own_latents(walk.y_16, walk.hyper_16, len(segments))
 
 
 def decode_cut_latent(
@@ -225,7 +260,7 @@ def decode_cut_latent(
     """
     walk = DecodingWalk(coder, quality, grid)
     for segment in segments[:-1]:
-        walk.advance(segment)
+        walk.advance([segment])
     walk.advance_by_front(segments[-1])
     walk.conceal()
     return DecodedLatent(walk.y_16, walk.hyper_16)
@@ -242,7 +277,7 @@ def conceal_latent(
     walk = DecodingWalk(coder, quality, grid)
     for segment in segments:
         try:
-            walk.advance(segment)
+            walk.advance([segment])
         except CorruptDataError:
             if walk.step == 0:
                 raise
@@ -253,26 +288,34 @@ def conceal_latent(
 
 
 class DecodingWalk:
-    """The state of decoding between two segments: `step` of them are decoded."""
+    """The state of decoding `batch` pictures between two segments: `step` of them are decoded."""
 
-    def __init__(self, coder: LatentCoder, quality: int, grid: tuple[int, int]):
+    def __init__(self, coder: LatentCoder, quality: int, grid: tuple[int, int], batch: int = 1):
         self.coder, self.quality, self.grid = coder, quality, grid
-        self.steps = step_positions(coder.prior.config, grid).to(coder.prior.device)
+        self.steps = step_positions(coder.prior.config, grid, batch).to(coder.prior.device)
         self.y_16 = torch.zeros(self.steps.shape, dtype=torch.int32, device=coder.prior.device)
         self.hyper_16 = self.features = torch.empty(0)
-        self.check = SymbolCheck()
+        self.checks = [SymbolCheck() for _ in range(batch)]
         self.step = 0
 
-    def advance(self, segment: bytes) -> None:
-        """Decode the next segment; on CorruptDataError no element of y_16 and no step has been added."""
-        decoder = SymbolDecoder(segment)
+    def advance(self, segments: Sequence[bytes]) -> None:
+        """Decode each picture's next segment; on CorruptDataError no element of y_16 and no step has been added."""
+        decoders = [SymbolDecoder(segment) for segment in segments]
         if self.step == 0:
-            self.decode_hyper(decoder)
+            self.decode_hyper(decoders)
         predicted = self.predict()
-        symbols = decoder.decode(self.indices(predicted), self.coder.tables)
-        decoder.finish()
-        self.check.update(symbols)
+        symbols = self.decode(decoders, self.indices(predicted))
+        for decoder in decoders:
+            decoder.finish()
         self.restore(symbols, predicted)
+
+    def decode(self, decoders: Sequence[SymbolDecoder], indices: np.ndarray) -> np.ndarray:
+        """The symbols of all pictures, one picture after the other."""
+        found = []
+        for decoder, check, own in zip(decoders, self.checks, np.split(indices, len(decoders)), strict=True):
+            found.append(decoder.decode(own, self.coder.tables))
+            check.update(found[-1])
+        return found[0] if len(found) == 1 else np.concatenate(found)  # a copy less of a large picture
 
     def advance_by_front(self, front: bytes) -> None:
         """Decode what is sure by the front of the next segment; the rest of the step becomes the prior's mean."""
@@ -290,11 +333,10 @@ class DecodingWalk:
             self.y_16[part][now] = restore(symbols[start:stop], parameters)
             start = stop
 
-    def decode_hyper(self, decoder: SymbolDecoder) -> None:
-        prior, n_hyper = self.coder.prior, math.prod(hyper_grid(self.grid))
+    def decode_hyper(self, decoders: Sequence[SymbolDecoder]) -> None:
+        prior, n_hyper = self.coder.prior, len(decoders) * math.prod(hyper_grid(self.grid))
         parameters = flattened(prior.hyper_parameters(self.quality, n_hyper))
-        symbols = decoder.decode(table_indices(parameters), self.coder.tables)
-        self.check.update(symbols)
+        symbols = self.decode(decoders, table_indices(parameters))
         self.hyper_16 = restore(symbols, parameters).reshape(n_hyper, -1)
         self.features = prior.hyper_features(self.hyper_16, self.quality, self.grid)
 
