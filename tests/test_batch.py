@@ -41,7 +41,8 @@ def test_pictures_are_those_of_single_files(tiny_codec: Codec, files: list[bytes
     mixed = [*files, other, cut]
     for found, data in zip(decode_batch(tiny_codec, mixed), mixed, strict=True):
         alone = tiny_codec.decode_picture(data)
-        assert found.pixels.dtype == alone.pixels.dtype and found.pixels.shape == alone.pixels.shape
+        assert found.pixels.dtype == alone.pixels.dtype
+        assert found.pixels.shape == alone.pixels.shape
         # a float network may round otherwise in a batch: one step of 8 bits
         assert np.abs(found.pixels_8.astype(int) - alone.pixels_8).max() <= 1
         assert replace(found, pixels=alone.pixels, alpha=None) == replace(alone, alpha=None)
