@@ -76,7 +76,7 @@ def stage2(
     data: Data,
     out: Annotated[Path, typer.Option(help="Run directory; the same command resumes a run that stopped.")],
     model: Annotated[str | None, typer.Option(help="The codec: name of an installed model, or a directory.")] = None,
-    config: Annotated[str | None, typer.Option(help="Base model: tiny, small, medium or large.")] = None,
+    config: Annotated[str | None, typer.Option(help="Base model: tiny, mini, small, medium or large.")] = None,
     quality: Annotated[int | None, typer.Option(help="The codec's quality, 0 to 100, whose latents to learn.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time budget.")] = None,
     images: Annotated[int | None, typer.Option(help="Length in images seen.")] = None,

@@ -27,6 +27,7 @@ class BaseModelConfig:
 
 BASE_MODELS: dict[str, dict[str, Any]] = {
     "tiny": {"width": 64, "n_blocks": 2, "head_size": 32},
+    "mini": {"width": 256, "n_blocks": 6},
     "small": {"width": 384, "n_blocks": 8},
     "medium": {"width": 768, "n_blocks": 12},
     "large": {"width": 1024, "n_blocks": 22},
