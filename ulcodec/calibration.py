@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ulcodec.arrays import grid_of
-from ulcodec.codec import Codec, load
+from ulcodec.codec import Codec, codec_of
+from ulcodec.devices import choose_device
 from ulcodec.entropy import fit_tables, table_entries
 from ulcodec.latent_coding import encode_latent, symbols_of
 from ulcodec.store import open_model, table_tensors, write_model
@@ -23,7 +24,8 @@ def calibrate(directory: Path, pictures: Iterable[NDArray[np.uint8]]) -> str:
 
     Files that were made before are files of another model.
     """
-    codec, stored = load(directory), open_model(directory)
+    stored = open_model(directory)
+    codec = codec_of(stored, choose_device("auto"))
     counts = np.zeros(codec.coder.tables.frequencies.shape, np.int64)
     for pixels in pictures:
         for quality in QUALITIES:

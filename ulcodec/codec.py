@@ -45,7 +45,7 @@ from ulcodec.model.tiles import Span, spans
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.realism import Realism
 from ulcodec.refinement import EFFORT_STEPS, refine
-from ulcodec.store import open_model
+from ulcodec.store import StoredModel, open_model
 
 TILE = 96
 """Latent positions a side that encoder and decoder take at once, a multiple of 4."""
@@ -367,13 +367,16 @@ def load(model: str | Path = "small", *, device: str = "auto") -> Codec:
     DeviceError for a device that cannot be had.
     """
     chosen_device = choose_device(device)
-    stored = open_model(model)
+    return codec_of(open_model(model), chosen_device)
+
+
+def codec_of(stored: StoredModel, device: torch.device) -> Codec:
     return Codec(
         name=stored.name,
         fingerprint_bytes=stored.fingerprint[:4],
-        model=stored.networks(chosen_device),
-        coder=stored.coder(chosen_device),
-        device=chosen_device,
+        model=stored.networks(device),
+        coder=stored.coder(device),
+        device=device,
         has_denoiser=stored.denoiser is not None,
     )
 
