@@ -7,6 +7,7 @@ Latents give all of them the same noise, so that a gradient step of one fixed wi
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -52,16 +53,21 @@ def refine(
 
     Steps go from the restored latent down the gradient, damped more from step to step.
     """
+    grid = (y.shape[1], y.shape[2])
     least, best = math.inf, y
     for step in range(n_steps + 1):
         coded = encode_latent(coder, y, hyper, quality)
-        error_bits, gradient = slope(model, pixels, coded.latent, (y.shape[1], y.shape[2]), quality)
+        gradient = None
+        if step < n_steps:
+            error_bits, gradient = slope(model, pixels, coded.latent, grid, quality)
+        else:
+            error_bits = decoding_error(model, pixels, coded.latent, grid, quality)
         loss = 8 * sum(map(len, coded.segments)) + error_bits
         if loss < least:
             least, best = loss, y
-        restored = coded.latent.y_16.T.reshape(y.shape) / 16
-        target = restored - gradient / (2 * CURVATURE_BITS)
-        y = torch.lerp(y, target, damping(step))
+        if gradient is not None:
+            restored = coded.latent.y_16.T.reshape(y.shape) / 16
+            y = torch.lerp(y, restored - gradient / (2 * CURVATURE_BITS), damping(step))
     return best
 
 
@@ -72,45 +78,75 @@ def damping(step: int) -> float:
 def slope(
     model: UnifiedLatentModel, pixels: np.ndarray, latent: DecodedLatent, grid: tuple[int, int], quality: int
 ) -> Slope:
-    """The loss around a restored latent, in tiles."""
+    """The loss around a restored latent, in tiles: squared error exactly, bits as if a tile were the picture."""
     gradient = torch.empty(model.config.latent_channels, *grid, device=latent.y_16.device)
     error_bits = 0.0
-    for rows in spans(range(grid[0]), grid[0], TILE, HALO):
-        for columns in spans(range(grid[1]), grid[1], TILE, HALO):
-            tile = slope_of_tile(model, pixels, latent, grid, quality, rows, columns)
-            gradient[:, rows.inner, columns.inner] = tile.gradient
-            error_bits += tile.error_bits
+    q = torch.tensor([quality / 100], device=latent.y_16.device)
+    for tile in tiles(grid):
+        known = unflattened(tile.of(latent.y_16, grid), tile.grid)
+        hyper = unflattened(tile.at_64(latent.hyper_16, grid), hyper_grid(tile.grid))
+        with torch.enable_grad(), autocast(known.device):
+            known.requires_grad_(True)
+            error = error_map(model, pixels, known, quality, tile)
+            prediction = reveal_predictions(model, known, q, model.hyper_decoder(hyper, q, tile.grid))
+            bits = unit_bin_bits(known.detach() - prediction.mean, prediction.log_scale)
+            (own,) = torch.autograd.grad(bits.sum() + error.sum(), known)
+        error_bits += float(tile.inner(error.detach()).sum())
+        gradient[:, tile.rows.inner, tile.columns.inner] = own[0, :, tile.rows.within, tile.columns.within]
     return Slope(error_bits, gradient)
 
 
-def slope_of_tile(
-    model: UnifiedLatentModel,
-    pixels: np.ndarray,
-    latent: DecodedLatent,
-    grid: tuple[int, int],
-    quality: int,
-    rows: Span,
-    columns: Span,
-) -> Slope:
-    """The loss around the inner part of a tile: the squared error exactly, the bits as if the tile were the picture."""
-    part = pixels[in_pixels(rows.outer), in_pixels(columns.outer)]
+def decoding_error(
+    model: UnifiedLatentModel, pixels: np.ndarray, latent: DecodedLatent, grid: tuple[int, int], quality: int
+) -> float:
+    """The squared error alone, as in `slope`."""
+    error_bits = 0.0
+    for tile in tiles(grid):
+        known = unflattened(tile.of(latent.y_16, grid), tile.grid)
+        with torch.inference_mode(), autocast(known.device):
+            error_bits += float(tile.inner(error_map(model, pixels, known, quality, tile)).sum())
+    return error_bits
+
+
+class Tile(NamedTuple):
+    """A part of the latent grid with what surrounds it."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        rows, columns = self.rows.outer, self.columns.outer
+        return rows.stop - rows.start, columns.stop - columns.start
+
+    def of(self, latent_16: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The tile's positions [N, C] of a latent over the grid."""
+        return latent_16.reshape(*grid, -1)[self.rows.outer, self.columns.outer].flatten(0, 1)
+
+    def at_64(self, hyper_16: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Those of a hyper-latent."""
+        rows, columns = (slice(span.outer.start // 4, -(-span.outer.stop // 4)) for span in (self.rows, self.columns))
+        return hyper_16.reshape(*hyper_grid(grid), -1)[rows, columns].flatten(0, 1)
+
+    def inner(self, pixels: Tensor) -> Tensor:
+        """Without the surroundings: [H, W] -> [H, W]."""
+        return pixels[in_pixels(self.rows.within), in_pixels(self.columns.within)]
+
+
+def tiles(grid: tuple[int, int]) -> Iterator[Tile]:
+    for rows in spans(range(grid[0]), grid[0], TILE, HALO):
+        for columns in spans(range(grid[1]), grid[1], TILE, HALO):
+            yield Tile(rows, columns)
+
+
+def error_map(model: UnifiedLatentModel, pixels: np.ndarray, known: Tensor, quality: int, tile: Tile) -> Tensor:
+    """Weighted squared error, in bits, of what a tile's latent [1, C, h, w] decodes to: [H, W] as far as the picture
+    goes."""
+    part = pixels[in_pixels(tile.rows.outer), in_pixels(tile.columns.outer)]
     height, width = part.shape[:2]
-    y = latent.y_16.reshape(*grid, -1)[rows.outer, columns.outer]
-    x = padded(to_tensor(part).to(y.device))
-    at_64 = [slice(span.outer.start // 4, -(-span.outer.stop // 4)) for span in (rows, columns)]
-    hyper = latent.hyper_16.reshape(*hyper_grid(grid), -1)[at_64[0], at_64[1]]
-    known, hyper_known = (unflattened(z.flatten(0, 1), (z.shape[0], z.shape[1])) for z in (y, hyper))
-    q = torch.tensor([quality / 100], device=latent.y_16.device)
-    with torch.enable_grad(), autocast(y.device):
-        known.requires_grad_(True)
-        mean = model.decoder.trunk(known, q)[1].clamp(0, 1)
-        shown = mean.mean(1, keepdim=True) if pixels.ndim == 2 else mean
-        squared_error = (x - shown)[0, :, :height, :width].square().mean(0)
-        error = model.config.lagrangian(quality / 100) * 255**2 * squared_error
-        prediction = reveal_predictions(
-            model, known, q, model.hyper_decoder(hyper_known, q, (known.shape[2], known.shape[3]))
-        )
-        bits = unit_bin_bits(known.detach() - prediction.mean, prediction.log_scale)
-        (gradient,) = torch.autograd.grad(bits.sum() + error.sum(), known)
-    inner = error.detach()[in_pixels(rows.within), in_pixels(columns.within)]
-    return Slope(float(inner.sum()), gradient[0, :, rows.within, columns.within])
+    x = padded(to_tensor(part).to(known.device))
+    mean = model.decoder.trunk(known, torch.tensor([quality / 100], device=known.device))[1].clamp(0, 1)
+    shown = mean.mean(1, keepdim=True) if pixels.ndim == 2 else mean
+    squared_error = (x - shown)[0, :, :height, :width].square().mean(0)
+    weighted: Tensor = model.config.lagrangian(quality / 100) * 255**2 * squared_error
+    return weighted
