@@ -23,19 +23,22 @@ from ulcodec.train.stage1 import VALIDATION_QUALITIES, Stage1Settings, validatio
 
 CROP_PX, MIN_SIDE_PX = 128, 256
 
+CONFIG = replace(TINY, latent_channels=128)
+"""Narrow networks, but a latent that does not by itself limit the quality."""
+
 
 @dataclass(frozen=True)
 class Trial:
     """A run of the configuration with some settings; `images`: how many times as many crops."""
 
-    config: ModelConfig = TINY
+    config: ModelConfig = CONFIG
     settings: dict[str, Any] = field(default_factory=dict)
     images: float = 1.0
 
 
 def channel_slices(steps: str) -> ModelConfig:
-    """TINY whose channel groups have a step each, the same everywhere."""
-    return replace(TINY, reveal=tuple(step * N_PHASES for step in steps))
+    """Channel groups that have a step each, the same everywhere."""
+    return replace(CONFIG, reveal=tuple(step * N_PHASES for step in steps))
 
 
 def weights(**values: Any) -> dict[str, Any]:
@@ -45,12 +48,12 @@ def weights(**values: Any) -> dict[str, Any]:
 TRIALS: dict[str, Trial] = {
     "as it is": Trial(),
     "another seed": Trial(settings={"seed": 1}),
-    "reveal: four equal steps": Trial(replace(TINY, reveal=spread_reveal("11223344"))),
-    "reveal: three steps, 1/8 3/8 1/2": Trial(replace(TINY, reveal=spread_reveal("12224444"))),
-    "reveal: two halves": Trial(replace(TINY, reveal=spread_reveal("11114444"))),
+    "reveal: four equal steps": Trial(replace(CONFIG, reveal=spread_reveal("11223344"))),
+    "reveal: three steps, 1/8 3/8 1/2": Trial(replace(CONFIG, reveal=spread_reveal("12224444"))),
+    "reveal: two halves": Trial(replace(CONFIG, reveal=spread_reveal("11114444"))),
     "reveal: every 16th channel, doubling": Trial(channel_slices("1122333344444444")),
-    "half the latent channels": Trial(replace(TINY, latent_channels=TINY.latent_channels // 2)),
-    "twice the latent channels": Trial(replace(TINY, latent_channels=2 * TINY.latent_channels)),
+    "half the latent channels": Trial(replace(CONFIG, latent_channels=CONFIG.latent_channels // 2)),
+    "twice the latent channels": Trial(replace(CONFIG, latent_channels=2 * CONFIG.latent_channels)),
     "no continuous bound": Trial(settings=weights(continuous_share=0.0)),
     "four times its share": Trial(settings=weights(continuous_share=0.2)),
     "half the learning rate": Trial(settings={"learning_rate": 3e-4}),
@@ -92,12 +95,28 @@ def main(arguments: Sequence[str]) -> None:
         progress(name, last=True)
         row = scores_of(name, trial, training, held_out, options.images)
         anchor = rows[0] if rows else row
-        row["bits_percent"] = bd_rate_percent(anchor["bpp"], anchor["psnr_db"], row["bpp"], row["psnr_db"])
+        row["bits_percent"] = bits_percent(anchor, row)
+        row["loss_percent"] = 100 * (row["loss"] / anchor["loss"] - 1)
         rows.append(row)
         write_text(options.output, to_json({"run": run_record(["python", "-m", "benchmarks.recipe", *arguments]),
                                             "n_images": options.images, "rows": rows}))  # fmt: skip
-    cells = [[row["trial"], f"{row['bits_percent']:+.1f} %", f"{row['seconds']:.0f} s"] for row in rows]
-    print(text_table(["trial", "bits at equal PSNR", "training"], cells))
+    cells = [
+        [row["trial"], *(percent(row[f"{measure}_percent"]) for measure in ("loss", "bits")), f"{row['seconds']:.0f} s"]
+        for row in rows
+    ]
+    print(text_table(["trial", "loss", "bits at equal PSNR", "training"], cells))
+
+
+def bits_percent(anchor: dict[str, Any], row: dict[str, Any]) -> float | None:
+    """BD-rate, None where no PSNR is reached by both."""
+    try:
+        return bd_rate_percent(anchor["bpp"], anchor["psnr_db"], row["bpp"], row["psnr_db"])
+    except ValueError:
+        return None
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.1f} %"
 
 
 if __name__ == "__main__":
