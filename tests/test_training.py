@@ -25,12 +25,22 @@ from ulcodec.data import load_pictures
 from ulcodec.errors import DeviceError, ModelError, TrainingError
 from ulcodec.evaluation import middle, read_pictures
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
-from ulcodec.model.presets import build_model, preset
+from ulcodec.model.config import TINY
+from ulcodec.model.presets import PRESETS, build_model, preset
+from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.train import loop
 from ulcodec.train.export import export_model
 from ulcodec.train.loop import LossGuard
-from ulcodec.train.objective import OBJECTIVES, Metrics
-from ulcodec.train.stage1 import SLOW_PARAMETERS, Stage1Settings, resume_stage1, train_stage1, validation_scores
+from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings, codec_loss
+from ulcodec.train.stage1 import (
+    DEPTHS,
+    SLOW_PARAMETERS,
+    Stage1Settings,
+    load_initial_weights,
+    resume_stage1,
+    train_stage1,
+    validation_scores,
+)
 from ulcodec_cli.main import app
 
 N_IMAGES = 160
@@ -383,6 +393,31 @@ def test_run_that_starts_from_a_model(
         train_stage1(
             dataclasses.replace(settings, config="paper_tiny", objective="ul", out=settings.out.with_name("other"))
         )
+
+
+def test_a_deeper_model_starts_as_the_one_it_grows_from(
+    settings: Stage1Settings, tiny_model: UnifiedLatentModel, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deeper = dataclasses.replace(TINY, name="deeper", **{depth: getattr(TINY, depth) + 1 for depth in DEPTHS})
+    monkeypatch.setitem(PRESETS, "deeper", deeper)
+    grown = build_model(deeper)
+    load_initial_weights(grown, tiny_model_dir, json.loads(json.dumps(deeper.to_json())))
+    x, quality = torch.rand(2, 3, 32, 48), torch.tensor([0.2, 0.7])
+    losses = [
+        codec_loss(model, x, quality, ObjectiveSettings(), torch.Generator().manual_seed(0))[0]
+        for model in (tiny_model, grown)
+    ]
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
+    train_stage1(dataclasses.replace(settings, config="deeper", init=tiny_model_dir, n_images=2 * BATCH_SIZE))
+    trained = read_tensors(settings.out / "checkpoint", "model")
+    new = [
+        weight for name, weight in trained.items() if ".expand.weight" in name and name not in tiny_model.state_dict()
+    ]
+    assert len(new) == len(DEPTHS)
+    assert all(weight.any() for weight in new), "the new blocks learn"
+    export_model(settings.out, settings.out / "model")
+    with pytest.raises(TrainingError, match="holds another model configuration"):  # and not the other way
+        train_stage1(dataclasses.replace(settings, init=settings.out / "model", out=settings.out.with_name("other")))
 
 
 def test_linear_transforms_learn_slowly(settings: Stage1Settings) -> None:

@@ -15,12 +15,16 @@ from ulcodec.errors import TrainingError
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.presets import build_model, preset
+from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.sources import Source, as_source
 from ulcodec.train.loop import Loop, LoopSettings, rewind
 from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings
 from ulcodec.train.workers import Workers, begin
 
 VALIDATION_QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+DEPTHS = ("encoder_blocks_8", "encoder_blocks_16", "decoder_blocks_16", "decoder_blocks_8", "prior_blocks")
+"""Fields of a codec's configuration that may grow when a run starts from another model."""
 
 SLOW_PARAMETERS = (
     ("hyper_encoder.head.weight", 1.0),
@@ -51,10 +55,9 @@ learned. At the full rate their noise costs 0.4 dB and keeps the networks behind
 class Stage1Settings:
     """What `ulcodec train stage1` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
 
-    `init`: a model directory whose weights the run starts from. `decay_share`: over how much of the run the rate falls
-    to zero at its end. `threads`: 0 leaves torch's own choice.
-    `shards_in_memory`: 0 holds all pictures; otherwise so many shards, one of which is replaced after every
-    `crops_per_shard` crops.
+    `init`: a model directory whose weights the run starts from, of as many blocks or fewer. `decay_share`: over how
+    much of the run the rate falls to zero at its end. `threads`: 0 leaves torch's own choice. `shards_in_memory`: 0
+    holds all pictures; otherwise so many shards, one of which is replaced after every `crops_per_shard` crops.
     """
 
     data: tuple[Source, ...]
@@ -268,7 +271,24 @@ def resume_stage1(
 
 
 def load_initial_weights(model: nn.Module, directory: Path, config: dict[str, Any]) -> None:
-    """Start from the weights of a model directory of the same configuration."""
-    if read_document(directory, "config").get("model") != config:
+    """Start from a model directory of the same configuration, or of a codec with fewer blocks.
+
+    Blocks that it lacks come last in their network and start at nothing, so that the deeper codec begins as the other
+    (Net2DeeperNet, Chen et al. 2016, arXiv 1511.05641). Raises TrainingError for any other configuration.
+    """
+    found = read_document(directory, "config").get("model")
+    grows = isinstance(model, UnifiedLatentModel) and isinstance(found, dict) and is_shallower(found, config)
+    if found != config and not grows:
         raise TrainingError(f"{directory} holds another model configuration")
-    load_weights(model, read_tensors(directory, "weights"))
+    stored = read_tensors(directory, "weights")
+    added = {name: weight for name, weight in model.state_dict().items() if grows and name not in stored}
+    silent = {name: torch.zeros_like(weight) for name, weight in added.items() if ".expand." in name}
+    load_weights(model, added | silent | stored)
+
+
+def is_shallower(found: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether two codecs' configurations differ in no more than name and depth, the first having no more blocks."""
+    if found.keys() != config.keys():
+        return False
+    same = all(found[key] == value for key, value in config.items() if key not in ("name", *DEPTHS))
+    return same and all(found[key] <= config[key] for key in DEPTHS)
