@@ -72,7 +72,7 @@ def refine(
 
 
 def damping(step: int) -> float:
-    return 0.5 / (1 + step / 8)
+    return 0.25 / (1 + step / 8)
 
 
 def slope(
