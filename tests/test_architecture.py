@@ -31,7 +31,7 @@ LAYERS = [
     ("latent_coding", "data", "store", "arrays"),
     ("refinement", "realism"),
     ("codec", "train"),
-    ("evaluation", "calibration", "sampling", "bench", "rate_control", "pillow"),
+    ("evaluation", "calibration", "sampling", "batch", "bench", "rate_control", "pillow"),
 ]
 WITHOUT_TORCH = (
     "errors",
