@@ -65,7 +65,10 @@ def encode(
         int | None, typer.Option(min=0, max=100, help="Of the alpha channel. Default: kept exactly.")
     ] = None,
     effort: Annotated[
-        int, typer.Option("--effort", min=1, max=9, help="1 at once; more looks longer for a smaller file, 9 longest.")
+        int,
+        typer.Option(
+            "--effort", min=1, max=9, help="1 at once; more looks longer for fewer bits at equal error, 9 longest."
+        ),
     ] = 1,
     strip: Annotated[bool, typer.Option("--strip", help="Leave EXIF and XMP out.")] = False,
     keep_orientation: Annotated[

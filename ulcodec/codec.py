@@ -97,7 +97,7 @@ class Codec:
         `image`: a path, a PIL image, a NumPy array uint8 or uint16 [H, W], [H, W, 3], or with straight alpha [H, W, 2]
         or [H, W, 4], or a torch tensor with channels first, uint8 or float in [0, 1]. `quality`: 0 (smallest file) to
         100. `alpha_quality`: that of the alpha channel, None to keep it exactly. `strip`: leave EXIF and XMP out.
-        `effort`: 1 (at once) to 9 (smallest file of this quality): how long to look for a better latent, see
+        `effort`: 1 (at once) to 9 (fewest bits at equal error): how long to look for a better latent, see
         `ulcodec.refinement`. Raises ImageError for what is not a picture, ValueError for a quality or an effort out of
         range.
         """
