@@ -15,8 +15,12 @@ WINDOW_PIXELS = 2**22
 """Of many pictures, so much is read before it is coded together."""
 
 
+FAILURES = (UlcError, OSError, MemoryError)
+"""What costs one file and not the run."""
+
+
 class Job(NamedTuple):
-    """What was read from `source`, on its way to `target`; `n_pixels` of it."""
+    """What was read from `source`, on its way to `target`; `n_pixels` of it, a window's for one that goes alone."""
 
     source: Path
     target: Path
@@ -84,35 +88,35 @@ def run_plan(plan: Plan, read: Read, finish: Finish, *, force: bool, json: bool)
     done: list[dict[str, Any]] = []
     waiting: list[Job] = []
 
-    def finish_waiting() -> None:
+    def finish_all(jobs: Sequence[Job]) -> None:
         """Together, or where that fails each by itself, so that one does not cost the others."""
         try:
-            done.extend(finish(waiting))
+            done.extend(finish(jobs))
         except FAILURES as error:
-            if len(waiting) == 1:
-                failed.append((waiting[0].source, failure(error, waiting[0].source)))
-            for job in waiting if len(waiting) > 1 else ():
-                try:
-                    done.extend(finish([job]))
-                except FAILURES as own_error:
-                    failed.append((job.source, failure(own_error, job.source)))
-        waiting.clear()
+            if len(jobs) == 1:
+                failed.append((jobs[0].source, failure(error, jobs[0].source)))
+                return
+            for job in jobs:
+                finish_all([job])
 
-    n_skipped, started = 0, time.perf_counter()
+    n_skipped, n_waiting_pixels, started = 0, 0, time.perf_counter()
     with typer.progressbar(plan.pairs, file=sys.stderr, item_show_func=shown_name) as pairs:
         for source, target in pairs:
-            if is_up_to_date(source, target) and not force:
-                n_skipped += 1
-                continue
             try:
+                if is_up_to_date(source, target) and not force:
+                    n_skipped += 1
+                    continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 waiting.append(Job(source, output_path(source, target, "", force), *read(source)))
             except FAILURES as error:
                 failed.append((source, failure(error, source)))
-            if sum(job.n_pixels for job in waiting) >= WINDOW_PIXELS:
-                finish_waiting()
+                continue
+            n_waiting_pixels += waiting[-1].n_pixels
+            if n_waiting_pixels >= WINDOW_PIXELS:
+                finish_all(waiting)
+                waiting, n_waiting_pixels = [], 0
         if waiting:
-            finish_waiting()
+            finish_all(waiting)
     for result in done if json else ():
         report(result, json)
     for source, message in failed:
@@ -131,9 +135,6 @@ def run_plan(plan: Plan, read: Read, finish: Finish, *, force: bool, json: bool)
         sizes = f"{summary['source_bytes']:,} to {summary['output_bytes']:,} bytes in {summary['seconds']:.1f} s"
         typer.echo(f"{len(done)} done, {n_skipped} up to date, {len(failed)} failed; {sizes}")
     raise typer.Exit(1 if failed else 0)
-
-
-FAILURES = (UlcError, OSError, MemoryError)
 
 
 def failure(error: Exception, source: Path) -> str:

@@ -73,6 +73,7 @@ def decode(
     if depth not in (None, 8, 16):
         raise typer.BadParameter("--depth is 8 or 16")
     part = None if crop is None else parse_crop(crop)
+    alone = thumbnail or part is not None or realism > 0 or fraction < 1
     if thumbnail and (part or realism or recover or fraction < 1):
         raise typer.BadParameter("--thumbnail takes neither --crop, --fraction, --realism nor --recover")
     if recover and (part or realism or fraction < 1):
@@ -94,8 +95,9 @@ def decode(
     def read(source: Path) -> tuple[bytes, int]:
         data = read_file(source)
         if recover:
-            return data, WINDOW_PIXELS  # of unknown size: alone
-        return data, Container.from_bytes(data, max_pixels=max_pixels).n_pixels  # told before the model loads
+            return data, WINDOW_PIXELS
+        n_pixels = Container.from_bytes(data, max_pixels=max_pixels).n_pixels  # damage is told before the model loads
+        return data, WINDOW_PIXELS if alone else n_pixels
 
     def decoded(codec: "Codec", files: list[bytes]) -> "list[Recovery]":
         from ulcodec.batch import decode_batch
@@ -105,7 +107,7 @@ def decode(
             return [codec.recover(data, max_pixels=max_pixels) for data in files]
         if thumbnail:
             pictures = [codec.thumbnail(data, max_pixels=max_pixels) for data in files]
-        elif part or realism or fraction < 1:
+        elif alone:
             options: dict[str, Any] = {"fraction": fraction, "crop": part, "realism": drawing}
             pictures = [codec.decode_picture(data, max_pixels=max_pixels, **options) for data in files]
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ulcodec.container import MAX_PIXELS
-from ulcodec_cli.batch import Job, make_plan, run_plan
+from ulcodec_cli.batch import WINDOW_PIXELS, Job, make_plan, run_plan
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
     Device,
@@ -88,6 +88,8 @@ def encode(
     if len(given := [name for name, value in wanted.items() if value is not None]) > 1:
         raise typer.BadParameter(f"{' and '.join(given)} exclude each other")
     target_bytes = None if target_size is None else parse_bytes(target_size)
+    targeted = bool(given) and quality is None
+    slow = targeted or effort > 1  # then each is written as soon as it is coded
 
     from PIL import Image
 
@@ -103,17 +105,14 @@ def encode(
         return load_codec(model, device, threads)
 
     def code(pictures: "Sequence[Picture]") -> list[bytes]:
-        options: dict[str, Any] = {"alpha_quality": alpha_quality, "strip": strip}
-        fixed = DEFAULT_QUALITY if quality is None else quality
-        codec, targeted = loaded(), bool(given) and quality is None
-        if not targeted and effort == 1:
-            from ulcodec.batch import encode_batch
+        options: dict[str, Any] = {"alpha_quality": alpha_quality, "strip": strip, "effort": effort}
+        if targeted:
+            return [to_target(loaded(), picture, options) for picture in pictures]
 
-            return encode_batch(codec, pictures, quality=fixed, max_pixels=max_pixels, **options)
-        options["effort"] = effort
-        if not targeted:
-            return [codec.encode(picture, quality=fixed, max_pixels=max_pixels, **options) for picture in pictures]
-        return [to_target(codec, picture, options) for picture in pictures]
+        from ulcodec.batch import encode_batch
+
+        fixed = DEFAULT_QUALITY if quality is None else quality
+        return encode_batch(loaded(), pictures, quality=fixed, max_pixels=max_pixels, **options)
 
     def to_target(codec: "Codec", picture: "Picture", options: dict[str, Any]) -> bytes:
         from ulcodec.rate_control import encode_to_quality, encode_to_size
@@ -130,7 +129,8 @@ def encode(
 
         original = read_file(source)
         picture = load_image(original, max_pixels=max_pixels, upright=not keep_orientation)
-        return (picture, len(original)), picture.pixels.shape[0] * picture.pixels.shape[1]
+        n_pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
+        return (picture, len(original)), WINDOW_PIXELS if slow else n_pixels
 
     def finish(jobs: Sequence[Job]) -> list[dict[str, Any]]:
         loaded()

@@ -32,6 +32,8 @@ def files(tiny_codec: Codec, pictures: list[Picture]) -> list[bytes]:
 
 def test_files_are_those_of_single_pictures(tiny_codec: Codec, pictures: list[Picture], files: list[bytes]) -> None:
     assert files == [tiny_codec.encode(picture, quality=40) for picture in pictures]
+    refined = encode_batch(tiny_codec, pictures[:2], quality=40, effort=2)
+    assert refined == [tiny_codec.encode(picture, quality=40, effort=2) for picture in pictures[:2]]
 
 
 def test_pictures_are_those_of_single_files(tiny_codec: Codec, files: list[bytes]) -> None:

@@ -34,11 +34,17 @@ def encode_batch(
     quality: int = 50,
     alpha_quality: int | None = None,
     strip: bool = False,
+    effort: int = 1,
     max_pixels: int = MAX_PIXELS,
 ) -> list[bytes]:
-    """The files of several pictures, of any sizes. Parameters and errors as in `Codec.encode`, at effort 1."""
+    """The files of several pictures, of any sizes. Parameters and errors as in `Codec.encode`.
+
+    Above effort 1 a picture is refined and coded by itself.
+    """
     checked_quality(quality)
-    encodings = [Encoding(codec, as_picture(image, max_pixels), alpha_quality, strip) for image in images]
+    encodings = [Encoding(codec, as_picture(image, max_pixels), alpha_quality, strip, effort) for image in images]
+    if effort > 1:
+        return [encoding.code(quality) for encoding in encodings]
     files = [b""] * len(encodings)
     for indices in together(codec, [(encoding.grid,) for encoding in encodings]):
         latents = codec.analyse_batch([encodings[index].pixels for index in indices], quality)
