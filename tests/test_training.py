@@ -169,6 +169,16 @@ def test_resumed_run_equals_the_unbroken_one(
     assert_same_state(settings.out, finished_run)
 
 
+def test_resumed_run_of_another_optimiser(settings: Stage1Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(settings, optimizer="soap")
+    unbroken = train_stage1(replace(settings, out=settings.out.parent / "unbroken"))
+    stop_half_way(settings, monkeypatch)
+    with pytest.raises(TrainingError, match="state of the optimiser soap, not adamw"):
+        train_stage1(replace(settings, optimizer="adamw"))
+    train_stage1(settings)
+    assert_same_state(settings.out, unbroken)
+
+
 def test_training_on_streamed_shards(photographs: Path, tmp_path: Path) -> None:
     for number in range(3):
         with tarfile.open(tmp_path / f"{number}.tar", "w") as shard:
@@ -286,6 +296,7 @@ def test_another_configuration_does_not_resume(settings: Stage1Settings, monkeyp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"optimizer": "sgd"}, "unknown optimiser 'sgd'; known: adamw, soap"),
         ({"objective": "gan"}, "unknown objective 'gan'; known: codec, ul"),
         ({"config": "paper_tiny"}, "writes no files: train it with the objective ul"),
         ({"n_images": None}, "give the run a length"),

@@ -97,7 +97,10 @@ SMALL = ModelConfig(
     prior_width=256, prior_blocks=5, hyper_width=128, denoiser_width=96, denoiser_blocks=4,
 )  # fmt: skip
 
-MEDIUM = replace(SMALL, name="medium", encoder_blocks_16=8, decoder_blocks_16=10, prior_blocks=8)
+MEDIUM = replace(
+    SMALL, name="medium", encoder_blocks_8=5, encoder_blocks_16=8, decoder_blocks_16=10, decoder_blocks_8=8,
+    prior_blocks=8,
+)  # fmt: skip
 """`small` with more blocks, for a run that starts from its weights."""
 
 BASE = ModelConfig(

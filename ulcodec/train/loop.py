@@ -22,11 +22,25 @@ from ulcodec.model.checkpoint import (
     recover_directory,
     write_directory,
 )
+from ulcodec.train.soap import Soap
 from ulcodec.train.workers import Workers, fill, whole
 
 Metrics = dict[str, Tensor]
 LossFunction = Callable[[int], tuple[Tensor, Metrics]]
 """Takes the number of images seen so far, which seeds everything random in the step; returns the loss and metrics."""
+
+Groups = list[dict[str, Any]]
+
+
+def adamw(groups: Groups) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+
+
+def soap(groups: Groups) -> torch.optim.Optimizer:
+    return Soap(groups, lr=0.0)
+
+
+OPTIMIZERS: dict[str, Callable[[Groups], torch.optim.Optimizer]] = {"adamw": adamw, "soap": soap}
 
 
 @dataclass(frozen=True)
@@ -35,8 +49,8 @@ class LoopSettings:
 
     The run ends at `minutes` of training time or at `n_images`, whichever is set; the rate falls to zero over the last
     `decay_share` of it. `explosion_factor`: a loss this many times its recent median stops the run.
-    `slow`: pairs of a parameter-name ending and the factor on its learning rate. `n_validations`: how often the EMA
-    weights are scored on the way, the last time at the end.
+    `slow`: pairs of a parameter-name ending and the factor on its learning rate. `optimizer`: a key of `OPTIMIZERS`.
+    `n_validations`: how often the EMA weights are scored on the way, the last time at the end.
     """
 
     minutes: float | None
@@ -51,6 +65,7 @@ class LoopSettings:
     log_seconds: float = 10.0
     explosion_factor: float = 20.0
     slow: tuple[tuple[str, float], ...] = ()
+    optimizer: str = "adamw"
     n_validations: int = 1
 
 
@@ -82,7 +97,7 @@ class Loop:
         self.ema = [weight.detach().clone() for weight in self.weights]
         self.device = self.weights[0].device
         groups = parameter_groups(dict(zip(self.names, self.weights, strict=True)), settings.slow)
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+        self.optimizer = OPTIMIZERS[settings.optimizer](groups)
         self.n_images = self.n_steps = 0
         self.seconds = 0.0
         self.decaying = False
@@ -118,11 +133,15 @@ class Loop:
             "n_steps": self.n_steps,
             "seconds": self.seconds,
             "decaying": self.decaying,
+            "optimizer": self.settings.optimizer,
         }
         write_directory(self.run_dir / name, state, {"config": self.config, "progress": progress})
 
     def resume(self) -> None:
-        """Continue from `RUN/checkpoint` if there is one. Raises TrainingError if its configuration is another."""
+        """Continue from `RUN/checkpoint` if there is one.
+
+        Raises TrainingError if its model's configuration or its optimiser is another.
+        """
         path = self.run_dir / "checkpoint"
         if self.workers.first:
             recover_directory(path)
@@ -131,11 +150,13 @@ class Loop:
             return
         if (model := read_document(path, "config").get("model")) != self.config["model"]:
             raise TrainingError(f"{path} holds another model configuration: {model}")
+        progress = read_document(path, "progress")
+        if (optimizer := progress.get("optimizer", "adamw")) != self.settings.optimizer:
+            raise TrainingError(f"{path} holds the state of the optimiser {optimizer}, not {self.settings.optimizer}")
         for group, targets in (("model", self.weights), ("ema", self.ema)):
             tensors = read_tensors(path, group)
             for name, target in zip(self.names, targets, strict=True):
                 fill(target, tensors[name])
-        progress = read_document(path, "progress")
         self.n_images, self.n_steps = int(progress["n_images"]), int(progress["n_steps"])
         self.seconds, self.decaying = float(progress["seconds"]), bool(progress["decaying"])
         if self.n_steps:
@@ -143,16 +164,17 @@ class Loop:
 
     @torch.no_grad()
     def load_moments(self, moments: dict[str, Tensor]) -> None:
-        """The optimiser's state, laid out in memory as the weights are: the fused step takes all of them element by
-        element."""
-        for name, weight in zip(self.names, self.weights, strict=True):
-            if f"step.{name}" not in moments:  # never had a gradient
-                continue
-            step = moments[f"step.{name}"]
-            self.optimizer.state[weight] = {
-                "step": step.to(self.device) if self.device.type == "cuda" else step,
-                **{key: fill(torch.empty_like(weight), moments[f"{key}.{name}"]) for key in ("exp_avg", "exp_avg_sq")},
-            }
+        """The optimiser's state. What is shaped as its weight is laid out in memory as that: the fused step takes all
+        of them element by element."""
+        weights = dict(zip(self.names, self.weights, strict=True))
+        for full_name, value in moments.items():
+            key, name = full_name.split(".", 1)
+            weight = weights[name]
+            if value.shape == weight.shape:
+                value = fill(torch.empty_like(weight), value)
+            elif key != "step" or self.settings.optimizer == "adamw":
+                value = value.to(self.device)
+            self.optimizer.state[weight][key] = value
 
     # One step
 

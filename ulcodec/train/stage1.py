@@ -17,7 +17,7 @@ from ulcodec.model.config import ModelConfig
 from ulcodec.model.presets import build_model, preset
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.sources import Source, as_source
-from ulcodec.train.loop import Loop, LoopSettings, rewind
+from ulcodec.train.loop import OPTIMIZERS, Loop, LoopSettings, rewind
 from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings
 from ulcodec.train.workers import Workers, begin
 
@@ -70,6 +70,7 @@ class Stage1Settings:
     crop_px: int = 256
     learning_rate: float = 6e-4
     decay_share: float = 0.2
+    optimizer: str = "adamw"
     seed: int = 0
     device: str = "auto"
     threads: int = 0
@@ -107,6 +108,7 @@ class Stage1Settings:
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             decay_share=self.decay_share,
+            optimizer=self.optimizer,
             slow=SLOW_PARAMETERS,
         )
 
@@ -114,6 +116,8 @@ class Stage1Settings:
         """Raises TrainingError or ModelError for settings that cannot run."""
         if self.objective not in OBJECTIVES:
             raise TrainingError(f"unknown objective {self.objective!r}; known: {', '.join(OBJECTIVES)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise TrainingError(f"unknown optimiser {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
         if self.objective == "codec" and not isinstance(preset(self.config), ModelConfig):
             raise TrainingError(f"configuration {self.config!r} writes no files: train it with the objective ul")
         if self.minutes is None and self.n_images is None:
