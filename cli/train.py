@@ -22,7 +22,7 @@ Data = Annotated[list[str], typer.Option(help="Folder of pictures or tar shards,
 def stage1(
     data: Data,
     out: Annotated[Path, typer.Option(help="Run directory; the same command resumes a run that stopped.")],
-    config: Annotated[str, typer.Option(help="Model configuration: tiny, small, medium, base or paper.")] = "small",
+    config: Annotated[str, typer.Option(help="Model configuration: tiny, small, base or paper.")] = "small",
     objective: Annotated[str, typer.Option(help="codec, or ul: the losses of the paper.")] = "codec",
     minutes: Annotated[float | None, typer.Option(help="Time budget.")] = None,
     images: Annotated[int | None, typer.Option(help="Length in images seen.")] = None,

@@ -1,7 +1,7 @@
 """Model configurations: flat, frozen, and saved beside the weights as JSON."""
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ulcodec.errors import ModelError
@@ -93,15 +93,9 @@ TINY = ModelConfig(
 
 SMALL = ModelConfig(
     name="small", latent_channels=256, hyper_channels=64, width_8=192, width_16=320,
-    encoder_blocks_8=3, encoder_blocks_16=4, decoder_blocks_16=5, decoder_blocks_8=4,
-    prior_width=256, prior_blocks=5, hyper_width=128, denoiser_width=96, denoiser_blocks=4,
+    encoder_blocks_8=5, encoder_blocks_16=8, decoder_blocks_16=10, decoder_blocks_8=8,
+    prior_width=256, prior_blocks=8, hyper_width=128, denoiser_width=96, denoiser_blocks=4,
 )  # fmt: skip
-
-MEDIUM = replace(
-    SMALL, name="medium", encoder_blocks_8=5, encoder_blocks_16=8, decoder_blocks_16=10, decoder_blocks_8=8,
-    prior_blocks=8,
-)  # fmt: skip
-"""`small` with more blocks, for a run that starts from its weights."""
 
 BASE = ModelConfig(
     name="base", latent_channels=256, hyper_channels=64, width_8=320, width_16=512,

@@ -1,11 +1,11 @@
 """Every named configuration, and the model that each builds."""
 
 from ulcodec.errors import ModelError
-from ulcodec.model.config import BASE, MEDIUM, SMALL, TINY, ModelConfig
+from ulcodec.model.config import BASE, SMALL, TINY, ModelConfig
 from ulcodec.model.paper import PAPER, PAPER_TINY, PaperConfig, PaperModel
 from ulcodec.model.unified import UnifiedLatentModel
 
-PRESETS: dict[str, ModelConfig | PaperConfig] = {c.name: c for c in (TINY, SMALL, MEDIUM, BASE, PAPER, PAPER_TINY)}
+PRESETS: dict[str, ModelConfig | PaperConfig] = {c.name: c for c in (TINY, SMALL, BASE, PAPER, PAPER_TINY)}
 
 
 def preset(name: str) -> ModelConfig | PaperConfig:
