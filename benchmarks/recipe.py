@@ -5,10 +5,13 @@ python -m benchmarks.recipe --data photos/ -o recipe.json
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.report import progress, write_text
 from benchmarks.short_runs import trained
@@ -16,7 +19,9 @@ from ulcodec.bench.machine import run_record
 from ulcodec.bench.tables import text_table, to_json
 from ulcodec.data import PictureSet, load_pictures
 from ulcodec.metrics import bd_rate_percent
+from ulcodec.model.blocks import conv
 from ulcodec.model.config import N_PHASES, TINY, ModelConfig, spread_reveal
+from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.sources import as_source
 from ulcodec.train.objective import ObjectiveSettings
 from ulcodec.train.stage1 import VALIDATION_QUALITIES, Stage1Settings, validation_scores
@@ -29,11 +34,55 @@ CONFIG = replace(TINY, latent_channels=128)
 
 @dataclass(frozen=True)
 class Trial:
-    """A run of the configuration with some settings; `images`: how many times as many crops."""
+    """A run of the configuration with some settings; `images`: how many times as many crops; `change` of the fresh
+    model."""
 
     config: ModelConfig = CONFIG
     settings: dict[str, Any] = field(default_factory=dict)
     images: float = 1.0
+    change: Callable[[UnifiedLatentModel], None] | None = None
+
+
+class PlainBlock(nn.Module):
+    """Residual block of two 3x3 kernels at full width: 18 C^2 multiplications a position."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.first, self.second = conv(width, width, 3), conv(width, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x + self.second(F.relu(self.first(x)))
+        return result
+
+
+class DepthwiseBlock(nn.Module):
+    """Residual block of a 5x5 kernel a channel and two 1x1 kernels with twice the width between: 4 C^2 and 25 C."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.spatial = nn.Conv2d(width, width, 5, padding=2, groups=width)
+        self.expand, self.reduce = conv(width, 2 * width), conv(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x + self.reduce(F.relu(self.expand(self.spatial(x))))
+        return result
+
+
+def with_blocks(block: Callable[[int], nn.Module]) -> Callable[[UnifiedLatentModel], None]:
+    """Other residual blocks in encoder and trunk."""
+
+    def change(model: UnifiedLatentModel) -> None:
+        for stack in (model.encoder.blocks_8, model.encoder.blocks_16, model.decoder.trunk.blocks_8,
+                      model.decoder.trunk.blocks_16):  # fmt: skip
+            for index, old in enumerate(stack):
+                stack[index] = block(old.expand.out_channels)
+
+    return change
+
+
+def without_hyper_latent(model: UnifiedLatentModel) -> None:
+    """Its gain is nothing, so that it rounds to zero."""
+    model.hyper_encoder.log_gain.requires_grad_(False).values.fill_(-20)
 
 
 def channel_slices(steps: str) -> ModelConfig:
@@ -52,10 +101,15 @@ TRIALS: dict[str, Trial] = {
     "reveal: three steps, 1/8 3/8 1/2": Trial(replace(CONFIG, reveal=spread_reveal("12224444"))),
     "reveal: two halves": Trial(replace(CONFIG, reveal=spread_reveal("11114444"))),
     "reveal: every 16th channel, doubling": Trial(channel_slices("1122333344444444")),
+    "no hyper-latent": Trial(change=without_hyper_latent),
+    "blocks of two 3x3 kernels": Trial(change=with_blocks(PlainBlock)),
+    "depthwise blocks": Trial(change=with_blocks(DepthwiseBlock)),
     "half the latent channels": Trial(replace(CONFIG, latent_channels=CONFIG.latent_channels // 2)),
     "twice the latent channels": Trial(replace(CONFIG, latent_channels=2 * CONFIG.latent_channels)),
     "no continuous bound": Trial(settings=weights(continuous_share=0.0)),
     "four times its share": Trial(settings=weights(continuous_share=0.2)),
+    "SOAP": Trial(settings={"optimizer": "soap"}),
+    "SOAP, twice the learning rate": Trial(settings={"optimizer": "soap", "learning_rate": 1.2e-3}),
     "half the learning rate": Trial(settings={"learning_rate": 3e-4}),
     "twice the learning rate": Trial(settings={"learning_rate": 1.2e-3}),
     "decay over half of the run": Trial(settings={"decay_share": 0.5}),
@@ -69,7 +123,7 @@ def scores_of(name: str, trial: Trial, training: PictureSet, held_out: PictureSe
     """Held-out scores of the trial's EMA weights, measured alike for all."""
     plain = Stage1Settings(data=(), out=Path(), config=TINY.name, crop_px=CROP_PX)
     settings = replace(plain, **{"n_images": int(images * trial.images), **trial.settings})
-    model, seconds = trained(trial.config, training, settings)
+    model, seconds = trained(trial.config, training, settings, trial.change)
     scores = validation_scores(model, held_out, plain)
     return {
         "trial": name,
@@ -85,15 +139,16 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recipe", description=description)
     parser.add_argument("--data", nargs="+", required=True, help="folders of pictures or tar shards, as for training")
     parser.add_argument("--images", type=int, default=16_000, help="crops that a run sees")
+    parser.add_argument("--only", nargs="+", choices=TRIALS, default=list(TRIALS), help="trials, the first the anchor")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     training, held_out = load_pictures(
         map(as_source, options.data), min_side_px=MIN_SIDE_PX, validation_share=Stage1Settings.validation_share
     )
     rows: list[dict[str, Any]] = []
-    for name, trial in TRIALS.items():
+    for name in options.only:
         progress(name, last=True)
-        row = scores_of(name, trial, training, held_out, options.images)
+        row = scores_of(name, TRIALS[name], training, held_out, options.images)
         anchor = rows[0] if rows else row
         row["bits_percent"] = bits_percent(anchor, row)
         row["loss_percent"] = 100 * (row["loss"] / anchor["loss"] - 1)
