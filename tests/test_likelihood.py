@@ -10,7 +10,7 @@ from ulcodec.codec import Codec
 from ulcodec.latent_coding import encode_latent
 from ulcodec.model.config import BASE, N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, ModelConfig
 from ulcodec.model.integer import MEAN_GRID
-from ulcodec.model.likelihood import chain_bits, lower_bound, restored_latent, reveal_predictions, unit_bin_bits
+from ulcodec.model.likelihood import chain_bits, coding_walk, lower_bound, reveal_predictions, unit_bin_bits
 from ulcodec.model.prior import Prediction
 from ulcodec.model.reveal import STEPS, known_log_snr, step_map
 from ulcodec.model.unified import UnifiedLatentModel
@@ -142,9 +142,27 @@ def test_restored_latents_are_those_of_files(tiny_codec: Codec, tiny_model: Unif
     expected = coded.latent.y_16.T.reshape(y.shape) / MEAN_GRID
     decoded_hyper = coded.latent.hyper_16.T.reshape(hyper.shape) / MEAN_GRID
     features = tiny_model.hyper_decoder(decoded_hyper, QUALITY, GRID)
-    restored = restored_latent(tiny_model, y.requires_grad_(True), QUALITY, features)
-    assert not restored.requires_grad
+    restored, _ = coding_walk(tiny_model, y, QUALITY, features)
     assert ((restored - expected).abs() < 0.3).float().mean() > 0.95
+
+
+def test_the_walk_predicts_from_what_it_restores(
+    tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]
+) -> None:
+    y, hyper = latents[0].requires_grad_(True), latents[1]
+    features = tiny_model.hyper_decoder(hyper, QUALITY, GRID)
+    restored, prediction = coding_walk(tiny_model, y, QUALITY, features)
+    expected = reveal_predictions(tiny_model, restored, QUALITY, features)
+    for walked, batched in zip(prediction, expected, strict=True):
+        torch.testing.assert_close(walked, batched, rtol=1e-4, atol=1e-4)
+    weights = torch.arange(y.numel()).view_as(y).sin()
+    gradients = []
+    for found in (prediction, expected):
+        gradients.append(torch.autograd.grad((weights * (found.mean + found.log_scale)).sum(), y, retain_graph=True)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+    assert gradients[0].abs().max() > 0.1
+    [passed] = torch.autograd.grad(restored.sum(), y)
+    torch.testing.assert_close(passed, torch.ones_like(passed))
 
 
 def test_chain_bits_add_up(tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]) -> None:

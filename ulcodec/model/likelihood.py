@@ -70,16 +70,28 @@ def quantised(y: Tensor, prediction: Prediction) -> Tensor:
     return zeroward(symbols, residual, saved) + prediction.mean
 
 
-@torch.no_grad()
-def restored_latent(model: UnifiedLatentModel, y: Tensor, quality: Tensor, hyper_features: Tensor) -> Tensor:
-    """What a file restores of y [B, C, h, w]: `quantised` step after step, each predicted from those before it."""
+def straight_through(value: Tensor, y: Tensor) -> Tensor:
+    """`value` with the gradient of y."""
+    return y + (value - y).detach()
+
+
+def coding_walk(
+    model: UnifiedLatentModel, y: Tensor, quality: Tensor, hyper_features: Tensor
+) -> tuple[Tensor, Prediction]:
+    """What a file restores of y [B, C, h, w], and what each element is coded under, [B, C, h, w] each.
+
+    Step after step: `quantised`, predicted from the steps before. What is restored has the gradient of y.
+    """
     steps = step_map(model.config, (y.shape[2], y.shape[3]), y.device)
-    restored = torch.zeros_like(y)
+    restored = mean = log_scale = torch.zeros_like(y)
     for step in STEPS:
         known = known_log_snr(steps, step, LATENT_LOG_SNR_0)
         prediction = model.prior(restored, known[None], quality, hyper_features)
-        restored = torch.where(steps == step, quantised(y, prediction), restored)
-    return restored
+        now = steps == step
+        restored = torch.where(now, straight_through(quantised(y, prediction), y), restored)
+        mean = torch.where(now, prediction.mean, mean)
+        log_scale = torch.where(now, prediction.log_scale, log_scale)
+    return restored, Prediction(mean, log_scale)
 
 
 def reveal_predictions(

@@ -11,7 +11,7 @@ from ulcodec.data import PictureSet, load_pictures
 from ulcodec.devices import autocast
 from ulcodec.errors import TrainingError
 from ulcodec.model.decoder import Denoiser
-from ulcodec.model.likelihood import restored_latent
+from ulcodec.model.likelihood import coding_walk
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
 from ulcodec.sources import Source, as_source
@@ -72,7 +72,7 @@ def decode_pictures(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tu
     y, z = model.encoder(x, quality)
     hyper = round_around(model.hyper_encoder(z, quality), model.hyper_decoder.predict(quality).mean)
     hyper_features = model.hyper_decoder(hyper, quality, (y.shape[2], y.shape[3]))
-    restored = restored_latent(model, y, quality, hyper_features)
+    restored, _ = coding_walk(model, y, quality, hyper_features)
     decoded: tuple[Tensor, Tensor] = model.decoder.trunk(restored, quality)
     return decoded
 

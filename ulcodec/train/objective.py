@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ulcodec.model.config import ModelConfig
-from ulcodec.model.likelihood import restored_latent, reveal_predictions, sum_per_picture, unit_bin_bits
+from ulcodec.model.likelihood import coding_walk, straight_through, sum_per_picture, unit_bin_bits
 from ulcodec.model.prior import Prediction
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import (
@@ -56,11 +56,6 @@ def uniform_noise(like: Tensor, generator: torch.Generator) -> Tensor:
 
 def normal_noise(like: Tensor, generator: torch.Generator) -> Tensor:
     return draw_rows(torch.randn, like.shape, generator)
-
-
-def straight_through(value: Tensor, y: Tensor) -> Tensor:
-    """`value` with the gradient of y."""
-    return y + (value - y).detach()
 
 
 def round_around(y: Tensor, mean: Tensor) -> Tensor:
@@ -151,12 +146,10 @@ def codec_loss(
         hyper + uniform_noise(hyper, generator) - hyper_prediction.mean, hyper_prediction.log_scale
     )
     hyper_features = model.hyper_decoder(round_around(hyper, hyper_prediction.mean), quality, (y.shape[2], y.shape[3]))
-    restored = restored_latent(model, y, quality, hyper_features)
-    known = straight_through(restored, y)
-    prediction = reveal_predictions(model, known, quality, hyper_features)
-    chain_bits = sum_per_picture(hyper_bits) + sum_per_picture(symbol_bits(restored, prediction))
+    restored, prediction = coding_walk(model, y, quality, hyper_features)
+    chain_bits = sum_per_picture(hyper_bits) + sum_per_picture(symbol_bits(restored.detach(), prediction))
     slope = sum_per_picture(noisy_bits(y, prediction, generator))
-    _, mean = model.decoder.trunk(known, quality)
+    _, mean = model.decoder.trunk(restored, quality)
     mse = (x - mean).square().flatten(1).mean(1)
     weight = lagrangians(model.config, quality)
     rate = chain_bits + slope - slope.detach()
