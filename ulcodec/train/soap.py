@@ -33,7 +33,7 @@ class Soap(torch.optim.Optimizer):
         self.betas, self.covariance_beta, self.interval, self.eps = betas, covariance_beta, interval, eps
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure that measures the loss again
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
@@ -42,13 +42,14 @@ class Soap(torch.optim.Optimizer):
     def update(self, weight: Tensor, lr: float) -> None:
         assert weight.grad is not None
         gradient, state = as_rows(weight.grad), self.state[weight]
+        own_sides = sides(gradient)
         if not state:
             state["step"] = torch.zeros(())
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
-            for side in sides(gradient):
+            for side in own_sides:
                 state[f"covariance_{side}"] = covariance(gradient, side)
                 state[f"basis_{side}"] = torch.eye(len(state[f"covariance_{side}"]), device=gradient.device)
-            if sides(gradient):
+            if own_sides:
                 return
         fast, slow = self.betas
         state["step"] += 1
@@ -58,10 +59,9 @@ class Soap(torch.optim.Optimizer):
         spread = (state["exp_avg_sq"] / (1 - slow**step)).sqrt_().add_(self.eps)
         change = from_eigenbases(to_eigenbases(state["exp_avg"], state) / spread, state)
         weight.sub_(as_kernel(change, weight), alpha=lr / (1 - fast**step))
-        for side in sides(gradient):
-            self.follow(
-                state, side, covariance(gradient, side), renew=step <= self.interval or step % self.interval == 0
-            )
+        renew = step <= self.interval or step % self.interval == 0
+        for side in own_sides:
+            self.follow(state, side, covariance(gradient, side), renew=renew)
 
     def follow(self, state: dict[str, Tensor], side: str, found: Tensor, *, renew: bool) -> None:
         """Update a side's covariance and, when it is time, its eigenbasis, strongest first."""
