@@ -32,6 +32,10 @@ CONFIG = replace(TINY, latent_channels=128)
 """Narrow networks, but a latent that does not by itself limit the quality."""
 
 
+LUMA_FIRST = tuple(2.28 * share for share in (6 / 8, 1 / 8, 1 / 8))
+"""White errors count as much as they do in RGB."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """A run of the configuration with some settings; `images`: how many times as many crops; `change` of the fresh
@@ -98,8 +102,9 @@ TRIALS: dict[str, Trial] = {
     "as it is": Trial(),
     "another seed": Trial(settings={"seed": 1}),
     "reveal: four equal steps": Trial(replace(CONFIG, reveal=spread_reveal("11223344"))),
-    "reveal: three steps, 1/8 3/8 1/2": Trial(replace(CONFIG, reveal=spread_reveal("12224444"))),
-    "reveal: two halves": Trial(replace(CONFIG, reveal=spread_reveal("11114444"))),
+    "reveal: three steps, 1/8 3/8 1/2": Trial(replace(CONFIG, reveal=spread_reveal("12223333"))),
+    "reveal: five steps, 1/8 1/8 1/8 1/8 1/2": Trial(replace(CONFIG, reveal=spread_reveal("12345555"))),
+    "reveal: two halves": Trial(replace(CONFIG, reveal=spread_reveal("11112222"))),
     "reveal: every 16th channel, doubling": Trial(channel_slices("1122333344444444")),
     "no hyper-latent": Trial(change=without_hyper_latent),
     "blocks of two 3x3 kernels": Trial(change=with_blocks(PlainBlock)),
@@ -108,6 +113,7 @@ TRIALS: dict[str, Trial] = {
     "twice the latent channels": Trial(replace(CONFIG, latent_channels=2 * CONFIG.latent_channels)),
     "no continuous bound": Trial(settings=weights(continuous_share=0.0)),
     "four times its share": Trial(settings=weights(continuous_share=0.2)),
+    "errors of luma, Cb, Cr by 6 : 1 : 1": Trial(settings=weights(ycbcr_weights=LUMA_FIRST)),
     "SOAP": Trial(settings={"optimizer": "soap"}),
     "SOAP, twice the learning rate": Trial(settings={"optimizer": "soap", "learning_rate": 1.2e-3}),
     "half the learning rate": Trial(settings={"learning_rate": 3e-4}),

@@ -186,7 +186,8 @@ def test_trade_off_report(photographs: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_recipe_report(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("as it is", "reveal: every 16th channel, doubling", "twice the learning rate", "no continuous bound",
-             "SOAP", "depthwise blocks", "blocks of two 3x3 kernels", "no hyper-latent")  # fmt: skip
+             "SOAP", "depthwise blocks", "blocks of two 3x3 kernels", "no hyper-latent",
+             "reveal: five steps, 1/8 1/8 1/8 1/8 1/2", "errors of luma, Cb, Cr by 6 : 1 : 1")  # fmt: skip
     monkeypatch.setattr(recipe, "CROP_PX", 64)
     monkeypatch.setattr(recipe, "MIN_SIDE_PX", 64)
     recipe.main(["--data", str(photographs), "--images", "64", "-o", str(tmp_path / "recipe.json"), "--only", *names])

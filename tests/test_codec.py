@@ -27,6 +27,9 @@ from ulcodec.errors import (
 )
 from ulcodec.images import Picture, load_image
 from ulcodec.latent_coding import decode_latent, encode_latent, step_positions
+from ulcodec.model.config import TINY, spread_reveal
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store import save_model
 
 SIZES = [(1, 1), (7, 1), (17, 5), (64, 64), (96, 80)]
 """Width, height."""
@@ -46,6 +49,22 @@ def coded(tiny_codec: Codec, picture: np.ndarray) -> bytes:
 
 def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b.astype(float)) ** 2)))
+
+
+def test_fewer_reveal_steps(picture: np.ndarray, tmp_path: Path) -> None:
+    model = UnifiedLatentModel(dataclasses.replace(TINY, reveal=spread_reveal("11112233")))
+    save_model(tmp_path / "three", "three", model, {})
+    codec = ulcodec.load(tmp_path / "three", device="cpu")
+    data = codec.encode(picture, quality=60)
+    assert len(Container.from_bytes(data).segments) == 4
+    assert psnr_db(picture, codec.decode_array(data)) > 25
+
+
+def test_more_reveal_steps_than_segments_are_refused(tmp_path: Path) -> None:
+    model = UnifiedLatentModel(dataclasses.replace(TINY, reveal=spread_reveal("12345555")))
+    with pytest.raises(ModelError, match="a file holds 4 reveal steps, and the model has 5"):
+        save_model(tmp_path / "five", "five", model, {})
+    assert not (tmp_path / "five").exists()
 
 
 @pytest.mark.parametrize("layout", ["RGB", "L"])

@@ -28,7 +28,7 @@ from ulcodec.model.integer import (
     shuffled,
 )
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
-from ulcodec.model.reveal import STEPS, known_log_snr, step_map
+from ulcodec.model.reveal import known_log_snr, step_map
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import LATENT_LOG_SNR_0
 
@@ -84,7 +84,10 @@ def walk(prior: IntegerPrior, latents: Latents, quality: int) -> list[CodingPara
     """Parameters of all elements in every reveal step."""
     steps = positions_of(step_map(TINY, GRID)[None])
     features = prior.hyper_features(latents.hyper_16, quality, GRID)
-    return [prior(torch.where(steps < step, latents.y_16, 0), steps < step, quality, features, GRID) for step in STEPS]
+    return [
+        prior(torch.where(steps < step, latents.y_16, 0), steps < step, quality, features, GRID)
+        for step in TINY.reveal_steps
+    ]
 
 
 def float_walk(model: UnifiedLatentModel, latents: Latents, quality: int) -> list[tuple[Tensor, Tensor]]:
@@ -94,7 +97,7 @@ def float_walk(model: UnifiedLatentModel, latents: Latents, quality: int) -> lis
     features = model.hyper_decoder(picture_of(latents.hyper_16, COARSE), q, GRID)
     y = picture_of(latents.y_16, GRID)
     predictions = []
-    for step in STEPS:
+    for step in TINY.reveal_steps:
         y_known = torch.where(steps < step, y, 0.0)
         mean, log_scale = model.prior(y_known, known_log_snr(steps, step, LATENT_LOG_SNR_0)[None], q, features)
         index = (log_scale - math.log(SCALE_MIN)) / LOG_SCALE_STEP
@@ -107,7 +110,9 @@ def test_integer_prior_follows_the_float_prior(
     tiny_model: UnifiedLatentModel, prior: IntegerPrior, latents: Latents, quality: int
 ) -> None:
     steps = positions_of(step_map(TINY, GRID)[None])
-    predictions = zip(STEPS, walk(prior, latents, quality), float_walk(tiny_model, latents, quality), strict=True)
+    predictions = zip(
+        TINY.reveal_steps, walk(prior, latents, quality), float_walk(tiny_model, latents, quality), strict=True
+    )
     for step, parameters, (mean, index) in predictions:
         coded = steps >= step
         mean_error = (parameters.mean_16 / MEAN_GRID - mean)[coded].abs()
@@ -171,7 +176,7 @@ def test_batches_and_tiles_change_nothing(tensors: dict[str, Tensor], prior: Int
         tiled = IntegerPrior(TINY, tensors, CPU, tile=tile)
         features = tiled.hyper_features(batch.hyper_16, 37, GRID)
         alone = zip(walk(prior, latents, 37), walk(prior, other, 37), strict=True)
-        for step, expected in zip(STEPS, alone, strict=True):
+        for step, expected in zip(TINY.reveal_steps, alone, strict=True):
             found = tiled(torch.where(steps < step, batch.y_16, 0), steps < step, 37, features, GRID)
             for ours, theirs in zip(found, zip(*expected, strict=True), strict=True):
                 assert torch.equal(ours, torch.cat(theirs))

@@ -12,7 +12,7 @@ from ulcodec.model.config import BASE, N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, 
 from ulcodec.model.integer import MEAN_GRID
 from ulcodec.model.likelihood import chain_bits, coding_walk, lower_bound, reveal_predictions, unit_bin_bits
 from ulcodec.model.prior import Prediction
-from ulcodec.model.reveal import STEPS, known_log_snr, step_map
+from ulcodec.model.reveal import known_log_snr, step_map
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import LATENT_LOG_SNR_0
 
@@ -57,7 +57,7 @@ def test_lower_bound_lets_only_raising_gradients_pass() -> None:
 def test_every_element_is_revealed_once_in_doubling_shares(config: ModelConfig) -> None:
     steps = step_map(config, (4, 8))
     assert steps.shape == (config.latent_channels, 4, 8)
-    shares = [(steps == step).float().mean().item() for step in STEPS]
+    shares = [(steps == step).float().mean().item() for step in config.reveal_steps]
     assert shares == [1 / 8, 1 / 8, 1 / 4, 1 / 2]
 
 
@@ -84,7 +84,7 @@ def step_by_step(model: UnifiedLatentModel, y: Tensor, features: Tensor) -> Pred
     steps = step_map(model.config, GRID)
     mean, log_scale = torch.zeros_like(y), torch.zeros_like(y)
     revealed = torch.zeros_like(y)
-    for step in STEPS:
+    for step in model.config.reveal_steps:
         now = (steps == step)[None]
         prediction = model.prior(revealed, known_log_snr(steps, step, LATENT_LOG_SNR_0)[None], QUALITY, features)
         mean[now], log_scale[now] = prediction.mean[now], prediction.log_scale[now]
@@ -108,7 +108,7 @@ def test_predictions_depend_on_earlier_elements_only(
     y, hyper = latents
     steps = step_map(TINY, GRID)
     features = tiny_model.hyper_decoder(hyper, QUALITY, GRID)
-    places = [(steps == step).nonzero()[number] for step, number in product(STEPS, (0, 17, -1))]
+    places = [(steps == step).nonzero()[number] for step, number in product(TINY.reveal_steps, (0, 17, -1))]
     changed = y.repeat(len(places), 1, 1, 1)
     for index, place in enumerate(places):
         changed[(index, *place.tolist())] += 20
@@ -119,8 +119,8 @@ def test_predictions_depend_on_earlier_elements_only(
     for place, difference in zip(places, differs, strict=True):
         step = int(steps[tuple(place.tolist())])
         assert not difference[steps <= step].any()
-        assert difference[steps > step].any() == (step < max(STEPS))
-        if step < max(STEPS):
+        assert difference[steps > step].any() == (step < max(TINY.reveal_steps))
+        if step < max(TINY.reveal_steps):
             reached = difference.any(dim=(1, 2))
             assert reached.sum() > 1, "the change must reach other channels"
 

@@ -21,6 +21,7 @@ from ulcodec.train.objective import (
     stratified_times,
     symbol_bits,
     terminal_kl_nats,
+    ycbcr_distortion,
 )
 from ulcodec.train.workers import Workers
 
@@ -162,6 +163,17 @@ def test_lagrangians_are_log_linear() -> None:
     expected = [TINY.lagrangian(q) for q in quality.tolist()]
     assert lagrangians(TINY, quality).tolist() == pytest.approx(expected, rel=1e-5)
     assert expected == pytest.approx([0.001, math.sqrt(0.001 * 0.12), 0.12])
+
+
+def test_colour_errors_are_weighed() -> None:
+    grey = torch.full((1, 3, 4, 4), 0.5)
+    orange_against_blue = torch.tensor([1.0, 0.0, -0.299 / 0.114])[None, :, None, None].expand(1, 3, 4, 4)
+    assert ycbcr_distortion(grey, (1.0, 0.0, 0.0)).item() == pytest.approx(0.25)
+    assert ycbcr_distortion(grey, (0.0, 1.0, 1.0)).item() == pytest.approx(0, abs=1e-6)
+    assert ycbcr_distortion(orange_against_blue, (1.0, 0.0, 0.0)).item() == pytest.approx(0, abs=1e-6)
+    noise = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    parts = [ycbcr_distortion(noise, weights) for weights in ((2.0, 0.0, 0.0), (0.0, 3.0, 0.0), (0.0, 0.0, 0.5))]
+    torch.testing.assert_close(ycbcr_distortion(noise, (2.0, 3.0, 0.5)), sum(parts))
 
 
 @pytest.mark.parametrize("objective", ["codec", "ul"])

@@ -18,15 +18,18 @@ from torch import Tensor
 
 from ulcodec.container import N_SEGMENTS
 from ulcodec.entropy import FrequencyTables, SymbolDecoder, SymbolEncoder, decode_front
-from ulcodec.errors import ArithmeticMismatchError, CorruptDataError
+from ulcodec.errors import ArithmeticMismatchError, CorruptDataError, ModelError
 from ulcodec.memory import release
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.integer import MEAN_GRID, CodingParameters, IntegerPrior
 from ulcodec.model.likelihood import zeroward
-from ulcodec.model.reveal import STEPS, step_map
+from ulcodec.model.reveal import step_map
 
 MAX_SYMBOL = 2**19
 """Larger symbols are clamped by the encoder; the entropy coder's escape goes to 2^20."""
+
+FILE_STEPS = range(1, N_SEGMENTS + 1)
+"""A segment each, empty where the model has fewer reveal steps."""
 
 POSITIONS_AT_ONCE = 4096
 
@@ -41,10 +44,19 @@ class LatentCoder:
     prior: IntegerPrior
     tables: FrequencyTables
 
+    def __post_init__(self) -> None:
+        check_reveal_steps(self.prior.config)
+
     @cached_property
     def savings(self) -> Tensor:
         """Bits that a symbol of magnitude n costs more than n - 1, under each table: float64 [T, n]."""
         return zeroward_savings(self.tables).to(self.prior.device)
+
+
+def check_reveal_steps(config: ModelConfig) -> None:
+    """Raises ModelError if the model has more reveal steps than a file has segments."""
+    if len(config.reveal_steps) > N_SEGMENTS:
+        raise ModelError(f"a file holds {N_SEGMENTS} reveal steps, and the model has {len(config.reveal_steps)}")
 
 
 class DecodedLatent(NamedTuple):
@@ -178,7 +190,7 @@ def encode_latents(
     steps = step_positions(prior.config, grid, batch).to(y.device)
     y_16 = torch.zeros(y.shape, dtype=torch.int32, device=y.device)
     segments = []
-    for step in STEPS:
+    for step in FILE_STEPS:
         predicted = prior(y_16, steps < step, quality, features, grid)
         n_now, start = int(torch.count_nonzero(steps == step)), 0
         symbols, indices = np.empty(n_now, np.int32), np.empty(n_now, np.uint8)
@@ -216,7 +228,7 @@ def symbols_of(
     parameters = flattened(prior.hyper_parameters(quality, len(latent.hyper_16)))
     yield symbols_between(latent.hyper_16.flatten(), parameters), table_indices(parameters)
     features = prior.hyper_features(latent.hyper_16, quality, grid)
-    for step in STEPS:
+    for step in FILE_STEPS:
         known, now = steps < step, steps == step
         parameters = chosen(prior(latent.y_16 * known, known, quality, features, grid), now)
         yield symbols_between(latent.y_16[now], parameters), table_indices(parameters)

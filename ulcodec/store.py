@@ -11,7 +11,7 @@ from torch import Tensor
 from ulcodec.catalogue import model_directory
 from ulcodec.entropy import FrequencyTables, build_tables
 from ulcodec.errors import ModelError
-from ulcodec.latent_coding import LatentCoder
+from ulcodec.latent_coding import LatentCoder, check_reveal_steps
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, write_directory
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.integer import IntegerPrior, fingerprint, integer_tensors
@@ -73,8 +73,10 @@ def open_model(model: str | Path) -> StoredModel:
 def save_model(directory: Path, name: str, model: UnifiedLatentModel, provenance: dict[str, Any]) -> str:
     """Write a trained model as a model directory; returns its SHA-256 in hexadecimal digits.
 
-    `provenance` (how it was trained; JSON values) is stored in `config.json`.
+    `provenance` (how it was trained; JSON values) is stored in `config.json`. Raises ModelError if a
+    file cannot hold what the model codes.
     """
+    check_reveal_steps(model.config)
     coding = integer_tensors(model) | table_tensors(scale_tables())
     weights = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
     document = {"name": name, "model": model.config.to_json(), "provenance": provenance}

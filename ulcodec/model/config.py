@@ -9,13 +9,12 @@ from ulcodec.errors import ModelError
 N_CHANNEL_GROUPS = 16
 PHASE_ROWS, PHASE_COLUMNS = 2, 4
 N_PHASES = PHASE_ROWS * PHASE_COLUMNS
-N_REVEAL_STEPS = 4
 
 
 def spread_reveal(steps: str = "12334444") -> tuple[str, ...]:
     """Reveal schedule: by itself steps of 1/8, 1/8, 1/4 and 1/2 of the elements, spread over channels and positions.
 
-    Returns one string a channel group (channel c belongs to group `c % 16`); its character p is the step, 1 to 4, in
+    Returns one string a channel group (channel c belongs to group `c % 16`); its character p is the step, from 1, in
     which the elements at spatial phase p are coded (phase `p = 4 (row % 2) + column % 4`). Each group walks the phases
     in the same order, far apart first, from a start of its own; `steps` says in which step each on that way is coded.
     """
@@ -36,7 +35,9 @@ class ModelConfig:
     """Everything that fixes the networks' shapes and the meaning of quality.
 
     Widths are channels; `_8` and `_16` are the scales 1/8 and 1/16 of the picture. `lagrangian_low` and `_high` are the
-    weights of `255^2 MSE` against bits per pixel at quality 0 and 1, log-linear in between.
+    weights of `255^2 MSE` against bits per pixel at quality 0 and 1, log-linear in between. `reveal`: see
+    `spread_reveal`; a model can be
+    trained for up to 8 steps, and a file holds 4.
     """
 
     name: str
@@ -61,9 +62,14 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.latent_channels % N_CHANNEL_GROUPS:
             raise ModelError(f"latent_channels must be a multiple of {N_CHANNEL_GROUPS}, got {self.latent_channels}")
-        steps = {str(step) for step in range(1, N_REVEAL_STEPS + 1)}
+        steps = {str(step) for step in range(1, N_PHASES + 1)}
         if len(self.reveal) != N_CHANNEL_GROUPS or any(len(r) != N_PHASES or set(r) - steps for r in self.reveal):
-            raise ModelError(f"reveal must be {N_CHANNEL_GROUPS} strings of {N_PHASES} digits 1 to {N_REVEAL_STEPS}")
+            raise ModelError(f"reveal must be {N_CHANNEL_GROUPS} strings of {N_PHASES} digits 1 to {N_PHASES}")
+
+    @property
+    def reveal_steps(self) -> range:
+        """The steps from 1 to the last that `reveal` names."""
+        return range(1, int(max(max(row) for row in self.reveal)) + 1)
 
     def lagrangian(self, quality: float) -> float:
         """Weight of `255^2 MSE` against bits per pixel at `quality` in [0, 1]."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ulcodec.model.config import N_REVEAL_STEPS, ModelConfig
+from ulcodec.model.config import ModelConfig
 from ulcodec.model.decoder import CELL_PX, N_COEFFICIENTS
 from ulcodec.model.paper import PaperConfig, PaperModel
 from ulcodec.model.presets import build_model
@@ -54,7 +54,12 @@ def codec_parts(model: UnifiedLatentModel) -> list[Part]:
         ("encoder", [model.encoder], lambda: model.encoder(picture, quality), 1),
         ("hyper-encoder", [model.hyper_encoder], lambda: model.hyper_encoder(latent, quality), 1),
         ("hyper-decoder", [model.hyper_decoder], lambda: model.hyper_decoder(hyper, quality, (side, side)), 1),
-        ("prior", [model.prior], lambda: model.prior(latent, latent, quality, hyper_features), N_REVEAL_STEPS),
+        (
+            "prior",
+            [model.prior],
+            lambda: model.prior(latent, latent, quality, hyper_features),
+            len(config.reveal_steps),
+        ),
         ("decoder trunk", [model.decoder.trunk], lambda: model.decoder.trunk(latent, quality), 1),
         ("denoiser, once", once, lambda: denoiser.conditions(features, picture), 1),
         ("denoiser, a step", steps, lambda: denoiser(r_t, level, known), 1),

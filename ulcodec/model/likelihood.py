@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction
-from ulcodec.model.reveal import STEPS, known_log_snr, step_map
+from ulcodec.model.reveal import known_log_snr, step_map
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import LATENT_LOG_SNR_0
 
@@ -84,7 +84,7 @@ def coding_walk(
     """
     steps = step_map(model.config, (y.shape[2], y.shape[3]), y.device)
     restored = mean = log_scale = torch.zeros_like(y)
-    for step in STEPS:
+    for step in model.config.reveal_steps:
         known = known_log_snr(steps, step, LATENT_LOG_SNR_0)
         prediction = model.prior(restored, known[None], quality, hyper_features)
         now = steps == step
@@ -100,7 +100,7 @@ def reveal_predictions(
     """What each element is coded under, all reveal steps in one batch of S B pictures: [B, C, h, w] each."""
     batch = len(y_known)
     steps = step_map(model.config, (y_known.shape[2], y_known.shape[3]), y_known.device)
-    log_snr = torch.stack([known_log_snr(steps, step, LATENT_LOG_SNR_0) for step in STEPS])
+    log_snr = torch.stack([known_log_snr(steps, step, LATENT_LOG_SNR_0) for step in model.config.reveal_steps])
     n_steps = len(log_snr)
     prediction = model.prior(
         torch.where(log_snr.isfinite()[:, None], y_known[None], 0).flatten(0, 1),
@@ -108,7 +108,7 @@ def reveal_predictions(
         quality.repeat(n_steps),
         hyper_features.repeat(n_steps, 1, 1, 1),
     )
-    own = torch.stack([steps == step for step in STEPS])[:, None]
+    own = torch.stack([steps == step for step in model.config.reveal_steps])[:, None]
     mean, log_scale = ((part.unflatten(0, (n_steps, batch)) * own).sum(0) for part in prediction)
     return Prediction(mean, log_scale)
 

@@ -33,6 +33,9 @@ from ulcodec.train.workers import draw_rows
 
 Metrics = dict[str, Tensor]
 
+YCBCR_OF_RGB = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+"""Luma and the two colour differences of ITU-R BT.601, rows."""
+
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
@@ -40,7 +43,8 @@ class ObjectiveSettings:
 
     `continuous_share`: weight of the continuous-time bound beside the reveal chain's bits in `codec`, measured on every
     `subset`-th picture. `loss_factor` and `bias` are the paper's c_lf and b; `ul_quality` is the quality input held
-    fixed in `ul`.
+    fixed in `ul`. `ycbcr_weights`: of the squared errors of luma, Cb and Cr, whose sum `codec` takes as distortion in
+    place of the mean over R, G and B.
     """
 
     continuous_share: float = 0.05
@@ -48,6 +52,7 @@ class ObjectiveSettings:
     loss_factor: float = 1.5
     bias: float = 0.0
     ul_quality: float = 0.5
+    ycbcr_weights: tuple[float, float, float] | None = None
 
 
 def uniform_noise(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -150,10 +155,12 @@ def codec_loss(
     chain_bits = sum_per_picture(hyper_bits) + sum_per_picture(symbol_bits(restored.detach(), prediction))
     slope = sum_per_picture(noisy_bits(y, prediction, generator))
     _, mean = model.decoder.trunk(restored, quality)
-    mse = (x - mean).square().flatten(1).mean(1)
+    error = x - mean
+    mse = mean_square(error)
+    distortion = mse if settings.ycbcr_weights is None else ycbcr_distortion(error, settings.ycbcr_weights)
     weight = lagrangians(model.config, quality)
     rate = chain_bits + slope - slope.detach()
-    loss = ((rate / n_pixels + weight * 255**2 * mse) / weight.sqrt()).mean()
+    loss = ((rate / n_pixels + weight * 255**2 * distortion) / weight.sqrt()).mean()
 
     part = slice(None, None, settings.subset)
     continuous = latent_bound_nats(
@@ -167,6 +174,18 @@ def codec_loss(
         "continuous_bpp": (continuous_bits / n_pixels).mean().detach(),
         "psnr_db": (-10 * torch.log10(mse)).mean().detach(),
     }
+
+
+def mean_square(error: Tensor) -> Tensor:
+    """[B, ...] -> [B]"""
+    return error.square().flatten(1).mean(1)
+
+
+def ycbcr_distortion(error: Tensor, weights: tuple[float, float, float]) -> Tensor:
+    """Weighted sum of the mean squares in luma, Cb and Cr of an error in RGB [B, 3, H, W]: [B]."""
+    matrix = torch.tensor(YCBCR_OF_RGB, device=error.device)
+    rows = matrix * torch.tensor(weights, device=error.device).sqrt()[:, None]
+    return 3 * mean_square(torch.einsum("ij,bjhw->bihw", rows, error))
 
 
 def symbol_bits(restored: Tensor, prediction: Prediction) -> Tensor:
@@ -203,7 +222,7 @@ def ul_loss(
     decoder, x_hat = picture_loss_nats(
         lambda x_t, log_snr: model.denoise_picture(x_t, log_snr, z_0, quality), x, settings, generator
     )
-    mse = (x - (x_hat + 1) / 2).square().flatten(1).mean(1)
+    mse = mean_square(x - (x_hat + 1) / 2)
     return (bound + decoder).mean() / n_pixels, {
         "continuous_bpp": (bound / n_pixels).mean().detach() * NATS_TO_BITS,
         "decoder_nats_per_px": (decoder / n_pixels).mean().detach(),
