@@ -167,14 +167,16 @@ class Loop:
         """The optimiser's state. What is shaped as its weight is laid out in memory as that: the fused step takes all
         of them element by element."""
         weights = dict(zip(self.names, self.weights, strict=True))
+        ordered = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        numbers = {weight: number for number, weight in enumerate(ordered)}
+        state: dict[int, dict[str, Tensor]] = {number: {} for number in numbers.values()}
         for full_name, value in moments.items():
             key, name = full_name.split(".", 1)
             weight = weights[name]
             if value.shape == weight.shape:
                 value = fill(torch.empty_like(weight), value)
-            elif key != "step" or self.settings.optimizer == "adamw":
-                value = value.to(self.device)
-            self.optimizer.state[weight][key] = value
+            state[numbers[weight]][key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
     # One step
 
