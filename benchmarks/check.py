@@ -49,7 +49,9 @@ def main() -> None:
     try:
         new, earlier = (json.loads(path.read_text()) for path in (options.new, options.earlier))
         found = failures(new, earlier)
-    except (OSError, ValueError, KeyError) as error:
+    except KeyError as error:
+        sys.exit(f"error: a report lacks what is compared: {error} (times need --sizes)")
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     print("\n".join(found) or "no worse")
     sys.exit(1 if found else 0)
