@@ -73,8 +73,8 @@ def open_model(model: str | Path) -> StoredModel:
 def save_model(directory: Path, name: str, model: UnifiedLatentModel, provenance: dict[str, Any]) -> str:
     """Write a trained model as a model directory; returns its SHA-256 in hexadecimal digits.
 
-    `provenance` (how it was trained; JSON values) is stored in `config.json`. Raises ModelError if a
-    file cannot hold what the model codes.
+    `provenance` (how it was trained; JSON values) is stored in `config.json`. Raises ModelError if a file
+    cannot hold what the model codes.
     """
     check_reveal_steps(model.config)
     coding = integer_tensors(model) | table_tensors(scale_tables())

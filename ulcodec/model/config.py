@@ -36,8 +36,7 @@ class ModelConfig:
 
     Widths are channels; `_8` and `_16` are the scales 1/8 and 1/16 of the picture. `lagrangian_low` and `_high` are the
     weights of `255^2 MSE` against bits per pixel at quality 0 and 1, log-linear in between. `reveal`: see
-    `spread_reveal`; a model can be
-    trained for up to 8 steps, and a file holds 4.
+    `spread_reveal`; a model can be trained for up to 8 steps, and a file holds 4.
     """
 
     name: str
