@@ -31,6 +31,8 @@ CROP_PX, MIN_SIDE_PX = 128, 256
 CONFIG = replace(TINY, latent_channels=128)
 """Narrow networks, but a latent that does not by itself limit the quality."""
 
+ABRUPTLY = 1e-9
+"""Share of a run over which a rate falls that is full until the end."""
 
 LUMA_FIRST = tuple(2.28 * share for share in (6 / 8, 1 / 8, 1 / 8))
 """White errors count as much as they do in RGB."""
@@ -39,12 +41,28 @@ LUMA_FIRST = tuple(2.28 * share for share in (6 / 8, 1 / 8, 1 / 8))
 @dataclass(frozen=True)
 class Trial:
     """A run of the configuration with some settings; `images`: how many times as many crops; `change` of the fresh
-    model."""
+    model; `late_side`: how many times the side, and a square fewer, the crops have while the rate falls."""
 
     config: ModelConfig = CONFIG
     settings: dict[str, Any] = field(default_factory=dict)
     images: float = 1.0
     change: Callable[[UnifiedLatentModel], None] | None = None
+    late_side: int = 1
+
+    def legs(self, n_crops: int) -> list[Stage1Settings]:
+        """The run's parts for a budget of so many crops of `CROP_PX`."""
+        n_images = int(n_crops * self.images)
+        plain = Stage1Settings(data=(), out=Path(), config=TINY.name, crop_px=CROP_PX, n_images=n_images)
+        whole = replace(plain, **self.settings)
+        if self.late_side == 1:
+            return [whole]
+        n_full, area = int(n_images * (1 - whole.decay_share)), self.late_side**2
+        n_late = (n_images - n_full) // area
+        late = {"crop_px": whole.crop_px * self.late_side, "batch_size": whole.batch_size // area}
+        return [
+            replace(whole, n_images=n_full, decay_share=ABRUPTLY),
+            replace(whole, n_images=n_full + n_late, decay_share=n_late / (n_full + n_late), **late),
+        ]
 
 
 class PlainBlock(nn.Module):
@@ -116,21 +134,22 @@ TRIALS: dict[str, Trial] = {
     "errors of luma, Cb, Cr by 6 : 1 : 1": Trial(settings=weights(ycbcr_weights=LUMA_FIRST)),
     "SOAP": Trial(settings={"optimizer": "soap"}),
     "SOAP, twice the learning rate": Trial(settings={"optimizer": "soap", "learning_rate": 1.2e-3}),
+    "losses over the Lagrangian's power 0.25": Trial(settings=weights(quality_power=0.25)),
+    "losses over the Lagrangian's power 0.75": Trial(settings=weights(quality_power=0.75)),
     "half the learning rate": Trial(settings={"learning_rate": 3e-4}),
     "twice the learning rate": Trial(settings={"learning_rate": 1.2e-3}),
     "decay over half of the run": Trial(settings={"decay_share": 0.5}),
     "decay from the start": Trial(settings={"decay_share": 1.0}),
     "half the batch": Trial(settings={"batch_size": 8}),
     "crops of 256, a quarter of them": Trial(settings={"crop_px": 256, "batch_size": 4}, images=0.25),
+    "crops of 256 while the rate falls": Trial(late_side=2),
 }
 
 
 def scores_of(name: str, trial: Trial, training: PictureSet, held_out: PictureSet, images: int) -> dict[str, Any]:
     """Held-out scores of the trial's EMA weights, measured alike for all."""
-    plain = Stage1Settings(data=(), out=Path(), config=TINY.name, crop_px=CROP_PX)
-    settings = replace(plain, **{"n_images": int(images * trial.images), **trial.settings})
-    model, seconds = trained(trial.config, training, settings, trial.change)
-    scores = validation_scores(model, held_out, plain)
+    model, seconds = trained(trial.config, training, trial.legs(images), trial.change)
+    scores = validation_scores(model, held_out, Trial().legs(images)[0])
     return {
         "trial": name,
         "seconds": seconds,

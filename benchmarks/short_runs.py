@@ -1,6 +1,6 @@
 """Short training runs that differ in little, over the same pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,20 +16,21 @@ from ulcodec.train.stage1 import Stage1Settings, Stage1Step
 def trained(
     config: ModelConfig,
     pictures: PictureSet,
-    settings: Stage1Settings,
+    legs: Sequence[Stage1Settings],
     change: Callable[[UnifiedLatentModel], None] | None = None,
 ) -> tuple[UnifiedLatentModel, float]:
     """A model of the configuration with the EMA weights of a run from fresh weights, and how many seconds it took.
 
-    `change` is applied to the fresh model.
+    `legs`: settings of the run's parts, each with where the run is at its end. `change` is applied to the fresh model.
     """
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(legs[0].seed)
     model = UnifiedLatentModel(config)
     if change is not None:
         change(model)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with TemporaryDirectory() as folder:
-        loop = Loop(model, Path(folder), settings.loop_settings(), settings.resolved())
-        loop.run(Stage1Step(model, lambda n_images: pictures, settings), lambda scored: {})
+        for settings in legs:
+            loop = Loop(model, Path(folder), settings.loop_settings(), settings.resolved())
+            loop.run(Stage1Step(model, lambda n_images: pictures, settings), lambda scored: {})
     loop.ema_weights().swap()
     return model.eval().requires_grad_(False), loop.seconds

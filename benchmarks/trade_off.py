@@ -127,7 +127,7 @@ def main(arguments: Sequence[str]) -> None:
             crop_px=TRAINING_CROP_PX,
             weights=weights,
         )
-        model, _ = trained(TINY, training, settings)
+        model, _ = trained(TINY, training, [settings])
         rows.append(scored(model, held_out, weights))
     cells = [
         [

@@ -187,10 +187,11 @@ def test_trade_off_report(photographs: Path, tmp_path: Path, monkeypatch: pytest
 def test_recipe_report(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("as it is", "reveal: every 16th channel, doubling", "twice the learning rate", "no continuous bound",
              "SOAP", "depthwise blocks", "blocks of two 3x3 kernels", "no hyper-latent",
-             "reveal: five steps, 1/8 1/8 1/8 1/8 1/2", "errors of luma, Cb, Cr by 6 : 1 : 1")  # fmt: skip
+             "reveal: five steps, 1/8 1/8 1/8 1/8 1/2", "errors of luma, Cb, Cr by 6 : 1 : 1",
+             "losses over the Lagrangian's power 0.75", "crops of 256 while the rate falls")  # fmt: skip
     monkeypatch.setattr(recipe, "CROP_PX", 64)
     monkeypatch.setattr(recipe, "MIN_SIDE_PX", 64)
-    recipe.main(["--data", str(photographs), "--images", "64", "-o", str(tmp_path / "recipe.json"), "--only", *names])
+    recipe.main(["--data", str(photographs), "--images", "96", "-o", str(tmp_path / "recipe.json"), "--only", *names])
     rows = json.loads((tmp_path / "recipe.json").read_text())["rows"]
     assert [row["trial"] for row in rows] == list(names)
     assert rows[0]["bits_percent"] == 0

@@ -176,6 +176,20 @@ def test_colour_errors_are_weighed() -> None:
     torch.testing.assert_close(ycbcr_distortion(noise, (2.0, 3.0, 0.5)), sum(parts))
 
 
+def test_losses_are_divided_by_a_power_of_the_lagrangian(tiny_model: UnifiedLatentModel) -> None:
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def loss(quality: float, power: float) -> float:
+        settings = ObjectiveSettings(quality_power=power)
+        generator = torch.Generator().manual_seed(0)
+        return OBJECTIVES["codec"](tiny_model, x, torch.tensor([quality]), settings, generator)[0].item()
+
+    for quality in (0.0, 0.7):
+        plain, lagrangian = loss(quality, 0.0), TINY.lagrangian(quality)
+        assert loss(quality, 0.5) == pytest.approx(plain / math.sqrt(lagrangian), rel=1e-4)
+        assert loss(quality, 1.0) == pytest.approx(plain / lagrangian, rel=1e-4)
+
+
 @pytest.mark.parametrize("objective", ["codec", "ul"])
 def test_losses_reach_every_network(objective: str, tiny_model: UnifiedLatentModel) -> None:
     """Every parameter of the networks that an objective trains gets a finite gradient: all but the codec's denoiser."""

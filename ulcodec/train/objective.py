@@ -44,7 +44,8 @@ class ObjectiveSettings:
     `continuous_share`: weight of the continuous-time bound beside the reveal chain's bits in `codec`, measured on every
     `subset`-th picture. `loss_factor` and `bias` are the paper's c_lf and b; `ul_quality` is the quality input held
     fixed in `ul`. `ycbcr_weights`: of the squared errors of luma, Cb and Cr, whose sum `codec` takes as distortion in
-    place of the mean over R, G and B.
+    place of the mean over R, G and B. `codec` divides a picture's loss by its Lagrangian to the power of
+    `quality_power`: 0 lets high qualities drown the low ones, 1 the other way round.
     """
 
     continuous_share: float = 0.05
@@ -53,6 +54,7 @@ class ObjectiveSettings:
     bias: float = 0.0
     ul_quality: float = 0.5
     ycbcr_weights: tuple[float, float, float] | None = None
+    quality_power: float = 0.5
 
 
 def uniform_noise(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -160,14 +162,15 @@ def codec_loss(
     distortion = mse if settings.ycbcr_weights is None else ycbcr_distortion(error, settings.ycbcr_weights)
     weight = lagrangians(model.config, quality)
     rate = chain_bits + slope - slope.detach()
-    loss = ((rate / n_pixels + weight * 255**2 * distortion) / weight.sqrt()).mean()
+    share = weight**-settings.quality_power
+    loss = (share * (rate / n_pixels + weight * 255**2 * distortion)).mean()
 
     part = slice(None, None, settings.subset)
     continuous = latent_bound_nats(
         lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality[part]), STEP_WIDTH * y[part], generator
     )
     continuous_bits = continuous * NATS_TO_BITS
-    loss = loss + settings.continuous_share * (continuous_bits / n_pixels / weight[part].sqrt()).mean()
+    loss = loss + settings.continuous_share * (share[part] * continuous_bits / n_pixels).mean()
     return loss, {
         "chain_bpp": (chain_bits / n_pixels).mean().detach(),
         "hyper_bpp": (sum_per_picture(hyper_bits) / n_pixels).mean().detach(),
