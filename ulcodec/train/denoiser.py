@@ -16,8 +16,9 @@ from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
 from ulcodec.sources import Source, as_source
 from ulcodec.store import open_model
-from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind
+from ulcodec.train.loop import Loop, LoopSettings, Metrics, has_checkpoint, rewind
 from ulcodec.train.objective import normal_noise, per_picture, round_around, stratified_times
+from ulcodec.train.revival import revive
 from ulcodec.train.workers import Workers, begin, draw_rows
 
 VALIDATION_QUALITIES = (0.0, 0.2, 0.5)
@@ -27,8 +28,8 @@ VALIDATION_QUALITIES = (0.0, 0.2, 0.5)
 class DenoiserSettings:
     """What `ulcodec train denoiser` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
 
-    `model`: name or directory of the codec, whose denoiser the run goes on from. `bias`: b of
-    the sigmoid weighting, in log-SNR of the residual.
+    `model`: name or directory of the codec, whose denoiser the run goes on from, its dead units drawn anew
+    (`ulcodec.train.revival`). `bias`: b of the sigmoid weighting, in log-SNR of the residual.
     """
 
     data: tuple[Source, ...]
@@ -170,7 +171,6 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
         clip_norm=1.0,
     )
     identity = {"codec_sha256": stored.fingerprint.hex()}
-    loop = Loop(denoiser, settings.out, length, {"model": identity, "denoiser": settings.to_json()}, workers)
     training, validation = (
         part.to(device)
         for part in load_pictures(
@@ -180,8 +180,12 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
             limit=settings.limit_pictures,
         )
     )
+    counts = f"{len(training)} training and {len(validation)} validation pictures"
+    if not has_checkpoint(settings.out, workers):
+        looking = DenoiserStep(model, denoiser, training, replace(settings, compile=False), workers)
+        counts += "; " + revive(denoiser, lambda number: looking(number * settings.batch_size), workers)
+    loop = Loop(denoiser, settings.out, length, {"model": identity, "denoiser": settings.to_json()}, workers)
     if workers.first:
-        counts = f"{len(training)} training and {len(validation)} validation pictures"
         print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.n_images} images")
 
     def validate(trained: nn.Module) -> dict[str, float]:

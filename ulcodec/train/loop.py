@@ -143,10 +143,7 @@ class Loop:
         Raises TrainingError if its model's configuration or its optimiser is another.
         """
         path = self.run_dir / "checkpoint"
-        if self.workers.first:
-            recover_directory(path)
-        self.workers.wait()
-        if not path.exists():
+        if not has_checkpoint(self.run_dir, self.workers):
             return
         if (model := read_document(path, "config").get("model")) != self.config["model"]:
             raise TrainingError(f"{path} holds another model configuration: {model}")
@@ -274,6 +271,15 @@ class Loop:
     def ema_weights(self) -> "SwappedWeights":
         """Context in which the model carries its EMA weights."""
         return SwappedWeights(self.weights, self.ema)
+
+
+def has_checkpoint(run_dir: Path, workers: Workers) -> bool:
+    """Whether there is a run to go on with."""
+    path = run_dir / "checkpoint"
+    if workers.first:
+        recover_directory(path)
+    workers.wait()
+    return path.exists()
 
 
 def rewind(run_dir: Path, *, longer: bool) -> dict[str, Any]:

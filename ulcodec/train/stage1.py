@@ -17,8 +17,9 @@ from ulcodec.model.config import ModelConfig
 from ulcodec.model.presets import build_model, preset
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.sources import Source, as_source
-from ulcodec.train.loop import OPTIMIZERS, Loop, LoopSettings, rewind
+from ulcodec.train.loop import OPTIMIZERS, Loop, LoopSettings, has_checkpoint, rewind
 from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings
+from ulcodec.train.revival import revive
 from ulcodec.train.workers import Workers, begin
 
 VALIDATION_QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -55,9 +56,10 @@ learned. At the full rate their noise costs 0.4 dB and keeps the networks behind
 class Stage1Settings:
     """What `ulcodec train stage1` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
 
-    `init`: a model directory whose weights the run starts from, of as many blocks or fewer. `decay_share`: over how
-    much of the run the rate falls to zero at its end. `threads`: 0 leaves torch's own choice. `shards_in_memory`: 0
-    holds all pictures; otherwise so many shards, one of which is replaced after every `crops_per_shard` crops.
+    `init`: a model directory whose weights the run starts from, of as many blocks or fewer; its dead units are drawn
+    anew (`ulcodec.train.revival`). `decay_share`: over how much of the run the rate falls to zero at its end.
+    `threads`: 0 leaves torch's own choice. `shards_in_memory`: 0 holds all pictures; otherwise so many shards, one of
+    which is replaced after every `crops_per_shard` crops.
     """
 
     data: tuple[Source, ...]
@@ -213,8 +215,11 @@ def train_stage1(settings: Stage1Settings) -> Path:
     if settings.init is not None:
         load_initial_weights(model, settings.init, settings.resolved()["model"])
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loop = Loop(model, settings.out, settings.loop_settings(), settings.resolved(), workers)
     pictures_at, held_out, counts = training_pictures(settings, device)
+    if settings.init is not None and not has_checkpoint(settings.out, workers):
+        looking = Stage1Step(model, pictures_at, replace(settings, compile=False), workers)
+        counts += "; " + revive(model, lambda number: looking(number * settings.batch_size), workers)
+    loop = Loop(model, settings.out, settings.loop_settings(), settings.resolved(), workers)
     if workers.first:
         print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.n_images} images")
     step = Stage1Step(model, pictures_at, settings, workers)

@@ -139,6 +139,7 @@ def fill(target: Tensor, values: Tensor) -> Tensor:
 def begin(device: str, batch_size: int, threads: int, seed: int) -> tuple[Workers, torch.device]:
     """What every run starts with: the other processes, a device, threads (0: torch's choice), seed, fast float32.
 
+    Numbers below the normal ones count as 0: they come from gradients that fade, and CPUs take long over them.
     Raises TrainingError if the batch cannot be shared, DeviceError if the device cannot be had.
     """
     workers = Workers.join(device)
@@ -147,6 +148,7 @@ def begin(device: str, batch_size: int, threads: int, seed: int) -> tuple[Worker
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
+    torch.set_flush_denormal(True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     return workers, chosen

@@ -1,0 +1,86 @@
+"""Hidden units that died: found, and drawn anew so that the codec stays as it is.
+
+A unit whose ReLU is zero at every position of every picture has no gradient, and does not come back by itself. Steps at
+a high rate kill many, early in a run most (docs/lab-notes.md); such units cost decoding time and give nothing. Others
+recycle them during the run (Sokar et al. 2023, arXiv 2302.12902); here it is done when a run starts from a model.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ulcodec.model.blocks import BottleneckBlock
+from ulcodec.model.prior import PriorBlock
+from ulcodec.train.workers import Workers
+
+N_BATCHES = 8
+"""Of training crops that show which units are dead."""
+
+
+def hidden_layers(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Conv2d]]:
+    """Each layer that feeds hidden units of a residual block, and the layer that reads them."""
+    for block in model.modules():
+        if isinstance(block, BottleneckBlock | PriorBlock):
+            yield block.reduce, block.spatial
+            yield block.spatial, block.expand
+
+
+@torch.no_grad()
+def dead_units(model: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
+    """For each of `hidden_layers` which units are zero everywhere while `run` runs the model: bool [hidden].
+
+    Layers that do not run have none.
+    """
+    largest: list[list[Tensor]] = []
+
+    def watch(found: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda reader, inputs: found.append(inputs[0].amax((0, 2, 3)))
+
+    handles = []
+    for _, reader in hidden_layers(model):
+        largest.append([])
+        handles.append(reader.register_forward_pre_hook(watch(largest[-1])))
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [
+        torch.stack(found).amax(0) == 0 if found else torch.zeros_like(reader.weight[0, :, 0, 0], dtype=torch.bool)
+        for found, (_, reader) in zip(largest, hidden_layers(model), strict=True)
+    ]
+
+
+@torch.no_grad()
+def redraw(model: nn.Module, dead: list[Tensor]) -> None:
+    """Give `dead_units` the incoming weights of fresh ones, from the global generator, and outgoing weights of zero.
+
+    No picture on which they were zero can tell; both learn from there.
+    """
+    layers = list(hidden_layers(model))
+    for (_, reader), units in zip(layers, dead, strict=True):
+        reader.weight[:, units] = 0
+    for (source, _), units in zip(layers, dead, strict=True):
+        assert source.bias is not None
+        fan_in = source.weight[0].numel()
+        source.weight[units] = torch.randn_like(source.weight[units]) * fan_in**-0.5
+        source.bias[units] = 0
+
+
+def revive(model: nn.Module, run_batch: Callable[[int], Any], workers: Workers) -> str:
+    """Find and redraw the units that `run_batch` wakes for none of the numbers below `N_BATCHES`; says so in words.
+
+    With several workers, what wakes for none of them.
+    """
+    was_training = model.training
+    found = dead_units(model.eval(), lambda: [run_batch(number) for number in range(N_BATCHES)])
+    model.train(was_training)
+    share = [units.float() for units in found]
+    workers.average(share)
+    dead = [part == 1 for part in share]
+    redraw(model, dead)
+    return (
+        f"{sum(int(units.sum()) for units in dead)} of {sum(map(len, dead))} hidden units were dead and are drawn anew"
+    )
