@@ -19,11 +19,12 @@ from ulcodec.bench.machine import run_record
 from ulcodec.bench.tables import text_table, to_json
 from ulcodec.data import PictureSet, load_pictures
 from ulcodec.metrics import bd_rate_percent
-from ulcodec.model.blocks import conv
+from ulcodec.model.blocks import BottleneckBlock, conv
 from ulcodec.model.config import N_PHASES, TINY, ModelConfig, spread_reveal
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.sources import as_source
 from ulcodec.train.objective import ObjectiveSettings
+from ulcodec.train.revival import dead_units
 from ulcodec.train.stage1 import VALIDATION_QUALITIES, Stage1Settings, validation_scores
 
 CROP_PX, MIN_SIDE_PX = 128, 256
@@ -90,6 +91,15 @@ class DepthwiseBlock(nn.Module):
         return result
 
 
+class LeakyBlock(BottleneckBlock):
+    """The codec's block with a slope of 0.1 where ReLU has none, so that no unit can die."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.leaky_relu(self.spatial(F.leaky_relu(self.reduce(x), 0.1)), 0.1)
+        result: Tensor = x + self.expand(hidden)
+        return result
+
+
 def with_blocks(block: Callable[[int], nn.Module]) -> Callable[[UnifiedLatentModel], None]:
     """Other residual blocks in encoder and trunk."""
 
@@ -127,6 +137,7 @@ TRIALS: dict[str, Trial] = {
     "no hyper-latent": Trial(change=without_hyper_latent),
     "blocks of two 3x3 kernels": Trial(change=with_blocks(PlainBlock)),
     "depthwise blocks": Trial(change=with_blocks(DepthwiseBlock)),
+    "blocks that leak": Trial(change=with_blocks(LeakyBlock)),
     "half the latent channels": Trial(replace(CONFIG, latent_channels=CONFIG.latent_channels // 2)),
     "twice the latent channels": Trial(replace(CONFIG, latent_channels=2 * CONFIG.latent_channels)),
     "no continuous bound": Trial(settings=weights(continuous_share=0.0)),
@@ -149,10 +160,12 @@ TRIALS: dict[str, Trial] = {
 def scores_of(name: str, trial: Trial, training: PictureSet, held_out: PictureSet, images: int) -> dict[str, Any]:
     """Held-out scores of the trial's EMA weights, measured alike for all."""
     model, seconds = trained(trial.config, training, trial.legs(images), trial.change)
-    scores = validation_scores(model, held_out, Trial().legs(images)[0])
+    scores: dict[str, float] = {}
+    dead = dead_units(model, lambda: scores.update(validation_scores(model, held_out, Trial().legs(images)[0])))
     return {
         "trial": name,
         "seconds": seconds,
+        "dead_percent": 100 * sum(int(units.sum()) for units in dead) / max(1, sum(map(len, dead))),
         "loss": scores["loss"],
         "bpp": [scores[f"chain_bpp@{q:g}"] for q in VALIDATION_QUALITIES],
         "psnr_db": [scores[f"psnr_db@{q:g}"] for q in VALIDATION_QUALITIES],
@@ -181,10 +194,15 @@ def main(arguments: Sequence[str]) -> None:
         write_text(options.output, to_json({"run": run_record(["python", "-m", "benchmarks.recipe", *arguments]),
                                             "n_images": options.images, "rows": rows}))  # fmt: skip
     cells = [
-        [row["trial"], *(percent(row[f"{measure}_percent"]) for measure in ("loss", "bits")), f"{row['seconds']:.0f} s"]
+        [
+            row["trial"],
+            *(percent(row[f"{measure}_percent"]) for measure in ("loss", "bits")),
+            f"{row['dead_percent']:.1f} %",
+            f"{row['seconds']:.0f} s",
+        ]
         for row in rows
     ]
-    print(text_table(["trial", "loss", "bits at equal PSNR", "training"], cells))
+    print(text_table(["trial", "loss", "bits at equal PSNR", "dead units", "training"], cells))
 
 
 def bits_percent(anchor: dict[str, Any], row: dict[str, Any]) -> float | None:
