@@ -97,7 +97,9 @@ def test_another_codec_is_refused(settings: DenoiserSettings, run: Path, tmp_pat
         train_denoiser(replace(settings, model=str(tmp_path / "other"), n_images=500))
 
 
-@pytest.mark.parametrize("wrong", [{"n_images": None}, {"crop_px": 100}, {"crop_px": 32}, {"validation_share": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"n_images": None}, {"crop_px": 100}, {"crop_px": 32}, {"validation_share": 0.0}, {"optimizer": "sgd"}]
+)
 def test_settings_that_cannot_run(settings: DenoiserSettings, wrong: dict[str, float]) -> None:
     with pytest.raises(TrainingError):
         train_denoiser(replace(settings, **wrong))  # type: ignore[arg-type]

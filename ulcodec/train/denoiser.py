@@ -16,7 +16,7 @@ from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
 from ulcodec.sources import Source, as_source
 from ulcodec.store import open_model
-from ulcodec.train.loop import Loop, LoopSettings, Metrics, has_checkpoint, rewind
+from ulcodec.train.loop import OPTIMIZERS, Loop, LoopSettings, Metrics, has_checkpoint, rewind
 from ulcodec.train.objective import normal_noise, per_picture, round_around, stratified_times
 from ulcodec.train.revival import revive
 from ulcodec.train.workers import Workers, begin, draw_rows
@@ -40,6 +40,7 @@ class DenoiserSettings:
     batch_size: int = 8
     crop_px: int = 256
     learning_rate: float = 6e-4
+    optimizer: str = "adamw"
     bias: float = 2.0
     seed: int = 0
     device: str = "auto"
@@ -57,6 +58,8 @@ class DenoiserSettings:
 
     def check(self) -> None:
         """Raises TrainingError for settings that cannot run."""
+        if self.optimizer not in OPTIMIZERS:
+            raise TrainingError(f"unknown optimiser {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
         if self.minutes is None and self.n_images is None:
             raise TrainingError("give the run a length: minutes or a number of images")
         if self.crop_px < 64 or self.crop_px % 64:
@@ -168,6 +171,7 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
         n_images=settings.n_images,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
+        optimizer=settings.optimizer,
         clip_norm=1.0,
     )
     identity = {"codec_sha256": stored.fingerprint.hex()}
