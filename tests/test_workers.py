@@ -11,7 +11,7 @@ import torch
 
 from ulcodec.errors import TrainingError
 from ulcodec.model.checkpoint import read_document, read_tensors
-from ulcodec.train.workers import BatchGenerator, Workers, begin, draw_rows
+from ulcodec.train.workers import BatchGenerator, Workers, draw_rows, without_denormals
 
 COMMON = ["--config", "tiny", "--images", "192", "--batch-size", "16", "--threads", "1"]
 STAGE_1 = ["train", "stage1", *COMMON, "--crop", "64"]
@@ -127,10 +127,14 @@ def test_batches_that_cannot_be_shared() -> None:
         Workers(1, 3).share(7)
 
 
-def test_numbers_below_the_normal_ones_count_as_zero() -> None:
+def test_numbers_below_the_normal_ones_count_as_zero_in_training() -> None:
     if not torch.set_flush_denormal(False):
         pytest.skip("this CPU cannot")
     small = torch.tensor([1e-30])
     assert (small * 1e-10).item() > 0
-    begin("cpu", batch_size=1, threads=0, seed=0)
-    assert (small * 1e-10).item() == 0
+    with without_denormals():
+        assert (small * 1e-10).item() == 0
+        with without_denormals():
+            pass
+        assert (small * 1e-10).item() == 0
+    assert (small * 1e-10).item() > 0

@@ -19,7 +19,7 @@ from ulcodec.store import open_model
 from ulcodec.train.loop import OPTIMIZERS, Loop, LoopSettings, Metrics, has_checkpoint, rewind
 from ulcodec.train.objective import normal_noise, per_picture, round_around, stratified_times
 from ulcodec.train.revival import revive
-from ulcodec.train.workers import Workers, begin, draw_rows
+from ulcodec.train.workers import Workers, begin, draw_rows, without_denormals
 
 VALIDATION_QUALITIES = (0.0, 0.2, 0.5)
 
@@ -154,6 +154,7 @@ def validation_scores(
     return scores
 
 
+@without_denormals()
 def train_denoiser(settings: DenoiserSettings) -> Path:
     """Run or resume. Returns the run directory; `ulcodec train export` joins it with its codec to a model directory.
 

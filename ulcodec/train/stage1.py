@@ -20,7 +20,7 @@ from ulcodec.sources import Source, as_source
 from ulcodec.train.loop import OPTIMIZERS, Loop, LoopSettings, has_checkpoint, rewind
 from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings
 from ulcodec.train.revival import revive
-from ulcodec.train.workers import Workers, begin
+from ulcodec.train.workers import Workers, begin, without_denormals
 
 VALIDATION_QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -204,6 +204,7 @@ def validation_scores(model: nn.Module, pictures: PictureSet, settings: Stage1Se
     return totals
 
 
+@without_denormals()
 def train_stage1(settings: Stage1Settings) -> Path:
     """Run or resume stage 1. Returns the run directory; `ulcodec train export` turns it into a model directory.
 

@@ -25,7 +25,7 @@ from ulcodec.train.objective import (
     stratified_times,
     terminal_kl_nats,
 )
-from ulcodec.train.workers import Workers, begin
+from ulcodec.train.workers import Workers, begin, without_denormals
 
 PATCH_PX = 16
 LATENT_PARTS = ("pixels", "heights", "widths", "starts")
@@ -197,6 +197,7 @@ def validation_scores(base: nn.Module, latents: PictureSet, settings: Stage2Sett
     return totals
 
 
+@without_denormals()
 def train_stage2(settings: Stage2Settings) -> Path:
     """Run or resume stage 2. Returns the run directory; `ulcodec sample` draws pictures with it.
 

@@ -6,7 +6,8 @@ changes no step but for the order of its sums.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -136,10 +137,22 @@ def fill(target: Tensor, values: Tensor) -> Tensor:
     return target.copy_(values)
 
 
+@contextmanager
+def without_denormals() -> Iterator[None]:
+    """Numbers below the normal ones count as 0 in this thread, and in those that torch starts meanwhile for good.
+
+    In training they come from gradients that fade, and CPUs take long over them.
+    """
+    already = bool(torch.tensor(1e-30) * 1e-10 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(already)
+
+
 def begin(device: str, batch_size: int, threads: int, seed: int) -> tuple[Workers, torch.device]:
     """What every run starts with: the other processes, a device, threads (0: torch's choice), seed, fast float32.
-
-    Numbers below the normal ones count as 0: they come from gradients that fade, and CPUs take long over them.
     Raises TrainingError if the batch cannot be shared, DeviceError if the device cannot be had.
     """
     workers = Workers.join(device)
@@ -148,7 +161,6 @@ def begin(device: str, batch_size: int, threads: int, seed: int) -> tuple[Worker
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    torch.set_flush_denormal(True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     return workers, chosen
