@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -165,7 +166,7 @@ def scores_of(name: str, trial: Trial, training: PictureSet, held_out: PictureSe
     return {
         "trial": name,
         "seconds": seconds,
-        "dead_percent": 100 * sum(int(units.sum()) for units in dead) / max(1, sum(map(len, dead))),
+        "dead_percent": 100 * torch.cat(dead).float().mean().item(),
         "loss": scores["loss"],
         "bpp": [scores[f"chain_bpp@{q:g}"] for q in VALIDATION_QUALITIES],
         "psnr_db": [scores[f"psnr_db@{q:g}"] for q in VALIDATION_QUALITIES],

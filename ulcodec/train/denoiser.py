@@ -16,7 +16,7 @@ from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
 from ulcodec.sources import Source, as_source
 from ulcodec.store import open_model
-from ulcodec.train.loop import OPTIMIZERS, Loop, LoopSettings, Metrics, has_checkpoint, rewind
+from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind
 from ulcodec.train.objective import normal_noise, per_picture, round_around, stratified_times
 from ulcodec.train.revival import revive
 from ulcodec.train.workers import Workers, begin, draw_rows, without_denormals
@@ -56,12 +56,19 @@ class DenoiserSettings:
     def from_json(values: dict[str, Any]) -> "DenoiserSettings":
         return DenoiserSettings(**{**values, "data": tuple(map(as_source, values["data"])), "out": Path(values["out"])})
 
+    def loop_settings(self) -> LoopSettings:
+        return LoopSettings(
+            minutes=self.minutes,
+            n_images=self.n_images,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            optimizer=self.optimizer,
+            clip_norm=1.0,
+        )
+
     def check(self) -> None:
         """Raises TrainingError for settings that cannot run."""
-        if self.optimizer not in OPTIMIZERS:
-            raise TrainingError(f"unknown optimiser {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
-        if self.minutes is None and self.n_images is None:
-            raise TrainingError("give the run a length: minutes or a number of images")
+        self.loop_settings().check()
         if self.crop_px < 64 or self.crop_px % 64:
             raise TrainingError(f"the crop must be a multiple of 64 pixels, got {self.crop_px}")
         if not 0 < self.validation_share <= 0.5:
@@ -167,15 +174,9 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
     denoiser = Denoiser(stored.config)
     denoiser.load_state_dict(model.decoder.denoiser.state_dict())
     denoiser = denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    length = LoopSettings(
-        minutes=settings.minutes,
-        n_images=settings.n_images,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        optimizer=settings.optimizer,
-        clip_norm=1.0,
-    )
     identity = {"codec_sha256": stored.fingerprint.hex()}
+    config = {"model": identity, "denoiser": settings.to_json()}
+    loop = Loop(denoiser, settings.out, settings.loop_settings(), config, workers)
     training, validation = (
         part.to(device)
         for part in load_pictures(
@@ -186,10 +187,9 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
         )
     )
     counts = f"{len(training)} training and {len(validation)} validation pictures"
-    if not has_checkpoint(settings.out, workers):
+    if loop.n_images == 0:
         looking = DenoiserStep(model, denoiser, training, replace(settings, compile=False), workers)
-        counts += "; " + revive(denoiser, lambda number: looking(number * settings.batch_size), workers)
-    loop = Loop(denoiser, settings.out, length, {"model": identity, "denoiser": settings.to_json()}, workers)
+        counts += "; " + revive(loop, looking)
     if workers.first:
         print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.n_images} images")
 

@@ -68,6 +68,15 @@ class LoopSettings:
     optimizer: str = "adamw"
     n_validations: int = 1
 
+    def check(self) -> None:
+        """Raises TrainingError for settings that cannot run."""
+        if self.minutes is None and self.n_images is None:
+            raise TrainingError("give the run a length: minutes or a number of images")
+        if self.optimizer not in OPTIMIZERS:
+            raise TrainingError(f"unknown optimiser {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
+        if not 0 < self.decay_share <= 1:
+            raise TrainingError(f"the decay's share of the run must be above 0 and at most 1, got {self.decay_share}")
+
 
 class Loop:
     """Model, EMA copy, optimiser and counters of one run, in one directory.
@@ -143,7 +152,10 @@ class Loop:
         Raises TrainingError if its model's configuration or its optimiser is another.
         """
         path = self.run_dir / "checkpoint"
-        if not has_checkpoint(self.run_dir, self.workers):
+        if self.workers.first:
+            recover_directory(path)
+        self.workers.wait()
+        if not path.exists():
             return
         if (model := read_document(path, "config").get("model")) != self.config["model"]:
             raise TrainingError(f"{path} holds another model configuration: {model}")
@@ -268,18 +280,13 @@ class Loop:
         append_row(self.run_dir / "validation.csv", {"n_images": self.n_images, "seconds": self.seconds, **scores})
         print("validation (EMA): " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()), flush=True)
 
+    def restart_ema(self) -> None:
+        """Begin the average anew at the weights as they are."""
+        torch._foreach_copy_(self.ema, [weight.detach() for weight in self.weights])
+
     def ema_weights(self) -> "SwappedWeights":
         """Context in which the model carries its EMA weights."""
         return SwappedWeights(self.weights, self.ema)
-
-
-def has_checkpoint(run_dir: Path, workers: Workers) -> bool:
-    """Whether there is a run to go on with."""
-    path = run_dir / "checkpoint"
-    if workers.first:
-        recover_directory(path)
-    workers.wait()
-    return path.exists()
 
 
 def rewind(run_dir: Path, *, longer: bool) -> dict[str, Any]:

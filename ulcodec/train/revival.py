@@ -1,7 +1,7 @@
 """Hidden units that died: found, and drawn anew so that the codec stays as it is.
 
-A unit whose ReLU is zero at every position of every picture has no gradient, and does not come back by itself. Steps at
-a high rate kill many, early in a run most (docs/lab-notes.md); such units cost decoding time and give nothing. Others
+A unit whose ReLU is zero at every position of every picture has no gradient, and does not come back by itself. Most of
+those in the older blocks of `small` had died (docs/lab-notes.md); they cost decoding time and give nothing. Others
 recycle them during the run (Sokar et al. 2023, arXiv 2302.12902); here it is done when a run starts from a model.
 """
 
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ulcodec.model.blocks import BottleneckBlock
+from ulcodec.model.blocks import BottleneckBlock, conv
 from ulcodec.model.prior import PriorBlock
-from ulcodec.train.workers import Workers
+from ulcodec.train.loop import Loop, LossFunction
 
 N_BATCHES = 8
 """Of training crops that show which units are dead."""
@@ -63,24 +63,26 @@ def redraw(model: nn.Module, dead: list[Tensor]) -> None:
     for (_, reader), units in zip(layers, dead, strict=True):
         reader.weight[:, units] = 0
     for (source, _), units in zip(layers, dead, strict=True):
-        assert source.bias is not None
-        fan_in = source.weight[0].numel()
-        source.weight[units] = torch.randn_like(source.weight[units]) * fan_in**-0.5
-        source.bias[units] = 0
+        fresh = conv(source.in_channels, source.out_channels, source.kernel_size[0]).to(units.device)
+        for own, new in zip(source.parameters(), fresh.parameters(), strict=True):
+            own[units] = new[units]
 
 
-def revive(model: nn.Module, run_batch: Callable[[int], Any], workers: Workers) -> str:
-    """Find and redraw the units that `run_batch` wakes for none of the numbers below `N_BATCHES`; says so in words.
+def revive(loop: Loop, step: LossFunction) -> str:
+    """Find and redraw the units that a run's first `N_BATCHES` batches do not wake, before it starts; says so in words.
 
-    With several workers, what wakes for none of them.
+    `step` as for `Loop.run`, not compiled. With several workers, units that none of them wakes.
     """
+    model = loop.model
+    if not any(hidden_layers(model)):
+        return "no hidden units that may be dead"
+    seen_at = [number * loop.settings.batch_size for number in range(N_BATCHES)]
     was_training = model.training
-    found = dead_units(model.eval(), lambda: [run_batch(number) for number in range(N_BATCHES)])
+    share = [units.float() for units in dead_units(model.eval(), lambda: [step(n_images) for n_images in seen_at])]
     model.train(was_training)
-    share = [units.float() for units in found]
-    workers.average(share)
+    loop.workers.average(share)
     dead = [part == 1 for part in share]
     redraw(model, dead)
-    return (
-        f"{sum(int(units.sum()) for units in dead)} of {sum(map(len, dead))} hidden units were dead and are drawn anew"
-    )
+    loop.restart_ema()
+    every = torch.cat(dead)
+    return f"{int(every.sum())} of {len(every)} hidden units were dead and are drawn anew"

@@ -68,10 +68,19 @@ class Stage2Settings:
     def from_json(values: dict[str, Any]) -> "Stage2Settings":
         return Stage2Settings(**{**values, "data": tuple(map(as_source, values["data"])), "out": Path(values["out"])})
 
+    def loop_settings(self) -> LoopSettings:
+        return LoopSettings(
+            minutes=self.minutes,
+            n_images=self.n_images,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            clip_norm=1.0,
+            n_validations=self.n_validations,
+        )
+
     def check(self) -> None:
         """Raises TrainingError for settings that cannot run."""
-        if self.minutes is None and self.n_images is None:
-            raise TrainingError("give the run a length: minutes or a number of images")
+        self.loop_settings().check()
         if not 0 <= self.quality <= 100:
             raise TrainingError(f"quality must be a whole number from 0 to 100, got {self.quality}")
         if self.crop_px < PATCH_PX or self.crop_px % PATCH_PX:
@@ -212,17 +221,10 @@ def train_stage2(settings: Stage2Settings) -> Path:
     torch.manual_seed(settings.seed)  # the first worker may have drawn before, when it encoded the latents
     base = BaseModel(config).to(device)
     base.set_statistics(*statistics(training))
-    length = LoopSettings(
-        minutes=settings.minutes,
-        n_images=settings.n_images,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        clip_norm=1.0,
-        n_validations=settings.n_validations,
-    )
     identity = {"base": asdict(config), "codec_sha256": codec.fingerprint.hex(), "quality": settings.quality}
     sharded = list(base.transformer.blocks) if settings.shard else []
-    loop = Loop(base, settings.out, length, {"model": identity, "stage2": settings.to_json()}, workers, sharded)
+    config_of_run = {"model": identity, "stage2": settings.to_json()}
+    loop = Loop(base, settings.out, settings.loop_settings(), config_of_run, workers, sharded)
     if workers.first:
         counts = f"latents of {len(training)} training (mirrored too) and {len(validation)} validation pictures"
         print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.n_images} images")

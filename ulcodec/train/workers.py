@@ -153,6 +153,7 @@ def without_denormals() -> Iterator[None]:
 
 def begin(device: str, batch_size: int, threads: int, seed: int) -> tuple[Workers, torch.device]:
     """What every run starts with: the other processes, a device, threads (0: torch's choice), seed, fast float32.
+
     Raises TrainingError if the batch cannot be shared, DeviceError if the device cannot be had.
     """
     workers = Workers.join(device)
