@@ -11,8 +11,10 @@ from ulcodec.model.config import ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.train.loop import Loop
 from ulcodec.train.stage1 import Stage1Settings, Stage1Step
+from ulcodec.train.workers import without_denormals
 
 
+@without_denormals()
 def trained(
     config: ModelConfig,
     pictures: PictureSet,
