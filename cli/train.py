@@ -131,6 +131,7 @@ def denoiser(
     data: Data,
     out: Annotated[Path, typer.Option(help="Run directory; the same command resumes a run that stopped.")],
     model: Annotated[str | None, typer.Option(help="The codec: name of an installed model, or a directory.")] = None,
+    init: Annotated[str | None, typer.Option(help="Model whose denoiser the run starts from.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time budget.")] = None,
     images: Annotated[int | None, typer.Option(help="Length in images seen.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
@@ -154,6 +155,7 @@ def denoiser(
 
     given = {
         "model": model,
+        "init": init,
         "minutes": minutes,
         "n_images": images,
         "batch_size": batch_size,

@@ -75,19 +75,30 @@ def test_files_and_means_stay_as_they_are(exported: Path, tiny_codec: Codec, pic
     assert not np.array_equal(codec.decode_array(data, realism=Realism(1, 2)), mean)
 
 
-def test_the_run_goes_on_and_from_a_model(
-    settings: DenoiserSettings, run: Path, exported: Path, tmp_path: Path
-) -> None:
+def test_the_run_goes_on(settings: DenoiserSettings, tmp_path: Path) -> None:
     halfway = replace(settings, out=tmp_path / "run", n_images=40)
     train_denoiser(halfway)
     train_denoiser(replace(halfway, n_images=80))
     shown = CliRunner().invoke(app, ["train", "resume", str(tmp_path / "run"), "--images", "120"])
     assert shown.exit_code == 0, shown.output
-    train_denoiser(replace(settings, out=tmp_path / "further", model=str(exported), n_images=4, learning_rate=1e-9))
-    trained, start = (read_tensors(path / "checkpoint", "model") for path in (tmp_path / "further", run))
-    ema = read_tensors(run / "checkpoint", "ema")
+
+
+@pytest.mark.parametrize("given", ["model", "init"])
+def test_starts_from_a_trained_one(
+    given: str, settings: DenoiserSettings, run: Path, exported: Path, tmp_path: Path
+) -> None:
+    start = replace(settings, out=tmp_path / "further", n_images=4, learning_rate=1e-9)
+    train_denoiser(replace(start, **{given: str(exported)}))  # type: ignore[arg-type]
+    trained = read_tensors(tmp_path / "further" / "checkpoint", "model")
+    last, ema = (read_tensors(run / "checkpoint", group) for group in ("model", "ema"))
     assert all(torch.allclose(trained[name], ema[name].half().float(), atol=1e-5) for name in trained)
-    assert any(not torch.equal(start[name], trained[name]) for name in trained)
+    assert any(not torch.equal(last[name], trained[name]) for name in trained)
+
+
+def test_start_of_another_configuration(settings: DenoiserSettings, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="small: its denoiser is of another configuration"):
+        train_denoiser(replace(settings, out=tmp_path / "run", init="small"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_codec_is_refused(settings: DenoiserSettings, run: Path, tmp_path: Path) -> None:

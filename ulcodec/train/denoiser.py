@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ulcodec.data import PictureSet, load_pictures
 from ulcodec.devices import autocast
 from ulcodec.errors import TrainingError
+from ulcodec.model.config import ModelConfig
 from ulcodec.model.decoder import Denoiser
 from ulcodec.model.likelihood import coding_walk
 from ulcodec.model.unified import UnifiedLatentModel
@@ -28,13 +29,15 @@ VALIDATION_QUALITIES = (0.0, 0.2, 0.5)
 class DenoiserSettings:
     """What `ulcodec train denoiser` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
 
-    `model`: name or directory of the codec, whose denoiser the run goes on from, its dead units drawn anew
+    `model`: name or directory of the codec. `init`: the same of a model whose denoiser the run starts from, such as the
+    one trained around the codec before; the codec's own unless told. Its dead units are drawn anew
     (`ulcodec.train.revival`). `bias`: b of the sigmoid weighting, in log-SNR of the residual.
     """
 
     data: tuple[Source, ...]
     out: Path
     model: str = "small"
+    init: str | None = None
     minutes: float | None = None
     n_images: int | None = None
     batch_size: int = 8
@@ -161,6 +164,15 @@ def validation_scores(
     return scores
 
 
+def starting_denoiser(name: str, config: ModelConfig) -> Denoiser:
+    """The denoiser of another model, for a codec of this configuration. Raises TrainingError if it does not fit."""
+    found = open_model(name).networks(torch.device("cpu")).decoder.denoiser
+    shapes = {key: value.shape for key, value in found.state_dict().items()}
+    if shapes != {key: value.shape for key, value in Denoiser(config).state_dict().items()}:
+        raise TrainingError(f"{name}: its denoiser is of another configuration")
+    return found
+
+
 @without_denormals()
 def train_denoiser(settings: DenoiserSettings) -> Path:
     """Run or resume. Returns the run directory; `ulcodec train export` joins it with its codec to a model directory.
@@ -171,9 +183,8 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     stored = open_model(settings.model)
     model = stored.networks(device)
-    denoiser = Denoiser(stored.config)
-    denoiser.load_state_dict(model.decoder.denoiser.state_dict())
-    denoiser = denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    denoiser = starting_denoiser(settings.init, stored.config) if settings.init else model.decoder.denoiser
+    denoiser = denoiser.requires_grad_(True).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     identity = {"codec_sha256": stored.fingerprint.hex()}
     config = {"model": identity, "denoiser": settings.to_json()}
     loop = Loop(denoiser, settings.out, settings.loop_settings(), config, workers)
@@ -207,7 +218,7 @@ def resume_denoiser(
     """As `resume_stage1`."""
     longer = minutes is not None or n_images is not None
     settings = DenoiserSettings.from_json(rewind(run_dir, longer=longer)["denoiser"])
-    settings = replace(settings, out=run_dir, data=data or settings.data)
+    settings = replace(settings, out=run_dir, init=None, data=data or settings.data)
     if longer:
         settings = replace(settings, minutes=minutes, n_images=n_images)
     return train_denoiser(settings)
