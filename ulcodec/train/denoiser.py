@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from ulcodec.data import PictureSet, load_pictures
 from ulcodec.devices import autocast
-from ulcodec.errors import TrainingError
-from ulcodec.model.config import ModelConfig
+from ulcodec.errors import ModelError, TrainingError
+from ulcodec.model.checkpoint import load_weights
 from ulcodec.model.decoder import Denoiser
 from ulcodec.model.likelihood import coding_walk
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
 from ulcodec.sources import Source, as_source
-from ulcodec.store import open_model
+from ulcodec.store import DENOISER, open_model
 from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind
 from ulcodec.train.objective import normal_noise, per_picture, round_around, stratified_times
 from ulcodec.train.revival import revive
@@ -164,13 +164,15 @@ def validation_scores(
     return scores
 
 
-def starting_denoiser(name: str, config: ModelConfig) -> Denoiser:
-    """The denoiser of another model, for a codec of this configuration. Raises TrainingError if it does not fit."""
-    found = open_model(name).networks(torch.device("cpu")).decoder.denoiser
-    shapes = {key: value.shape for key, value in found.state_dict().items()}
-    if shapes != {key: value.shape for key, value in Denoiser(config).state_dict().items()}:
-        raise TrainingError(f"{name}: its denoiser is of another configuration")
-    return found
+def load_denoiser(denoiser: Denoiser, name: str) -> None:
+    """Take the weights of another model's denoiser. Raises TrainingError if they do not fit."""
+    prefix = f"{DENOISER}."
+    weights = open_model(name).weights
+    found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    try:
+        load_weights(denoiser, found)
+    except ModelError as error:
+        raise TrainingError(f"{name}: its denoiser is of another configuration") from error
 
 
 @without_denormals()
@@ -183,8 +185,9 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     stored = open_model(settings.model)
     model = stored.networks(device)
-    denoiser = starting_denoiser(settings.init, stored.config) if settings.init else model.decoder.denoiser
-    denoiser = denoiser.requires_grad_(True).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    denoiser = model.decoder.denoiser.requires_grad_(True)
+    if settings.init is not None:
+        load_denoiser(denoiser, settings.init)
     identity = {"codec_sha256": stored.fingerprint.hex()}
     config = {"model": identity, "denoiser": settings.to_json()}
     loop = Loop(denoiser, settings.out, settings.loop_settings(), config, workers)
