@@ -431,6 +431,45 @@ def test_a_deeper_model_starts_as_the_one_it_grows_from(
         train_stage1(dataclasses.replace(settings, init=settings.out / "model", out=settings.out.with_name("other")))
 
 
+def test_more_latent_channels_and_qualities_start_from_a_smaller_model(
+    settings: Stage1Settings, tiny_model: UnifiedLatentModel, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    further = TINY.n_quality_anchors + 2
+    ratio = TINY.lagrangian_high / TINY.lagrangian_low
+    larger = dataclasses.replace(
+        TINY,
+        name="larger",
+        latent_channels=48,
+        n_quality_anchors=further,
+        lagrangian_high=TINY.lagrangian_low * ratio ** ((further - 1) / (TINY.n_quality_anchors - 1)),
+    )
+    monkeypatch.setitem(PRESETS, "larger", larger)
+    grown_model = build_model(larger)
+    load_initial_weights(grown_model, tiny_model_dir, json.loads(json.dumps(larger.to_json())))
+    x, quality = torch.rand(2, 3, 32, 48), torch.tensor([0.2, 1.0])
+    same_quality = quality * (TINY.n_quality_anchors - 1) / (further - 1)
+    old, _ = tiny_model.encoder(x, quality)
+    y, z = grown_model.encoder(x, same_quality)
+    assert torch.allclose(y[:, :32], old, rtol=1e-3, atol=1e-3), "the first channels are those of the smaller model"
+    assert y[:, 32:].square().mean() > 0, "and the others carry coefficients"
+    _, before = tiny_model.decoder.trunk(old, quality)
+    _, without = grown_model.decoder.trunk(y * (torch.arange(48) < 32)[:, None, None], same_quality)
+    _, after = grown_model.decoder.trunk(y, same_quality)
+    assert torch.allclose(without, before, atol=1e-3)
+    assert (after - x).square().mean() < (before - x).square().mean(), "which bring the picture nearer"
+    assert torch.allclose(
+        grown_model.hyper_encoder(z, same_quality), tiny_model.hyper_encoder(z[:, :32], quality), rtol=1e-3, atol=1e-3
+    )
+    steep = dataclasses.replace(larger, lagrangian_high=2 * larger.lagrangian_high)
+    with pytest.raises(TrainingError, match="holds another model configuration"):
+        load_initial_weights(build_model(steep), tiny_model_dir, json.loads(json.dumps(steep.to_json())))
+    train_stage1(dataclasses.replace(settings, config="larger", init=tiny_model_dir, n_images=2 * BATCH_SIZE))
+    export_model(settings.out, settings.out / "model")
+    codec = ulcodec.load(settings.out / "model", device="cpu")
+    picture = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    assert codec.decode(codec.encode(picture, quality=100)).size == (56, 40)
+
+
 def test_linear_transforms_learn_slowly(settings: Stage1Settings) -> None:
     """The first step of Adam moves every weight that has a gradient by the learning rate."""
     seen = set()

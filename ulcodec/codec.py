@@ -253,10 +253,12 @@ class Codec:
     def analyse_batch(self, pictures: Sequence[np.ndarray], quality: int) -> tuple[Tensor, Tensor]:
         """`analyse` of B pictures of one latent grid: latents [B, C, h, w] and hyper-latents.
 
-        In tiles, whose size changes no number.
+        In tiles, whose size changes no number. Laid out channels last, in the order of coding.
         """
         config, (h, w) = self.model.config, grid_of(*pictures[0].shape[:2])
-        y = torch.empty(len(pictures), config.latent_channels, h, w, device=self.device)
+        y = torch.empty(
+            (len(pictures), config.latent_channels, h, w), device=self.device, memory_format=torch.channels_last
+        )
         hyper = torch.empty(len(pictures), config.hyper_channels, *hyper_grid((h, w)), device=self.device)
         q = torch.tensor([quality / 100], device=self.device)
         halo = HYPER_HALO + halo_of(config.encoder_blocks_16, config.encoder_blocks_8)

@@ -125,19 +125,18 @@ def table_indices(parameters: CodingParameters) -> np.ndarray:
     return parameters.table_index.cpu().numpy()
 
 
-def chosen(parameters: CodingParameters, mask: Tensor) -> CodingParameters:
-    return CodingParameters(parameters.mean_16[mask], parameters.table_index[mask])
-
-
 def parts_of_step(
     predicted: CodingParameters, steps: Tensor, step: int
-) -> Iterator[tuple[slice, Tensor, CodingParameters]]:
-    """Some positions at a time, which bounds memory: where they are, which elements are of the step, and their
-    parameters."""
-    for start in range(0, len(steps), POSITIONS_AT_ONCE):
-        part = slice(start, start + POSITIONS_AT_ONCE)
+) -> Iterator[tuple[slice, Tensor, slice, CodingParameters]]:
+    """Some positions at a time, which bounds memory: where they are, which of their elements are of the step, where
+    these are among all of the step, and their parameters."""
+    start = 0
+    for first in range(0, len(steps), POSITIONS_AT_ONCE):
+        part = slice(first, first + POSITIONS_AT_ONCE)
         now = steps[part] == step
-        yield part, now, chosen(CodingParameters(predicted.mean_16[part], predicted.table_index[part]), now)
+        own = slice(start, start + int(torch.count_nonzero(now)))
+        yield part, now, own, CodingParameters(predicted.mean_16[own], predicted.table_index[own])
+        start = own.stop
 
 
 def flattened(parameters: CodingParameters) -> CodingParameters:
@@ -191,18 +190,13 @@ def encode_latents(
     y_16 = torch.zeros(y.shape, dtype=torch.int32, device=y.device)
     segments = []
     for step in FILE_STEPS:
-        predicted = prior(y_16, steps < step, quality, features, grid)
-        n_now, start = int(torch.count_nonzero(steps == step)), 0
-        symbols, indices = np.empty(n_now, np.int32), np.empty(n_now, np.uint8)
-        for part, now, parameters in parts_of_step(predicted, steps, step):
-            stop = start + len(parameters.mean_16)
-            symbols[start:stop] = quantise(y[part][now], parameters, savings)
-            indices[start:stop] = table_indices(parameters)
-            y_16[part][now] = restore(symbols[start:stop], parameters)
-            start = stop
-        del predicted
-        code(symbols, indices)
-        del symbols, indices
+        predicted = prior(y_16, steps, step, quality, features, grid)
+        symbols = np.empty(len(predicted.mean_16), np.int32)
+        for part, now, own, parameters in parts_of_step(predicted, steps, step):
+            symbols[own] = quantise(y[part][now], parameters, savings)
+            y_16[part][now] = restore(symbols[own], parameters)
+        code(symbols, table_indices(predicted))
+        del predicted, symbols
         segments.append([encoder.finish() for encoder in encoders])
         encoders = [SymbolEncoder() for _ in range(batch)]
         if len(steps) >= LARGE_GRID:
@@ -229,9 +223,8 @@ def symbols_of(
     yield symbols_between(latent.hyper_16.flatten(), parameters), table_indices(parameters)
     features = prior.hyper_features(latent.hyper_16, quality, grid)
     for step in FILE_STEPS:
-        known, now = steps < step, steps == step
-        parameters = chosen(prior(latent.y_16 * known, known, quality, features, grid), now)
-        yield symbols_between(latent.y_16[now], parameters), table_indices(parameters)
+        parameters = prior(latent.y_16, steps, step, quality, features, grid)
+        yield symbols_between(latent.y_16[steps == step], parameters), table_indices(parameters)
 
 
 def decode_latent(
@@ -316,7 +309,7 @@ class DecodingWalk:
         if self.step == 0:
             self.decode_hyper(decoders)
         predicted = self.predict()
-        symbols = self.decode(decoders, self.indices(predicted))
+        symbols = self.decode(decoders, table_indices(predicted))
         for decoder in decoders:
             decoder.finish()
         self.restore(symbols, predicted)
@@ -332,18 +325,12 @@ class DecodingWalk:
     def advance_by_front(self, front: bytes) -> None:
         """Decode what is sure by the front of the next segment; the rest of the step becomes the prior's mean."""
         predicted = self.predict()
-        self.restore(decode_front(front, self.indices(predicted), self.coder.tables), predicted)
-
-    def indices(self, predicted: CodingParameters) -> np.ndarray:
-        parts = parts_of_step(predicted, self.steps, self.step + 1)
-        return np.concatenate([table_indices(parameters) for _, _, parameters in parts])
+        self.restore(decode_front(front, table_indices(predicted), self.coder.tables), predicted)
 
     def restore(self, symbols: np.ndarray, predicted: CodingParameters) -> None:
-        self.step, start = self.step + 1, 0
-        for part, now, parameters in parts_of_step(predicted, self.steps, self.step):
-            stop = start + len(parameters.mean_16)
-            self.y_16[part][now] = restore(symbols[start:stop], parameters)
-            start = stop
+        self.step += 1
+        for part, now, own, parameters in parts_of_step(predicted, self.steps, self.step):
+            self.y_16[part][now] = restore(symbols[own], parameters)
 
     def decode_hyper(self, decoders: Sequence[SymbolDecoder]) -> None:
         prior, n_hyper = self.coder.prior, len(decoders) * math.prod(hyper_grid(self.grid))
@@ -353,11 +340,11 @@ class DecodingWalk:
         self.features = prior.hyper_features(self.hyper_16, self.quality, self.grid)
 
     def predict(self) -> CodingParameters:
-        return self.coder.prior(self.y_16, self.steps <= self.step, self.quality, self.features, self.grid)
+        """Parameters of the elements of the next step."""
+        return self.coder.prior(self.y_16, self.steps, self.step + 1, self.quality, self.features, self.grid)
 
     def conceal(self) -> None:
         """Give what is not decoded the prior's mean, step after step: each is trained on those before it."""
         while self.step < N_SEGMENTS:
-            now = self.steps == self.step + 1
-            self.y_16[now] = self.predict().mean_16[now]
+            self.y_16[self.steps == self.step + 1] = self.predict().mean_16
             self.step += 1

@@ -96,14 +96,19 @@ TINY = ModelConfig(
     prior_width=32, prior_blocks=1, hyper_width=16, denoiser_width=16, denoiser_blocks=1,
 )  # fmt: skip
 
+NINTH_LAGRANGIAN = 0.001 * 120 ** (8 / 7)
+"""Lagrangian of the highest quality with a ninth anchor, as far above the eighth as that is above the seventh."""
+
 SMALL = ModelConfig(
-    name="small", latent_channels=256, hyper_channels=64, width_8=192, width_16=320,
+    name="small", latent_channels=384, hyper_channels=64, width_8=192, width_16=320,
     encoder_blocks_8=5, encoder_blocks_16=8, decoder_blocks_16=10, decoder_blocks_8=8,
     prior_width=256, prior_blocks=8, hyper_width=128, denoiser_width=96, denoiser_blocks=4,
+    n_quality_anchors=9, lagrangian_high=NINTH_LAGRANGIAN,
 )  # fmt: skip
 
 BASE = ModelConfig(
-    name="base", latent_channels=256, hyper_channels=64, width_8=320, width_16=512,
+    name="base", latent_channels=384, hyper_channels=64, width_8=320, width_16=512,
     encoder_blocks_8=6, encoder_blocks_16=6, decoder_blocks_16=8, decoder_blocks_8=8,
     prior_width=384, prior_blocks=8, hyper_width=192, denoiser_width=192, denoiser_blocks=6,
+    n_quality_anchors=9, lagrangian_high=NINTH_LAGRANGIAN,
 )  # fmt: skip

@@ -256,33 +256,45 @@ class IntegerPrior:
         return x.reshape(-1, *fine, x.shape[1])[:, : grid[0], : grid[1]].flatten(0, 2)
 
     def __call__(
-        self, y_16: Tensor, known: Tensor, quality: int, hyper_features: Tensor, grid: tuple[int, int]
+        self, y_16: Tensor, steps: Tensor, step: int, quality: int, hyper_features: Tensor, grid: tuple[int, int]
     ) -> CodingParameters:
-        """y_16 int32 [N, C]: latent in 1/16 steps, 0 where not known; known [N, C] bool.
+        """Parameters [M] of the elements that are coded in `step`, from those of earlier steps, in the order of coding.
 
-        The result holds for the elements that are not known.
+        y_16 int32 [N, C]: latent in 1/16 steps, where an earlier step coded it; steps uint8 [N, C]: each element's.
         """
+        y_16, by_place, hyper_features = (x.reshape(-1, *grid, x.shape[1]) for x in (y_16, steps, hyper_features))
         if max(grid) <= self.tile:
-            return self.predict(y_16, known, quality, hyper_features, grid)
-        inputs = [x.reshape(-1, *grid, x.shape[1]) for x in (y_16, known, hyper_features)]
-        mean_16, table_index = torch.empty_like(inputs[0]), torch.empty_like(inputs[0], dtype=torch.uint8)
+            return self.predict(y_16, by_place < step, by_place == step, quality, hyper_features)
+        stops = torch.count_nonzero(steps == step, dim=1).cumsum(0).reshape(-1, *grid)
+        mean_16 = torch.empty(int(stops[-1, -1, -1]), dtype=torch.int32, device=self.device)
+        table_index = torch.empty_like(mean_16, dtype=torch.uint8)
         halo = len(self.blocks)  # each sees one position further
-        for rows, rows_around, rows_within in spans(range(grid[0]), grid[0], self.tile, halo):
-            for columns, columns_around, columns_within in spans(range(grid[1]), grid[1], self.tile, halo):
-                around = [x[:, rows_around, columns_around] for x in inputs]
-                y_part, known_part, hyper_part = (x.flatten(0, 2) for x in around)
-                size = around[0].shape[:3]
-                predicted = self.predict(y_part, known_part, quality, hyper_part, (size[1], size[2]))
+        for rows in spans(range(grid[0]), grid[0], self.tile, halo):
+            for columns in spans(range(grid[1]), grid[1], self.tile, halo):
+                y_part, steps_part, hyper_part = (
+                    x[:, rows.outer, columns.outer] for x in (y_16, by_place, hyper_features)
+                )
+                wanted = torch.zeros_like(steps_part, dtype=torch.bool)
+                wanted[:, rows.within, columns.within] = steps_part[:, rows.within, columns.within] == step
+                predicted = self.predict(y_part, steps_part < step, wanted, quality, hyper_part)
+                in_lines = wanted[:, rows.within].sum((2, 3)).flatten().tolist()
+                line_stops = stops[:, rows.inner, columns.inner.stop - 1].flatten().tolist()
                 for whole, part in zip((mean_16, table_index), predicted, strict=True):
-                    whole[:, rows, columns] = part.reshape(*size, -1)[:, rows_within, columns_within]
+                    for line, stop in zip(torch.split(part, in_lines), line_stops, strict=True):
+                        whole[stop - len(line) : stop] = line
         release()
-        return CodingParameters(mean_16.flatten(0, 2), table_index.flatten(0, 2))
+        return CodingParameters(mean_16, table_index)
 
     def predict(
-        self, y_16: Tensor, known: Tensor, quality: int, hyper_features: Tensor, grid: tuple[int, int]
+        self, y_16: Tensor, known: Tensor, wanted: Tensor, quality: int, hyper_features: Tensor
     ) -> CodingParameters:
-        """The whole picture at once, or a tile with its surroundings."""
-        estimate = scaled_latent(y_16, self.estimate[quality])
+        """For the wanted elements of whole pictures, or of tiles with their surroundings, from the known ones.
+
+        y_16 int32, known and wanted bool [B, h, w, C], hyper_features int16 [B, h, w, hyper_width].
+        """
+        grid = (y_16.shape[1], y_16.shape[2])
+        y_16, known, hyper_features = (x.flatten(0, 2) for x in (y_16, known, hyper_features))
+        estimate = scaled_latent(y_16 * known, self.estimate[quality])
         x = self.stem(torch.cat((estimate, known.to(torch.int32) << ACTIVATION_BITS, hyper_features), dim=1))
         x = limited_relu(x + self.bias[quality])
         for (reduce, spatial, expand), bias in zip(self.blocks, self.block_bias, strict=True):
@@ -290,8 +302,11 @@ class IntegerPrior:
             hidden = limited_relu(spatial(hidden, grid))
             x = limited(x + expand(hidden))
         x = limited_relu(x)
-        mean = self.mean_head(x).clamp(-LARGEST_MEAN, LARGEST_MEAN) * self.mean_gain[quality]
-        index = scaled(self.scale_head(x) + self.scale_offset[quality], ACTIVATION_BITS)
+        elements = wanted.flatten().nonzero()[:, 0]
+        channels = elements % wanted.shape[-1]
+        mean, index = (head(x).flatten()[elements] for head in (self.mean_head, self.scale_head))
+        mean = mean.clamp(-LARGEST_MEAN, LARGEST_MEAN) * self.mean_gain[quality][channels]
+        index = scaled(index + self.scale_offset[quality][channels], ACTIVATION_BITS)
         mean_16 = scaled(mean, MEAN_BITS + ACTIVATION_BITS).to(torch.int32)
         return CodingParameters(mean_16, index.clamp(0, N_SCALES - 1).to(torch.uint8))
 

@@ -1,6 +1,7 @@
 """Stage 1: encoder, prior and decoder trained together."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,12 @@ from ulcodec.train.workers import Workers, begin, without_denormals
 VALIDATION_QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 DEPTHS = ("encoder_blocks_8", "encoder_blocks_16", "decoder_blocks_16", "decoder_blocks_8", "prior_blocks")
+
+EXTENSIBLE = (*DEPTHS, "latent_channels")
 """Fields of a codec's configuration that may grow when a run starts from another model."""
+
+INNOVATION = 0.6
+"""How much of the DCT coefficients that come next the networks of `small` did not guess (docs/lab-notes.md)."""
 
 SLOW_PARAMETERS = (
     ("hyper_encoder.head.weight", 1.0),
@@ -275,24 +281,61 @@ def resume_stage1(
 
 
 def load_initial_weights(model: nn.Module, directory: Path, config: dict[str, Any]) -> None:
-    """Start from a model directory of the same configuration, or of a codec with fewer blocks.
+    """Start from a model directory of the same configuration, or of a smaller codec (see `is_smaller`).
 
     Blocks that it lacks come last in their network and start at nothing, so that the deeper codec begins as the other
     (Net2DeeperNet, Chen et al. 2016, arXiv 1511.05641). Raises TrainingError for any other configuration.
     """
     found = read_document(directory, "config").get("model")
-    grows = isinstance(model, UnifiedLatentModel) and isinstance(found, dict) and is_shallower(found, config)
+    grows = isinstance(model, UnifiedLatentModel) and isinstance(found, dict) and is_smaller(found, config)
     if found != config and not grows:
         raise TrainingError(f"{directory} holds another model configuration")
-    stored = read_tensors(directory, "weights")
-    added = {name: weight for name, weight in model.state_dict().items() if grows and name not in stored}
-    silent = {name: torch.zeros_like(weight) for name, weight in added.items() if ".expand." in name}
-    load_weights(model, added | silent | stored)
+    weights = read_tensors(directory, "weights")
+    if grows:
+        for name, fresh in model.state_dict().items():
+            if name in weights:
+                weights[name] = grown(name, weights[name], fresh)
+            else:
+                weights[name] = torch.zeros_like(fresh) if ".expand." in name else fresh
+    load_weights(model, weights)
 
 
-def is_shallower(found: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether two codecs' configurations differ in no more than name and depth, the first having no more blocks."""
-    if found.keys() != config.keys():
-        return False
-    same = all(found[key] == value for key, value in config.items() if key not in ("name", *DEPTHS))
-    return same and all(found[key] <= config[key] for key in DEPTHS)
+def grown(name: str, stored: Tensor, fresh: Tensor) -> Tensor:
+    """A smaller codec's weight in a larger one's shape, `fresh` being the value that the larger one starts with.
+
+    Further latent channels start as the DCT coefficients that come next, coded and restored by the linear transforms
+    alone: no other network hears of them yet, and the prior gives each the average channel's spread beside its own
+    gain. Further quality anchors continue the line through the last two.
+    """
+    result = fresh.clone()
+    if name.endswith(".values") and len(fresh) > len(stored):
+        further = torch.arange(1, len(fresh) - len(stored) + 1)[:, None]
+        stored = torch.cat((stored, stored[-1] + further * (stored[-1] - stored[-2])))
+    elif name.startswith("prior.scale_head."):
+        result[:] = stored.float().mean(0)
+    elif name == "encoder.linear.weight":
+        result *= INNOVATION
+    elif stored.ndim == 4 and name != "decoder.trunk.linear.weight":
+        result[:, stored.shape[1] :] = 0
+    result[tuple(slice(size) for size in stored.shape)] = stored
+    return result
+
+
+def is_smaller(found: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether the second codec's configuration is the first's but for its name and what it has more of.
+
+    That may be blocks, latent channels, and anchors of quality above the last, with the Lagrangians to go with them.
+    """
+    differ = ("name", "n_quality_anchors", "lagrangian_high", *EXTENSIBLE)
+    return (
+        found.keys() == config.keys()
+        and all(found[key] == value for key, value in config.items() if key not in differ)
+        and all(found[key] <= config[key] for key in ("n_quality_anchors", *EXTENSIBLE))
+        and math.isclose(lagrangian_ratio(found), lagrangian_ratio(config), rel_tol=1e-9)
+    )
+
+
+def lagrangian_ratio(config: dict[str, Any]) -> float:
+    """Of each quality anchor to the one before, as a logarithm."""
+    low, high = float(config["lagrangian_low"]), float(config["lagrangian_high"])
+    return math.log(high / low) / (int(config["n_quality_anchors"]) - 1)
