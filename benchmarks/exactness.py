@@ -60,9 +60,8 @@ def in_batches(prior: Any, batch: int) -> Any:
             self.__dict__.update(vars(prior))
 
         def __call__(self, *inputs: Any) -> CodingParameters:
-            n = len(inputs[0])
             copies = (x.repeat(batch, 1) if isinstance(x, torch.Tensor) else x for x in inputs)
-            return CodingParameters(*(part[-n:] for part in super().__call__(*copies)))
+            return CodingParameters(*(part.chunk(batch)[-1] for part in super().__call__(*copies)))
 
     return BatchPrior()
 

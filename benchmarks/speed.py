@@ -143,8 +143,7 @@ def time_products(
     container = Container.from_bytes(codec.encode(picture.pixels, quality=quality))
     grid = latent_grid(container)
     decoded = codec.decode_latents(container)
-    known = step_positions(stored.config, grid).to(codec.device) < N_SEGMENTS
-    y_16 = torch.where(known, decoded.y_16, 0)
+    steps = step_positions(stored.config, grid).to(codec.device)
     rows = []
     for name in PRODUCTS:
         if not is_exact(name, codec.device):
@@ -152,7 +151,8 @@ def time_products(
         progress(f"prior with {name} products")
         prior = IntegerPrior(stored.config, stored.coding, codec.device, name)
         features = prior.hyper_features(decoded.hyper_16, quality, grid)
-        passes = [stopwatch(codec.device, prior, y_16, known, quality, features, grid)[1] for _ in range(1 + n_runs)]
+        last = (decoded.y_16, steps, N_SEGMENTS, quality, features, grid)
+        passes = [stopwatch(codec.device, prior, *last)[1] for _ in range(1 + n_runs)]
         rows.append(statistics_row(f"prior, one pass: {name} products", passes[1:]))
     return rows
 
