@@ -195,8 +195,10 @@ def encode_latents(
         for part, now, own, parameters in parts_of_step(predicted, steps, step):
             symbols[own] = quantise(y[part][now], parameters, savings)
             y_16[part][now] = restore(symbols[own], parameters)
-        code(symbols, table_indices(predicted))
-        del predicted, symbols
+        indices = table_indices(predicted)
+        del predicted, parameters  # the means' memory, before the coder takes its own
+        code(symbols, indices)
+        del symbols, indices
         segments.append([encoder.finish() for encoder in encoders])
         encoders = [SymbolEncoder() for _ in range(batch)]
         if len(steps) >= LARGE_GRID:
