@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_range_coder import TOTAL, ReferenceDecoder, ReferenceEncoder
 
-from ulcodec import range_coder
+from ulcodec import entropy, range_coder
 from ulcodec.entropy import (
     ESCAPE_HEAD_BITS,
     MAX_SYMBOL,
@@ -449,3 +449,16 @@ def test_without_constriction(monkeypatch: pytest.MonkeyPatch) -> None:
     for symbols, index in calls:
         np.testing.assert_array_equal(decoder.decode(index, tables), symbols)
     decoder.finish()
+
+
+@pytest.mark.parametrize("at_once", [999, 64])
+def test_portions_of_many_elements_change_nothing(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    index = rng.integers(0, len(SMALL.lengths), 5000).astype(np.uint8)
+    symbols = np.where(index > 0, rng.normal(0, 2, len(index)).round(), 0).astype(np.int32)
+    whole = encoded((symbols, index))
+    order = coding_order(index, SMALL)
+    monkeypatch.setattr(entropy, "ELEMENTS_AT_ONCE", at_once)
+    assert np.array_equal(coding_order(index, SMALL), order)
+    assert encoded((symbols, index)) == whole
+    assert np.array_equal(decode_all(whole, index, SMALL), symbols)

@@ -19,6 +19,10 @@ from ulcodec.errors import CorruptDataError, ModelError
 from ulcodec.range_coder import PRECISION_BITS, TOTAL
 
 MAX_TABLES = 256
+
+ELEMENTS_AT_ONCE = 2**22
+"""What is sorted or looked up together, which bounds the memory for that."""
+
 MAX_TABLE_LENGTH = 4096
 MAX_SYMBOL = 2**20 - 1
 MIN_FREQUENCY = 16
@@ -152,7 +156,32 @@ def check_index(table_index: IntArray, tables: FrequencyTables) -> None:
 def coding_order(table_index: IntArray, tables: FrequencyTables) -> NDArray[np.intp]:
     """Positions of the coded elements: by falling table, and in their own order within one."""
     check_index(table_index, tables)
-    coded = np.flatnonzero((tables.escapes > 0)[table_index])
+    is_coded = tables.escapes > 0
+    if len(table_index) <= ELEMENTS_AT_ONCE:
+        return sorted_positions(table_index, is_coded)
+    counts = np.zeros(MAX_TABLES, dtype=np.intp)
+    for part in portions(table_index):
+        counts += np.bincount(part, minlength=MAX_TABLES)
+    counts[: len(is_coded)][~is_coded] = 0
+    following = counts[::-1].cumsum()[::-1] - counts
+    order = np.empty(int(counts.sum()), dtype=np.intp)
+    for number, part in enumerate(portions(table_index)):
+        own = sorted_positions(part, is_coded)
+        for table, run in runs(part[own]):
+            place = slice(following[table], following[table] + run.stop - run.start)
+            order[place] = own[run] + number * ELEMENTS_AT_ONCE
+            following[table] = place.stop
+    return order
+
+
+def portions(elements: IntArray) -> Iterator[IntArray]:
+    """Some elements at a time: what is done with them takes several times their memory."""
+    for start in range(0, len(elements), ELEMENTS_AT_ONCE):
+        yield elements[start : start + ELEMENTS_AT_ONCE]
+
+
+def sorted_positions(table_index: IntArray, is_coded: NDArray[np.bool_]) -> NDArray[np.intp]:
+    coded = np.flatnonzero(is_coded[table_index])
     return coded[np.argsort(MAX_TABLES - 1 - table_index[coded].astype(np.uint8), kind="stable")]
 
 
@@ -231,12 +260,15 @@ class SymbolEncoder:
         order = coding_order(table_index, tables)
         check_symbols(symbols, table_index)
         index = table_index[order]
-        entries = table_entries(symbols[order], index, tables)
         if np.count_nonzero(symbols) != np.count_nonzero(symbols[order]):
             raise ValueError("a symbol under a table that is not coded must be 0")
+        escapes = [np.empty(0, np.intp)]
         for table, run in runs(index):
-            self._coder.encode(entries[run], tables.models[table])
-        escaped = np.sort(order[entries == tables.escapes[index]])
+            for positions in portions(order[run]):
+                entries = table_entries(symbols[positions], table_index[positions], tables)
+                self._coder.encode(entries, tables.models[table])
+                escapes.append(positions[entries == tables.escapes[table]])
+        escaped = np.sort(np.concatenate(escapes))
         heads, distance = escape_code(symbols[escaped], table_index[escaped], tables)
         self._encode_bits(heads, np.full(len(heads), ESCAPE_HEAD_BITS))
         self._encode_bits(distance, heads >> 1)
