@@ -260,7 +260,7 @@ class SymbolEncoder:
         order = coding_order(table_index, tables)
         check_symbols(symbols, table_index)
         index = table_index[order]
-        if np.count_nonzero(symbols) != np.count_nonzero(symbols[order]):
+        if np.count_nonzero(symbols) != sum(np.count_nonzero(symbols[part]) for part in portions(order)):
             raise ValueError("a symbol under a table that is not coded must be 0")
         escapes = [np.empty(0, np.intp)]
         for table, run in runs(index):

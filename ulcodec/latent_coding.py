@@ -153,7 +153,7 @@ class SymbolCheck:
         self.value = 0xFFFF
 
     def update(self, symbols: np.ndarray) -> None:
-        self.value = crc_hqx(symbols.astype("<i4").tobytes(), self.value)
+        self.value = crc_hqx(symbols.astype("<i4", order="C", copy=False).data, self.value)
 
 
 def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0) -> EncodedLatent:
