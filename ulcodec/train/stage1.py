@@ -27,7 +27,7 @@ VALIDATION_QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 DEPTHS = ("encoder_blocks_8", "encoder_blocks_16", "decoder_blocks_16", "decoder_blocks_8", "prior_blocks")
 
-EXTENSIBLE = (*DEPTHS, "latent_channels")
+EXTENSIBLE = (*DEPTHS, "latent_channels", "n_quality_anchors")
 """Fields of a codec's configuration that may grow when a run starts from another model."""
 
 INNOVATION = 0.6
@@ -326,11 +326,11 @@ def is_smaller(found: dict[str, Any], config: dict[str, Any]) -> bool:
 
     That may be blocks, latent channels, and anchors of quality above the last, with the Lagrangians to go with them.
     """
-    differ = ("name", "n_quality_anchors", "lagrangian_high", *EXTENSIBLE)
+    differ = ("name", "lagrangian_high", *EXTENSIBLE)
     return (
         found.keys() == config.keys()
         and all(found[key] == value for key, value in config.items() if key not in differ)
-        and all(found[key] <= config[key] for key in ("n_quality_anchors", *EXTENSIBLE))
+        and all(found[key] <= config[key] for key in EXTENSIBLE)
         and math.isclose(lagrangian_ratio(found), lagrangian_ratio(config), rel_tol=1e-9)
     )
 
