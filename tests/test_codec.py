@@ -152,6 +152,17 @@ def test_decoder_restores_exactly_what_the_encoder_did(
     assert (error <= 0.5 + 1e-6).float().mean() > 0.9, "all but the elements that are not coded"
 
 
+def test_a_latent_may_be_overwritten_by_what_is_restored(tiny_codec: Codec, picture: np.ndarray) -> None:
+    y, hyper = tiny_codec.analyse(picture, 41)
+    kept = y.clone(memory_format=torch.preserve_format)
+    plain = encode_latent(tiny_codec.coder, y, hyper, 41)
+    assert torch.equal(y, kept)
+    coded = encode_latent(tiny_codec.coder, y, hyper, 41, overwrite_y=True)
+    assert (coded.segments, coded.symbol_check) == (plain.segments, plain.symbol_check)
+    assert all(torch.equal(one, other) for one, other in zip(coded.latent, plain.latent, strict=True))
+    assert coded.latent.y_16.data_ptr() == y.data_ptr(), "no memory of its own"
+
+
 def test_latents_do_not_depend_on_the_thread_count(
     tiny_codec: Codec, coded: bytes, set_threads: Callable[[int], None]
 ) -> None:

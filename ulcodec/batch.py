@@ -44,11 +44,11 @@ def encode_batch(
     checked_quality(quality)
     encodings = [Encoding(codec, as_picture(image, max_pixels), alpha_quality, strip, effort) for image in images]
     if effort > 1:
-        return [encoding.code(quality) for encoding in encodings]
+        return [encoding.code_once(quality) for encoding in encodings]
     files = [b""] * len(encodings)
     for indices in together(codec, [(encoding.grid,) for encoding in encodings]):
         latents = codec.analyse_batch([encodings[index].pixels for index in indices], quality)
-        for index, coded in zip(indices, encode_latents(codec.coder, *latents, quality), strict=True):
+        for index, coded in zip(indices, encode_latents(codec.coder, *latents, quality, overwrite_y=True), strict=True):
             files[index] = encodings[index].file(coded, quality)
     return files
 

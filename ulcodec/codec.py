@@ -102,7 +102,7 @@ class Codec:
         range.
         """
         picture = as_picture(image, max_pixels)
-        return Encoding(self, picture, alpha_quality, strip, effort).code(checked_quality(quality))
+        return Encoding(self, picture, alpha_quality, strip, effort).code_once(checked_quality(quality))
 
     def decode(
         self, data: bytes, *, fraction: float = 1.0, realism: float | Realism = 0.0, max_pixels: int = MAX_PIXELS
@@ -340,13 +340,22 @@ class Encoding:
 
     def code(self, quality: int, thrift: float = 1.0) -> bytes:
         """The file at a quality from 0 to 100; `thrift` as in `encode_latents`."""
-        codec, pixels = self.codec, self.pixels
         if quality not in self.analysed:
-            y, hyper = codec.analyse(pixels, quality)
-            if self.n_steps:
-                y = refine(codec.model, codec.coder, pixels, y, hyper, quality, self.n_steps)
-            self.analysed = {quality: (y, hyper)}
-        return self.file(encode_latent(codec.coder, *self.analysed[quality], quality, thrift), quality)
+            self.analysed = {quality: self.analyse(quality)}
+        return self.file(encode_latent(self.codec.coder, *self.analysed[quality], quality, thrift), quality)
+
+    def code_once(self, quality: int) -> bytes:
+        """The file at a quality, if no other is wanted: as `code`, in less memory."""
+        latents = self.analyse(quality)
+        return self.file(encode_latent(self.codec.coder, *latents, quality, overwrite_y=True), quality)
+
+    def analyse(self, quality: int) -> tuple[Tensor, Tensor]:
+        """Latent and hyper-latent, refined if there is effort for it."""
+        codec = self.codec
+        y, hyper = codec.analyse(self.pixels, quality)
+        if self.n_steps:
+            y = refine(codec.model, codec.coder, self.pixels, y, hyper, quality, self.n_steps)
+        return y, hyper
 
     def file(self, coded: EncodedLatent, quality: int) -> bytes:
         return Container(

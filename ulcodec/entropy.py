@@ -153,21 +153,17 @@ def check_index(table_index: IntArray, tables: FrequencyTables) -> None:
         raise ValueError(f"table indices must be 0 to {len(tables.lengths) - 1}")
 
 
-def coding_order(table_index: IntArray, tables: FrequencyTables) -> NDArray[np.intp]:
+def coding_order(table_index: IntArray, tables: FrequencyTables) -> IntArray:
     """Positions of the coded elements: by falling table, and in their own order within one."""
     check_index(table_index, tables)
     is_coded = tables.escapes > 0
-    if len(table_index) <= ELEMENTS_AT_ONCE:
-        return sorted_positions(table_index, is_coded)
-    counts = np.zeros(MAX_TABLES, dtype=np.intp)
-    for part in portions(table_index):
-        counts += np.bincount(part, minlength=MAX_TABLES)
-    counts[: len(is_coded)][~is_coded] = 0
-    following = counts[::-1].cumsum()[::-1] - counts
-    order = np.empty(int(counts.sum()), dtype=np.intp)
+    places = dict(runs(table_index, tables))
+    n_coded = sum(place.stop - place.start for place in places.values())
+    order = np.empty(n_coded, dtype=np.min_scalar_type(len(table_index)))
+    following = {table: place.start for table, place in places.items()}
     for number, part in enumerate(portions(table_index)):
         own = sorted_positions(part, is_coded)
-        for table, run in runs(part[own]):
+        for table, run in runs(part, tables):
             place = slice(following[table], following[table] + run.stop - run.start)
             order[place] = own[run] + number * ELEMENTS_AT_ONCE
             following[table] = place.stop
@@ -185,10 +181,13 @@ def sorted_positions(table_index: IntArray, is_coded: NDArray[np.bool_]) -> NDAr
     return coded[np.argsort(MAX_TABLES - 1 - table_index[coded].astype(np.uint8), kind="stable")]
 
 
-def runs(sorted_index: IntArray) -> Iterator[tuple[int, slice]]:
-    """Each table of an index in coding order, with where its run is."""
-    counts, start = np.bincount(sorted_index, minlength=MAX_TABLES), 0
-    for table in np.flatnonzero(counts)[::-1].tolist():
+def runs(table_index: IntArray, tables: FrequencyTables) -> Iterator[tuple[int, slice]]:
+    """Each table under which elements are coded, with where they are in coding order."""
+    counts = np.zeros(len(tables.lengths), dtype=np.intp)
+    for part in portions(table_index):
+        counts += np.bincount(part, minlength=len(counts))
+    start = 0
+    for table in np.flatnonzero(np.where(tables.escapes > 0, counts, 0))[::-1].tolist():
         yield table, slice(start, start + int(counts[table]))
         start += int(counts[table])
 
@@ -259,11 +258,10 @@ class SymbolEncoder:
         """
         order = coding_order(table_index, tables)
         check_symbols(symbols, table_index)
-        index = table_index[order]
         if np.count_nonzero(symbols) != sum(np.count_nonzero(symbols[part]) for part in portions(order)):
             raise ValueError("a symbol under a table that is not coded must be 0")
-        escapes = [np.empty(0, np.intp)]
-        for table, run in runs(index):
+        escapes = [np.empty(0, order.dtype)]
+        for table, run in runs(table_index, tables):
             for positions in portions(order[run]):
                 entries = table_entries(symbols[positions], table_index[positions], tables)
                 self._coder.encode(entries, tables.models[table])
@@ -315,13 +313,13 @@ class SymbolDecoder:
         Raises TypeError and ValueError as `SymbolEncoder.encode`; CorruptDataError for data that it cannot have made.
         """
         order = coding_order(table_index, tables)
-        index = table_index[order]
-        entries = np.empty(len(order), dtype=np.int32)
-        for table, run in runs(index):
-            entries[run] = self._decode_run(tables.models[table], run.stop - run.start)
         symbols = np.zeros(len(table_index), dtype=np.int32)
-        symbols[order] = entries + tables.minima[index]
-        escaped = np.sort(order[entries == tables.escapes[index]])
+        escapes = [np.empty(0, order.dtype)]
+        for table, run in runs(table_index, tables):
+            entries = self._decode_run(tables.models[table], run.stop - run.start)
+            symbols[order[run]] = entries + tables.minima[table]
+            escapes.append(order[run][entries == tables.escapes[table]])
+        escaped = np.sort(np.concatenate(escapes))
         symbols[escaped] = self._decode_escapes(table_index[escaped], tables)
         return symbols
 
@@ -359,10 +357,9 @@ def decode_front(data: bytes, table_index: IntArray, tables: FrequencyTables) ->
     A symbol is sure if it is the same whatever follows, and no escape, whose rest comes at the end.
     """
     order = coding_order(table_index, tables)
-    index = table_index[order]
     symbols = np.zeros(len(table_index), dtype=np.int32)
     lowest, highest = (range_decoder(data + byte * (REST_BYTES + -len(data) % WORD_BYTES)) for byte in (b"\0", b"\xff"))
-    for table, run in runs(index):
+    for table, run in runs(table_index, tables):
         for start in range(run.start, run.stop, FRONT_CHUNK):
             n_now = min(FRONT_CHUNK, run.stop - start)
             try:

@@ -156,18 +156,21 @@ class SymbolCheck:
         self.value = crc_hqx(symbols.astype("<i4", order="C", copy=False).data, self.value)
 
 
-def encode_latent(coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0) -> EncodedLatent:
+def encode_latent(
+    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
+) -> EncodedLatent:
     """`encode_latents` of one latent [C, h, w] and its hyper-latent."""
-    [coded] = encode_latents(coder, y[None], hyper[None], quality, thrift)
+    [coded] = encode_latents(coder, y[None], hyper[None], quality, thrift, overwrite_y=overwrite_y)
     return coded
 
 
 def encode_latents(
-    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0
+    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
 ) -> list[EncodedLatent]:
-    """Code latents y [B, C, h, w] and hyper-latents [B, C_hyper, ceil(h/4), ceil(w/4)], float, in quantisation steps.
+    """Code latents y [B, C, h, w] and hyper-latents [B, C_hyper, ceil(h/4), ceil(w/4)], float32, in quantisation steps.
 
     `thrift`: how much a saved bit counts against error, beside what is best at this quality; more makes a smaller file.
+    `overwrite_y`: what is restored may take the place of y, which saves its memory where y lies channels last.
     """
     savings = coder.savings * thrift
     prior, batch, grid = coder.prior, len(y), (y.shape[2], y.shape[3])
@@ -187,7 +190,7 @@ def encode_latents(
     features = prior.hyper_features(hyper_16, quality, grid)
 
     steps = step_positions(prior.config, grid, batch).to(y.device)
-    y_16 = torch.zeros(y.shape, dtype=torch.int32, device=y.device)
+    y_16 = y.view(torch.int32) if overwrite_y else torch.zeros_like(y, dtype=torch.int32)
     segments = []
     for step in FILE_STEPS:
         predicted = prior(y_16, steps, step, quality, features, grid)
