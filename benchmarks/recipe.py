@@ -20,7 +20,7 @@ from ulcodec.bench.machine import run_record
 from ulcodec.bench.tables import text_table, to_json
 from ulcodec.data import PictureSet, load_pictures
 from ulcodec.metrics import bd_rate_percent
-from ulcodec.model.blocks import BottleneckBlock, conv
+from ulcodec.model.blocks import conv
 from ulcodec.model.config import N_PHASES, TINY, ModelConfig, spread_reveal
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.sources import as_source
@@ -92,15 +92,6 @@ class DepthwiseBlock(nn.Module):
         return result
 
 
-class LeakyBlock(BottleneckBlock):
-    """The codec's block with a slope of 0.1 where ReLU has none, so that no unit can die."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = F.leaky_relu(self.spatial(F.leaky_relu(self.reduce(x), 0.1)), 0.1)
-        result: Tensor = x + self.expand(hidden)
-        return result
-
-
 def with_blocks(block: Callable[[int], nn.Module]) -> Callable[[UnifiedLatentModel], None]:
     """Other residual blocks in encoder and trunk."""
 
@@ -138,7 +129,7 @@ TRIALS: dict[str, Trial] = {
     "no hyper-latent": Trial(change=without_hyper_latent),
     "blocks of two 3x3 kernels": Trial(change=with_blocks(PlainBlock)),
     "depthwise blocks": Trial(change=with_blocks(DepthwiseBlock)),
-    "blocks that leak": Trial(change=with_blocks(LeakyBlock)),
+    "blocks that leak": Trial(replace(CONFIG, negative_slope=0.1)),
     "half the latent channels": Trial(replace(CONFIG, latent_channels=CONFIG.latent_channels // 2)),
     "twice the latent channels": Trial(replace(CONFIG, latent_channels=2 * CONFIG.latent_channels)),
     "no continuous bound": Trial(settings=weights(continuous_share=0.0)),

@@ -470,6 +470,26 @@ def test_more_latent_channels_and_qualities_start_from_a_smaller_model(
     assert codec.decode(codec.encode(picture, quality=100)).size == (56, 40)
 
 
+def test_units_that_leak_start_from_a_model_of_before_there_were_any(
+    tiny_model: UnifiedLatentModel, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(tiny_model_dir, older)
+    config = json.loads((older / "config.json").read_text())
+    assert config["model"].pop("negative_slope") == 0
+    (older / "config.json").write_text(json.dumps(config))
+    leaky = dataclasses.replace(TINY, negative_slope=0.01)
+    model = build_model(leaky)
+    load_initial_weights(model, older, json.loads(json.dumps(leaky.to_json())))
+    block = model.encoder.blocks_8[0]
+    with torch.no_grad():
+        block.reduce.bias[:5] = -100.0
+    loss = codec_loss(model, torch.rand(2, 3, 64, 64), torch.tensor([0.2, 0.7]), ObjectiveSettings(), torch.Generator())
+    loss[0].backward()
+    assert all(block.reduce.weight.grad[unit].any() for unit in range(5)), "units far below zero learn"
+    assert block.activation(torch.tensor(-1.0)).item() == pytest.approx(-0.01)
+
+
 def test_linear_transforms_learn_slowly(settings: Stage1Settings) -> None:
     """The first step of Adam moves every weight that has a gradient by the learning rate."""
     seen = set()

@@ -26,10 +26,14 @@ def conv(in_channels: int, out_channels: int, kernel_size: int = 1, *, zero: boo
 
 
 class BottleneckBlock(nn.Module):
-    """Residual block 1x1, 3x3, 1x1 at half width inside: 3.25 C^2 multiplications a position."""
+    """Residual block 1x1, 3x3, 1x1 at half width inside: 3.25 C^2 multiplications a position.
 
-    def __init__(self, width: int):
+    Hidden units are ReLU, or let `negative_slope` of what is below zero through, so that none can die in training.
+    """
+
+    def __init__(self, width: int, negative_slope: float = 0.0):
         super().__init__()
+        self.negative_slope = negative_slope
         hidden = width // 2
         self.reduce = conv(width, hidden)
         self.spatial = conv(hidden, hidden, 3)
@@ -37,13 +41,16 @@ class BottleneckBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> the same shape."""
-        hidden = F.relu(self.reduce(x))
-        result: Tensor = x + self.expand(F.relu(self.spatial(hidden)))
+        hidden = self.activation(self.spatial(self.activation(self.reduce(x))))
+        result: Tensor = x + self.expand(hidden)
         return result
 
+    def activation(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, self.negative_slope) if self.negative_slope else F.relu(x)
 
-def blocks(width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(BottleneckBlock(width) for _ in range(count)))
+
+def blocks(width: int, count: int, negative_slope: float = 0.0) -> nn.Sequential:
+    return nn.Sequential(*(BottleneckBlock(width, negative_slope) for _ in range(count)))
 
 
 class QualityTable(nn.Module):

@@ -36,7 +36,8 @@ class ModelConfig:
 
     Widths are channels; `_8` and `_16` are the scales 1/8 and 1/16 of the picture. `lagrangian_low` and `_high` are the
     weights of `255^2 MSE` against bits per pixel at quality 0 and 1, log-linear in between. `reveal`: see
-    `spread_reveal`; a model can be trained for up to 8 steps, and a file holds 4.
+    `spread_reveal`; a model can be trained for up to 8 steps, and a file holds 4. `negative_slope`: of the hidden units
+    of encoder and trunk (0: ReLU).
     """
 
     name: str
@@ -57,6 +58,7 @@ class ModelConfig:
     lagrangian_low: float = 0.001
     lagrangian_high: float = 0.12
     reveal: tuple[str, ...] = spread_reveal()
+    negative_slope: float = 0.0
 
     def __post_init__(self) -> None:
         if self.latent_channels % N_CHANNEL_GROUPS:
@@ -101,9 +103,9 @@ NINTH_LAGRANGIAN = 0.001 * 120 ** (8 / 7)
 
 SMALL = ModelConfig(
     name="small", latent_channels=384, hyper_channels=64, width_8=192, width_16=320,
-    encoder_blocks_8=5, encoder_blocks_16=8, decoder_blocks_16=10, decoder_blocks_8=8,
+    encoder_blocks_8=7, encoder_blocks_16=10, decoder_blocks_16=10, decoder_blocks_8=12,
     prior_width=256, prior_blocks=8, hyper_width=128, denoiser_width=96, denoiser_blocks=4,
-    n_quality_anchors=9, lagrangian_high=NINTH_LAGRANGIAN,
+    n_quality_anchors=9, lagrangian_high=NINTH_LAGRANGIAN, negative_slope=0.01,
 )  # fmt: skip
 
 BASE = ModelConfig(

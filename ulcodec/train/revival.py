@@ -48,7 +48,7 @@ def dead_units(model: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
         for handle in handles:
             handle.remove()
     return [
-        torch.stack(found).amax(0) == 0 if found else torch.zeros_like(reader.weight[0, :, 0, 0], dtype=torch.bool)
+        torch.stack(found).amax(0) <= 0 if found else torch.zeros_like(reader.weight[0, :, 0, 0], dtype=torch.bool)
         for found, (_, reader) in zip(largest, hidden_layers(model), strict=True)
     ]
 

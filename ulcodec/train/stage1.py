@@ -27,7 +27,7 @@ VALIDATION_QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 DEPTHS = ("encoder_blocks_8", "encoder_blocks_16", "decoder_blocks_16", "decoder_blocks_8", "prior_blocks")
 
-EXTENSIBLE = (*DEPTHS, "latent_channels", "n_quality_anchors")
+EXTENSIBLE = (*DEPTHS, "latent_channels", "n_quality_anchors", "negative_slope")
 """Fields of a codec's configuration that may grow when a run starts from another model."""
 
 INNOVATION = 0.6
@@ -324,8 +324,10 @@ def grown(name: str, stored: Tensor, fresh: Tensor) -> Tensor:
 def is_smaller(found: dict[str, Any], config: dict[str, Any]) -> bool:
     """Whether the second codec's configuration is the first's but for its name and what it has more of.
 
-    That may be blocks, latent channels, and anchors of quality above the last, with the Lagrangians to go with them.
+    That may be blocks, latent channels, the negative slope, and anchors of quality above the last, with the Lagrangians
+    to go with them.
     """
+    found = {"negative_slope": 0.0, **found}  # models from before there was one are ReLU
     differ = ("name", "lagrangian_high", *EXTENSIBLE)
     return (
         found.keys() == config.keys()
