@@ -44,7 +44,7 @@ from ulcodec.model.likelihood import chain_bits
 from ulcodec.model.tiles import Span, spans
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.realism import Realism
-from ulcodec.refinement import EFFORT_STEPS, refine
+from ulcodec.refinement import EFFORT_STEPS, Refined, refine
 from ulcodec.store import StoredModel, open_model
 
 TILE = 96
@@ -332,7 +332,7 @@ class Encoding:
         self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[checked_effort(effort) - 1]
         self.pixels = picture.pixels if picture.alpha is None else without_hidden(picture.pixels, picture.alpha)
         self.attachments = codec.attach(picture, alpha_quality, strip)
-        self.analysed: dict[int, tuple[Tensor, Tensor]] = {}
+        self.analysed: dict[int, tuple[Tensor, Tensor, Refined | None]] = {}
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -342,22 +342,26 @@ class Encoding:
         """The file at a quality from 0 to 100; `thrift` as in `encode_latents`."""
         if quality not in self.analysed:
             self.analysed = {quality: self.analyse(quality)}
-        return self.file(encode_latent(self.codec.coder, *self.analysed[quality], quality, thrift), quality)
+        y, hyper, coded = self.analysed[quality]
+        if coded is None or thrift != 1:
+            return self.file(encode_latent(self.codec.coder, y, hyper, quality, thrift), quality)
+        return self.file(coded, quality)
 
     def code_once(self, quality: int) -> bytes:
         """The file at a quality, if no other is wanted: as `code`, in less memory."""
-        latents = self.analyse(quality)
-        return self.file(encode_latent(self.codec.coder, *latents, quality, overwrite_y=True), quality)
+        y, hyper, coded = self.analyse(quality)
+        return self.file(coded or encode_latent(self.codec.coder, y, hyper, quality, overwrite_y=True), quality)
 
-    def analyse(self, quality: int) -> tuple[Tensor, Tensor]:
-        """Latent and hyper-latent, refined if there is effort for it."""
+    def analyse(self, quality: int) -> tuple[Tensor, Tensor, Refined | None]:
+        """Latent and hyper-latent; with effort, the former refined, and how it is coded."""
         codec = self.codec
         y, hyper = codec.analyse(self.pixels, quality)
-        if self.n_steps:
-            y = refine(codec.model, codec.coder, self.pixels, y, hyper, quality, self.n_steps)
-        return y, hyper
+        if not self.n_steps:
+            return y, hyper, None
+        refined = refine(codec.model, codec.coder, self.pixels, y, hyper, quality, self.n_steps)
+        return refined.y, hyper, refined
 
-    def file(self, coded: EncodedLatent, quality: int) -> bytes:
+    def file(self, coded: EncodedLatent | Refined, quality: int) -> bytes:
         return Container(
             self.codec.fingerprint_bytes,
             quality,

@@ -33,6 +33,14 @@ HALO = 16
 """Latent positions a side that a gradient is computed for at once, and around them, multiples of 4."""
 
 
+class Refined(NamedTuple):
+    """A latent [C, h, w] and what it is coded as."""
+
+    y: Tensor
+    segments: tuple[bytes, ...]
+    symbol_check: int
+
+
 class Slope(NamedTuple):
     """Weighted squared error of the decoded picture in bits, and the loss's gradient [C, h, w] in bits a step."""
 
@@ -48,13 +56,13 @@ def refine(
     hyper: Tensor,
     quality: int,
     n_steps: int,
-) -> Tensor:
+) -> Refined:
     """A latent like `y` [C, h, w] of `pixels` [H, W, 3] or [H, W] whose file is better: the best after up to `n_steps`.
 
     Steps go from the restored latent down the gradient, damped more from step to step.
     """
     grid = (y.shape[1], y.shape[2])
-    least, best = math.inf, y
+    least = math.inf
     for step in range(n_steps + 1):
         coded = encode_latent(coder, y, hyper, quality)
         gradient = None
@@ -64,7 +72,7 @@ def refine(
             error_bits = decoding_error(model, pixels, coded.latent, grid, quality)
         loss = 8 * sum(map(len, coded.segments)) + error_bits
         if loss < least:
-            least, best = loss, y
+            least, best = loss, Refined(y, coded.segments, coded.symbol_check)
         if gradient is not None:
             restored = coded.latent.y_16.T.reshape(y.shape) / 16
             y = torch.lerp(y, restored - gradient / (2 * CURVATURE_BITS), damping(step))
