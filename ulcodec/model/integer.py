@@ -62,7 +62,7 @@ class Int8Product:
         self.weight = weight
 
     def __call__(self, x: Tensor, arrange: Arrangement) -> Tensor:
-        high = torch._int_mm(arrange(((x + 128) >> 8).to(torch.int8)), self.weight)
+        high = torch._int_mm(arrange((x + 128).bitwise_right_shift_(8).to(torch.int8)), self.weight)
         low = torch._int_mm(arrange(x.to(torch.int8)), self.weight)  # integers wrap to their lowest byte
         return high.bitwise_left_shift_(8).add_(low)
 
@@ -141,12 +141,13 @@ def scaled(x: Tensor, shift: int) -> Tensor:
     return (x + (1 << (shift - 1))) >> shift
 
 
-def limited(x: Tensor) -> Tensor:
-    return x.clamp(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
+def limited_(x: Tensor) -> Tensor:
+    """In place: fresh memory costs more than the arithmetic on it."""
+    return x.clamp_(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
 
 
-def limited_relu(x: Tensor) -> Tensor:
-    return x.clamp(0, LARGEST_ACTIVATION)
+def limited_relu_(x: Tensor) -> Tensor:
+    return x.clamp_(0, LARGEST_ACTIVATION)
 
 
 def neighbourhoods(x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -250,9 +251,9 @@ class IntegerPrior:
         middle, fine = (2 * coarse[0], 2 * coarse[1]), (4 * coarse[0], 4 * coarse[1])
         stem, up_32, up_16 = self.hyper_layers
         x = scaled_latent(hyper_16, self.hyper_gain[quality])
-        x = shuffled(limited_relu(stem(x)), coarse)
-        x = shuffled(limited_relu(up_32(x, middle)), middle)
-        x = limited_relu(up_16(x, fine)).to(torch.int16)
+        x = shuffled(limited_relu_(stem(x)), coarse)
+        x = shuffled(limited_relu_(up_32(x, middle)), middle)
+        x = limited_relu_(up_16(x, fine)).to(torch.int16)
         return x.reshape(-1, *fine, x.shape[1])[:, : grid[0], : grid[1]].flatten(0, 2)
 
     def __call__(
@@ -296,12 +297,12 @@ class IntegerPrior:
         y_16, known, hyper_features = (x.flatten(0, 2) for x in (y_16, known, hyper_features))
         estimate = scaled_latent(y_16 * known, self.estimate[quality])
         x = self.stem(torch.cat((estimate, known.to(torch.int32) << ACTIVATION_BITS, hyper_features), dim=1))
-        x = limited_relu(x + self.bias[quality])
+        x = limited_relu_(x.add_(self.bias[quality]))
         for (reduce, spatial, expand), bias in zip(self.blocks, self.block_bias, strict=True):
-            hidden = limited_relu(reduce(x) + bias[quality])
-            hidden = limited_relu(spatial(hidden, grid))
-            x = limited(x + expand(hidden))
-        x = limited_relu(x)
+            hidden = limited_relu_(reduce(x).add_(bias[quality]))
+            hidden = limited_relu_(spatial(hidden, grid))
+            x = limited_(expand(hidden).add_(x))
+        x = limited_relu_(x)
         elements = wanted.flatten().nonzero()[:, 0]
         channels = elements % wanted.shape[-1]
         mean, index = (head(x).flatten()[elements] for head in (self.mean_head, self.scale_head))
@@ -314,7 +315,7 @@ class IntegerPrior:
 def scaled_latent(latent_16: Tensor, factor: Tensor) -> Tensor:
     """Latent [N, C] in 1/16 steps times an integer factor [C], as activations int32 [N, C]."""
     product = latent_16.clamp(-MAX_LATENT, MAX_LATENT) * factor
-    return limited(scaled(product, FACTOR_BITS)).to(torch.int32)
+    return limited_(scaled(product, FACTOR_BITS)).to(torch.int32)
 
 
 # Export: from float weights to integers
