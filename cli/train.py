@@ -205,7 +205,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to make.")],
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of its configuration.")] = None,
     data: Annotated[
-        list[str] | None, typer.Option(help="Pictures to fit the coder's tables to; default: the run's.")
+        list[str] | None, typer.Option(help="Pictures to fit the coder's means and tables to; default: the run's.")
     ] = None,
     force: Force = False,
 ) -> None:
@@ -231,9 +231,9 @@ def export(
         sha256 = calibrate(output, pictures)
     typer.echo(f"model directory: {output}, fingerprint {sha256[:8]}")
     if missing:
-        typer.echo(f"tables not fitted to files: no pictures at {', '.join(missing)}; name some with --data")
+        typer.echo(f"means and tables not fitted to files: no pictures at {', '.join(missing)}; name some with --data")
     if pictures:
         codec, measured = load(output), pictures[:MEASURED_PICTURES]
         costs = (f"{integer_cost_percent(codec, measured, q):+.2f} % at quality {q}" for q in (10, 50, 90))
-        typer.echo(f"tables fitted to files of {len(pictures)} pictures")
+        typer.echo(f"means and tables fitted to files of {len(pictures)} pictures")
         typer.echo(f"files against the float prior's bound, {len(measured)} pictures: {', '.join(costs)}")

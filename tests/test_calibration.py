@@ -1,20 +1,21 @@
-"""Frequency tables fitted to real files."""
+"""Means and frequency tables fitted to real files."""
 
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import ulcodec
 from ulcodec.arrays import grid_of
-from ulcodec.calibration import QUALITIES, calibrate, count_symbols
+from ulcodec.calibration import QUALITIES, calibrate, count_symbols, mean_errors
 from ulcodec.codec import Codec
 from ulcodec.entropy import fit_tables
 from ulcodec.latent_coding import encode_latent, symbols_of
-from ulcodec.model.integer import MEAN_GRID
+from ulcodec.model.integer import MEAN_GRID, with_mean_bias
 from ulcodec.range_coder import TOTAL
-from ulcodec.store import open_model
+from ulcodec.store import open_model, write_model
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +65,27 @@ def test_files_are_smaller_with_tables_of_their_own(fitted: Path, tiny_codec: Co
     assert sum(ours for ours, _ in sizes) < sum(theirs for _, theirs in sizes)
 
 
-def test_only_the_tables_change(fitted: Path, tiny_model_dir: Path) -> None:
+def test_errors_of_the_means_are_found_and_mended(
+    tiny_model_dir: Path, tiny_codec: Codec, picture: np.ndarray, tmp_path: Path
+) -> None:
+    stored, pictures = open_model(tiny_model_dir), [picture] * 20
+    wrong = 0.3 * torch.linspace(-1, 1, stored.config.latent_channels, dtype=torch.float64)
+    directory = tmp_path / "biased"
+    write_model(directory, stored.weights, stored.coding | with_mean_bias(stored.coding, wrong), stored.document)
+    biased = ulcodec.load(directory, device="cpu")
+    before, after = (mean_errors(codec, pictures) for codec in (tiny_codec, biased))
+    coded = (after - before).abs() > wrong.abs() / 2
+    assert coded.sum() > len(wrong) / 4
+    assert torch.allclose((after - before)[coded], wrong[coded], rtol=0.5, atol=0.02)
+    calibrate(directory, pictures)
+    mended = ulcodec.load(directory, device="cpu")
+    assert mean_errors(mended, pictures)[coded].abs().mean() < after[coded].abs().mean() / 3
+    assert len(mended.encode(picture, quality=60)) < len(biased.encode(picture, quality=60))
+
+
+def test_only_tables_and_means_change(fitted: Path, tiny_model_dir: Path) -> None:
     before, after = open_model(tiny_model_dir), open_model(fitted)
     assert before.weights.keys() == after.weights.keys()
     assert all((before.weights[name] == weight).all() for name, weight in after.weights.items())
     changed = {name for name, tensor in after.coding.items() if not tensor.equal(before.coding[name])}
-    assert changed == {"tables.frequencies"}
+    assert changed == {"tables.frequencies", "prior.mean_head.bias"}

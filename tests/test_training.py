@@ -351,7 +351,7 @@ def test_export_fits_tables_and_measures_what_the_integers_cost(finished_run: Pa
     assert len(costs) == 3
     assert all(-20 < cost < 3 for cost in costs)
     finished = CliRunner().invoke(app, [*arguments, "--force", "--data", str(tmp_path / "none")])
-    assert (finished.exit_code, "tables not fitted to files: no pictures" in finished.stdout) == (0, True)
+    assert (finished.exit_code, "means and tables not fitted to files: no pictures" in finished.stdout) == (0, True)
 
 
 def test_eval_of_a_run_against_its_model(finished_run: Path, photographs: Path, tmp_path: Path) -> None:

@@ -335,6 +335,13 @@ def integer_layer(name: str, weight: Tensor, bias: Tensor, out_bits: int = ACTIV
     }
 
 
+def with_mean_bias(tensors: Integers, change: Tensor) -> dict[str, Tensor]:
+    """The mean head's bias with `change` [C], in the channels' own spread, added to what it gives."""
+    name = "prior.mean_head.bias"
+    one = 2.0 ** (tensors["prior.mean_head.exponent"].double() + ACTIVATION_BITS)
+    return {name: tensors[name] + torch.round(change * one).to(torch.int64)}
+
+
 def flat(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Weight [out, kh kw in] and bias [out] of a convolution, in the order of `neighbourhoods`."""
     assert layer.bias is not None
