@@ -1,5 +1,6 @@
 """Directories of tensors: whole or absent, and never larger a file than a shard."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from ulcodec.model.checkpoint import (
     shards,
     write_directory,
 )
+from ulcodec.model.config import TINY
 from ulcodec.store import open_model
 
 Damage = Callable[[Path], object]
@@ -206,3 +208,11 @@ def test_altered_models_are_not_opened(model_dir: Path, damage: Damage, message:
     damage(model_dir)
     with pytest.raises(ModelError, match=message):
         open_model(model_dir)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("latent_channels", 20), ("negative_slope", 1.0), ("negative_slope", -0.1)]
+)
+def test_configurations_that_cannot_be(field: str, value: float) -> None:
+    with pytest.raises(ModelError, match=f"{field} must be"):
+        dataclasses.replace(TINY, **{field: value})

@@ -1,8 +1,8 @@
 """What the coder learns from real files: the integer prior's mean error, and its symbols' frequencies.
 
-Rounded weights move a channel's means all the same way, by more than is lost by chance (bias correction, Nagel et al.
-2019, arXiv 1906.04721). Symbols chosen by rate and distortion are zero more often than a Gaussian says, and have
-heavier tails.
+Rounded weights shift a channel's means, and the shifts of many layers need not cancel: what is left on average is taken
+out (bias correction, Nagel et al. 2019, arXiv 1906.04721). Symbols chosen by rate and distortion are zero more often
+than a Gaussian says, and have heavier tails.
 """
 
 from collections.abc import Sequence

@@ -190,7 +190,7 @@ def encode_latents(
     features = prior.hyper_features(hyper_16, quality, grid)
 
     steps = step_positions(prior.config, grid, batch).to(y.device)
-    y_16 = y.view(torch.int32) if overwrite_y else torch.zeros_like(y, dtype=torch.int32)
+    y_16 = y.view(torch.int32) if overwrite_y else torch.zeros(y.shape, dtype=torch.int32, device=y.device)
     segments = []
     for step in FILE_STEPS:
         predicted = prior(y_16, steps, step, quality, features, grid)

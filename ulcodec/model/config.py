@@ -63,6 +63,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.latent_channels % N_CHANNEL_GROUPS:
             raise ModelError(f"latent_channels must be a multiple of {N_CHANNEL_GROUPS}, got {self.latent_channels}")
+        if not 0 <= self.negative_slope < 1:
+            raise ModelError(f"negative_slope must be at least 0 and below 1, got {self.negative_slope}")
         steps = {str(step) for step in range(1, N_PHASES + 1)}
         if len(self.reveal) != N_CHANNEL_GROUPS or any(len(r) != N_PHASES or set(r) - steps for r in self.reveal):
             raise ModelError(f"reveal must be {N_CHANNEL_GROUPS} strings of {N_PHASES} digits 1 to {N_PHASES}")

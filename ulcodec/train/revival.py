@@ -2,7 +2,8 @@
 
 A unit whose ReLU is zero at every position of every picture has no gradient, and does not come back by itself. Most of
 those in the older blocks of `small` had died (docs/lab-notes.md); they cost decoding time and give nothing. Others
-recycle them during the run (Sokar et al. 2023, arXiv 2302.12902); here it is done when a run starts from a model.
+recycle them during the run (Sokar et al. 2023, arXiv 2302.12902); here it is done when a run starts from a model. Units
+that leak keep a gradient, and count as dead if they are never above zero.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ def hidden_layers(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Conv2d]]:
 
 @torch.no_grad()
 def dead_units(model: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
-    """For each of `hidden_layers` which units are zero everywhere while `run` runs the model: bool [hidden].
+    """For each of `hidden_layers` which units are nowhere above zero while `run` runs the model: bool [hidden].
 
     Layers that do not run have none.
     """
@@ -57,7 +58,7 @@ def dead_units(model: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
 def redraw(model: nn.Module, dead: list[Tensor]) -> None:
     """Give `dead_units` the incoming weights of fresh ones, from the global generator, and outgoing weights of zero.
 
-    No picture on which they were zero can tell; both learn from there.
+    No picture on which they were zero can tell, and one on which they leaked hardly; both learn from there.
     """
     layers = list(hidden_layers(model))
     for (_, reader), units in zip(layers, dead, strict=True):
