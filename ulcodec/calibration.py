@@ -21,8 +21,7 @@ from ulcodec.entropy import fit_tables, table_entries
 from ulcodec.latent_coding import FILE_STEPS, encode_latent, hyper_grid, step_positions, symbols_of
 from ulcodec.model.integer import MEAN_GRID, with_mean_bias
 from ulcodec.model.likelihood import reveal_predictions
-from ulcodec.model.prior import LOG_SCALE_STEP, SCALE_MIN
-from ulcodec.store import open_model, table_tensors, write_model
+from ulcodec.store import open_model, table_scales, table_tensors, write_model
 
 QUALITIES = (0, 20, 40, 60, 80, 100)
 
@@ -55,31 +54,32 @@ def mean_errors(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
 
     An average over the files' coded elements, each weighted by what an error costs there: one over its variance.
     """
-    coder, model = codec.coder, codec.model
-    totals = torch.zeros(2, model.config.latent_channels, dtype=torch.float64)
+    totals = torch.zeros(2, codec.model.config.latent_channels, dtype=torch.float64)
     for pixels in pictures:
-        grid = grid_of(*pixels.shape[:2])
-        steps = step_positions(model.config, grid)
         for quality in QUALITIES[::2]:
-            latent = encode_latent(coder, *codec.analyse(pixels, quality), quality).latent
-            q = torch.tensor([quality / 100], device=codec.device)
-            with torch.inference_mode():
-                features = model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
-                exact = reveal_predictions(model, unflattened(latent.y_16, grid), q, features).mean
-                gain = model.prior.log_gain.gain(q).flatten().double().cpu()
-            exact, restored = exact[0].flatten(1).T.double().cpu(), latent.y_16.cpu() / MEAN_GRID
-            _, *groups = symbols_of(coder, latent, quality, grid)
-            for step, (symbols, index) in zip(FILE_STEPS, groups, strict=True):
-                now = steps == step
-                channel = now.nonzero()[:, 1]
-                error = restored[now] - torch.from_numpy(symbols) - exact[now]
-                scale = SCALE_MIN * torch.exp(LOG_SCALE_STEP * torch.from_numpy(index).double())
-                weight = (gain[channel] ** 2 / (scale**2 + ROUNDING_VARIANCE)).masked_fill(
-                    torch.from_numpy(index) == 0, 0
-                )
-                totals[0].index_add_(0, channel, weight * error / gain[channel])
-                totals[1].index_add_(0, channel, weight)
+            add_mean_errors(codec, pixels, quality, totals)
     return totals[0] / (totals[1] + PRIOR_WEIGHT)
+
+
+def add_mean_errors(codec: Codec, pixels: NDArray[np.uint8], quality: int, totals: Tensor) -> None:
+    """Add the weighted errors, and the weights, of the file of a picture to `totals` float64 [2, C]."""
+    coder, model, grid = codec.coder, codec.model, grid_of(*pixels.shape[:2])
+    latent = encode_latent(coder, *codec.analyse(pixels, quality), quality).latent
+    q = torch.tensor([quality / 100], device=codec.device)
+    with torch.inference_mode():
+        features = model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
+        exact = reveal_predictions(model, unflattened(latent.y_16, grid), q, features).mean
+        gain = model.prior.log_gain.gain(q).flatten().double().cpu()
+    exact, restored = exact[0].flatten(1).T.double().cpu(), latent.y_16.cpu() / MEAN_GRID
+    steps, variance = step_positions(model.config, grid), table_scales() ** 2 + ROUNDING_VARIANCE
+    _, *groups = symbols_of(coder, latent, quality, grid)
+    for step, (symbols, index) in zip(FILE_STEPS, groups, strict=True):
+        now = steps == step
+        channel = now.nonzero()[:, 1]
+        error = restored[now] - torch.from_numpy(symbols) - exact[now]
+        weight = torch.from_numpy((index > 0) / variance[index]) * gain[channel] ** 2
+        totals[0].index_add_(0, channel, weight * error / gain[channel])
+        totals[1].index_add_(0, channel, weight)
 
 
 def count_symbols(codec: Codec, pixels: NDArray[np.uint8], quality: int, counts: NDArray[np.int64]) -> None:

@@ -62,7 +62,7 @@ def refine(
     Steps go from the restored latent down the gradient, damped more from step to step.
     """
     grid = (y.shape[1], y.shape[2])
-    least = math.inf
+    least, best = math.inf, None
     for step in range(n_steps + 1):
         coded = encode_latent(coder, y, hyper, quality)
         gradient = None
@@ -71,11 +71,12 @@ def refine(
         else:
             error_bits = decoding_error(model, pixels, coded.latent, grid, quality)
         loss = 8 * sum(map(len, coded.segments)) + error_bits
-        if loss < least:
+        if best is None or loss < least:
             least, best = loss, Refined(y, coded.segments, coded.symbol_check)
         if gradient is not None:
             restored = coded.latent.y_16.T.reshape(y.shape) / 16
             y = torch.lerp(y, restored - gradient / (2 * CURVATURE_BITS), damping(step))
+    assert best is not None
     return best
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ulcodec.catalogue import model_directory
@@ -100,4 +101,10 @@ def table_tensors(tables: FrequencyTables) -> dict[str, Tensor]:
 
 def scale_tables() -> FrequencyTables:
     """The frequency tables of the prior's 64 log-spaced scales."""
-    return build_tables(SCALE_MIN * np.exp(LOG_SCALE_STEP * np.arange(N_SCALES)))
+    return build_tables(table_scales())
+
+
+def table_scales() -> NDArray[np.float64]:
+    """Their standard deviations in symbols, [N_SCALES]."""
+    scales: NDArray[np.float64] = SCALE_MIN * np.exp(LOG_SCALE_STEP * np.arange(N_SCALES))
+    return scales
