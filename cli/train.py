@@ -29,6 +29,7 @@ def stage1(
     batch_size: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
     crop: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Rate before the decay.")] = None,
+    warmup: Annotated[int | None, typer.Option(min=1, help="Images over which the rate rises.")] = None,
     decay_share: Annotated[float | None, typer.Option(help="Share of the run over which the rate falls.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw, or soap: slower steps, fewer of them.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
@@ -41,7 +42,7 @@ def stage1(
         int | None, typer.Option(min=1, help="Streaming: crops between one shard and the next.")
     ] = None,
     init: Annotated[Path | None, typer.Option(help="Model directory whose weights the run starts from.")] = None,
-    compile: Annotated[bool | None, typer.Option(help="Use torch.compile on GPUs.")] = None,
+    compile: Annotated[bool | None, typer.Option(help="On GPUs: torch.compile, and steps as CUDA graphs.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
 ) -> None:
     """Train encoder, prior and decoder together. What is not given keeps the default that --dry-run prints."""
@@ -54,6 +55,7 @@ def stage1(
         "batch_size": batch_size,
         "crop_px": crop,
         "learning_rate": learning_rate,
+        "warmup_images": warmup,
         "decay_share": decay_share,
         "optimizer": optimizer,
         "seed": seed,
@@ -143,7 +145,7 @@ def denoiser(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Only the first pictures.")] = None,
-    compile: Annotated[bool | None, typer.Option(help="Use torch.compile on GPUs.")] = None,
+    compile: Annotated[bool | None, typer.Option(help="On GPUs: torch.compile, and steps as CUDA graphs.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
 ) -> None:
     """Train what a finished codec draws realistic pictures with. The codec and its files stay as they are.

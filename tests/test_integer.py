@@ -17,6 +17,7 @@ from ulcodec.model.integer import (
     MEAN_GRID,
     PRODUCTS,
     CodingParameters,
+    FloatLayer,
     IntegerLayer,
     IntegerPrior,
     choose_product,
@@ -241,7 +242,7 @@ def test_layers_that_may_be_inexact_are_rejected(part: str, value: int, message:
 
 def test_weights_too_large_to_code_with() -> None:
     with pytest.raises(ModelError, match="a weight of 3 is too large"):
-        integer_layer("layer", torch.full((2, 8), 3.0), torch.zeros(2), out_bits=integer.MEAN_BITS)
+        integer_layer("layer", FloatLayer(torch.full((2, 8), 3.0), torch.zeros(2), (), out_bits=integer.MEAN_BITS))
 
 
 def test_missing_integers_are_named(tensors: dict[str, Tensor]) -> None:

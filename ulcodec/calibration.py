@@ -1,8 +1,9 @@
-"""What the coder learns from real files: the integer prior's mean error, and its symbols' frequencies.
+"""What the coder learns from real files: how to round the prior's weights, its mean error, its symbols' frequencies.
 
-Rounded weights shift a channel's means, and the shifts of many layers need not cancel: what is left on average is taken
-out (bias correction, Nagel et al. 2019, arXiv 1906.04721). Symbols chosen by rate and distortion are zero more often
-than a Gaussian says, and have heavier tails.
+Weights are rounded so that every layer gives about the same on the inputs that files give it. What is left may still
+shift a channel's means, since the shifts of many layers need not cancel: on average it is taken out (bias correction,
+Nagel et al. 2019, arXiv 1906.04721). Symbols chosen by rate and distortion are zero more often than a Gaussian says,
+and have heavier tails.
 """
 
 from collections.abc import Sequence
@@ -12,18 +13,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from ulcodec.arrays import grid_of, unflattened
 from ulcodec.codec import Codec, codec_of
 from ulcodec.devices import choose_device
 from ulcodec.entropy import fit_tables, table_entries
-from ulcodec.latent_coding import FILE_STEPS, encode_latent, hyper_grid, step_positions, symbols_of
-from ulcodec.model.integer import MEAN_GRID, with_mean_bias
+from ulcodec.latent_coding import FILE_STEPS, DecodedLatent, encode_latent, hyper_grid, step_positions, symbols_of
+from ulcodec.model.integer import MEAN_GRID, float_layers, integer_tensors, with_mean_bias
 from ulcodec.model.likelihood import reveal_predictions
 from ulcodec.store import open_model, table_scales, table_tensors, write_model
 
 QUALITIES = (0, 20, 40, 60, 80, 100)
+
+ROUNDING_INTERVAL = 3
+"""Layers' inputs are measured on every third picture: their moments settle sooner than the tables."""
 
 ROUNDING_VARIANCE = 1 / 12
 """Of a symbol, in squared steps."""
@@ -33,11 +39,14 @@ PRIOR_WEIGHT = 100.0
 
 
 def calibrate(directory: Path, pictures: Sequence[NDArray[np.uint8]]) -> str:
-    """Fit means and tables of a model directory to pictures uint8 [H, W, 3]; returns the model's new SHA-256.
+    """Round the prior's weights anew, and fit means and tables of a model directory to pictures uint8 [H, W, 3].
 
-    Files that were made before are files of another model.
+    Returns the model's new SHA-256. Files that were made before are files of another model.
     """
     stored, device = open_model(directory), choose_device("auto")
+    codec = codec_of(stored, device)
+    moments = input_moments(codec, pictures[::ROUNDING_INTERVAL])
+    stored = replace(stored, coding=stored.coding | integer_tensors(codec.model, moments))
     errors = mean_errors(codec_of(stored, device), pictures)
     stored = replace(stored, coding=stored.coding | with_mean_bias(stored.coding, -errors))
     codec = codec_of(stored, device)
@@ -47,6 +56,59 @@ def calibrate(directory: Path, pictures: Sequence[NDArray[np.uint8]]) -> str:
             count_symbols(codec, pixels, quality, counts)
     tables = fit_tables(codec.coder.tables, counts)
     return write_model(directory, stored.weights, stored.coding | table_tensors(tables), stored.document)
+
+
+def input_moments(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, Tensor]:
+    """Sums of products of the inputs of every layer of the float prior, and of a 1 after them, as files are coded.
+
+    float64 [in + 1, in + 1] by the names of the integer layers, in the order of their inputs.
+    """
+    layers = float_layers(codec.model)
+    inputs: dict[str, Tensor] = {}
+    totals = {name: torch.zeros(layer.weight.shape[1] + 1, layer.weight.shape[1] + 1, dtype=torch.float64)
+              for name, layer in layers.items()}  # fmt: skip
+
+    def watch(reader: str) -> RemovableHandle:
+        module = codec.model.get_submodule(reader)
+
+        def see(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            assert isinstance(module, nn.Conv2d)
+            inputs[reader] = side_by_side(arguments[0].float(), module.kernel_size[0])
+
+        return module.register_forward_pre_hook(see)
+
+    handles = [watch(reader) for layer in layers.values() for reader in layer.readers]
+    try:
+        for pixels in pictures:
+            for quality in QUALITIES:
+                exact_means(codec, encoded(codec, pixels, quality), quality, grid_of(*pixels.shape[:2]))
+                for name, layer in layers.items():
+                    seen = [inputs[reader] for reader in layer.readers]
+                    x = torch.cat((*seen, torch.ones_like(seen[0][:, :1])), dim=1)
+                    totals[name] += (x.T @ x).double().cpu()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return totals
+
+
+def side_by_side(x: Tensor, kernel_size: int) -> Tensor:
+    """[B, C, h, w] -> [B h w, kh kw C]: what a convolution sees at every position, in the order of `flat` weights."""
+    columns = F.unfold(x, kernel_size, padding=kernel_size // 2).view(len(x), x.shape[1], kernel_size**2, -1)
+    return columns.permute(0, 3, 2, 1).flatten(2).flatten(0, 1)
+
+
+def encoded(codec: Codec, pixels: NDArray[np.uint8], quality: int) -> DecodedLatent:
+    """What the file of a picture holds."""
+    return encode_latent(codec.coder, *codec.analyse(pixels, quality), quality).latent
+
+
+def exact_means(codec: Codec, latent: DecodedLatent, quality: int, grid: tuple[int, int]) -> Tensor:
+    """The float prior's means of a file's elements: [1, C, h, w]."""
+    q = torch.tensor([quality / 100], device=codec.device)
+    with torch.inference_mode():
+        features = codec.model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
+        return reveal_predictions(codec.model, unflattened(latent.y_16, grid), q, features).mean
 
 
 def mean_errors(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -64,12 +126,10 @@ def mean_errors(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
 def add_mean_errors(codec: Codec, pixels: NDArray[np.uint8], quality: int, totals: Tensor) -> None:
     """Add the weighted errors, and the weights, of the file of a picture to `totals` float64 [2, C]."""
     coder, model, grid = codec.coder, codec.model, grid_of(*pixels.shape[:2])
-    latent = encode_latent(coder, *codec.analyse(pixels, quality), quality).latent
-    q = torch.tensor([quality / 100], device=codec.device)
+    latent = encoded(codec, pixels, quality)
+    exact = exact_means(codec, latent, quality, grid)
     with torch.inference_mode():
-        features = model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
-        exact = reveal_predictions(model, unflattened(latent.y_16, grid), q, features).mean
-        gain = model.prior.log_gain.gain(q).flatten().double().cpu()
+        gain = model.prior.log_gain.gain(torch.tensor([quality / 100], device=codec.device)).flatten().double().cpu()
     exact, restored = exact[0].flatten(1).T.double().cpu(), latent.y_16.cpu() / MEAN_GRID
     steps, variance = step_positions(model.config, grid), table_scales() ** 2 + ROUNDING_VARIANCE
     _, *groups = symbols_of(coder, latent, quality, grid)
@@ -85,6 +145,6 @@ def add_mean_errors(codec: Codec, pixels: NDArray[np.uint8], quality: int, total
 def count_symbols(codec: Codec, pixels: NDArray[np.uint8], quality: int, counts: NDArray[np.int64]) -> None:
     """Add the entries of every table that the file of a picture uses to `counts` [T, L]."""
     coder = codec.coder
-    coded = encode_latent(coder, *codec.analyse(pixels, quality), quality)
-    for symbols, index in symbols_of(coder, coded.latent, quality, grid_of(*pixels.shape[:2])):
+    latent = encoded(codec, pixels, quality)
+    for symbols, index in symbols_of(coder, latent, quality, grid_of(*pixels.shape[:2])):
         np.add.at(counts, (index, table_entries(symbols, index, coder.tables)), 1)

@@ -23,6 +23,7 @@ from ulcodec.memory import release
 from ulcodec.model.blocks import QualityTable
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.prior import ACTIVATION_LIMIT, LOG_SCALE_STEP, N_SCALES, SCALE_MIN
+from ulcodec.model.rounding import compensated
 from ulcodec.model.tiles import spans
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import LATENT_LOG_SNR_0, step_noise_variance
@@ -321,16 +322,31 @@ def scaled_latent(latent_16: Tensor, factor: Tensor) -> Tensor:
 # Export: from float weights to integers
 
 
-def integer_layer(name: str, weight: Tensor, bias: Tensor, out_bits: int = ACTIVATION_BITS) -> dict[str, Tensor]:
-    """weight [out, in] and bias [out] as 8-bit integers with a power-of-two scale an output channel."""
-    largest = weight.double().abs().amax(1).clamp(min=MAX_WEIGHT * 2.0**-MAX_EXPONENT)
-    exponent = torch.floor(torch.log2(MAX_WEIGHT / largest)).clamp(min=out_bits - ACTIVATION_BITS)
+class FloatLayer(NamedTuple):
+    """What an integer layer is made of: weight [out, in] and bias [out], and the modules that take its inputs."""
+
+    weight: Tensor
+    bias: Tensor
+    readers: tuple[str, ...]
+    out_bits: int = ACTIVATION_BITS
+
+
+def integer_layer(name: str, layer: FloatLayer, moments: Tensor | None = None) -> dict[str, Tensor]:
+    """A layer as 8-bit integers with a power-of-two scale an output channel.
+
+    With `moments` of its inputs (see `compensated`), what rounding a weight changes is made good by the others.
+    """
+    weight, bias = layer.weight.double(), layer.bias.double()
+    largest = weight.abs().amax(1).clamp(min=MAX_WEIGHT * 2.0**-MAX_EXPONENT)
+    exponent = torch.floor(torch.log2(MAX_WEIGHT / largest)).clamp(min=layer.out_bits - ACTIVATION_BITS)
     scale = 2.0**exponent
     if float((largest * scale).max()) > MAX_WEIGHT + 0.5:
         raise ModelError(f"{name}: a weight of {float(largest.max()):.3g} is too large to code with")
+    weight, bias = weight * scale[:, None], bias * scale
+    integers, bias = (weight.round(), bias) if moments is None else compensated(weight, bias, moments, MAX_WEIGHT)
     return {
-        f"{name}.weight": torch.round(weight.double() * scale[:, None]).to(torch.int8),
-        f"{name}.bias": torch.round(bias.double() * scale * 2.0**ACTIVATION_BITS).to(torch.int64),
+        f"{name}.weight": integers.to(torch.int8),
+        f"{name}.bias": torch.round(bias * 2.0**ACTIVATION_BITS).to(torch.int64),
         f"{name}.exponent": exponent.to(torch.int8),
     }
 
@@ -356,24 +372,37 @@ def every_quality(table: QualityTable) -> Tensor:
     return values[:, :, 0, 0].double()
 
 
-def integer_tensors(model: UnifiedLatentModel) -> dict[str, Tensor]:
-    """The integers that define how a trained model codes: layers and tables a quality level."""
+def float_layers(model: UnifiedLatentModel) -> dict[str, FloatLayer]:
+    """The layers of prior and hyper-decoder by the names of the integer ones."""
+
+    def layer(*readers: str, out_bits: int = ACTIVATION_BITS, unit: float = 1.0) -> FloatLayer:
+        parts = [flat(model.get_submodule(reader)) for reader in readers]  # type: ignore[arg-type]
+        bias = torch.stack([bias for _, bias in parts]).sum(0)
+        return FloatLayer(torch.cat([weight for weight, _ in parts], dim=1) / unit, bias / unit, readers, out_bits)
+
+    layers = {"prior.stem": layer("prior.signal", "prior.knowledge", "prior.hyper")}
+    for i in range(model.config.prior_blocks):
+        for part in ("reduce", "spatial", "expand"):
+            name = f"prior.blocks.{i}.{part}"
+            layers[name] = layer(name)
+    layers["prior.mean_head"] = layer("prior.mean_head", out_bits=MEAN_BITS)
+    layers["prior.scale_head"] = layer("prior.scale_head", unit=LOG_SCALE_STEP)
+    return layers | {f"hyper.{name}": layer(f"hyper_decoder.{name}") for name in ("stem", "up_32", "up_16")}
+
+
+def integer_tensors(model: UnifiedLatentModel, moments: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The integers that define how a trained model codes: layers and tables a quality level.
+
+    `moments`: of each layer's inputs, for `integer_layer`.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, layer in float_layers(model).items():
+        tensors |= integer_layer(name, layer, None if moments is None else moments[name])
     prior, hyper = model.prior, model.hyper_decoder
-    stem = [flat(layer) for layer in (prior.signal, prior.knowledge, prior.hyper)]
-    tensors = integer_layer(
-        "prior.stem", torch.cat([w for w, _ in stem], dim=1), sum((b for _, b in stem), torch.zeros(()))
-    )
     one = 2.0**ACTIVATION_BITS
     tables = {"bias": every_quality(prior.bias) * one}
     for i, block in enumerate(prior.blocks):
-        for part in ("reduce", "spatial", "expand"):
-            tensors |= integer_layer(f"prior.blocks.{i}.{part}", *flat(block.get_submodule(part)))  # type: ignore[arg-type]
         tables[f"blocks.{i}.bias"] = every_quality(block.get_submodule("bias")) * one  # type: ignore[arg-type]
-    tensors |= integer_layer("prior.mean_head", *flat(prior.mean_head), out_bits=MEAN_BITS)
-    scale_weight, scale_bias = flat(prior.scale_head)
-    tensors |= integer_layer("prior.scale_head", scale_weight / LOG_SCALE_STEP, scale_bias / LOG_SCALE_STEP)
-    for name in ("stem", "up_32", "up_16"):
-        tensors |= integer_layer(f"hyper.{name}", *flat(hyper.get_submodule(name)))  # type: ignore[arg-type]
 
     log_gain = every_quality(prior.log_gain)
     noise = float(step_noise_variance(torch.tensor(LATENT_LOG_SNR_0, dtype=torch.float64)))

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from ulcodec.model.fusion import fused
 from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction
 from ulcodec.model.reveal import known_log_snr, step_map
 from ulcodec.model.unified import UnifiedLatentModel
@@ -23,6 +24,7 @@ pays for what an error costs the elements that are predicted from it; it gave th
 (docs/lab-notes.md)."""
 
 
+@fused
 def unit_bin_bits(residual: Tensor, log_scale: Tensor) -> Tensor:
     """Bits of `residual` under a zero-mean Gaussian integrated over the unit bin around it. Any shape, float32."""
     scale = lower_bound(log_scale, math.log(SCALE_MIN)).clamp(max=math.log(SCALE_MAX)).exp()
@@ -61,6 +63,7 @@ def zeroward(symbols: Tensor, residual: Tensor, saved_bits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@fused
 def quantised(y: Tensor, prediction: Prediction) -> Tensor:
     """What a decoder will restore of y [B, C, h, w], float32, no gradient: the symbols that the encoder chooses."""
     residual = y - prediction.mean

@@ -1,16 +1,25 @@
 """Reveal schedule: which element of the latent is coded in which step."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from ulcodec.model.config import N_CHANNEL_GROUPS, PHASE_COLUMNS, PHASE_ROWS, ModelConfig
 
 
+@lru_cache
+def phase_steps(config: ModelConfig, device: torch.device) -> Tensor:
+    """Step of every channel group's phases, uint8 [16, 2, 4]: copied to a device once, as a CUDA graph needs it."""
+    with torch.inference_mode(False):
+        steps = torch.tensor([[int(step) for step in row] for row in config.reveal], dtype=torch.uint8, device=device)
+        return steps.reshape(N_CHANNEL_GROUPS, PHASE_ROWS, PHASE_COLUMNS)
+
+
 def step_map(config: ModelConfig, grid: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
     """Step (from 1) of every element: uint8 [C, h, w], tiled from the configuration's phases."""
     height, width = grid
-    pattern = torch.tensor([[int(step) for step in row] for row in config.reveal], dtype=torch.uint8, device=device)
-    pattern = pattern.reshape(N_CHANNEL_GROUPS, PHASE_ROWS, PHASE_COLUMNS)
+    pattern = phase_steps(config, torch.device(device))
     rows = torch.arange(height, device=device) % PHASE_ROWS
     columns = torch.arange(width, device=device) % PHASE_COLUMNS
     tiled = pattern[:, rows][:, :, columns]
@@ -19,5 +28,5 @@ def step_map(config: ModelConfig, grid: tuple[int, int], device: torch.device | 
 
 def known_log_snr(steps: Tensor, step: int, log_snr_0: float) -> Tensor:
     """Log-SNR before `step`, float32 like `steps`: `log_snr_0` where an earlier step coded the element, else -inf."""
-    known = steps < step
-    return torch.where(known, log_snr_0, -torch.inf)
+    unknown = torch.full(steps.shape, -torch.inf, device=steps.device)
+    return unknown.masked_fill_(steps < step, log_snr_0)

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from ulcodec.data import PictureSet, load_pictures
 from ulcodec.devices import autocast
 from ulcodec.errors import ModelError, TrainingError
+from ulcodec.model.blocks import BottleneckBlock
 from ulcodec.model.checkpoint import load_weights
 from ulcodec.model.decoder import Denoiser
+from ulcodec.model.fusion import compile_parts
 from ulcodec.model.likelihood import coding_walk
+from ulcodec.model.prior import Prior
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
 from ulcodec.sources import Source, as_source
@@ -67,6 +70,7 @@ class DenoiserSettings:
             learning_rate=self.learning_rate,
             optimizer=self.optimizer,
             clip_norm=1.0,
+            graphs=self.compile,
         )
 
     def check(self) -> None:
@@ -117,6 +121,8 @@ def denoiser_loss(
 class DenoiserStep:
     """One training step as a function of the images seen so far, which seed everything random in it."""
 
+    is_static = True
+
     def __init__(
         self,
         model: UnifiedLatentModel,
@@ -129,20 +135,25 @@ class DenoiserStep:
         self.settings, self.workers = settings, workers
         self.device = pictures.pixels.device
         self.generator = workers.generator(self.device)
-        compiled = settings.compile and self.device.type == "cuda"
-        self.decode = torch.compile(decode_pictures) if compiled else decode_pictures
-        self.loss = torch.compile(denoiser_loss) if compiled else denoiser_loss
+        if settings.compile and self.device.type == "cuda":
+            compile_parts(model, (BottleneckBlock, Prior))
 
     def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
+        self.seed(n_images)
+        return self.draw()
+
+    def seed(self, n_images: int) -> None:
+        self.generator.manual_seed(self.settings.seed * 1_000_003 + n_images)
+
+    def draw(self) -> tuple[Tensor, Metrics]:
         settings = self.settings
-        self.generator.manual_seed(settings.seed * 1_000_003 + n_images)
         x = self.pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
         x = x.contiguous(memory_format=torch.channels_last)
         # The square: half of the crops below quality 25, where there is most to draw.
         quality = draw_rows(torch.rand, (len(x),), self.generator) ** 2
         with autocast(self.device):
-            features, mean = self.decode(self.model, x, quality)
-            return self.loss(self.denoiser, x, features, mean, settings.bias, self.generator)
+            features, mean = decode_pictures(self.model, x, quality)
+            return denoiser_loss(self.denoiser, x, features, mean, settings.bias, self.generator)
 
 
 def validation_scores(
@@ -153,7 +164,7 @@ def validation_scores(
     generator = torch.Generator(device)
     n_crops = max(8, len(pictures))
     scores: dict[str, float] = {}
-    with torch.no_grad(), autocast(device):
+    with torch.no_grad(), autocast(device), torch.compiler.set_stance("force_eager"):
         for q in VALIDATION_QUALITIES:
             x = pictures.random_crops(n_crops, settings.crop_px, generator.manual_seed(1))
             quality = torch.full((n_crops,), q, device=device)

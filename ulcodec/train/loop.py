@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +23,7 @@ from ulcodec.model.checkpoint import (
     recover_directory,
     write_directory,
 )
+from ulcodec.train.graphs import WARM_UP_STEPS, CapturableLoss, GraphedStep, Pace, can_be_captured, own_stream
 from ulcodec.train.soap import Soap
 from ulcodec.train.workers import Workers, fill, whole
 
@@ -33,7 +35,10 @@ Groups = list[dict[str, Any]]
 
 
 def adamw(groups: Groups) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    device = groups[0]["params"][0].device
+    for group in groups:
+        group["lr"] = torch.zeros((), device=device)
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0, fused=True, capturable=device.type == "cuda")
 
 
 def soap(groups: Groups) -> torch.optim.Optimizer:
@@ -50,7 +55,8 @@ class LoopSettings:
     The run ends at `minutes` of training time or at `n_images`, whichever is set; the rate falls to zero over the last
     `decay_share` of it. `explosion_factor`: a loss this many times its recent median stops the run.
     `slow`: pairs of a parameter-name ending and the factor on its learning rate. `optimizer`: a key of `OPTIMIZERS`.
-    `n_validations`: how often the EMA weights are scored on the way, the last time at the end.
+    `n_validations`: how often the EMA weights are scored on the way, the last time at the end. `graphs`: on one GPU,
+    replay steps as a CUDA graph where their loss function can be captured.
     """
 
     minutes: float | None
@@ -67,6 +73,7 @@ class LoopSettings:
     slow: tuple[tuple[str, float], ...] = ()
     optimizer: str = "adamw"
     n_validations: int = 1
+    graphs: bool = True
 
     def check(self) -> None:
         """Raises TrainingError for settings that cannot run."""
@@ -107,9 +114,13 @@ class Loop:
         self.device = self.weights[0].device
         groups = parameter_groups(dict(zip(self.names, self.weights, strict=True)), settings.slow)
         self.optimizer = OPTIMIZERS[settings.optimizer](groups)
+        self.ema_share = torch.zeros((), device=self.device)
         self.n_images = self.n_steps = 0
         self.seconds = 0.0
         self.decaying = False
+        self.captures = settings.graphs and self.device.type == "cuda" and self.workers.count == 1
+        self.n_steps_here = 0
+        self.graphed: GraphedStep | None = None
         run_dir.mkdir(parents=True, exist_ok=True)
         self.resume()
 
@@ -205,18 +216,47 @@ class Loop:
 
     def step(self, loss_function: LossFunction) -> tuple[Tensor, Metrics]:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate() * group["factor"]
-        loss, metrics = loss_function(self.n_images)
+            group["lr"].fill_(self.learning_rate() * group["factor"])
+        decay = min(self.settings.ema_decay, (2 + self.n_steps) / (11 + self.n_steps))
+        ema_share = 1 - decay
+        self.ema_share.fill_(ema_share)
+        if self.graphed is not None:
+            assert isinstance(loss_function, CapturableLoss)
+            loss_function.seed(self.n_images)
+            measured = self.graphed.replay()
+        else:
+            measured = self.advance(lambda: loss_function(self.n_images), ema_share)
+        if isinstance(self.optimizer, Soap):
+            self.optimizer.renew()
+        self.n_steps += 1
+        self.n_steps_here += 1
+        self.n_images += self.settings.batch_size
+        if self.captures and self.n_steps_here == WARM_UP_STEPS and can_be_captured(loss_function):
+            advance = partial(self.advance, loss_function.draw, self.ema_share)
+            self.graphed = GraphedStep(advance, loss_function.generator)
+        return measured
+
+    def advance(
+        self, measure: Callable[[], tuple[Tensor, Metrics]], ema_share: float | Tensor
+    ) -> tuple[Tensor, Metrics]:
+        """What a step does on the device: loss, gradients, weights, and `ema_share` of these in their average."""
+        loss, metrics = measure()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if not self.is_sharded:
             self.workers.average([weight.grad for weight in self.weights if weight.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.weights, self.settings.clip_norm)
-        self.optimizer.step()
-        self.n_steps += 1
-        self.n_images += self.settings.batch_size
-        decay = min(self.settings.ema_decay, (1 + self.n_steps) / (10 + self.n_steps))
-        torch._foreach_lerp_(self.ema, [weight.detach() for weight in self.weights], 1 - decay)
+        if isinstance(self.optimizer, Soap):
+            self.optimizer.advance()
+        else:
+            self.optimizer.step()
+        weights = [weight.detach() for weight in self.weights]
+        if isinstance(ema_share, Tensor):
+            change = torch._foreach_sub(weights, self.ema)
+            torch._foreach_mul_(change, ema_share)
+            torch._foreach_add_(self.ema, change)
+        else:
+            torch._foreach_lerp_(self.ema, weights, ema_share)
         return loss.detach(), {**metrics, "gradient_norm": whole(norm.detach())}
 
     # The run
@@ -227,7 +267,11 @@ class Loop:
             if self.workers.first:
                 print(f"{self.run_dir}: this run is complete ({self.n_images} images)")
             return
-        guard = LossGuard(self.settings.explosion_factor)
+        with own_stream(self.device):
+            self.run_here(loss_function, validate)
+
+    def run_here(self, loss_function: LossFunction, validate: Callable[[nn.Module], dict[str, float]]) -> None:
+        guard, pace = LossGuard(self.settings.explosion_factor), Pace(self.device)
         log = Log(self.run_dir, self.n_images) if self.workers.first else None
         n_validated = int(self.progress() * self.settings.n_validations)
         stop, stopping = StopRequest(), False
@@ -241,6 +285,7 @@ class Loop:
                     self.save("constant")
                     self.decaying = True
                 pending.append(self.step(loss_function))
+                pace.after_step()
                 self.seconds, stopping = self.workers.agree(time.monotonic() - started, stop.requested)
                 log_due = self.seconds - logged >= self.settings.log_seconds
                 save_due = self.seconds - saved >= self.settings.checkpoint_seconds

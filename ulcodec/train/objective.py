@@ -96,7 +96,7 @@ def latent_bound_nats(denoise: LatentDenoiser, z: Tensor, generator: torch.Gener
 
 def terminal_kl_nats(z: Tensor) -> Tensor:
     """`KL[q(z_1 | x) || N(0, I)]` for clean latents z [B, ...]: [B] nats."""
-    last = torch.tensor(LATENT_LOG_SNR_1, device=z.device)
+    last = torch.full((), LATENT_LOG_SNR_1, device=z.device)
     variance = sigma(last) ** 2
     return sum_per_picture((alpha(last) * z) ** 2 + variance - 1 - variance.log()) / 2
 

@@ -1,6 +1,7 @@
 """SOAP: Adam in the eigenbases of the gradient's covariances (Vyas et al. 2024, arXiv 2409.11321)."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,6 +9,26 @@ from torch import Tensor
 
 LARGEST_SIDE = 512
 """A side of a kernel with more channels keeps its own axes."""
+
+SIDES = {"out": 1, "in": 3}
+"""A kernel's sides that may have a covariance, and their axes in a stack."""
+
+N_ROUNDS, SHIFT = 4, 1e-12
+"""Of Cholesky's factorisation in `orthonormalised`: each multiplies the smallest singular value by up to 1e6."""
+
+
+@dataclass
+class Stack:
+    """Weights of one shape and learning rate, which take their steps together.
+
+    `state`: tensors whose first axis counts the weights; the optimiser's own state holds views of them. `n_steps`: as
+    the host counts them, those that a CUDA graph replays too; -1 before the one at which kernels only measure.
+    """
+
+    weights: list[Tensor]
+    lr: Tensor
+    state: dict[str, Tensor] = field(default_factory=dict)
+    n_steps: int = 0
 
 
 class Soap(torch.optim.Optimizer):
@@ -18,6 +39,10 @@ class Soap(torch.optim.Optimizer):
     own axes. The bases start as these axes and follow by orthogonal iteration (LAPACK's eigensolver gives up on some
     covariances of single gradients): a round at each of the first `interval` steps, then one every `interval` steps. A
     kernel's first step only measures. State is float32, kernels' in the order [out, h w, in].
+
+    Weights of one shape are one batch of every product. `advance` never waits for the device nor asks it anything, so
+    that it can be part of a CUDA graph; `renew` is what it leaves to be done outside; `step` does both. The learning
+    rate of a group is a tensor, to be filled.
     """
 
     def __init__(
@@ -31,47 +56,71 @@ class Soap(torch.optim.Optimizer):
     ):
         super().__init__(groups, {"lr": lr})
         self.betas, self.covariance_beta, self.interval, self.eps = betas, covariance_beta, interval, eps
+        self.stacks: list[Stack] = []
+        for group in self.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device).clone()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.stacks = []
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure that measures the loss again
+        self.advance()
+        self.renew()
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure that measures the loss again
+    def advance(self) -> None:
+        """A step in the bases as they are."""
+        if not self.stacks:
+            self.build_stacks()
+        for stack in self.stacks:
+            if stack.n_steps >= 0:
+                self.update(stack)
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """After every `advance`: let the bases follow when it is time."""
+        for stack in self.stacks:
+            stack.n_steps += 1
+            if 1 <= stack.n_steps <= self.interval or (stack.n_steps and stack.n_steps % self.interval == 0):
+                for side in SIDES:
+                    if f"basis_{side}" in stack.state:
+                        follow(stack.state, side)
+
+    def build_stacks(self) -> None:
+        """Sort the weights that have gradients into stacks, with the state that was loaded or a fresh one."""
         for group in self.param_groups:
+            alike: dict[tuple[Any, ...], list[Tensor]] = {}
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self.update(weight, group["lr"])
+                    alike.setdefault((*weight.shape, bool(self.state[weight])), []).append(weight)
+            for weights in alike.values():
+                loaded = [self.state[weight] for weight in weights]
+                if loaded[0]:
+                    state = {key: torch.stack([own[key] for own in loaded]) for key in loaded[0]}
+                    n_steps = int(state["step"].max())
+                else:
+                    state = fresh_state(stacked_gradients(weights))
+                    n_steps = -1 if "basis_in" in state or "basis_out" in state else 0
+                self.stacks.append(Stack(weights, group["lr"], state, n_steps))
+                for number, weight in enumerate(weights):
+                    self.state[weight] = {key: values[number] for key, values in state.items()}
 
-    def update(self, weight: Tensor, lr: float) -> None:
-        assert weight.grad is not None
-        gradient, state = as_rows(weight.grad), self.state[weight]
-        own_sides = sides(gradient)
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
-            for side in own_sides:
-                state[f"covariance_{side}"] = covariance(gradient, side)
-                state[f"basis_{side}"] = torch.eye(len(state[f"covariance_{side}"]), device=gradient.device)
-            if own_sides:
-                return
+    def update(self, stack: Stack) -> None:
+        gradient, state = stacked_gradients(stack.weights), stack.state
         fast, slow = self.betas
         state["step"] += 1
-        step = int(state["step"])
+        step = state["step"].view(-1, *[1] * (gradient.ndim - 1))
         state["exp_avg"].lerp_(gradient, 1 - fast)
         state["exp_avg_sq"].lerp_(to_eigenbases(gradient, state).square(), 1 - slow)
         spread = (state["exp_avg_sq"] / (1 - slow**step)).sqrt_().add_(self.eps)
         change = from_eigenbases(to_eigenbases(state["exp_avg"], state) / spread, state)
-        weight.sub_(as_kernel(change, weight), alpha=lr / (1 - fast**step))
-        renew = step <= self.interval or step % self.interval == 0
-        for side in own_sides:
-            self.follow(state, side, covariance(gradient, side), renew=renew)
-
-    def follow(self, state: dict[str, Tensor], side: str, found: Tensor, *, renew: bool) -> None:
-        """Update a side's covariance and, when it is time, its eigenbasis, strongest first."""
-        mean = state[f"covariance_{side}"].lerp_(found, 1 - self.covariance_beta)
-        if renew:
-            basis = state[f"basis_{side}"]
-            product = mean @ basis
-            order = (basis * product).sum(0).argsort(descending=True)
-            state[f"basis_{side}"] = torch.linalg.qr(product[:, order])[0].contiguous()
-            state["exp_avg_sq"] = state["exp_avg_sq"].index_select(0 if side == "out" else 2, order)
+        change *= stack.lr / (1 - fast**step)
+        changes = [as_kernel(own, weight) for own, weight in zip(change, stack.weights, strict=True)]
+        torch._foreach_sub_(stack.weights, changes)
+        for side in SIDES:
+            if f"covariance_{side}" in state:
+                state[f"covariance_{side}"].lerp_(covariance(gradient, side), 1 - self.covariance_beta)
 
 
 def as_rows(kernel: Tensor) -> Tensor:
@@ -86,25 +135,68 @@ def as_kernel(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(rows.shape[0], *like.shape[2:], rows.shape[2]).permute(0, 3, 1, 2)
 
 
-def sides(rows: Tensor) -> list[str]:
-    """The sides that have a covariance: none of a weight that is no kernel."""
-    if rows.ndim < 3:
-        return []
-    return [side for side, size in (("out", rows.shape[0]), ("in", rows.shape[2])) if size <= LARGEST_SIDE]
+def stacked_gradients(weights: list[Tensor]) -> Tensor:
+    """[N, out, h w, in] of kernels, [N, ...] of others."""
+    return torch.stack([as_rows(weight.grad) for weight in weights if weight.grad is not None])
+
+
+def fresh_state(gradient: Tensor) -> dict[str, Tensor]:
+    """State of a stack before its first step, from its first gradients."""
+    state = {
+        "step": gradient.new_zeros(len(gradient)),
+        "exp_avg": torch.zeros_like(gradient),
+        "exp_avg_sq": torch.zeros_like(gradient),
+    }
+    for side, axis in SIDES.items():
+        if gradient.ndim == 4 and gradient.shape[axis] <= LARGEST_SIDE:
+            state[f"covariance_{side}"] = covariance(gradient, side)
+            eye = torch.eye(gradient.shape[axis], device=gradient.device)
+            state[f"basis_{side}"] = eye.repeat(len(gradient), 1, 1)
+    return state
 
 
 def covariance(rows: Tensor, side: str) -> Tensor:
-    matrix = rows.flatten(1) if side == "out" else rows.flatten(0, 1).T
-    return matrix @ matrix.T
+    """[N, out, h w, in] -> [N, C, C], C the channels of the side."""
+    matrix = rows.flatten(2) if side == "out" else rows.flatten(1, 2).mT
+    return matrix @ matrix.mT
 
 
 def to_eigenbases(rows: Tensor, state: dict[str, Tensor]) -> Tensor:
     if "basis_out" in state:
-        rows = (state["basis_out"].T @ rows.flatten(1)).view(rows.shape)
-    return rows @ state["basis_in"] if "basis_in" in state else rows
+        rows = (state["basis_out"].mT @ rows.flatten(2)).view(rows.shape)
+    return (rows.flatten(1, 2) @ state["basis_in"]).view(rows.shape) if "basis_in" in state else rows
 
 
 def from_eigenbases(rows: Tensor, state: dict[str, Tensor]) -> Tensor:
     if "basis_out" in state:
-        rows = (state["basis_out"] @ rows.flatten(1)).view(rows.shape)
-    return rows @ state["basis_in"].T if "basis_in" in state else rows
+        rows = (state["basis_out"] @ rows.flatten(2)).view(rows.shape)
+    return (rows.flatten(1, 2) @ state["basis_in"].mT).view(rows.shape) if "basis_in" in state else rows
+
+
+def follow(state: dict[str, Tensor], side: str) -> None:
+    """A round of orthogonal iteration on a side's bases, strongest first; all in place, as a CUDA graph needs it."""
+    basis = state[f"basis_{side}"].double()
+    product = state[f"covariance_{side}"].double() @ basis
+    strength = (basis * product).sum(1)
+    product += basis * (1e-12 * strength.mean(1) + 1e-30)[:, None, None]  # where no gradient came, the basis stays
+    order = strength.argsort(dim=1, descending=True)
+    product = product.gather(2, order[:, None].expand_as(product))
+    state[f"basis_{side}"].copy_(orthonormalised(product))
+    moments = state["exp_avg_sq"]
+    axis = SIDES[side]
+    index = order.view(len(order), *(-1 if dimension == axis else 1 for dimension in range(1, 4)))
+    moments.copy_(moments.gather(axis, index.expand_as(moments)))
+
+
+def orthonormalised(columns: Tensor) -> Tensor:
+    """What Gram and Schmidt would make of the columns of float64 matrices [N, C, C] from left to right.
+
+    By Cholesky's factorisation of their products, shifted and repeated (Fukaya et al. 2020, arXiv 1809.11085): all
+    matrices of a batch at once, where QR factorisations on GPUs go one by one.
+    """
+    shift = SHIFT * torch.eye(columns.shape[2], dtype=columns.dtype, device=columns.device)
+    for _ in range(N_ROUNDS):
+        columns = columns / columns.norm(dim=1, keepdim=True)
+        factor = torch.linalg.cholesky_ex(columns.mT @ columns + shift)[0]
+        columns = torch.linalg.solve_triangular(factor.mT, columns, upper=True, left=False)
+    return columns

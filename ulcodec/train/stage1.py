@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from ulcodec.data import PictureSet, ShardStream, load_pictures
 from ulcodec.devices import bfloat16_pays
 from ulcodec.errors import TrainingError
+from ulcodec.model.blocks import BottleneckBlock
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
 from ulcodec.model.config import ModelConfig
+from ulcodec.model.fusion import compile_parts
 from ulcodec.model.presets import build_model, preset
+from ulcodec.model.prior import Prior
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.sources import Source, as_source
 from ulcodec.train.loop import Loop, LoopSettings, rewind
@@ -63,7 +66,9 @@ class Stage1Settings:
     """What `ulcodec train stage1` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
 
     `init`: a model directory whose weights the run starts from, of as many blocks or fewer; its dead units are drawn
-    anew (`ulcodec.train.revival`). `decay_share`: over how much of the run the rate falls to zero at its end.
+    anew (`ulcodec.train.revival`). `warmup_images`: over how many the rate rises to its full height at the beginning;
+    `decay_share`: over how much of the run it falls to zero at its end. `compile`: on GPUs, compile the networks and
+    replay steps as CUDA graphs.
     `threads`: 0 leaves torch's own choice. `shards_in_memory`: 0 holds all pictures; otherwise so many shards, one of
     which is replaced after every `crops_per_shard` crops.
     """
@@ -88,6 +93,7 @@ class Stage1Settings:
     crops_per_shard: int = 10_000
     init: Path | None = None
     compile: bool = True
+    warmup_images: int = 1600
     weights: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
     def resolved(self) -> dict[str, Any]:
@@ -117,6 +123,8 @@ class Stage1Settings:
             learning_rate=self.learning_rate,
             decay_share=self.decay_share,
             optimizer=self.optimizer,
+            warmup_images=self.warmup_images,
+            graphs=self.compile,
             slow=SLOW_PARAMETERS,
         )
 
@@ -158,16 +166,28 @@ class Stage1Step:
         self.device = next(model.parameters()).device
         self.generator = self.workers.generator(self.device)
         self.autocast = bfloat16_pays(self.device)
+        self.is_static = not settings.shards_in_memory
         objective = OBJECTIVES[settings.objective]
-        self.loss = torch.compile(objective) if settings.compile and self.device.type == "cuda" else objective
+        self.loss = objective
+        if settings.compile and self.device.type == "cuda":
+            if settings.objective == "codec":
+                compile_parts(model, (BottleneckBlock, Prior))
+            else:
+                self.loss = torch.compile(objective)
 
     def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
-        settings = self.settings
-        seed = settings.seed * 1_000_003 + n_images
+        self.seed(n_images)
+        return self.draw()
+
+    def seed(self, n_images: int) -> None:
+        seed = self.settings.seed * 1_000_003 + n_images
         self.generator.manual_seed(seed)
         torch.manual_seed(seed)  # dropout draws from the global generators
-        pictures = self.pictures_at(n_images)
-        x = pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
+        self.pictures = self.pictures_at(n_images)
+
+    def draw(self) -> tuple[Tensor, Metrics]:
+        settings = self.settings
+        x = self.pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
         quality = self.workers.rows(self.qualities())
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             return self.loss(
@@ -180,7 +200,7 @@ class Stage1Step:
         if self.settings.objective == "ul":
             return torch.full((batch,), self.settings.weights.ul_quality, device=self.device)
         offsets = torch.rand(batch, generator=self.generator, device=self.device)
-        order = torch.randperm(batch, generator=self.generator, device=self.device)
+        order = torch.rand(batch, generator=self.generator, device=self.device).argsort()
         return (order + offsets) / batch
 
 
@@ -192,7 +212,7 @@ def validation_scores(model: nn.Module, pictures: PictureSet, settings: Stage1Se
     totals: dict[str, float] = {}
     qualities = VALIDATION_QUALITIES if settings.objective == "codec" else (settings.weights.ul_quality,)
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for quality in qualities:
             x = pictures.random_crops(n_crops, settings.crop_px, generator.manual_seed(1))
             q = torch.full((n_crops,), quality, device=x.device)

@@ -89,7 +89,10 @@ class Workers:
         n_rows = self.share(len(whole))
         return whole[self.rank * n_rows : (self.rank + 1) * n_rows]
 
-    def generator(self, device: torch.device) -> BatchGenerator:
+    def generator(self, device: torch.device) -> torch.Generator:
+        """One whose draws are for the whole batch. Alone, a plain one: a CUDA graph takes no other."""
+        if self.count == 1:
+            return torch.Generator(device)
         generator = BatchGenerator(device)
         generator.rank, generator.count = self.rank, self.count
         return generator
@@ -152,7 +155,7 @@ def without_denormals() -> Iterator[None]:
 
 
 def begin(device: str, batch_size: int, threads: int, seed: int) -> tuple[Workers, torch.device]:
-    """What every run starts with: the other processes, a device, threads (0: torch's choice), seed, fast float32.
+    """What every run starts with: the other processes, a device, threads (0: torch's choice), seed, whole float32.
 
     Raises TrainingError if the batch cannot be shared, DeviceError if the device cannot be had.
     """
@@ -162,6 +165,7 @@ def begin(device: str, batch_size: int, threads: int, seed: int) -> tuple[Worker
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    # What is float32 under bfloat16 autocast is so for its precision: latents reach hundreds of quantisation steps.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     return workers, chosen
