@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import batch, effort, perception, recipe, speed, trade_off
+from benchmarks import batch, effort, perception, recipe, speed, trade_off, training_speed
 from ulcodec.bench.curves import Curve, bd_rows, increasing
 from ulcodec.bench.machine import without_folder
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
@@ -56,6 +56,21 @@ def test_curves_without_common_psnr_have_no_bd_rate() -> None:
 def test_curves_leave_out_points_that_are_worse_or_infinite() -> None:
     points = [(0.5, 30.0), (0.2, 25.0), (0.6, 29.0), (0.2, 24.0), (0.9, math.inf), (0.8, 33.0)]
     assert increasing(points) == Curve([0.2, 0.5, 0.8], [25.0, 30.0, 33.0])
+
+
+def test_training_speed_report(tmp_path: Path) -> None:
+    output = tmp_path / "training-speed.json"
+    size = ["--config", "tiny", "--crop", "64", "--steps", "2", "--threads", "1", "--device", "cpu"]
+    training_speed.main([*size, "--batch-sizes", "2", "4", "-o", str(output)])
+    report = json.loads(output.read_text())
+    assert [row["batch"] for row in report["rows"]] == [2, 4]
+    for row in report["rows"]:
+        assert row["gradients_ms"] > 0
+        assert row["renewal_ms"] > 0
+        assert row["crops_per_s"] == pytest.approx(1000 * row["batch"] / row["step_ms"], rel=0.01)
+        assert row["tflop_per_s"] == pytest.approx(row["crops_per_s"] * report["gflop_per_crop"] / 1000, rel=0.02)
+    with pytest.raises(SystemExit, match="unknown configuration"):
+        training_speed.main(["--config", "none"])
 
 
 def test_speed_report(photos: Path, tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -18,12 +18,14 @@ from ulcodec.devices import bfloat16_pays
 ROOT = Path(ulcodec.__file__).parents[1]
 
 
-def run_record(command: Sequence[str], codec: Codec | None = None) -> dict[str, Any]:
+def run_record(
+    command: Sequence[str], codec: Codec | None = None, device: torch.device | None = None
+) -> dict[str, Any]:
     """Where, when, how and with which model something was measured; paths in the command lose their folders.
 
-    Without a codec, on the CPU.
+    Without a codec or a device, on the CPU.
     """
-    device = torch.device("cpu") if codec is None else codec.device
+    device = device or (torch.device("cpu") if codec is None else codec.device)
     return {
         "command": " ".join(map(without_folder, command)),
         "date": date.today().isoformat(),

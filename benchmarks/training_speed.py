@@ -1,0 +1,191 @@
+"""How many crops a second stage 1 trains on, and where a step's time goes, by batch size.
+
+`benchmarks/README.md` defines every field of the report.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from benchmarks.report import progress, write_text
+from ulcodec.bench.machine import run_record
+from ulcodec.bench.tables import decimals, text_table, to_json
+from ulcodec.data import PictureSet, pack
+from ulcodec.errors import UlcError
+from ulcodec.model.config import ModelConfig
+from ulcodec.model.describe import describe
+from ulcodec.model.paper import PaperConfig
+from ulcodec.model.presets import build_model, preset
+from ulcodec.train.graphs import WARM_UP_STEPS, GraphedStep, own_stream
+from ulcodec.train.loop import OPTIMIZERS, Loop
+from ulcodec.train.objective import ObjectiveSettings
+from ulcodec.train.soap import Soap
+from ulcodec.train.stage1 import Stage1Settings, Stage1Step
+from ulcodec.train.workers import begin, without_denormals
+
+PICTURE_PX, N_PICTURES = 768, 16
+N_ROUNDS = 3
+
+Part = Callable[[], object]
+
+
+def noise_pictures(device: torch.device) -> PictureSet:
+    """What the pixels are changes no time."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (N_PICTURES, PICTURE_PX, PICTURE_PX, 3)
+    pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    return pack(list(pixels.numpy())).to(device)
+
+
+def gflop_per_crop(config: ModelConfig | PaperConfig, crop_px: int) -> float:
+    """Of the forward and the backward pass: three forward ones, two operations a multiplication.
+
+    The continuous bound asks the prior once more, for a part of the crops.
+    """
+    kmac = {row["part"]: row["kmac_per_px"] * row["passes"] for row in describe(config)}
+    kmac["prior"] *= 1 + 1 / (ObjectiveSettings().subset * len(config.reveal_steps))
+    return 6e-6 * crop_px**2 * sum(cost for part, cost in kmac.items() if not part.startswith("denoiser"))
+
+
+def median_ms(device: torch.device, part: Part, n_runs: int, calls: int = 1) -> float:
+    """Of a part, with the device idle before and after `calls` of it."""
+    times = []
+    for _ in range(n_runs):
+        synchronise(device)
+        start = perf_counter()
+        for _ in range(calls):
+            part()
+        synchronise(device)
+        times.append(1000 * (perf_counter() - start) / calls)
+    return median(times)
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def gradients_only(loop: Loop, step: Stage1Step) -> Part:
+    """Loss and gradients as a step takes them, without the optimiser: a CUDA graph where the loop makes one."""
+
+    def measure() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss, metrics = step.draw()
+        loop.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), metrics
+
+    return GraphedStep(measure, step.generator).replay if loop.graphed is not None else measure
+
+
+def renew_all(optimizer: Soap) -> None:
+    """Let all bases follow, whatever step it is."""
+    for stack in optimizer.stacks:
+        stack.n_steps += optimizer.interval - 1 - stack.n_steps % optimizer.interval
+    optimizer.renew()
+
+
+@without_denormals()
+def time_batch(settings: Stage1Settings, device: torch.device, n_steps: int) -> dict[str, Any]:
+    """A row of the report: `n_steps` steps after those that warm up."""
+    config = preset(settings.config)
+    assert isinstance(config, ModelConfig)  # what the objective asks for: see Stage1Settings.check
+    model = build_model(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pictures = noise_pictures(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with TemporaryDirectory() as folder, own_stream(device):
+        loop = Loop(model, Path(folder), settings.loop_settings(), settings.resolved())
+        step = Stage1Step(model, lambda n_images: pictures, settings)
+        start_ms = median_ms(device, lambda: [loop.step(step) for _ in range(WARM_UP_STEPS)], 1)
+        step_ms = median_ms(device, lambda: loop.step(step), N_ROUNDS, n_steps)
+        renewal_ms = None
+        if isinstance(loop.optimizer, Soap):
+            renewal_ms = median_ms(device, partial(renew_all, loop.optimizer), N_ROUNDS)
+        gradients_ms = median_ms(device, gradients_only(loop, step), N_ROUNDS, n_steps)
+    gflop = gflop_per_crop(config, settings.crop_px)
+    return {
+        "batch": settings.batch_size,
+        "crops_per_s": 1000 * settings.batch_size / step_ms,
+        "tflop_per_s": gflop * settings.batch_size / step_ms,
+        "step_ms": step_ms,
+        "gradients_ms": gradients_ms,
+        "renewal_ms": renewal_ms,
+        "start_s": start_ms / 1000,
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None,
+    }
+
+
+def printed(report: dict[str, Any]) -> str:
+    header = ["batch", "crops/s", "TFLOP/s", "step ms", "gradients ms", "renewal ms", "start s", "peak GB"]
+    rows = [
+        [str(row["batch"])]
+        + [decimals(row[name], 1) for name in ("crops_per_s", "tflop_per_s", "step_ms", "gradients_ms")]
+        + [decimals(row["renewal_ms"], 1), decimals(row["start_s"], 1), decimals(row["peak_gb"], 1)]
+        for row in report["rows"]
+    ]
+    run = report["run"]
+    place = run["cpu"] if run["device"] == "cpu" else run["device"]
+    return f"{report['config']}, {report['optimizer']}, {run['torch_threads']} threads, {place}\n" + text_table(
+        header, rows
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(prog="python -m benchmarks.training_speed", description=__doc__.splitlines()[0])
+    result.add_argument("--config", default="small", help="model configuration")
+    result.add_argument("--batch-sizes", type=int, nargs="+", default=[8], help="crops a step, a row each")
+    result.add_argument("--crop", type=int, default=256, help="side of the crops in pixels")
+    result.add_argument("--optimizer", choices=sorted(OPTIMIZERS), default="soap")
+    result.add_argument("--steps", type=int, default=10, help="timed at a stretch, three times")
+    result.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    result.add_argument("--threads", type=int, default=2, help="threads of torch")
+    result.add_argument("--no-compile", action="store_true", help="on GPUs, without torch.compile and CUDA graphs")
+    result.add_argument("-o", "--output", type=Path, help="write the report here as JSON")
+    return result
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parser().parse_args(arguments)
+    settings = Stage1Settings(
+        data=(),
+        out=Path(),
+        config=options.config,
+        n_images=10**9,
+        crop_px=options.crop,
+        optimizer=options.optimizer,
+        compile=not options.no_compile,
+    )
+    try:
+        settings.check()
+        _, device = begin(options.device, 1, options.threads, settings.seed)
+    except UlcError as error:
+        sys.exit(f"error: {error}")
+    rows = []
+    for batch_size in options.batch_sizes:
+        progress(f"{batch_size} crops a step")
+        rows.append(time_batch(replace(settings, batch_size=batch_size), device, options.steps))
+    progress(f"{len(rows)} batch sizes timed", last=True)
+    report = {
+        "run": run_record(["python", "-m", "benchmarks.training_speed", *arguments], device=device),
+        "config": options.config,
+        "optimizer": options.optimizer,
+        "crop_px": options.crop,
+        "gflop_per_crop": gflop_per_crop(preset(options.config), options.crop),
+        "rows": rows,
+    }
+    print(printed(report))
+    if options.output:
+        write_text(options.output, to_json(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
