@@ -104,9 +104,9 @@ NINTH_LAGRANGIAN = 0.001 * 120 ** (8 / 7)
 """Lagrangian of the highest quality with a ninth anchor, as far above the eighth as that is above the seventh."""
 
 SMALL = ModelConfig(
-    name="small", latent_channels=384, hyper_channels=64, width_8=192, width_16=320,
-    encoder_blocks_8=7, encoder_blocks_16=10, decoder_blocks_16=10, decoder_blocks_8=12,
-    prior_width=256, prior_blocks=8, hyper_width=128, denoiser_width=96, denoiser_blocks=4,
+    name="small", latent_channels=512, hyper_channels=64, width_8=192, width_16=320,
+    encoder_blocks_8=10, encoder_blocks_16=11, decoder_blocks_16=11, decoder_blocks_8=16,
+    prior_width=256, prior_blocks=10, hyper_width=128, denoiser_width=96, denoiser_blocks=4,
     n_quality_anchors=9, lagrangian_high=NINTH_LAGRANGIAN, negative_slope=0.01,
 )  # fmt: skip
 
