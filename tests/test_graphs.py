@@ -9,7 +9,7 @@ from ulcodec.data import load_pictures
 from ulcodec.model import fusion
 from ulcodec.model.blocks import BottleneckBlock
 from ulcodec.model.presets import build_model, preset
-from ulcodec.model.prior import Prior
+from ulcodec.model.prior import PriorBlock
 from ulcodec.train.graphs import Pace, can_be_captured, own_stream
 from ulcodec.train.loop import Loop
 from ulcodec.train.stage1 import Stage1Settings, Stage1Step
@@ -101,7 +101,7 @@ def test_compiling_parts_changes_nothing(step: Stage1Step, monkeypatch: pytest.M
     plain.backward()
     gradients = [weight.grad for weight in step.model.parameters()]
     step.model.zero_grad()
-    fusion.compile_parts(step.model, (BottleneckBlock, Prior), "aot_eager")
+    fusion.compile_parts(step.model, (BottleneckBlock, PriorBlock), "aot_eager")
     compiled = step(0)[0]
     compiled.backward()
     torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=0)  # bfloat16 where the CPU has it

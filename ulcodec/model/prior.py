@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ulcodec.model.blocks import QualityTable, conv
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.encoder import HYPER_LOG_GAIN, anchor_log_gains
+from ulcodec.model.fusion import fused
 from ulcodec.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, step_noise_variance
 
 N_SCALES = 64
@@ -125,12 +126,14 @@ class Prior(nn.Module):
         return Prediction(mean, self.scale_head(hidden).float() + gain.log())
 
 
+@fused
 def wiener(y_noisy: Tensor, log_snr: Tensor, gain: Tensor) -> Tensor:
     """Posterior mean of `z = y / gain ~ N(0, 1)`: `y_noisy gain / (gain^2 + noise variance)`, clamped."""
     weight = gain / (gain**2 + step_noise_variance(log_snr))
     return limited(y_noisy * weight)
 
 
+@fused
 def knowledge(log_snr: Tensor) -> Tensor:
     """Log-SNR mapped linearly to [0, 1] over the latent schedule: 0 nothing known, 1 known to the fixed noise."""
     span = LATENT_LOG_SNR_0 - LATENT_LOG_SNR_1

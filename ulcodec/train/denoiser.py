@@ -15,7 +15,7 @@ from ulcodec.model.checkpoint import load_weights
 from ulcodec.model.decoder import Denoiser
 from ulcodec.model.fusion import compile_parts
 from ulcodec.model.likelihood import coding_walk
-from ulcodec.model.prior import Prior
+from ulcodec.model.prior import PriorBlock
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
 from ulcodec.sources import Source, as_source
@@ -136,7 +136,7 @@ class DenoiserStep:
         self.device = pictures.pixels.device
         self.generator = workers.generator(self.device)
         if settings.compile and self.device.type == "cuda":
-            compile_parts(model, (BottleneckBlock, Prior))
+            compile_parts(model, (BottleneckBlock, PriorBlock))
 
     def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
         self.seed(n_images)

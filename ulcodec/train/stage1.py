@@ -18,7 +18,7 @@ from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.fusion import compile_parts
 from ulcodec.model.presets import build_model, preset
-from ulcodec.model.prior import Prior
+from ulcodec.model.prior import PriorBlock
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.sources import Source, as_source
 from ulcodec.train.loop import Loop, LoopSettings, rewind
@@ -171,7 +171,7 @@ class Stage1Step:
         self.loss = objective
         if settings.compile and self.device.type == "cuda":
             if settings.objective == "codec":
-                compile_parts(model, (BottleneckBlock, Prior))
+                compile_parts(model, (BottleneckBlock, PriorBlock))
             else:
                 self.loss = torch.compile(objective)
 
