@@ -268,9 +268,10 @@ class Loop:
                 print(f"{self.run_dir}: this run is complete ({self.n_images} images)")
             return
         with own_stream(self.device):
-            self.run_here(loss_function, validate)
+            self.run_on_stream(loss_function, validate)
 
-    def run_here(self, loss_function: LossFunction, validate: Callable[[nn.Module], dict[str, float]]) -> None:
+    def run_on_stream(self, loss_function: LossFunction, validate: Callable[[nn.Module], dict[str, float]]) -> None:
+        """`run`, on the stream that is current: a graph is captured on the one where its first steps ran."""
         guard, pace = LossGuard(self.settings.explosion_factor), Pace(self.device)
         log = Log(self.run_dir, self.n_images) if self.workers.first else None
         n_validated = int(self.progress() * self.settings.n_validations)

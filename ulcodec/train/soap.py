@@ -40,9 +40,9 @@ class Soap(torch.optim.Optimizer):
     covariances of single gradients): a round at each of the first `interval` steps, then one every `interval` steps. A
     kernel's first step only measures. State is float32, kernels' in the order [out, h w, in].
 
-    Weights of one shape are one batch of every product. `advance` never waits for the device nor asks it anything, so
-    that it can be part of a CUDA graph; `renew` is what it leaves to be done outside; `step` does both. The learning
-    rate of a group is a tensor, to be filled.
+    Weights of one shape are one batch of every product; those that have no gradient at the first step are left alone
+    for good. `advance` never waits for the device nor asks it anything, so that it can be part of a CUDA graph; `renew`
+    is what it leaves to be done outside; `step` does both. The learning rate of a group is a tensor, to be filled.
     """
 
     def __init__(
