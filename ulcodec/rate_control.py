@@ -57,13 +57,17 @@ def encode_to_size(
     search = Search(Encoding(codec, picture, alpha_quality, strip, effort), lambda data: float(len(data)))
     good = (1 - SIZE_TOLERANCE) * n_bytes
     low, high = -1, 101  # qualities whose file is known to fit, and not to fit
-    quality = FIRST_QUALITY
+    quality, slope = FIRST_QUALITY, LOG_SIZE_PER_QUALITY
+    before: tuple[int, float] | None = None
     while high - low > 1 and search.codings < MAX_TRIES - 3:
         size = search.at(quality)
+        if before is not None and (size > before[1]) == (quality > before[0]) and size != before[1]:
+            slope = math.log(size / before[1]) / (quality - before[0])
+        before = quality, size
         low, high = (quality, high) if size <= n_bytes else (low, quality)
         if good <= size <= n_bytes or (size < good and quality == 100):
             return search.found[quality, 1.0][1]
-        step = math.log(0.99 * n_bytes / size) / LOG_SIZE_PER_QUALITY
+        step = math.log(0.99 * n_bytes / size) / slope
         quality = min(max(quality + round(step), low + 1), high - 1)
     if high <= 100:
         thrifty(search, high, n_bytes, good)

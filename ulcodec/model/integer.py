@@ -16,7 +16,6 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ulcodec.errors import ModelError
 from ulcodec.memory import release
@@ -154,11 +153,13 @@ def limited_relu_(x: Tensor) -> Tensor:
 def neighbourhoods(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """[N, C] -> [N, 9 C]: each position's 3x3 neighbourhood, zeros outside the grid."""
     height, width = grid
-    padded = F.pad(x.reshape(-1, height, width, x.shape[1]), (0, 0, 1, 1, 1, 1))
+    x = x.reshape(-1, height, width, x.shape[1])
+    padded = x.new_zeros(len(x), height + 2, width + 2, x.shape[3])
+    padded[:, 1:-1, 1:-1] = x
     picture, row, column, _ = padded.stride()
-    # The three positions of a row lie side by side in memory already.
+    # The three positions of a row lie side by side in memory already. Those of a single column would overlap in a view.
     views = padded.as_strided((len(padded), height, width, 3, 3 * column), (picture, row, column, row, 1))
-    return views.reshape(len(x), -1)
+    return views.reshape(-1, 9 * column).contiguous()
 
 
 def shuffled(x: Tensor, grid: tuple[int, int]) -> Tensor:
