@@ -13,7 +13,7 @@ LARGEST_SIDE = 512
 SIDES = {"out": 1, "in": 3}
 """A kernel's sides that may have a covariance, and their axes in a stack."""
 
-N_ROUNDS, SHIFT = 4, 1e-12
+N_ROUNDS, SHIFT = 3, 1e-12
 """Of Cholesky's factorisation in `orthonormalised`: each multiplies the smallest singular value by up to 1e6."""
 
 
