@@ -39,7 +39,7 @@ def compile_parts(model: nn.Module, kinds: tuple[type[nn.Module], ...], compiler
     """Compile every module of the given kinds and, for the rest of the process, all functions marked as `fused`."""
     global backend
     backend = compiler
-    torch._dynamo.config.recompile_limit = N_VARIANTS
+    torch._dynamo.config.cache_size_limit = N_VARIANTS  # its name up to torch 2.6, an alias of recompile_limit since
     for module in model.modules():
         if isinstance(module, kinds):
             module.compile(dynamic=False, backend=compiler)
