@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
 from typing import Any
 
 import torch
 
 from benchmarks.report import progress, write_text
+from benchmarks.speed import stopwatch
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.tables import decimals, text_table, to_json
 from ulcodec.data import PictureSet, pack
@@ -58,20 +58,7 @@ def gflop_per_crop(config: ModelConfig | PaperConfig, crop_px: int) -> float:
 
 def median_ms(device: torch.device, part: Part, n_runs: int, calls: int = 1) -> float:
     """Of a part, with the device idle before and after `calls` of it."""
-    times = []
-    for _ in range(n_runs):
-        synchronise(device)
-        start = perf_counter()
-        for _ in range(calls):
-            part()
-        synchronise(device)
-        times.append(1000 * (perf_counter() - start) / calls)
-    return median(times)
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return median(stopwatch(device, lambda: [part() for _ in range(calls)])[1] / calls for _ in range(n_runs))
 
 
 def gradients_only(loop: Loop, step: Stage1Step) -> Part:
@@ -94,8 +81,8 @@ def renew_all(optimizer: Soap) -> None:
 
 
 @without_denormals()
-def time_batch(settings: Stage1Settings, device: torch.device, n_steps: int) -> dict[str, Any]:
-    """A row of the report: `n_steps` steps after those that warm up."""
+def time_batch(settings: Stage1Settings, device: torch.device, n_steps: int, gflop: float) -> dict[str, Any]:
+    """A row of the report: `n_steps` steps after those that warm up. `gflop`: of a crop."""
     config = preset(settings.config)
     assert isinstance(config, ModelConfig)  # what the objective asks for: see Stage1Settings.check
     model = build_model(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -111,7 +98,6 @@ def time_batch(settings: Stage1Settings, device: torch.device, n_steps: int) -> 
         if isinstance(loop.optimizer, Soap):
             renewal_ms = median_ms(device, partial(renew_all, loop.optimizer), N_ROUNDS)
         gradients_ms = median_ms(device, gradients_only(loop, step), N_ROUNDS, n_steps)
-    gflop = gflop_per_crop(config, settings.crop_px)
     return {
         "batch": settings.batch_size,
         "crops_per_s": 1000 * settings.batch_size / step_ms,
@@ -169,17 +155,17 @@ def main(arguments: Sequence[str]) -> None:
         _, device = begin(options.device, 1, options.threads, settings.seed)
     except UlcError as error:
         sys.exit(f"error: {error}")
-    rows = []
+    gflop, rows = gflop_per_crop(preset(options.config), options.crop), []
     for batch_size in options.batch_sizes:
         progress(f"{batch_size} crops a step")
-        rows.append(time_batch(replace(settings, batch_size=batch_size), device, options.steps))
+        rows.append(time_batch(replace(settings, batch_size=batch_size), device, options.steps, gflop))
     progress(f"{len(rows)} batch sizes timed", last=True)
     report = {
         "run": run_record(["python", "-m", "benchmarks.training_speed", *arguments], device=device),
         "config": options.config,
         "optimizer": options.optimizer,
         "crop_px": options.crop,
-        "gflop_per_crop": gflop_per_crop(preset(options.config), options.crop),
+        "gflop_per_crop": gflop,
         "rows": rows,
     }
     print(printed(report))

@@ -1,5 +1,6 @@
 """What a CUDA graph asks of a step, as far as it shows without a GPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,8 @@ import torch
 
 from ulcodec.data import load_pictures
 from ulcodec.model import fusion
-from ulcodec.model.blocks import BottleneckBlock
 from ulcodec.model.presets import build_model, preset
-from ulcodec.model.prior import PriorBlock
-from ulcodec.train.graphs import Pace, can_be_captured, own_stream
+from ulcodec.train.graphs import Pace, can_be_captured, compile_parts, own_stream
 from ulcodec.train.loop import Loop
 from ulcodec.train.stage1 import Stage1Settings, Stage1Step
 
@@ -51,7 +50,7 @@ def test_what_has_no_parts_or_changes_its_pictures_is_not_captured(step: Stage1S
 @pytest.mark.parametrize("optimizer", ["adamw", "soap"])
 def test_steps_fill_the_memory_they_have(step: Stage1Step, settings: Stage1Settings, optimizer: str) -> None:
     """A graph reads and writes addresses: after the first steps no weight, moment or rate may get a new one."""
-    settings = Stage1Settings(**{**settings.__dict__, "optimizer": optimizer})
+    settings = replace(settings, optimizer=optimizer)
     loop = Loop(step.model, settings.out, settings.loop_settings(), settings.resolved())
 
     def addresses() -> list[int]:
@@ -101,7 +100,7 @@ def test_compiling_parts_changes_nothing(step: Stage1Step, monkeypatch: pytest.M
     plain.backward()
     gradients = [weight.grad for weight in step.model.parameters()]
     step.model.zero_grad()
-    fusion.compile_parts(step.model, (BottleneckBlock, PriorBlock), "aot_eager")
+    compile_parts(step.model, "aot_eager")
     compiled = step(0)[0]
     compiled.backward()
     torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=0)  # bfloat16 where the CPU has it

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from ulcodec.arrays import grid_of, unflattened
@@ -22,7 +21,7 @@ from ulcodec.codec import Codec, codec_of
 from ulcodec.devices import choose_device
 from ulcodec.entropy import fit_tables, table_entries
 from ulcodec.latent_coding import FILE_STEPS, DecodedLatent, encode_latent, hyper_grid, step_positions, symbols_of
-from ulcodec.model.integer import MEAN_GRID, float_layers, integer_tensors, with_mean_bias
+from ulcodec.model.integer import MEAN_GRID, float_layers, integer_tensors, neighbourhoods, with_mean_bias
 from ulcodec.model.likelihood import reveal_predictions
 from ulcodec.store import open_model, table_scales, table_tensors, write_model
 
@@ -65,8 +64,8 @@ def input_moments(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> dict[s
     """
     layers = float_layers(codec.model)
     inputs: dict[str, Tensor] = {}
-    totals = {name: torch.zeros(layer.weight.shape[1] + 1, layer.weight.shape[1] + 1, dtype=torch.float64)
-              for name, layer in layers.items()}  # fmt: skip
+    sizes = {name: layer.weight.shape[1] + 1 for name, layer in layers.items()}
+    totals = {name: torch.zeros(size, size, dtype=torch.float64) for name, size in sizes.items()}
 
     def watch(reader: str) -> RemovableHandle:
         module = codec.model.get_submodule(reader)
@@ -93,9 +92,9 @@ def input_moments(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> dict[s
 
 
 def side_by_side(x: Tensor, kernel_size: int) -> Tensor:
-    """[B, C, h, w] -> [B h w, kh kw C]: what a convolution sees at every position, in the order of `flat` weights."""
-    columns = F.unfold(x, kernel_size, padding=kernel_size // 2).view(len(x), x.shape[1], kernel_size**2, -1)
-    return columns.permute(0, 3, 2, 1).flatten(2).flatten(0, 1)
+    """[B, C, h, w] -> [B h w, kh kw C]: what a convolution (1x1 or 3x3) sees, in the order of `flat` weights."""
+    rows = x.permute(0, 2, 3, 1).flatten(0, 2)
+    return rows if kernel_size == 1 else neighbourhoods(rows, (x.shape[2], x.shape[3]))
 
 
 def encoded(codec: Codec, pixels: NDArray[np.uint8], quality: int) -> DecodedLatent:

@@ -10,16 +10,14 @@ from torch import Tensor, nn
 from ulcodec.data import PictureSet, load_pictures
 from ulcodec.devices import autocast
 from ulcodec.errors import ModelError, TrainingError
-from ulcodec.model.blocks import BottleneckBlock
 from ulcodec.model.checkpoint import load_weights
 from ulcodec.model.decoder import Denoiser
-from ulcodec.model.fusion import compile_parts
 from ulcodec.model.likelihood import coding_walk
-from ulcodec.model.prior import PriorBlock
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
 from ulcodec.sources import Source, as_source
 from ulcodec.store import DENOISER, open_model
+from ulcodec.train.graphs import compile_parts
 from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind
 from ulcodec.train.objective import normal_noise, per_picture, round_around, stratified_times
 from ulcodec.train.revival import revive
@@ -136,7 +134,7 @@ class DenoiserStep:
         self.device = pictures.pixels.device
         self.generator = workers.generator(self.device)
         if settings.compile and self.device.type == "cuda":
-            compile_parts(model, (BottleneckBlock, PriorBlock))
+            compile_parts(model)
 
     def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
         self.seed(n_images)

@@ -1,4 +1,7 @@
-"""Training steps replayed as a CUDA graph: a GPU is done with a step sooner than a CPU can launch its kernels."""
+"""Training steps on a GPU: compiled part by part, and replayed as a CUDA graph.
+
+A GPU is done with a step sooner than a CPU can launch its kernels.
+"""
 
 import gc
 from collections import deque
@@ -7,12 +10,19 @@ from contextlib import contextmanager
 from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ulcodec.model import fusion
+from ulcodec.model.blocks import BottleneckBlock
+from ulcodec.model.prior import PriorBlock
 
 Measured = tuple[Tensor, dict[str, Tensor]]
 
 WARM_UP_STEPS = 12
 """Steps before the capture: compilation, the choice of algorithms, an optimiser's first state."""
+
+N_VARIANTS = 64
+"""How many shapes and modes of one function are compiled before the rest run as they are."""
 
 STEPS_AHEAD = 16
 """By how many steps the host may be ahead of the device."""
@@ -37,6 +47,18 @@ class CapturableLoss(Protocol):
 
 def can_be_captured(loss_function: object) -> TypeGuard[CapturableLoss]:
     return isinstance(loss_function, CapturableLoss) and loss_function.is_static
+
+
+def compile_parts(model: nn.Module, compiler: str = "inductor") -> None:
+    """Compile every residual block and, for the rest of the process, all functions marked as `fused`.
+
+    Blocks of one shape share one compilation, which takes seconds where whole networks take minutes.
+    """
+    fusion.backend = compiler
+    torch._dynamo.config.cache_size_limit = N_VARIANTS  # its name up to torch 2.6, an alias of recompile_limit since
+    for module in model.modules():
+        if isinstance(module, BottleneckBlock | PriorBlock):
+            module.compile(dynamic=False, backend=compiler)
 
 
 class GraphedStep:

@@ -1,7 +1,7 @@
 """SOAP: Adam in the eigenbases of the gradient's covariances (Vyas et al. 2024, arXiv 2409.11321)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ class Stack:
 
     weights: list[Tensor]
     lr: Tensor
-    state: dict[str, Tensor] = field(default_factory=dict)
-    n_steps: int = 0
+    state: dict[str, Tensor]
+    n_steps: int
 
 
 class Soap(torch.optim.Optimizer):
@@ -82,7 +82,7 @@ class Soap(torch.optim.Optimizer):
         """After every `advance`: let the bases follow when it is time."""
         for stack in self.stacks:
             stack.n_steps += 1
-            if 1 <= stack.n_steps <= self.interval or (stack.n_steps and stack.n_steps % self.interval == 0):
+            if stack.n_steps > 0 and (stack.n_steps <= self.interval or stack.n_steps % self.interval == 0):
                 for side in SIDES:
                     if f"basis_{side}" in stack.state:
                         follow(stack.state, side)

@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from ulcodec.data import PictureSet, ShardStream, load_pictures
 from ulcodec.devices import bfloat16_pays
 from ulcodec.errors import TrainingError
-from ulcodec.model.blocks import BottleneckBlock
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
 from ulcodec.model.config import ModelConfig
-from ulcodec.model.fusion import compile_parts
 from ulcodec.model.presets import build_model, preset
-from ulcodec.model.prior import PriorBlock
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.sources import Source, as_source
+from ulcodec.train.graphs import compile_parts
 from ulcodec.train.loop import Loop, LoopSettings, rewind
 from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings
 from ulcodec.train.revival import revive
@@ -68,9 +66,8 @@ class Stage1Settings:
     `init`: a model directory whose weights the run starts from, of as many blocks or fewer; its dead units are drawn
     anew (`ulcodec.train.revival`). `warmup_images`: over how many the rate rises to its full height at the beginning;
     `decay_share`: over how much of the run it falls to zero at its end. `compile`: on GPUs, compile the networks and
-    replay steps as CUDA graphs.
-    `threads`: 0 leaves torch's own choice. `shards_in_memory`: 0 holds all pictures; otherwise so many shards, one of
-    which is replaced after every `crops_per_shard` crops.
+    replay steps as CUDA graphs. `threads`: 0 leaves torch's own choice. `shards_in_memory`: 0 holds all pictures;
+    otherwise so many shards, one of which is replaced after every `crops_per_shard` crops.
     """
 
     data: tuple[Source, ...]
@@ -171,7 +168,7 @@ class Stage1Step:
         self.loss = objective
         if settings.compile and self.device.type == "cuda":
             if settings.objective == "codec":
-                compile_parts(model, (BottleneckBlock, PriorBlock))
+                compile_parts(model)
             else:
                 self.loss = torch.compile(objective)
 
