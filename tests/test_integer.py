@@ -29,7 +29,7 @@ from ulcodec.model.integer import (
     shuffled,
 )
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
-from ulcodec.model.reveal import known_log_snr, step_map
+from ulcodec.model.reveal import step_map
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import LATENT_LOG_SNR_0
 
@@ -97,7 +97,8 @@ def float_walk(model: UnifiedLatentModel, latents: Latents, quality: int) -> lis
     predictions = []
     for step in TINY.reveal_steps:
         y_known = torch.where(steps < step, y, 0.0)
-        mean, log_scale = model.prior(y_known, known_log_snr(steps, step, LATENT_LOG_SNR_0)[None], q, features)
+        log_snr = torch.where(steps < step, LATENT_LOG_SNR_0, -torch.inf)
+        mean, log_scale = model.prior(y_known, log_snr[None], q, features)
         index = (log_scale - math.log(SCALE_MIN)) / LOG_SCALE_STEP
         predictions.append((positions_of(mean), positions_of(index).clamp(0, N_SCALES - 1)))
     return predictions

@@ -12,7 +12,7 @@ from ulcodec.model.config import BASE, N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, 
 from ulcodec.model.integer import MEAN_GRID
 from ulcodec.model.likelihood import chain_bits, coding_walk, lower_bound, reveal_predictions, unit_bin_bits
 from ulcodec.model.prior import Prediction
-from ulcodec.model.reveal import known_log_snr, step_map
+from ulcodec.model.reveal import step_map
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import LATENT_LOG_SNR_0
 
@@ -86,7 +86,8 @@ def step_by_step(model: UnifiedLatentModel, y: Tensor, features: Tensor) -> Pred
     revealed = torch.zeros_like(y)
     for step in model.config.reveal_steps:
         now = (steps == step)[None]
-        prediction = model.prior(revealed, known_log_snr(steps, step, LATENT_LOG_SNR_0)[None], QUALITY, features)
+        log_snr = torch.where(steps < step, LATENT_LOG_SNR_0, -torch.inf)
+        prediction = model.prior(revealed, log_snr[None], QUALITY, features)
         mean[now], log_scale[now] = prediction.mean[now], prediction.log_scale[now]
         revealed[now] = y[now]
     return Prediction(mean, log_scale)

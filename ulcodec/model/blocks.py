@@ -62,12 +62,10 @@ class QualityTable(nn.Module):
 
     def forward(self, quality: Tensor) -> Tensor:
         """quality [B] in [0, 1] -> [B, C, 1, 1] float32."""
+        anchors = torch.arange(len(self.values), device=quality.device)
         position = quality.float().clamp(0, 1) * (len(self.values) - 1)
-        below = position.floor().clamp(max=len(self.values) - 2)
-        share = (position - below)[:, None]
-        index = below.long()
-        mixed = self.values[index] * (1 - share) + self.values[index + 1] * share
-        return mixed[:, :, None, None]
+        shares = (1 - (position[:, None] - anchors).abs()).clamp(min=0)
+        return (shares[:, :, None] * self.values).sum(1)[:, :, None, None]
 
     def gain(self, quality: Tensor) -> Tensor:
         """The table read as log-gains: [B, C, 1, 1] positive."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ulcodec.model.fusion import fused
-from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction
-from ulcodec.model.reveal import known_log_snr, step_map
+from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction, in_steps, wiener
+from ulcodec.model.reveal import step_elements, step_map
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import LATENT_LOG_SNR_0
 
@@ -78,6 +78,30 @@ def straight_through(value: Tensor, y: Tensor) -> Tensor:
     return y + (value - y).detach()
 
 
+@torch.no_grad()
+@fused
+def write_errors(y: Tensor, corrections: Prediction, gain: Tensor, elements: Tensor, errors: Tensor) -> None:
+    """Write by how much a file's symbols miss y, for the elements [M] of a step. All [B, h w C], gain [B, C]."""
+    own = Prediction(*(part[:, elements] for part in corrections))
+    prediction = in_steps(own, gain[:, elements % gain.shape[1]])
+    errors[:, elements] = quantised(y[:, elements], prediction) - y[:, elements]
+
+
+def known_estimate(y_known: Tensor, gain: Tensor) -> Tensor:
+    """What `Prior` makes of elements known to the fixed noise and of zeros elsewhere, in the channels' own spread."""
+    return wiener(y_known, torch.full((), LATENT_LOG_SNR_0, device=y_known.device), gain)
+
+
+@fused
+def where_known(y: Tensor, errors: Tensor, known: Tensor) -> Tensor:
+    return (y + errors) * known
+
+
+def by_place(x: Tensor) -> Tensor:
+    """[B, C, h, w] -> [B, h w C]: the same memory, where channels come last in it."""
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
 def coding_walk(
     model: UnifiedLatentModel, y: Tensor, quality: Tensor, hyper_features: Tensor
 ) -> tuple[Tensor, Prediction]:
@@ -85,35 +109,44 @@ def coding_walk(
 
     Step after step: `quantised`, predicted from the steps before. What is restored has the gradient of y.
     """
-    steps = step_map(model.config, (y.shape[2], y.shape[3]), y.device)
-    restored = mean = log_scale = torch.zeros_like(y)
-    for step in model.config.reveal_steps:
-        known = known_log_snr(steps, step, LATENT_LOG_SNR_0)
-        prediction = model.prior(restored, known[None], quality, hyper_features)
-        now = steps == step
-        restored = torch.where(now, straight_through(quantised(y, prediction), y), restored)
-        mean = torch.where(now, prediction.mean, mean)
-        log_scale = torch.where(now, prediction.log_scale, log_scale)
-    return restored, Prediction(mean, log_scale)
+    prior, grid = model.prior, (y.shape[2], y.shape[3])
+    steps = step_map(model.config, grid, y.device)
+    elements = step_elements(model.config, grid, y.device)
+    gain, context = prior.log_gain.gain(quality), prior.context(quality, hyper_features)
+    errors_by_place = torch.zeros(len(y), y[0].numel(), device=y.device)
+    errors = errors_by_place.view(len(y), *grid, -1).permute(0, 3, 1, 2)
+    restored, corrections = torch.zeros_like(y), None
+    for step, own_elements in zip(model.config.reveal_steps, elements, strict=True):
+        known = (steps < step).to(y.dtype)[None]
+        own = prior.corrections(known_estimate(restored, gain), known, context, quality)
+        parts = Prediction(*map(by_place, own))
+        write_errors(by_place(y), parts, gain[:, :, 0, 0], own_elements, errors_by_place)
+        restored = where_known(y, errors, (steps <= step).to(y.dtype)[None])
+        if corrections is not None:
+            own = Prediction(*(torch.where(steps == step, *pair) for pair in zip(own, corrections, strict=True)))
+        corrections = own
+    assert corrections is not None
+    return restored, in_steps(corrections, gain)
 
 
 def reveal_predictions(
     model: UnifiedLatentModel, y_known: Tensor, quality: Tensor, hyper_features: Tensor
 ) -> Prediction:
     """What each element is coded under, all reveal steps in one batch of S B pictures: [B, C, h, w] each."""
-    batch = len(y_known)
+    batch, prior = len(y_known), model.prior
     steps = step_map(model.config, (y_known.shape[2], y_known.shape[3]), y_known.device)
-    log_snr = torch.stack([known_log_snr(steps, step, LATENT_LOG_SNR_0) for step in model.config.reveal_steps])
-    n_steps = len(log_snr)
-    prediction = model.prior(
-        torch.where(log_snr.isfinite()[:, None], y_known[None], 0).flatten(0, 1),
-        log_snr[:, None].expand(-1, batch, -1, -1, -1).flatten(0, 1),
-        quality.repeat(n_steps),
-        hyper_features.repeat(n_steps, 1, 1, 1),
+    known = torch.stack([steps < step for step in model.config.reveal_steps]).to(y_known.dtype)[:, None]
+    n_steps = len(known)
+    gain, qualities = prior.log_gain.gain(quality), quality.repeat(n_steps)
+    corrections = prior.corrections(
+        known_estimate(y_known * known, gain).flatten(0, 1),
+        known.expand(-1, batch, -1, -1, -1).flatten(0, 1),
+        prior.context(qualities, hyper_features.repeat(n_steps, 1, 1, 1)),
+        qualities,
     )
     own = torch.stack([steps == step for step in model.config.reveal_steps])[:, None]
-    mean, log_scale = ((part.unflatten(0, (n_steps, batch)) * own).sum(0) for part in prediction)
-    return Prediction(mean, log_scale)
+    chosen = ((part.view(n_steps, *y_known.shape) * own).sum(0) for part in corrections)
+    return in_steps(Prediction(*chosen), gain)
 
 
 def sum_per_picture(x: Tensor) -> Tensor:

@@ -114,16 +114,30 @@ class Prior(nn.Module):
         """
         gain = self.log_gain.gain(quality)
         estimate = wiener(y_noisy, log_snr, gain)
-        known = knowledge(log_snr).expand_as(estimate)
-        hidden = self.signal(estimate) + self.knowledge(known) + self.bias(quality)
-        if hyper_features is not None:
-            hidden = hidden + self.hyper(hyper_features)
-        hidden = limited_relu(hidden)
+        corrections = self.corrections(estimate, knowledge(log_snr), self.context(quality, hyper_features), quality)
+        return in_steps(corrections, gain, estimate)
+
+    def context(self, quality: Tensor, hyper_features: Tensor | None) -> Tensor:
+        """What the network is told at any noise level: [B, prior_width, 1, 1], with features [B, prior_width, h, w]."""
+        bias: Tensor = self.bias(quality)
+        return bias if hyper_features is None else bias + self.hyper(hyper_features)
+
+    def corrections(self, estimate: Tensor, known: Tensor, context: Tensor, quality: Tensor) -> Prediction:
+        """What the network adds to the estimate [B, C, h, w], and log-scales, both in the channels' own spread.
+
+        known: `knowledge` broadcastable to the estimate; context: see `context`. In autocast's type.
+        """
+        known = known.expand(-1, estimate.shape[1], -1, -1)
+        hidden = limited_relu(self.signal(estimate) + (self.knowledge(known) + context))
         for block in self.blocks:
             hidden = block(hidden, quality)
         hidden = limited_relu(hidden)
-        mean = (estimate + self.mean_head(hidden).float()) * gain
-        return Prediction(mean, self.scale_head(hidden).float() + gain.log())
+        return Prediction(self.mean_head(hidden), self.scale_head(hidden))
+
+
+def in_steps(corrections: Prediction, gain: Tensor, estimate: Tensor | float = 0.0) -> Prediction:
+    """Mean and log-scale in quantisation steps, float32, of an estimate and its corrections. gain [B, C, 1, 1]."""
+    return Prediction((estimate + corrections.mean.float()) * gain, corrections.log_scale.float() + gain.log())
 
 
 @fused

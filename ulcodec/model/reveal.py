@@ -26,7 +26,9 @@ def step_map(config: ModelConfig, grid: tuple[int, int], device: torch.device | 
     return tiled.repeat(config.latent_channels // N_CHANNEL_GROUPS, 1, 1)
 
 
-def known_log_snr(steps: Tensor, step: int, log_snr_0: float) -> Tensor:
-    """Log-SNR before `step`, float32 like `steps`: `log_snr_0` where an earlier step coded the element, else -inf."""
-    unknown = torch.full(steps.shape, -torch.inf, device=steps.device)
-    return unknown.masked_fill_(steps < step, log_snr_0)
+@lru_cache
+def step_elements(config: ModelConfig, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, ...]:
+    """Elements of each step, int64, in the order of coding: by position, then channel. On a device once, as above."""
+    with torch.inference_mode(False):
+        steps = step_map(config, grid).permute(1, 2, 0).flatten()
+        return tuple((steps == step).nonzero()[:, 0].to(device) for step in config.reveal_steps)
