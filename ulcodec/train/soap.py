@@ -13,8 +13,10 @@ LARGEST_SIDE = 512
 SIDES = {"out": 1, "in": 3}
 """A kernel's sides that may have a covariance, and their axes in a stack."""
 
-N_ROUNDS, SHIFT = 3, 1e-12
-"""Of Cholesky's factorisation in `orthonormalised`: each multiplies the smallest singular value by up to 1e6."""
+N_ROUNDS, SHIFT = 2, 1e-12
+"""Of Cholesky's factorisation in `by_cholesky`: each multiplies the smallest singular value by up to 1e6."""
+
+State = dict[str, Tensor]
 
 
 @dataclass
@@ -27,7 +29,7 @@ class Stack:
 
     weights: list[Tensor]
     lr: Tensor
-    state: dict[str, Tensor]
+    state: State
     n_steps: int
 
 
@@ -79,13 +81,16 @@ class Soap(torch.optim.Optimizer):
 
     @torch.no_grad()
     def renew(self) -> None:
-        """After every `advance`: let the bases follow when it is time."""
+        """After every `advance`: let the bases follow when it is time, all of one size together."""
+        due: dict[int, list[tuple[State, str]]] = {}
         for stack in self.stacks:
             stack.n_steps += 1
             if stack.n_steps > 0 and (stack.n_steps <= self.interval or stack.n_steps % self.interval == 0):
                 for side in SIDES:
                     if f"basis_{side}" in stack.state:
-                        follow(stack.state, side)
+                        due.setdefault(stack.state[f"basis_{side}"].shape[-1], []).append((stack.state, side))
+        for members in due.values():
+            follow(members)
 
     def build_stacks(self) -> None:
         """Sort the weights that have gradients into stacks, with the state that was loaded or a fresh one."""
@@ -140,7 +145,7 @@ def stacked_gradients(weights: list[Tensor]) -> Tensor:
     return torch.stack([as_rows(weight.grad) for weight in weights if weight.grad is not None])
 
 
-def fresh_state(gradient: Tensor) -> dict[str, Tensor]:
+def fresh_state(gradient: Tensor) -> State:
     """State of a stack before its first step, from its first gradients."""
     state = {
         "step": gradient.new_zeros(len(gradient)),
@@ -161,39 +166,51 @@ def covariance(rows: Tensor, side: str) -> Tensor:
     return matrix @ matrix.mT
 
 
-def to_eigenbases(rows: Tensor, state: dict[str, Tensor]) -> Tensor:
+def to_eigenbases(rows: Tensor, state: State) -> Tensor:
     if "basis_out" in state:
         rows = (state["basis_out"].mT @ rows.flatten(2)).view(rows.shape)
     return (rows.flatten(1, 2) @ state["basis_in"]).view(rows.shape) if "basis_in" in state else rows
 
 
-def from_eigenbases(rows: Tensor, state: dict[str, Tensor]) -> Tensor:
+def from_eigenbases(rows: Tensor, state: State) -> Tensor:
     if "basis_out" in state:
         rows = (state["basis_out"] @ rows.flatten(2)).view(rows.shape)
     return (rows.flatten(1, 2) @ state["basis_in"].mT).view(rows.shape) if "basis_in" in state else rows
 
 
-def follow(state: dict[str, Tensor], side: str) -> None:
-    """A round of orthogonal iteration on a side's bases, strongest first; all in place, as a CUDA graph needs it."""
-    basis = state[f"basis_{side}"].double()
-    product = state[f"covariance_{side}"].double() @ basis
-    strength = (basis * product).sum(1)
-    product += basis * (1e-12 * strength.mean(1) + 1e-30)[:, None, None]  # where no gradient came, the basis stays
+def follow(members: list[tuple[State, str]]) -> None:
+    """A round of orthogonal iteration on the bases of sides of one size, strongest first."""
+    bases, covariances = (
+        torch.cat([state[f"{name}_{side}"] for state, side in members]).double() for name in ("basis", "covariance")
+    )
+    product = covariances @ bases
+    strength = (bases * product).sum(1)
+    product += bases * (1e-12 * strength.mean(1) + 1e-30)[:, None, None]  # where no gradient came, the basis stays
     order = strength.argsort(dim=1, descending=True)
     product = product.gather(2, order[:, None].expand_as(product))
-    state[f"basis_{side}"].copy_(orthonormalised(product))
-    moments = state["exp_avg_sq"]
-    axis = SIDES[side]
-    index = order.view(len(order), *(-1 if dimension == axis else 1 for dimension in range(1, 4)))
-    moments.copy_(moments.gather(axis, index.expand_as(moments)))
+    counts = [len(state["step"]) for state, _ in members]
+    renewed = orthonormalised(product).split(counts)
+    for (state, side), basis, own_order in zip(members, renewed, order.split(counts), strict=True):
+        state[f"basis_{side}"].copy_(basis)
+        moments, axis = state["exp_avg_sq"], SIDES[side]
+        index = own_order.view(len(own_order), *(-1 if dimension == axis else 1 for dimension in range(1, 4)))
+        moments.copy_(moments.gather(axis, index.expand_as(moments)))
 
 
 def orthonormalised(columns: Tensor) -> Tensor:
-    """What Gram and Schmidt would make of the columns of float64 matrices [N, C, C] from left to right.
+    """What Gram and Schmidt would make of the columns of float64 matrices [N, C, C] from left to right, up to signs.
 
-    By Cholesky's factorisation of their products, shifted and repeated (Fukaya et al. 2020, arXiv 1809.11085): all
-    matrices of a batch at once, where QR factorisations on GPUs go one by one.
+    On a CPU by QR factorisations in float32; on GPUs, where those go one by one, by Cholesky's factorisation of the
+    columns' products, shifted and repeated (Fukaya et al. 2020, arXiv 1809.11085): all matrices of a batch at once.
     """
+    if columns.device.type == "cpu":
+        unit: Tensor = torch.linalg.qr((columns / columns.norm(dim=1, keepdim=True)).float())[0]
+        return unit
+    return by_cholesky(columns)
+
+
+def by_cholesky(columns: Tensor) -> Tensor:
+    """See `orthonormalised`: float64 [N, C, C], on any device."""
     shift = SHIFT * torch.eye(columns.shape[2], dtype=columns.dtype, device=columns.device)
     for _ in range(N_ROUNDS):
         columns = columns / columns.norm(dim=1, keepdim=True)
