@@ -189,8 +189,8 @@ def follow(members: list[tuple[State, str]]) -> None:
     order = strength.argsort(dim=1, descending=True)
     product = product.gather(2, order[:, None].expand_as(product))
     counts = [len(state["step"]) for state, _ in members]
-    renewed = orthonormalised(product).split(counts)
-    for (state, side), basis, own_order in zip(members, renewed, order.split(counts), strict=True):
+    renewed, orders = torch.split(orthonormalised(product), counts), torch.split(order, counts)
+    for (state, side), basis, own_order in zip(members, renewed, orders, strict=True):
         state[f"basis_{side}"].copy_(basis)
         moments, axis = state["exp_avg_sq"], SIDES[side]
         index = own_order.view(len(own_order), *(-1 if dimension == axis else 1 for dimension in range(1, 4)))
