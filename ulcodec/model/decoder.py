@@ -63,7 +63,7 @@ class Trunk(nn.Module):
         with torch.autocast(y.device.type, enabled=False):
             linear = F.pixel_shuffle(self.linear(z), 2)
         features = F.pixel_shuffle(self.up(self.blocks_16(self.stem(z))), 2) + self.picture(4 * linear)
-        features = self.blocks_8(features * self.quality_8.gain(quality))
+        features = self.blocks_8(features * self.quality_8.gain(quality).to(features.dtype))
         mean = F.pixel_shuffle(linear + self.head(features).float(), 8) + 0.5
         return features, mean
 

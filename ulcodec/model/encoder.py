@@ -47,7 +47,8 @@ class Encoder(nn.Module):
         (unit spread).
         """
         centred = x - 0.5
-        features = self.stem(4 * F.pixel_unshuffle(centred, 8)) * self.quality_8.gain(quality)
+        features = self.stem(4 * F.pixel_unshuffle(centred, 8))
+        features = features * self.quality_8.gain(quality).to(features.dtype)
         features = self.down(F.pixel_unshuffle(self.blocks_8(features), 2))
         residual = self.head(self.blocks_16(features))
         with torch.autocast(x.device.type, enabled=False):
