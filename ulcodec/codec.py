@@ -343,9 +343,10 @@ class Encoding:
         if quality not in self.analysed:
             self.analysed = {quality: self.analyse(quality)}
         y, hyper, coded = self.analysed[quality]
-        if coded is None or thrift != 1:
-            return self.file(encode_latent(self.codec.coder, y, hyper, quality, thrift), quality)
-        return self.file(coded, quality)
+        if coded is not None and thrift == 1:
+            return self.file(coded, quality)
+        own = thrift if coded is None else thrift * coded.thrift
+        return self.file(encode_latent(self.codec.coder, y, hyper, quality, own), quality)
 
     def code_once(self, quality: int) -> bytes:
         """The file at a quality, if no other is wanted: as `code`, in less memory."""

@@ -3,7 +3,8 @@
 The encoder network gives a good latent at once; this looks for a better one for the picture at hand, as others do since
 Campos et al. 2019 (content adaptive optimization). The loss is the training objective on what a decoder restores: the
 bits of the file and the squared error of its picture. Its curvature is nearly the same for every element, since Unified
-Latents give all of them the same noise, so that a gradient step of one fixed width serves all.
+Latents give all of them the same noise, so that a gradient step of one width serves all. The first step takes what is
+typical; two gradients tell what it is for this picture (Barzilai and Borwein 1988).
 """
 
 import math
@@ -17,6 +18,7 @@ from torch import Tensor
 from ulcodec.arrays import in_pixels, padded, to_tensor, unflattened
 from ulcodec.devices import autocast
 from ulcodec.latent_coding import DecodedLatent, LatentCoder, encode_latent, hyper_grid
+from ulcodec.model.integer import MEAN_GRID
 from ulcodec.model.likelihood import reveal_predictions, unit_bin_bits
 from ulcodec.model.tiles import Span, spans
 from ulcodec.model.unified import UnifiedLatentModel
@@ -24,9 +26,12 @@ from ulcodec.model.unified import UnifiedLatentModel
 EFFORT_STEPS = (0, 1, 2, 3, 5, 8, 16, 32, 64)
 """Steps of refinement at effort 1 to 9."""
 
-CURVATURE_BITS = 8.0
-"""Bits that a squared quantisation step of error costs, half the second derivative of the loss. Measured: 6 to 7.6 for
-the picture's error alone, with little between channels, and about 2 for predictions (docs/lab-notes.md)."""
+CURVATURE_BITS, CURVATURE_RANGE = 11.0, (6.0, 20.0)
+"""Bits that a squared quantisation step of error costs, half the second derivative of the loss: at first, and within
+what it is measured. Measured with the present weights: 9 to 15, more at low quality (docs/lab-notes.md)."""
+
+THRIFT = 1.2
+"""Of the choice of symbols (see `encode_latents`): here the gradient pays for what an error costs other elements."""
 
 TILE = 64
 HALO = 16
@@ -34,11 +39,12 @@ HALO = 16
 
 
 class Refined(NamedTuple):
-    """A latent [C, h, w] and what it is coded as."""
+    """A latent [C, h, w] and what it is coded as, with which thrift."""
 
     y: Tensor
     segments: tuple[bytes, ...]
     symbol_check: int
+    thrift: float
 
 
 class Slope(NamedTuple):
@@ -61,10 +67,12 @@ def refine(
 
     Steps go from the restored latent down the gradient, damped more from step to step.
     """
-    grid = (y.shape[1], y.shape[2])
+    grid, curvature = (y.shape[1], y.shape[2]), CURVATURE_BITS
     least, best = math.inf, None
+    before: tuple[Tensor, Tensor] | None = None
     for step in range(n_steps + 1):
-        coded = encode_latent(coder, y, hyper, quality)
+        thrift = THRIFT if step else 1.0
+        coded = encode_latent(coder, y, hyper, quality, thrift)
         gradient = None
         if step < n_steps:
             error_bits, gradient = slope(model, pixels, coded.latent, grid, quality)
@@ -72,16 +80,25 @@ def refine(
             error_bits = decoding_error(model, pixels, coded.latent, grid, quality)
         loss = 8 * sum(map(len, coded.segments)) + error_bits
         if best is None or loss < least:
-            least, best = loss, Refined(y, coded.segments, coded.symbol_check)
+            least, best = loss, Refined(y, coded.segments, coded.symbol_check, thrift)
         if gradient is not None:
-            restored = coded.latent.y_16.T.reshape(y.shape) / 16
-            y = torch.lerp(y, restored - gradient / (2 * CURVATURE_BITS), damping(step))
+            restored = coded.latent.y_16.T.reshape(y.shape) / MEAN_GRID
+            if before is not None:
+                curvature = measured_curvature(restored - before[0], gradient - before[1])
+            before = restored, gradient
+            y = torch.lerp(y, restored - gradient / (2 * curvature), damping(step))
     assert best is not None
     return best
 
 
+def measured_curvature(step: Tensor, gradient_change: Tensor) -> float:
+    """Half the second derivative along a step, in bits a squared step, within `CURVATURE_RANGE`."""
+    curvature = float((step * gradient_change).sum() / (2 * step.square().sum()).clamp(min=1e-9))
+    return min(max(curvature, CURVATURE_RANGE[0]), CURVATURE_RANGE[1])
+
+
 def damping(step: int) -> float:
-    return 0.25 / (1 + step / 8)
+    return 0.4 / (1 + step / 8)
 
 
 def slope(
