@@ -162,7 +162,7 @@ def validation_scores(
     generator = torch.Generator(device)
     n_crops = max(8, len(pictures))
     scores: dict[str, float] = {}
-    with torch.no_grad(), autocast(device), torch.compiler.set_stance("force_eager"):
+    with torch.no_grad(), autocast(device):
         for q in VALIDATION_QUALITIES:
             x = pictures.random_crops(n_crops, settings.crop_px, generator.manual_seed(1))
             quality = torch.full((n_crops,), q, device=device)

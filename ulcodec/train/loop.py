@@ -316,10 +316,13 @@ class Loop:
         self.validate(validate)
 
     def validate(self, score: Callable[[nn.Module], dict[str, float]]) -> None:
-        """Score the EMA weights: in the first process, which needs the others where the weights are split."""
+        """Score the EMA weights: in the first process, which needs the others where the weights are split.
+
+        Nothing is compiled for it: its batches have shapes of their own.
+        """
         if not (self.workers.first or self.is_sharded):
             return
-        with self.ema_weights():
+        with self.ema_weights(), torch.compiler.set_stance("force_eager"):
             scores = score(self.model)
         if not self.workers.first:
             return

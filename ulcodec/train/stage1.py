@@ -209,7 +209,7 @@ def validation_scores(model: nn.Module, pictures: PictureSet, settings: Stage1Se
     totals: dict[str, float] = {}
     qualities = VALIDATION_QUALITIES if settings.objective == "codec" else (settings.weights.ul_quality,)
     model.eval()
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    with torch.no_grad():
         for quality in qualities:
             x = pictures.random_crops(n_crops, settings.crop_px, generator.manual_seed(1))
             q = torch.full((n_crops,), quality, device=x.device)
