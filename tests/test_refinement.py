@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ulcodec import refinement
-from ulcodec.codec import Codec, load
+from ulcodec.codec import Codec, Encoding, load
 from ulcodec.images import Picture, load_image
 from ulcodec.metrics import mse
 from ulcodec.rate_control import encode_to_size
@@ -41,6 +41,21 @@ def test_what_cannot_be_refined_stays(tiny_codec: Codec) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8)
     found = [loss(tiny_codec, noise, tiny_codec.encode(noise, quality=30, effort=effort)) for effort in (1, 4)]
     assert found[1] <= found[0] * 1.001
+
+
+def test_curvature_is_measured_along_a_step() -> None:
+    step = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert refinement.measured_curvature(step, 2 * 9.0 * step) == pytest.approx(9)
+    low, high = refinement.CURVATURE_RANGE
+    assert refinement.measured_curvature(step, -step) == low
+    assert refinement.measured_curvature(step, 1000 * step) == high
+    assert refinement.measured_curvature(0 * step, 0 * step) == low
+
+
+def test_thrift_goes_on_from_a_refined_file(small: Codec, photo: np.ndarray) -> None:
+    encoding = Encoding(small, Picture(photo), effort=2)
+    sizes = [len(encoding.code(50, thrift)) for thrift in (1.0, 1.05, 1.5)]
+    assert sizes[0] >= sizes[1] > sizes[2]
 
 
 def test_tiles_give_the_gradient_of_the_whole_picture(
