@@ -62,20 +62,13 @@ def zeroward(symbols: Tensor, residual: Tensor, saved_bits: Tensor) -> Tensor:
     return torch.where(saved_bits > SQUARED_STEP_BITS * added, symbols - symbols.sign(), symbols)
 
 
-@torch.no_grad()
-@fused
 def quantised(y: Tensor, prediction: Prediction) -> Tensor:
-    """What a decoder will restore of y [B, C, h, w], float32, no gradient: the symbols that the encoder chooses."""
+    """What a decoder will restore of y, any shape, float32: the symbols that the encoder chooses."""
     residual = y - prediction.mean
     symbols = torch.round(residual)
     nearer = symbols - symbols.sign()
     saved = unit_bin_bits(symbols, prediction.log_scale) - unit_bin_bits(nearer, prediction.log_scale)
     return zeroward(symbols, residual, saved) + prediction.mean
-
-
-def straight_through(value: Tensor, y: Tensor) -> Tensor:
-    """`value` with the gradient of y."""
-    return y + (value - y).detach()
 
 
 @torch.no_grad()
@@ -113,15 +106,15 @@ def coding_walk(
     steps = step_map(model.config, grid, y.device)
     elements = step_elements(model.config, grid, y.device)
     gain, context = prior.log_gain.gain(quality), prior.context(quality, hyper_features)
-    errors_by_place = torch.zeros(len(y), y[0].numel(), device=y.device)
+    y_by_place = by_place(y)
+    errors_by_place = torch.zeros_like(y_by_place)
     errors = errors_by_place.view(len(y), *grid, -1).permute(0, 3, 1, 2)
-    restored, corrections = torch.zeros_like(y), None
+    restored, known, corrections = torch.zeros_like(y), torch.zeros_like(y[:1]), None
     for step, own_elements in zip(model.config.reveal_steps, elements, strict=True):
-        known = (steps < step).to(y.dtype)[None]
         own = prior.corrections(known_estimate(restored, gain), known, context, quality)
-        parts = Prediction(*map(by_place, own))
-        write_errors(by_place(y), parts, gain[:, :, 0, 0], own_elements, errors_by_place)
-        restored = where_known(y, errors, (steps <= step).to(y.dtype)[None])
+        write_errors(y_by_place, Prediction(*map(by_place, own)), gain[:, :, 0, 0], own_elements, errors_by_place)
+        known = (steps <= step).to(y.dtype)[None]
+        restored = where_known(y, errors, known)
         if corrections is not None:
             own = Prediction(*(torch.where(steps == step, *pair) for pair in zip(own, corrections, strict=True)))
         corrections = own

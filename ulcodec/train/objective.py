@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ulcodec.model.config import ModelConfig
-from ulcodec.model.likelihood import coding_walk, straight_through, sum_per_picture, unit_bin_bits
+from ulcodec.model.likelihood import coding_walk, sum_per_picture, unit_bin_bits
 from ulcodec.model.prior import Prediction
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import (
@@ -67,7 +67,7 @@ def normal_noise(like: Tensor, generator: torch.Generator) -> Tensor:
 
 def round_around(y: Tensor, mean: Tensor) -> Tensor:
     """`round(y - mean) + mean` with the gradient of y."""
-    return straight_through(torch.round(y - mean) + mean, y)
+    return y + (torch.round(y - mean) + mean - y).detach()
 
 
 LatentDenoiser = Callable[[Tensor, Tensor], Tensor]
