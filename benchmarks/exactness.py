@@ -43,8 +43,7 @@ CONFIGURATIONS = (
     Configuration("MKL compatible code path", {"MKL_CBWR": "COMPATIBLE"}),
     Configuration("batch of 8", options=("--batch", "8")),
     Configuration("tiles of 5x5 positions", options=("--tile", "5")),
-    Configuration("float64 products", options=("--product", "float64")),
-    Configuration("int64 products", options=("--product", "int64")),
+    *(Configuration(f"{name} products", options=("--product", name)) for name in ("float32", "float64", "int64")),
     Configuration("range coder in plain Python", options=("--no-constriction",)),
 )
 
@@ -60,7 +59,7 @@ def in_batches(prior: Any, batch: int) -> Any:
             self.__dict__.update(vars(prior))
 
         def __call__(self, *inputs: Any) -> CodingParameters:
-            copies = (x.repeat(batch, 1) if isinstance(x, torch.Tensor) else x for x in inputs)
+            copies = (x.repeat(batch, 1, 1, 1) if isinstance(x, torch.Tensor) else x for x in inputs)
             return CodingParameters(*(part.chunk(batch)[-1] for part in super().__call__(*copies)))
 
     return BatchPrior()

@@ -24,8 +24,9 @@ from ulcodec.bench.pictures import Picture, find_pictures, fitted
 from ulcodec.bench.tables import text_table, to_json
 from ulcodec.codec import latent_grid
 from ulcodec.container import N_SEGMENTS, Container
-from ulcodec.latent_coding import LatentCoder, decode_latent, encode_latent, step_positions
-from ulcodec.model.integer import PRODUCTS, IntegerPrior, is_exact
+from ulcodec.latent_coding import LatentCoder, decode_latent, encode_latent, step_parameters
+from ulcodec.model.integer import IntegerPrior
+from ulcodec.model.products import PRODUCTS, is_exact
 from ulcodec.realism import Realism
 from ulcodec.store import open_model
 
@@ -143,7 +144,7 @@ def time_products(
     container = Container.from_bytes(codec.encode(picture.pixels, quality=quality))
     grid = latent_grid(container)
     decoded = codec.decode_latents(container)
-    steps = step_positions(stored.config, grid).to(codec.device)
+    y_16 = decoded.y_16.view(1, *grid, -1)
     rows = []
     for name in PRODUCTS:
         if not is_exact(name, codec.device):
@@ -151,8 +152,8 @@ def time_products(
         progress(f"prior with {name} products")
         prior = IntegerPrior(stored.config, stored.coding, codec.device, name)
         features = prior.hyper_features(decoded.hyper_16, quality, grid)
-        last = (decoded.y_16, steps, N_SEGMENTS, quality, features, grid)
-        passes = [stopwatch(codec.device, prior, *last)[1] for _ in range(1 + n_runs)]
+        last = (prior, y_16, N_SEGMENTS, quality, features)
+        passes = [stopwatch(codec.device, step_parameters, *last)[1] for _ in range(1 + n_runs)]
         rows.append(statistics_row(f"prior, one pass: {name} products", passes[1:]))
     return rows
 

@@ -26,8 +26,9 @@ from ulcodec.errors import (
     UnknownModelError,
 )
 from ulcodec.images import Picture, load_image
-from ulcodec.latent_coding import decode_latent, encode_latent, step_positions
+from ulcodec.latent_coding import decode_latent, encode_latent
 from ulcodec.model.config import TINY, spread_reveal
+from ulcodec.model.reveal import step_map
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store import save_model
 
@@ -126,8 +127,9 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     restore = latent_coding.restore
 
     def recording(*arguments: object) -> torch.Tensor:
-        recorded.append(restore(*arguments))
-        return recorded[-1]
+        result = restore(*arguments)
+        recorded.append(result.flatten())
+        return result
 
     monkeypatch.setattr(latent_coding, "restore", recording)
     return recorded
@@ -446,7 +448,7 @@ def test_a_cut_file_gives_the_sure_symbols_of_the_whole_one() -> None:
     photograph = load_image((files("skimage.data") / "coffee.png").read_bytes()).pixels[:192, :256]
     container = Container.from_bytes(small.encode(photograph, quality=60))
     whole = small.decode_latents(container).y_16
-    steps = step_positions(small.model.config, latent_grid(container))
+    steps = step_map(small.model.config, latent_grid(container)).flatten(1).T
     for n, share in ((1, 0.5), (2, 0.1), (3, 0.9)):
         part = container.segments[n][: int(share * len(container.segments[n]))]
         cut = dataclasses.replace(container, segments=(*container.segments[:n], part), symbol_check=None)

@@ -19,9 +19,9 @@ from ulcodec.entropy import (
     build_tables,
     categorical,
     coder,
-    coding_order,
     decode_front,
     ideal_bits,
+    sorted_positions,
     table_entries,
 )
 from ulcodec.errors import CorruptDataError, ModelError
@@ -125,7 +125,7 @@ def test_front_of_a_string_gives_its_first_symbols(group: tuple[np.ndarray, np.n
     data = encoded(group)
     front = data[: int(share * len(data))]
     found = decode_front(front, index, SMALL)
-    order = coding_order(index, SMALL)
+    order = sorted_positions(index, SMALL)
     entries = table_entries(symbols[order], index[order], SMALL)
     plain = np.where(entries == SMALL.escapes[index[order]], 0, symbols[order])
     n_sure = int(np.max(np.flatnonzero(found[order]), initial=-1)) + 1
@@ -143,7 +143,7 @@ def test_front_of_a_long_string_is_used_to_its_end(share: float) -> None:
     found = decode_front(data[:n_bytes], index, GAUSSIAN)
     known = np.flatnonzero(found)
     np.testing.assert_array_equal(found[known], symbols[known])
-    order = coding_order(index, GAUSSIAN)
+    order = sorted_positions(index, GAUSSIAN)
     n_sure = int(np.flatnonzero(found[order])[-1]) + 1
     assert 0 <= 8 * n_bytes - ideal_bits(symbols[order[:n_sure]], index[order[:n_sure]], GAUSSIAN) < 100
 
@@ -457,8 +457,6 @@ def test_portions_of_many_elements_change_nothing(at_once: int, monkeypatch: pyt
     index = rng.integers(0, len(SMALL.lengths), 5000).astype(np.uint8)
     symbols = np.where(index > 0, rng.normal(0, 2, len(index)).round(), 0).astype(np.int32)
     whole = encoded((symbols, index))
-    order = coding_order(index, SMALL)
     monkeypatch.setattr(entropy, "ELEMENTS_AT_ONCE", at_once)
-    assert np.array_equal(coding_order(index, SMALL), order)
     assert encoded((symbols, index)) == whole
     assert np.array_equal(decode_all(whole, index, SMALL), symbols)

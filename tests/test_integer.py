@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -10,26 +11,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ulcodec.errors import ModelError
+from ulcodec.latent_coding import step_parameters
 from ulcodec.model import integer
 from ulcodec.model.config import N_CHANNEL_GROUPS, N_PHASES, TINY, ModelConfig
 from ulcodec.model.integer import (
-    LARGEST_ACTIVATION,
     MEAN_GRID,
-    PRODUCTS,
     CodingParameters,
     FloatLayer,
-    IntegerLayer,
     IntegerPrior,
-    choose_product,
     fingerprint,
     integer_layer,
     integer_tensors,
-    is_exact,
-    neighbourhoods,
     shuffled,
+    stored_layer,
 )
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
-from ulcodec.model.reveal import step_map
+from ulcodec.model.products import LARGEST_ACTIVATION, PRODUCTS, neighbourhoods
+from ulcodec.model.reveal import StepElements, step_map
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import LATENT_LOG_SNR_0
 
@@ -83,9 +81,9 @@ def positions_of(x: Tensor) -> Tensor:
 
 def walk(prior: IntegerPrior, latents: Latents, quality: int) -> list[CodingParameters]:
     """Parameters of the elements of every reveal step."""
-    steps = positions_of(step_map(TINY, GRID)[None])
     features = prior.hyper_features(latents.hyper_16, quality, GRID)
-    return [prior(latents.y_16, steps, step, quality, features, GRID) for step in TINY.reveal_steps]
+    y_16 = latents.y_16.view(-1, *GRID, TINY.latent_channels)
+    return [step_parameters(prior, y_16, step, quality, features) for step in TINY.reveal_steps]
 
 
 def float_walk(model: UnifiedLatentModel, latents: Latents, quality: int) -> list[tuple[Tensor, Tensor]]:
@@ -137,7 +135,7 @@ def test_hyper_latent_is_predicted_as_in_float(
     torch.testing.assert_close(parameters.table_index.float(), index, rtol=0, atol=0.51)
     features = tiny_model.hyper_decoder(picture_of(latents.hyper_16, COARSE), q, GRID)
     exact = prior.hyper_features(latents.hyper_16, quality, GRID).float() / 2**integer.ACTIVATION_BITS
-    torch.testing.assert_close(exact, positions_of(features), rtol=0, atol=0.05)
+    torch.testing.assert_close(exact.flatten(0, 2), positions_of(features), rtol=0, atol=0.05)
 
 
 def test_results_are_integers_and_repeat_on_every_thread_count(
@@ -170,20 +168,54 @@ def test_every_way_of_multiplying_gives_the_same(tensors: dict[str, Tensor], lat
 def test_batches_and_tiles_change_nothing(tensors: dict[str, Tensor], prior: IntegerPrior, latents: Latents) -> None:
     other = Latents(latents.y_16.flip(0), latents.hyper_16.flip(0))
     batch = Latents(*(torch.cat(parts) for parts in zip(latents, other, strict=True)))
-    steps = positions_of(step_map(TINY, GRID)[None]).repeat(2, 1)
-    for tile in (2, 4, 128):
-        tiled = IntegerPrior(TINY, tensors, CPU, tile=tile)
-        features = tiled.hyper_features(batch.hyper_16, 37, GRID)
-        alone = zip(walk(prior, latents, 37), walk(prior, other, 37), strict=True)
-        for step, expected in zip(TINY.reveal_steps, alone, strict=True):
-            found = tiled(batch.y_16, steps, step, 37, features, GRID)
+    alone = list(zip(walk(prior, latents, 37), walk(prior, other, 37), strict=True))
+    for tile in (2, 3, 4, 128):
+        for found, expected in zip(walk(IntegerPrior(TINY, tensors, CPU, tile=tile), batch, 37), alone, strict=True):
             for ours, theirs in zip(found, zip(*expected, strict=True), strict=True):
                 assert torch.equal(ours, torch.cat(theirs))
 
 
+def test_tiles_of_the_hyper_decoder_change_nothing(
+    prior: IntegerPrior, latents: Latents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, hyper_16 = (22, 41), latents.hyper_16.repeat(11, 1)
+    whole = prior.hyper_features(hyper_16, 37, grid)
+    for tile in (1, 2, 3):
+        monkeypatch.setattr(integer, "HYPER_TILE", tile)
+        assert torch.equal(prior.hyper_features(hyper_16, 37, grid), whole)
+
+
+UNEVEN = tuple("12" * 4 if group % 2 else "21121222" for group in range(N_CHANNEL_GROUPS))
+"""A reveal in which the positions of a step have different numbers of channels."""
+
+
+def test_a_reveal_with_uneven_steps(
+    tensors: dict[str, Tensor], tiny_model: UnifiedLatentModel, latents: Latents
+) -> None:
+    config = replace(TINY, reveal=UNEVEN)
+    prior, steps = IntegerPrior(config, tensors, CPU), step_map(config, GRID)
+    features = prior.hyper_features(latents.hyper_16, 37, GRID)
+    y_16, q = latents.y_16.view(1, *GRID, -1), torch.tensor([0.37])
+    float_features = tiny_model.hyper_decoder(picture_of(latents.hyper_16, COARSE), q, GRID)
+    for step in config.reveal_steps:
+        elements = StepElements(config, step, CPU)
+        now = positions_of(steps[None]) == step
+        assert torch.equal(elements.in_order(elements.gather(y_16)), latents.y_16[now])
+        own = elements.placed(latents.y_16[now], (1, *GRID))
+        copy = torch.zeros_like(y_16)
+        elements.scatter(own, copy)
+        assert torch.equal(copy.flatten(0, 2), torch.where(now, latents.y_16, 0))
+        found = step_parameters(prior, y_16, step, 37, features)
+        log_snr = torch.where(steps < step, LATENT_LOG_SNR_0, -torch.inf)
+        y_known = torch.where(steps < step, picture_of(latents.y_16, GRID), 0.0)
+        mean = positions_of(tiny_model.prior(y_known, log_snr[None], q, float_features).mean)[now]
+        assert (found.mean_16 / MEAN_GRID - mean).abs().mean() < 1 / 25
+        assert mean.std() > 0.1
+
+
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_layers_are_exact_at_the_limits(tensors: dict[str, Tensor], name: str) -> None:
-    layer = IntegerLayer(tensors, "prior.blocks.0.expand", PRODUCTS[name], CPU)
+    layer = stored_layer(tensors, "prior.blocks.0.expand", PRODUCTS[name], CPU)
     weight, bias, exponent = (
         tensors[f"prior.blocks.0.expand.{part}"].long() for part in ("weight", "bias", "exponent")
     )
@@ -193,29 +225,13 @@ def test_layers_are_exact_at_the_limits(tensors: dict[str, Tensor], name: str) -
     assert torch.equal(layer(x.to(torch.int32)).double(), (sums + 0.5).floor())
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_self_test_accepts_what_is_exact(name: str) -> None:
-    assert is_exact(name, CPU)
-
-
-def test_self_test_refuses_sums_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def saturating(a: Tensor, b: Tensor) -> Tensor:
-        """What `vpmaddubsw` does: pairs of unsigned times signed products, clamped to 16 bits."""
-        pairs = (a.int() + 128).unflatten(1, (-1, 2))[..., None] * b.int().unflatten(0, (-1, 2))
-        return pairs.sum(2).clamp(-(2**15), 2**15 - 1).sum(1, dtype=torch.int32) - 128 * b.sum(0, dtype=torch.int32)
-
-    monkeypatch.setattr(torch, "_int_mm", saturating)
-    assert not is_exact("int8", CPU)
-    assert choose_product(CPU) == "float64"
-
-
 def test_neighbourhoods_and_shuffle_match_convolutions() -> None:
     x = torch.randn(1, 3, *GRID, dtype=torch.float64)
     weight = torch.randn(5, 3, 3, 3, dtype=torch.float64)
     product = neighbourhoods(positions_of(x), GRID) @ weight.permute(0, 2, 3, 1).flatten(1).T
     torch.testing.assert_close(product, positions_of(F.conv2d(x, weight, padding=1)))
     wide = torch.randn(1, 12, *GRID)
-    assert torch.equal(shuffled(positions_of(wide), GRID), positions_of(F.pixel_shuffle(wide, 2)))
+    assert torch.equal(shuffled(wide.permute(0, 2, 3, 1)), F.pixel_shuffle(wide, 2).permute(0, 2, 3, 1))
 
 
 def test_extreme_latents_stay_in_range(prior: IntegerPrior, latents: Latents) -> None:
@@ -235,10 +251,10 @@ def test_layers_that_may_be_inexact_are_rejected(part: str, value: int, message:
     parts = {"weight": torch.ones(4, 1152), "bias": torch.zeros(4), "exponent": torch.ones(4)}
     parts["weight"][0, :500] = 100
     layer = {f"layer.{name}": tensor.long() for name, tensor in parts.items()}
-    IntegerLayer(layer, "layer", PRODUCTS["int64"], CPU)
+    stored_layer(layer, "layer", PRODUCTS["int64"], CPU)
     layer[f"layer.{part}"][0] = value
     with pytest.raises(ModelError, match=f"layer: .*{message}"):
-        IntegerLayer(layer, "layer", PRODUCTS["int64"], CPU)
+        stored_layer(layer, "layer", PRODUCTS["int64"], CPU)
 
 
 def test_weights_too_large_to_code_with() -> None:

@@ -34,8 +34,8 @@ def test_quantisation_takes_the_cheaper_of_two_symbols() -> None:
     residual = torch.randn(n, generator=generator) * scale.clamp(min=0.4)
     parameters = CodingParameters(mean_16, table.to(torch.uint8))
     y = residual + mean_16.float() / MEAN_GRID
-    plain = quantise(y, parameters)
-    chosen = quantise(y, parameters, zeroward_savings(TABLES))
+    plain = quantise(y, parameters).numpy()
+    chosen = quantise(y, parameters, zeroward_savings(TABLES)).numpy()
 
     def cost(symbol: int, i: int) -> float:
         error = float(y[i].double() - mean_16[i] / MEAN_GRID) - symbol

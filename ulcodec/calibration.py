@@ -20,9 +20,11 @@ from ulcodec.arrays import grid_of, unflattened
 from ulcodec.codec import Codec, codec_of
 from ulcodec.devices import choose_device
 from ulcodec.entropy import fit_tables, table_entries
-from ulcodec.latent_coding import FILE_STEPS, DecodedLatent, encode_latent, hyper_grid, step_positions, symbols_of
-from ulcodec.model.integer import MEAN_GRID, float_layers, integer_tensors, neighbourhoods, with_mean_bias
+from ulcodec.latent_coding import FILE_STEPS, DecodedLatent, encode_latent, hyper_grid, symbols_of
+from ulcodec.model.integer import MEAN_GRID, float_layers, integer_tensors, with_mean_bias
 from ulcodec.model.likelihood import reveal_predictions
+from ulcodec.model.products import neighbourhoods
+from ulcodec.model.reveal import step_map
 from ulcodec.store import open_model, table_scales, table_tensors, write_model
 
 QUALITIES = (0, 20, 40, 60, 80, 100)
@@ -130,7 +132,7 @@ def add_mean_errors(codec: Codec, pixels: NDArray[np.uint8], quality: int, total
     with torch.inference_mode():
         gain = model.prior.log_gain.gain(torch.tensor([quality / 100], device=codec.device)).flatten().double().cpu()
     exact, restored = exact[0].flatten(1).T.double().cpu(), latent.y_16.cpu() / MEAN_GRID
-    steps, variance = step_positions(model.config, grid), table_scales() ** 2 + ROUNDING_VARIANCE
+    steps, variance = step_map(model.config, grid).flatten(1).T, table_scales() ** 2 + ROUNDING_VARIANCE
     _, *groups = symbols_of(coder, latent, quality, grid)
     for step, (symbols, index) in zip(FILE_STEPS, groups, strict=True):
         now = steps == step

@@ -6,7 +6,7 @@ anywhere is a TypeError.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -153,43 +153,33 @@ def check_index(table_index: IntArray, tables: FrequencyTables) -> None:
         raise ValueError(f"table indices must be 0 to {len(tables.lengths) - 1}")
 
 
-def coding_order(table_index: IntArray, tables: FrequencyTables) -> IntArray:
-    """Positions of the coded elements: by falling table, and in their own order within one."""
-    check_index(table_index, tables)
-    is_coded = tables.escapes > 0
-    places = dict(runs(table_index, tables))
-    n_coded = sum(place.stop - place.start for place in places.values())
-    order = np.empty(n_coded, dtype=np.min_scalar_type(len(table_index)))
-    following = {table: place.start for table, place in places.items()}
-    for number, part in enumerate(portions(table_index)):
-        own = sorted_positions(part, is_coded)
-        for table, run in runs(part, tables):
-            place = slice(following[table], following[table] + run.stop - run.start)
-            order[place] = own[run] + number * ELEMENTS_AT_ONCE
-            following[table] = place.stop
-    return order
-
-
-def portions(elements: IntArray) -> Iterator[IntArray]:
+def portions(elements: IntArray) -> Iterator[slice]:
     """Some elements at a time: what is done with them takes several times their memory."""
     for start in range(0, len(elements), ELEMENTS_AT_ONCE):
-        yield elements[start : start + ELEMENTS_AT_ONCE]
+        yield slice(start, start + ELEMENTS_AT_ONCE)
 
 
-def sorted_positions(table_index: IntArray, is_coded: NDArray[np.bool_]) -> NDArray[np.intp]:
-    coded = np.flatnonzero(is_coded[table_index])
+def sorted_positions(table_index: IntArray, tables: FrequencyTables) -> NDArray[np.intp]:
+    """Positions of the coded elements: by falling table, and in their own order within one."""
+    coded = np.flatnonzero((tables.escapes > 0)[table_index])
     return coded[np.argsort(MAX_TABLES - 1 - table_index[coded].astype(np.uint8), kind="stable")]
 
 
-def runs(table_index: IntArray, tables: FrequencyTables) -> Iterator[tuple[int, slice]]:
-    """Each table under which elements are coded, with where they are in coding order."""
-    counts = np.zeros(len(tables.lengths), dtype=np.intp)
-    for part in portions(table_index):
-        counts += np.bincount(part, minlength=len(counts))
+def runs(counts: IntArray, tables: FrequencyTables) -> Iterator[tuple[int, slice]]:
+    """Each table under which elements are coded, of `counts` [T] of them, and where they are in coding order."""
     start = 0
     for table in np.flatnonzero(np.where(tables.escapes > 0, counts, 0))[::-1].tolist():
         yield table, slice(start, start + int(counts[table]))
         start += int(counts[table])
+
+
+def count_tables(table_index: IntArray, tables: FrequencyTables) -> NDArray[np.intp]:
+    """Number of elements under each table, [T]."""
+    check_index(table_index, tables)
+    counts = np.zeros(len(tables.lengths), dtype=np.intp)
+    for part in portions(table_index):
+        counts += np.bincount(table_index[part], minlength=len(counts))
+    return counts
 
 
 def table_entries(symbols: Int32Array, table_index: IntArray, tables: FrequencyTables) -> Int32Array:
@@ -244,6 +234,37 @@ def shortest_bytes(range_encoder: Any) -> bytes:
     raise AssertionError("an interval of 2^32 or more holds a multiple of 2^8")
 
 
+class SymbolGroup:
+    """The symbols of a group as they will be coded: collected in parts, sorted by table, a byte or two each."""
+
+    def __init__(self, tables: FrequencyTables) -> None:
+        self.tables = tables
+        self.entries: list[list[IntArray]] = [[] for _ in tables.lengths]
+        self.escaped: list[tuple[IntArray, IntArray]] = [(np.empty(0, np.int32), np.empty(0, np.intp))]
+
+    def add(self, symbols: Int32Array, table_index: IntArray) -> None:
+        """Append `symbols` int32 [N], each under the table that `table_index` [N] names.
+
+        Raises TypeError for other dtypes; ValueError for unequal lengths, an index out of range, a symbol beyond
+        `MAX_SYMBOL`, or one that is not 0 under a table that is not coded.
+        """
+        check_index(table_index, self.tables)
+        check_symbols(symbols, table_index)
+        for part in portions(table_index):
+            self.add_portion(symbols[part], table_index[part])
+
+    def add_portion(self, symbols: Int32Array, table_index: IntArray) -> None:
+        tables, order = self.tables, sorted_positions(table_index, self.tables)
+        coded, index = symbols[order], table_index[order]
+        if np.count_nonzero(symbols) != np.count_nonzero(coded):
+            raise ValueError("a symbol under a table that is not coded must be 0")
+        entries = table_entries(coded, index, tables)
+        for table, run in runs(np.bincount(index, minlength=len(tables.lengths)), tables):
+            self.entries[table].append(entries[run].astype(np.min_scalar_type(tables.escapes[table])))
+        escaped = np.sort(order[entries == tables.escapes[index]])
+        self.escaped.append((symbols[escaped], table_index[escaped]))
+
+
 class SymbolEncoder:
     """Appends groups of symbols to one byte string."""
 
@@ -251,23 +272,18 @@ class SymbolEncoder:
         self._coder = coder().queue.RangeEncoder()
 
     def encode(self, symbols: Int32Array, table_index: IntArray, tables: FrequencyTables) -> None:
-        """Code `symbols` int32 [N], each under the table that `table_index` [N] names.
+        """Code a group of symbols; see `SymbolGroup.add`. Nothing is appended if that raises."""
+        group = SymbolGroup(tables)
+        group.add(symbols, table_index)
+        self.encode_group(group)
 
-        Raises TypeError for other dtypes; ValueError for unequal lengths, an index out of range, a symbol beyond
-        `MAX_SYMBOL`, or one that is not 0 under a table that is not coded. Nothing is appended then.
-        """
-        order = coding_order(table_index, tables)
-        check_symbols(symbols, table_index)
-        if np.count_nonzero(symbols) != sum(np.count_nonzero(symbols[part]) for part in portions(order)):
-            raise ValueError("a symbol under a table that is not coded must be 0")
-        escapes = [np.empty(0, order.dtype)]
-        for table, run in runs(table_index, tables):
-            for positions in portions(order[run]):
-                entries = table_entries(symbols[positions], table_index[positions], tables)
-                self._coder.encode(entries, tables.models[table])
-                escapes.append(positions[entries == tables.escapes[table]])
-        escaped = np.sort(np.concatenate(escapes))
-        heads, distance = escape_code(symbols[escaped], table_index[escaped], tables)
+    def encode_group(self, group: SymbolGroup) -> None:
+        tables = group.tables
+        for entries, model in zip(group.entries[::-1], tables.models[::-1], strict=True):
+            for part in entries:
+                self._coder.encode(part.astype(np.int32), model)
+        symbols, index = (np.concatenate(parts) for parts in zip(*group.escaped, strict=True))
+        heads, distance = escape_code(symbols, index, tables)
         self._encode_bits(heads, np.full(len(heads), ESCAPE_HEAD_BITS))
         self._encode_bits(distance, heads >> 1)
 
@@ -296,6 +312,58 @@ def range_decoder(words: bytes) -> Any:
     return coder().queue.RangeDecoder(np.frombuffer(words, dtype=">u4").astype(np.uint32))
 
 
+class DecodedGroup:
+    """The symbols of a group, sorted by table: `take` gives them in the order of the group.
+
+    `entries`: of each table; entries that are missing at its end stand for symbols that are not known, which are 0.
+    `heads` and `low_bits` of the escaped ones as in `escaped_symbols`, or None for symbols that are not known.
+    """
+
+    def __init__(
+        self,
+        tables: FrequencyTables,
+        entries: Mapping[int, IntArray],
+        escapes: tuple[IntArray, IntArray] | None = None,
+    ) -> None:
+        self.tables, self.entries, self.escapes = tables, entries, escapes
+        self.taken = np.zeros(len(tables.lengths), dtype=np.intp)
+        self.n_escapes_taken = 0
+
+    def take(self, table_index: IntArray) -> Int32Array:
+        """The next symbols, int32 [N], under the tables that `table_index` [N] names.
+
+        Raises CorruptDataError for a symbol beyond `MAX_SYMBOL`.
+        """
+        parts = [self.take_portion(table_index[part]) for part in portions(table_index)]
+        return np.concatenate([np.empty(0, np.int32), *parts]) if len(parts) != 1 else parts[0]
+
+    def take_portion(self, table_index: IntArray) -> Int32Array:
+        order = sorted_positions(table_index, self.tables)
+        symbols = np.zeros(len(table_index), dtype=np.int32)
+        escaped = [np.empty(0, order.dtype)]
+        counts = np.bincount(table_index[order], minlength=len(self.tables.lengths))
+        for table, run in runs(counts, self.tables):
+            found = self.entries[table][self.taken[table] : self.taken[table] + run.stop - run.start]
+            own = order[run][: len(found)]
+            symbols[own] = found + self.tables.minima[table]
+            escaped.append(own[found == self.tables.escapes[table]])
+        self.taken += counts
+        places = np.sort(np.concatenate(escaped))
+        symbols[places] = self.take_escapes(table_index[places])
+        return symbols
+
+    def take_escapes(self, table_index: IntArray) -> IntArray:
+        if self.escapes is None:
+            return np.zeros(len(table_index), dtype=np.int32)
+        part = slice(self.n_escapes_taken, self.n_escapes_taken + len(table_index))
+        self.n_escapes_taken = part.stop
+        heads, low_bits = self.escapes
+        symbols = escaped_symbols(heads[part], low_bits[part], table_index, self.tables)
+        if np.any((symbols < -MAX_SYMBOL) | (symbols > MAX_SYMBOL)):
+            raise CorruptDataError(f"an escaped symbol is beyond {MAX_SYMBOL}")
+        return symbols
+
+
 class SymbolDecoder:
     """Reads groups of symbols from one byte string, in the order in which they were encoded.
 
@@ -312,16 +380,19 @@ class SymbolDecoder:
 
         Raises TypeError and ValueError as `SymbolEncoder.encode`; CorruptDataError for data that it cannot have made.
         """
-        order = coding_order(table_index, tables)
-        symbols = np.zeros(len(table_index), dtype=np.int32)
-        escapes = [np.empty(0, order.dtype)]
-        for table, run in runs(table_index, tables):
-            entries = self._decode_run(tables.models[table], run.stop - run.start)
-            symbols[order[run]] = entries + tables.minima[table]
-            escapes.append(order[run][entries == tables.escapes[table]])
-        escaped = np.sort(np.concatenate(escapes))
-        symbols[escaped] = self._decode_escapes(table_index[escaped], tables)
-        return symbols
+        return self.decode_group(count_tables(table_index, tables), tables).take(table_index)
+
+    def decode_group(self, counts: IntArray, tables: FrequencyTables) -> DecodedGroup:
+        """The group of `counts` [T] elements under each table. Raises CorruptDataError as `decode`."""
+        entries: dict[int, IntArray] = {}
+        n_escapes = 0
+        for table, run in runs(counts, tables):
+            entries[table] = np.empty(run.stop - run.start, np.min_scalar_type(tables.escapes[table]))
+            for part in portions(entries[table]):
+                entries[table][part] = self._decode_run(tables.models[table], len(entries[table][part]))
+            n_escapes += np.count_nonzero(entries[table] == tables.escapes[table])
+        heads = self._decode_bits(np.full(n_escapes, ESCAPE_HEAD_BITS))
+        return DecodedGroup(tables, entries, (heads, self._decode_bits(heads >> 1)))
 
     def _decode_run(self, model: Any, count: int) -> Int32Array:
         try:
@@ -330,13 +401,6 @@ class SymbolDecoder:
             raise CorruptDataError("a segment holds data that no encoder writes") from error
         self._echo.encode(entries, model)
         return entries
-
-    def _decode_escapes(self, table_index: IntArray, tables: FrequencyTables) -> IntArray:
-        heads = self._decode_bits(np.full(len(table_index), ESCAPE_HEAD_BITS))
-        symbols = escaped_symbols(heads, self._decode_bits(heads >> 1), table_index, tables)
-        if np.any((symbols < -MAX_SYMBOL) | (symbols > MAX_SYMBOL)):
-            raise CorruptDataError(f"an escaped symbol is beyond {MAX_SYMBOL}")
-        return symbols
 
     def _decode_bits(self, widths: IntArray) -> NDArray[np.int64]:
         number, shift = bit_places(widths)
@@ -352,33 +416,44 @@ class SymbolDecoder:
 
 
 def decode_front(data: bytes, table_index: IntArray, tables: FrequencyTables) -> Int32Array:
-    """What the front of the byte string of one group says: its symbols int32 [N], 0 for all that is not sure.
+    """What the front of the byte string of one group says: its symbols int32 [N], 0 for all that is not sure."""
+    return decode_front_group(data, count_tables(table_index, tables), tables).take(table_index)
+
+
+def decode_front_group(data: bytes, counts: IntArray, tables: FrequencyTables) -> DecodedGroup:
+    """What the front of the byte string of one group of `counts` [T] elements says.
 
     A symbol is sure if it is the same whatever follows, and no escape, whose rest comes at the end.
     """
-    order = coding_order(table_index, tables)
-    symbols = np.zeros(len(table_index), dtype=np.int32)
+    entries: dict[int, IntArray] = {table: np.empty(0, np.int32) for table, _ in runs(counts, tables)}
     lowest, highest = (range_decoder(data + byte * (REST_BYTES + -len(data) % WORD_BYTES)) for byte in (b"\0", b"\xff"))
-    for table, run in runs(table_index, tables):
-        for start in range(run.start, run.stop, FRONT_CHUNK):
-            n_now = min(FRONT_CHUNK, run.stop - start)
-            try:
-                entries, others = (decoder.decode(tables.models[table], n_now) for decoder in (lowest, highest))
-            except AssertionError:
-                return symbols
-            n_sure = int(np.argmin([*(entries == others), False]))
-            sure = entries[:n_sure]
-            found = np.where(sure == tables.escapes[table], 0, sure + tables.minima[table])
-            symbols[order[start : start + n_sure]] = found
-            if n_sure < n_now:
-                return symbols
-    return symbols
+    for table, run in runs(counts, tables):
+        entries[table] = sure_entries(lowest, highest, tables.models[table], run.stop - run.start)
+        if len(entries[table]) < run.stop - run.start:
+            break
+    return DecodedGroup(tables, entries)
+
+
+def sure_entries(lowest: Any, highest: Any, model: Any, count: int) -> Int32Array:
+    """The first of `count` entries, as far as both decoders agree."""
+    found = [np.empty(0, np.int32)]
+    for start in range(0, count, FRONT_CHUNK):
+        n_now = min(FRONT_CHUNK, count - start)
+        try:
+            entries, others = (decoder.decode(model, n_now) for decoder in (lowest, highest))
+        except AssertionError:
+            break
+        n_sure = int(np.argmin([*(entries == others), False]))
+        found.append(entries[:n_sure])
+        if n_sure < n_now:
+            break
+    return np.concatenate(found)
 
 
 def ideal_bits(symbols: Int32Array, table_index: IntArray, tables: FrequencyTables) -> float:
     """What an ideal coder spends under the integer frequencies, escapes included. Raises as `SymbolEncoder.encode`."""
-    order = coding_order(table_index, tables)
-    check_symbols(symbols, table_index)
+    SymbolGroup(tables).add(symbols, table_index)
+    order = sorted_positions(table_index, tables)
     index, coded = table_index[order], symbols[order]
     entries = table_entries(coded, index, tables)
     escaped = entries == tables.escapes[index]

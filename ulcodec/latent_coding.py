@@ -2,28 +2,37 @@
 
 N = B h w positions of B pictures in row-major order, C latent channels. Within a step, elements are coded in the order
 of their positions, and of their channels within a position. The pictures of a batch share the prior's passes, and each
-has segments of its own.
+has segments of its own. Symbols and indices of a step are [B, h, w, K]: K channels at a position (`StepElements`).
 """
 
 import math
 from binascii import crc_hqx
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ulcodec.container import N_SEGMENTS
-from ulcodec.entropy import FrequencyTables, SymbolDecoder, SymbolEncoder, decode_front
+from ulcodec.entropy import (
+    DecodedGroup,
+    FrequencyTables,
+    SymbolDecoder,
+    SymbolEncoder,
+    SymbolGroup,
+    count_tables,
+    decode_front_group,
+)
 from ulcodec.errors import ArithmeticMismatchError, CorruptDataError, ModelError
 from ulcodec.memory import release
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.integer import MEAN_GRID, CodingParameters, IntegerPrior
 from ulcodec.model.likelihood import zeroward
-from ulcodec.model.reveal import step_map
+from ulcodec.model.reveal import StepElements
 
 MAX_SYMBOL = 2**19
 """Larger symbols are clamped by the encoder; the entropy coder's escape goes to 2^20."""
@@ -31,7 +40,8 @@ MAX_SYMBOL = 2**19
 FILE_STEPS = range(1, N_SEGMENTS + 1)
 """A segment each, empty where the model has fewer reveal steps."""
 
-POSITIONS_AT_ONCE = 4096
+ELEMENTS_AT_ONCE = 2**20
+"""What is quantised or restored together, which bounds the memory for that."""
 
 LARGE_GRID = 2**16
 """Latent positions from which on freed memory is given back between the steps: 16 Mpixel."""
@@ -74,12 +84,6 @@ class EncodedLatent(NamedTuple):
     latent: DecodedLatent
 
 
-@lru_cache(maxsize=8)
-def step_positions(config: ModelConfig, grid: tuple[int, int], n_pictures: int = 1) -> Tensor:
-    """Reveal step of every element, uint8 [N, C]."""
-    return step_map(config, grid).flatten(1).T.repeat(n_pictures, 1)
-
-
 def hyper_grid(grid: tuple[int, int]) -> tuple[int, int]:
     return -(-grid[0] // 4), -(-grid[1] // 4)
 
@@ -95,8 +99,8 @@ def zeroward_savings(tables: FrequencyTables) -> Tensor:
     return torch.from_numpy(savings)
 
 
-def quantise(y: Tensor, parameters: CodingParameters, savings: Tensor | None = None) -> np.ndarray:
-    """Symbols for `y - mean`, int32, zero where the table is the one that is not coded. y and parameters [M].
+def quantise(y: Tensor, parameters: CodingParameters, savings: Tensor | None = None) -> Tensor:
+    """Symbols for `y - mean`, int32, zero where the table is the one that is not coded. y and parameters: one shape.
 
     The nearest integer or, with `savings` [T, N], the one before it towards zero where its bits are worth the error.
     """
@@ -106,37 +110,30 @@ def quantise(y: Tensor, parameters: CodingParameters, savings: Tensor | None = N
         magnitude = symbols.abs()
         saved = savings[parameters.table_index.long(), magnitude.clamp(max=savings.shape[1] - 1).long()]
         symbols = zeroward(symbols, residual, saved)
-    symbols = torch.where(parameters.table_index == 0, 0.0, symbols)
-    return symbols.to(torch.int32).cpu().numpy()
+    return torch.where(parameters.table_index == 0, 0.0, symbols).to(torch.int32)
 
 
-def restore(symbols: np.ndarray, parameters: CodingParameters) -> Tensor:
-    """Decoded elements in 1/16 steps, int32 [M]."""
-    return torch.from_numpy(symbols).to(parameters.mean_16) * MEAN_GRID + parameters.mean_16
+def restore(symbols: Tensor, mean_16: Tensor) -> Tensor:
+    """Decoded elements in 1/16 steps, int32."""
+    return symbols * MEAN_GRID + mean_16
 
 
-def symbols_between(restored: Tensor, parameters: CodingParameters) -> np.ndarray:
+def symbols_between(restored: Tensor, mean_16: Tensor) -> np.ndarray:
     """Inverse of `restore`."""
-    symbols: np.ndarray = ((restored - parameters.mean_16) // MEAN_GRID).cpu().numpy()
+    symbols: np.ndarray = ((restored - mean_16) // MEAN_GRID).cpu().numpy()
     return symbols
 
 
-def table_indices(parameters: CodingParameters) -> np.ndarray:
-    return parameters.table_index.cpu().numpy()
+def as_array(integers: Tensor) -> np.ndarray:
+    array: np.ndarray = integers.cpu().numpy()
+    return array
 
 
-def parts_of_step(
-    predicted: CodingParameters, steps: Tensor, step: int
-) -> Iterator[tuple[slice, Tensor, slice, CodingParameters]]:
-    """Some positions at a time, which bounds memory: where they are, which of their elements are of the step, where
-    these are among all of the step, and their parameters."""
-    start = 0
-    for first in range(0, len(steps), POSITIONS_AT_ONCE):
-        part = slice(first, first + POSITIONS_AT_ONCE)
-        now = steps[part] == step
-        own = slice(start, start + int(torch.count_nonzero(now)))
-        yield part, now, own, CodingParameters(predicted.mean_16[own], predicted.table_index[own])
-        start = own.stop
+def row_spans(shape: torch.Size) -> Iterator[slice]:
+    """Rows of elements [B, h, w, K], so many at a time as `ELEMENTS_AT_ONCE` allows, one at least."""
+    n_rows = max(ELEMENTS_AT_ONCE // max(shape[0] * shape[2] * shape[3], 1), 1)
+    for start in range(0, shape[1], n_rows):
+        yield slice(start, min(start + n_rows, shape[1]))
 
 
 def flattened(parameters: CodingParameters) -> CodingParameters:
@@ -174,44 +171,76 @@ def encode_latents(
     """
     savings = coder.savings * thrift
     prior, batch, grid = coder.prior, len(y), (y.shape[2], y.shape[3])
-    y, hyper = (latent.permute(0, 2, 3, 1).flatten(0, 2) for latent in (y, hyper))
-    encoders, checks = [SymbolEncoder() for _ in range(batch)], [SymbolCheck() for _ in range(batch)]
+    y, hyper = (latent.permute(0, 2, 3, 1) for latent in (y, hyper))
+    checks = [SymbolCheck() for _ in range(batch)]
 
-    def code(symbols: np.ndarray, indices: np.ndarray) -> None:
-        parts = zip(encoders, checks, np.split(symbols, batch), np.split(indices, batch), strict=True)
-        for encoder, check, own_symbols, own_indices in parts:
-            encoder.encode(own_symbols, own_indices, coder.tables)
-            check.update(own_symbols)
-
-    parameters = flattened(prior.hyper_parameters(quality, len(hyper)))
-    symbols = quantise(hyper.flatten(), parameters)
-    code(symbols, table_indices(parameters))
-    hyper_16 = restore(symbols, parameters).reshape(hyper.shape)
+    parameters = CodingParameters(
+        *(part.view(hyper.shape) for part in prior.hyper_parameters(quality, math.prod(hyper.shape[:3])))
+    )
+    symbols = quantise(hyper, parameters)
+    hyper_16 = restore(symbols, parameters.mean_16).flatten(0, 2)
+    encoders = [SymbolEncoder() for _ in range(batch)]
+    for encoder, group in zip(encoders, grouped(coder, checks, [(symbols, parameters.table_index)]), strict=True):
+        encoder.encode_group(group)
     features = prior.hyper_features(hyper_16, quality, grid)
 
-    steps = step_positions(prior.config, grid, batch).to(y.device)
     y_16 = y.view(torch.int32) if overwrite_y else torch.zeros(y.shape, dtype=torch.int32, device=y.device)
     segments = []
     for step in FILE_STEPS:
-        predicted = prior(y_16, steps, step, quality, features, grid)
-        symbols = np.empty(len(predicted.mean_16), np.int32)
-        for part, now, own, parameters in parts_of_step(predicted, steps, step):
-            symbols[own] = quantise(y[part][now], parameters, savings)
-            y_16[part][now] = restore(symbols[own], parameters)
-        indices = table_indices(predicted)
-        del predicted, parameters  # the means' memory, before the coder takes its own
-        code(symbols, indices)
-        del symbols, indices
+        rows_of_tiles = encoded_rows(coder, y, y_16, step, quality, features, savings)
+        for encoder, group in zip(encoders, grouped(coder, checks, rows_of_tiles), strict=True):
+            encoder.encode_group(group)
         segments.append([encoder.finish() for encoder in encoders])
         encoders = [SymbolEncoder() for _ in range(batch)]
-        if len(steps) >= LARGE_GRID:
+        if math.prod(grid) >= LARGE_GRID:
             release()
-    latents = own_latents(y_16, hyper_16, batch)
+    latents = own_latents(y_16.flatten(0, 2), hyper_16, batch)
     own_segments = zip(*segments, strict=True)
     return [
         EncodedLatent(own, check.value, latent)
         for own, check, latent in zip(own_segments, checks, latents, strict=True)
     ]
+
+
+def grouped(
+    coder: LatentCoder, checks: Sequence[SymbolCheck], parts: Iterable[tuple[Tensor, Tensor]]
+) -> list[SymbolGroup]:
+    """Each picture's group of symbols, from parts in the order of coding: symbols int32 and table indices [B, ...]."""
+    groups = [SymbolGroup(coder.tables) for _ in checks]
+    for symbols, indices in parts:
+        for group, check, own_symbols, own_indices in zip(groups, checks, symbols, indices, strict=True):
+            group.add(as_array(own_symbols).ravel(), as_array(own_indices).ravel())
+            check.update(as_array(own_symbols))
+    return groups
+
+
+def encoded_rows(
+    coder: LatentCoder, y: Tensor, y_16: Tensor, step: int, quality: int, features: Tensor, savings: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Symbols and table indices [B, M] of a step, a row of tiles at a time; what they restore goes into `y_16`.
+
+    y float32 and y_16 int32 [B, h, w, C], which may share their memory.
+    """
+    prior, elements = coder.prior, StepElements(coder.prior.config, step, y.device)
+    batch, n_columns = len(y), y.shape[2]
+    for tile in prior.tiles((y.shape[1], n_columns)):
+        rows, columns = tile.rows.inner, tile.columns.inner
+        if columns.start == 0:
+            shape = (batch, rows.stop - rows.start, n_columns, elements.n_channels)
+            symbols = torch.empty(shape, dtype=torch.int32, device="cpu")
+            indices = torch.empty_like(symbols, dtype=torch.uint8)
+        predicted = prior(y_16, step, quality, features, tile)
+        indices[:, :, columns] = predicted.table_index
+        for part in row_spans(predicted.mean_16.shape):
+            origin = rows.start + part.start, columns.start
+            place = slice(None), slice(origin[0], rows.start + part.stop), columns
+            own = CodingParameters(predicted.mean_16[:, part], predicted.table_index[:, part])
+            found = quantise(elements.gather(y[place], origin), own, savings)
+            elements.scatter(restore(found, own.mean_16), y_16[place], origin)
+            symbols[:, part, columns] = found
+        if columns.stop == n_columns:
+            ordered = (elements.in_order(whole, (rows.start, 0)) for whole in (symbols, indices))
+            yield next(ordered).view(batch, -1), next(ordered).view(batch, -1)
 
 
 def own_latents(y_16: Tensor, hyper_16: Tensor, batch: int) -> list[DecodedLatent]:
@@ -223,13 +252,28 @@ def symbols_of(
     coder: LatentCoder, latent: DecodedLatent, quality: int, grid: tuple[int, int]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Symbols int32 [M] and table indices uint8 [M] of a file that restores `latent`: hyper-latent, then each step."""
-    prior, steps = coder.prior, step_positions(coder.prior.config, grid).to(latent.y_16.device)
+    prior = coder.prior
     parameters = flattened(prior.hyper_parameters(quality, len(latent.hyper_16)))
-    yield symbols_between(latent.hyper_16.flatten(), parameters), table_indices(parameters)
+    yield symbols_between(latent.hyper_16.flatten(), parameters.mean_16), as_array(parameters.table_index)
     features = prior.hyper_features(latent.hyper_16, quality, grid)
+    y_16 = latent.y_16.view(1, *grid, -1)
     for step in FILE_STEPS:
-        parameters = prior(latent.y_16, steps, step, quality, features, grid)
-        yield symbols_between(latent.y_16[steps == step], parameters), table_indices(parameters)
+        elements = StepElements(prior.config, step, y_16.device)
+        parameters = step_parameters(prior, y_16, step, quality, features)
+        restored = elements.in_order(elements.gather(y_16))
+        yield symbols_between(restored, parameters.mean_16), as_array(parameters.table_index)
+
+
+def step_parameters(prior: IntegerPrior, y_16: Tensor, step: int, quality: int, features: Tensor) -> CodingParameters:
+    """Parameters [M] of all elements of a step, in the order of coding. y_16 [B, h, w, C], features [B, h, w, ...]."""
+    elements = StepElements(prior.config, step, y_16.device)
+    mean_16 = torch.empty(*y_16.shape[:3], elements.n_channels, dtype=torch.int32, device=y_16.device)
+    whole = CodingParameters(mean_16, torch.empty_like(mean_16, dtype=torch.uint8))
+    for tile in prior.tiles((y_16.shape[1], y_16.shape[2])):
+        predicted = prior(y_16, step, quality, features, tile)
+        for target, part in zip(whole, predicted, strict=True):
+            target[:, tile.rows.inner, tile.columns.inner] = part
+    return CodingParameters(*(elements.in_order(part) for part in whole))
 
 
 def decode_latent(
@@ -258,7 +302,7 @@ def decode_latents(
         walk.advance(of_step)
     if [check.value for check in walk.checks] != list(symbol_checks):
         raise ArithmeticMismatchError("the file is sound, but decoding gave other symbols than were encoded")
-    return own_latents(walk.y_16, walk.hyper_16, len(segments))
+    return own_latents(walk.latent.y_16, walk.latent.hyper_16, len(segments))
 
 
 def decode_cut_latent(
@@ -273,7 +317,7 @@ def decode_cut_latent(
         walk.advance([segment])
     walk.advance_by_front(segments[-1])
     walk.conceal()
-    return DecodedLatent(walk.y_16, walk.hyper_16)
+    return walk.latent
 
 
 def conceal_latent(
@@ -294,7 +338,7 @@ def conceal_latent(
             break
     n_used = walk.step
     walk.conceal()
-    return DecodedLatent(walk.y_16, walk.hyper_16), n_used
+    return walk.latent, n_used
 
 
 class DecodingWalk:
@@ -302,54 +346,85 @@ class DecodingWalk:
 
     def __init__(self, coder: LatentCoder, quality: int, grid: tuple[int, int], batch: int = 1):
         self.coder, self.quality, self.grid = coder, quality, grid
-        self.steps = step_positions(coder.prior.config, grid, batch).to(coder.prior.device)
-        self.y_16 = torch.zeros(self.steps.shape, dtype=torch.int32, device=coder.prior.device)
+        config, device = coder.prior.config, coder.prior.device
+        self.y_16 = torch.zeros(batch, *grid, config.latent_channels, dtype=torch.int32, device=device)
         self.hyper_16 = self.features = torch.empty(0)
         self.checks = [SymbolCheck() for _ in range(batch)]
         self.step = 0
 
+    @property
+    def latent(self) -> DecodedLatent:
+        """What has been restored, all pictures together."""
+        return DecodedLatent(self.y_16.flatten(0, 2), self.hyper_16)
+
     def advance(self, segments: Sequence[bytes]) -> None:
-        """Decode each picture's next segment; on CorruptDataError no element of y_16 and no step has been added."""
+        """Decode each picture's next segment. On CorruptDataError `step` stays, and what earlier steps restored."""
         decoders = [SymbolDecoder(segment) for segment in segments]
         if self.step == 0:
             self.decode_hyper(decoders)
-        predicted = self.predict()
-        symbols = self.decode(decoders, table_indices(predicted))
-        for decoder in decoders:
+        indices = self.predict()
+        groups = []
+        for decoder, own in zip(decoders, indices, strict=True):
+            groups.append(decoder.decode_group(self.count(own), self.coder.tables))
             decoder.finish()
-        self.restore(symbols, predicted)
-
-    def decode(self, decoders: Sequence[SymbolDecoder], indices: np.ndarray) -> np.ndarray:
-        """The symbols of all pictures, one picture after the other."""
-        found = []
-        for decoder, check, own in zip(decoders, self.checks, np.split(indices, len(decoders)), strict=True):
-            found.append(decoder.decode(own, self.coder.tables))
-            check.update(found[-1])
-        return found[0] if len(found) == 1 else np.concatenate(found)  # a copy less of a large picture
+        self.restore(groups, indices)
+        self.step += 1
 
     def advance_by_front(self, front: bytes) -> None:
         """Decode what is sure by the front of the next segment; the rest of the step becomes the prior's mean."""
-        predicted = self.predict()
-        self.restore(decode_front(front, table_indices(predicted), self.coder.tables), predicted)
-
-    def restore(self, symbols: np.ndarray, predicted: CodingParameters) -> None:
+        indices = self.predict()
+        self.restore([decode_front_group(front, self.count(indices[0]), self.coder.tables)], indices)
         self.step += 1
-        for part, now, own, parameters in parts_of_step(predicted, self.steps, self.step):
-            self.y_16[part][now] = restore(symbols[own], parameters)
 
     def decode_hyper(self, decoders: Sequence[SymbolDecoder]) -> None:
-        prior, n_hyper = self.coder.prior, len(decoders) * math.prod(hyper_grid(self.grid))
-        parameters = flattened(prior.hyper_parameters(self.quality, n_hyper))
-        symbols = self.decode(decoders, table_indices(parameters))
-        self.hyper_16 = restore(symbols, parameters).reshape(n_hyper, -1)
+        prior, tables = self.coder.prior, self.coder.tables
+        parameters = flattened(prior.hyper_parameters(self.quality, math.prod(hyper_grid(self.grid))))
+        index, restored = as_array(parameters.table_index), []
+        for decoder, check in zip(decoders, self.checks, strict=True):
+            symbols = decoder.decode(index, tables)
+            check.update(symbols)
+            restored.append(restore(torch.from_numpy(symbols).to(prior.device), parameters.mean_16))
+        self.hyper_16 = torch.cat(restored).view(-1, prior.config.hyper_channels)
         self.features = prior.hyper_features(self.hyper_16, self.quality, self.grid)
 
-    def predict(self) -> CodingParameters:
-        """Parameters of the elements of the next step."""
-        return self.coder.prior(self.y_16, self.steps, self.step + 1, self.quality, self.features, self.grid)
+    @property
+    def elements(self) -> StepElements:
+        """Those of the next step."""
+        return StepElements(self.coder.prior.config, self.step + 1, self.y_16.device)
+
+    def predict(self) -> Tensor:
+        """Put the means of the next step's elements into their places in y_16; returns their table indices."""
+        prior, elements = self.coder.prior, self.elements
+        indices = torch.empty(*self.y_16.shape[:3], elements.n_channels, dtype=torch.uint8, device="cpu")
+        for tile in prior.tiles(self.grid):
+            predicted = prior(self.y_16, self.step + 1, self.quality, self.features, tile)
+            elements.scatter(predicted.mean_16, tile.inner_of(self.y_16), tile.inner_origin)
+            tile.inner_of(indices).copy_(predicted.table_index)
+        return indices
+
+    def count(self, indices: Tensor) -> NDArray[np.intp]:
+        """Number of a picture's elements under each table, from their indices [h, w, K]."""
+        counts = (count_tables(part, self.coder.tables) for _, part in self.in_order(indices))
+        total: NDArray[np.intp] = np.sum(list(counts), axis=0)
+        return total
+
+    def in_order(self, indices: Tensor) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
+        """A picture's table indices [h, w, K] in the order of coding, some rows at a time."""
+        for rows in row_spans(indices[None].shape):
+            yield rows, as_array(self.elements.in_order(indices[None, rows], (rows.start, 0)))
+
+    def restore(self, groups: Sequence[DecodedGroup], indices: Tensor) -> None:
+        """Add to the means in y_16 what the symbols of the next step say."""
+        elements = self.elements
+        for y_16, group, check, own in zip(self.y_16, groups, self.checks, indices, strict=True):
+            for rows, index in self.in_order(own):
+                symbols, origin, part = group.take(index), (rows.start, 0), y_16[None, rows]
+                check.update(symbols)
+                placed = elements.placed(torch.from_numpy(symbols).to(y_16.device), part.shape[:3], origin)
+                elements.scatter(restore(placed, elements.gather(part, origin)), part, origin)
 
     def conceal(self) -> None:
         """Give what is not decoded the prior's mean, step after step: each is trained on those before it."""
         while self.step < N_SEGMENTS:
-            self.y_16[self.steps == self.step + 1] = self.predict().mean_16
+            self.predict()
             self.step += 1

@@ -3,27 +3,37 @@
 Activations are multiples of 1/256 within +-127, weights have 8 bits and a power-of-two scale an output channel. The
 constructor proves from the weights that no sum leaves 32 bits. Between matrix products stand only additions, products
 with integers, right shifts that round, and clamps, in int32 and int64. Everything a decoder must reproduce is in the
-integers of `tensors`; how the matrix products are carried is free, as long as they are exact (`PRODUCTS`).
+integers of `tensors`; how the matrix products are computed is free, as long as they are exact (`products.py`).
 
-N = B h w positions of B pictures in row-major order, C latent channels; Q = 101 quality levels.
+N = B h w positions of B pictures in row-major order, C latent channels; K channels at most at a position in a reveal
+step (`reveal.StepElements`); Q = 101 quality levels.
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ulcodec.errors import ModelError
-from ulcodec.memory import release
 from ulcodec.model.blocks import QualityTable
 from ulcodec.model.config import ModelConfig
-from ulcodec.model.prior import ACTIVATION_LIMIT, LOG_SCALE_STEP, N_SCALES, SCALE_MIN
+from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
+from ulcodec.model.products import (
+    ACTIVATION_BITS,
+    LARGEST_ACTIVATION,
+    MAX_WEIGHT,
+    PRODUCTS,
+    Grid,
+    Product,
+    choose_product,
+    exact_arithmetic,
+)
+from ulcodec.model.reveal import Phase, step_phases
 from ulcodec.model.rounding import compensated
-from ulcodec.model.tiles import spans
+from ulcodec.model.tiles import Tile, tiles
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import LATENT_LOG_SNR_0, step_noise_variance
 
@@ -31,106 +41,29 @@ N_QUALITIES = 101
 MEAN_GRID = 16
 """Means and decoded latents are multiples of 1/16 of a quantisation step."""
 
-ACTIVATION_BITS = 8
-LARGEST_ACTIVATION = int(ACTIVATION_LIMIT) << ACTIVATION_BITS
 MEAN_BITS = 14
 LARGEST_MEAN = 2**21
 FACTOR_BITS = 12
-MAX_WEIGHT = 127
 MAX_EXPONENT = 18
 MAX_LATENT = 2**24
 """Bound on a decoded latent in sixteenths of a step; larger ones are clamped before they enter the prior."""
 
 Integers = Mapping[str, Tensor]
-Arrangement = Callable[[Tensor], Tensor]
-"""Puts the inputs of each output side by side: [N, C] -> [N, in], any dtype."""
-
-
-class Product(Protocol):
-    """Exact product of integers with a weight of its own, int8 [in, out].
-
-    Takes x int32 [N, C] within +-`LARGEST_ACTIVATION` and its arrangement; returns int32 [N, out].
-    """
-
-    def __call__(self, x: Tensor, arrange: Arrangement) -> Tensor: ...
-
-
-class Int8Product:
-    """`x = 256 high + low`, both int8, and two int8 products: fast where the CPU multiplies int8 natively."""
-
-    def __init__(self, weight: Tensor):
-        self.weight = weight
-
-    def __call__(self, x: Tensor, arrange: Arrangement) -> Tensor:
-        high = torch._int_mm(arrange((x + 128).bitwise_right_shift_(8).to(torch.int8)), self.weight)
-        low = torch._int_mm(arrange(x.to(torch.int8)), self.weight)  # integers wrap to their lowest byte
-        return low.add_(high, alpha=256)
-
-
-class Float64Product:
-    """Integers below 2^53 in float64: exact in every order of summation."""
-
-    def __init__(self, weight: Tensor):
-        self.weight = weight.double()
-
-    def __call__(self, x: Tensor, arrange: Arrangement) -> Tensor:
-        return (arrange(x.double()) @ self.weight).to(torch.int32)
-
-
-class Int64Product:
-    """The definition: slow, and on CPU only."""
-
-    def __init__(self, weight: Tensor):
-        self.weight = weight.long()
-
-    def __call__(self, x: Tensor, arrange: Arrangement) -> Tensor:
-        return (arrange(x.long()) @ self.weight).to(torch.int32)
-
-
-PRODUCTS: dict[str, Callable[[Tensor], Product]] = {
-    "int8": Int8Product,
-    "float64": Float64Product,
-    "int64": Int64Product,
-}
 
 TILE = 128
 """Side in latent positions (2048 pixels) of the tiles in which the prior takes large pictures."""
 
-
-def as_it_is(x: Tensor) -> Tensor:
-    return x
-
-
-def choose_product(device: torch.device) -> str:
-    """The fastest way of `PRODUCTS` that is exact on this device: int8 on CPUs that pass `is_exact`, else float64."""
-    return "int8" if device.type == "cpu" and is_exact("int8", device) else "float64"
+HYPER_TILE, HYPER_HALO = 32, 1
+"""Of the hyper-decoder's tiles, in positions of the hyper-latent."""
 
 
-def is_exact(name: str, device: torch.device) -> bool:
-    """Compare a way of multiplying with int64 on the CPU: random integers, and the largest of both signs everywhere.
-
-    Old CPUs add int8 products in 16 bits, and overflow there.
-    """
-    generator = torch.Generator().manual_seed(0)
-    for n_positions, n_in, n_out in ((64, 1152, 128), (3, 640, 32)):
-        x = torch.randint(-LARGEST_ACTIVATION, LARGEST_ACTIVATION + 1, (n_positions, n_in), generator=generator)
-        weight = torch.randint(-MAX_WEIGHT, MAX_WEIGHT + 1, (n_in, n_out), generator=generator).to(torch.int8)
-        x = x.to(torch.int32)
-        x[0], x[1] = LARGEST_ACTIVATION, -LARGEST_ACTIVATION
-        weight[: n_in // 3, 0], weight[: n_in // 3, 1] = MAX_WEIGHT, -MAX_WEIGHT
-        weight[n_in // 3 :, :2] = 0
-        expected = Int64Product(weight)(x, as_it_is)
-        try:
-            found = PRODUCTS[name](weight.to(device))(x.to(device), as_it_is)
-        except RuntimeError:  # this build of torch has no such product
-            return False
-        if not torch.equal(found.cpu(), expected):
-            return False
-    return True
+def fine(coarse: slice) -> slice:
+    """Positions of the latent where the hyper-latent has these."""
+    return slice(4 * coarse.start, 4 * coarse.stop)
 
 
 class CodingParameters(NamedTuple):
-    """What elements are coded under: mean in 1/16 steps (int32) and table index (uint8), both [N, C]."""
+    """What elements are coded under: mean in 1/16 steps (int32) and table index (uint8), of one shape."""
 
     mean_16: Tensor
     table_index: Tensor
@@ -150,59 +83,84 @@ def limited_relu_(x: Tensor) -> Tensor:
     return x.clamp_(0, LARGEST_ACTIVATION)
 
 
-def neighbourhoods(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[N, C] -> [N, 9 C]: each position's 3x3 neighbourhood, zeros outside the grid."""
-    height, width = grid
-    x = x.reshape(-1, height, width, x.shape[1])
-    padded = x.new_zeros(len(x), height + 2, width + 2, x.shape[3])
-    padded[:, 1:-1, 1:-1] = x
-    picture, row, column, _ = padded.stride()
-    # The three positions of a row lie side by side in memory already. Those of a single column would overlap in a view.
-    views = padded.as_strided((len(padded), height, width, 3, 3 * column), (picture, row, column, row, 1))
-    return views.reshape(-1, 9 * column).contiguous()
-
-
-def shuffled(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """`pixel_shuffle(2)` of [N, 4 C] -> [4 N, C]."""
-    quarters = x.reshape(-1, *grid, x.shape[1] // 4, 2, 2).permute(0, 1, 4, 2, 5, 3)
-    return quarters.reshape(4 * len(x), -1)
+def shuffled(x: Tensor) -> Tensor:
+    """`pixel_shuffle(2)` of [B, h, w, 4 C] -> [B, 2 h, 2 w, C]."""
+    pictures, height, width, channels = x.shape
+    quarters = x.reshape(pictures, height, width, channels // 4, 2, 2).permute(0, 1, 4, 2, 5, 3)
+    return quarters.reshape(pictures, 2 * height, 2 * width, channels // 4)
 
 
 class IntegerLayer:
-    """Matrix product with 8-bit weights; the result is back at 1/256 resolution (or at `out_bits`)."""
+    """Matrix product with 8-bit weights; the result is back at 1/256 resolution (or at that of its shifts).
 
-    def __init__(
-        self,
-        tensors: Integers,
-        name: str,
-        product: Callable[[Tensor], Product],
-        device: torch.device,
-        out_bits: int = ACTIVATION_BITS,
-    ):
-        try:
-            weight, bias, exponent = (tensors[f"{name}.{part}"].long() for part in ("weight", "bias", "exponent"))
-        except KeyError as error:
-            raise ModelError(f"the coding weights lack {error}") from error
-        shift = exponent + ACTIVATION_BITS - out_bits
-        if bool((shift < 0).any() or (shift > 30).any() or (weight.abs() > MAX_WEIGHT).any()):
-            raise ModelError(f"{name}: a weight or an exponent is out of range")
-        rounding = (1 << shift) >> 1
-        # Products of high bytes and of low bytes, bias and rounding: every partial sum is below this.
-        largest = weight.abs().sum(1) * (LARGEST_ACTIVATION + 256) + bias.abs() + rounding
-        if int(largest.max()) >= 2**31:
-            raise ModelError(f"{name}: sums may leave 32 bits")
-        self.product = product(weight.T.contiguous().to(device, torch.int8))
-        self.start = (bias + rounding).to(device, torch.int32)
-        self.shift = shift.to(device, torch.int32)
+    weight int8 [in, out], start (bias and rounding) and shift int32 [out]; see `integer_layer` for their limits.
+    """
 
-    def __call__(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """x int32 [N, C] within +-`LARGEST_ACTIVATION` -> int32 [N, out]. With a grid, of 3x3 neighbourhoods."""
-        arrange = as_it_is if grid is None else partial(neighbourhoods, grid=grid)
-        return self.product(x, arrange).add_(self.start).bitwise_right_shift_(self.shift)
+    def __init__(self, weight: Tensor, start: Tensor, shift: Tensor, product: Callable[[Tensor], Product]):
+        self.weight, self.start, self.shift, self.make_product = weight, start, shift, product
+        self.product = product(weight)
+
+    def __call__(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """x int32 [N, in] within +-`LARGEST_ACTIVATION` -> int32 [N, out]. With a grid, of 3x3 neighbourhoods."""
+        return self.product(x, grid).add_(self.start).bitwise_right_shift_(self.shift)
+
+    def over(self, x: Tensor) -> Tensor:
+        """The same of 3x3 neighbourhoods in [B, h, w, C], and of single positions if the weight is for them."""
+        grid = None if x.shape[-1] == len(self.weight) else (x.shape[1], x.shape[2])
+        return self(x.flatten(0, 2), grid).view(*x.shape[:3], -1)
+
+    def part(self, inputs: Tensor, outputs: Tensor, start: Tensor | None = None) -> "IntegerLayer":
+        """The layer from some inputs to some outputs; `start`: in place of its own, of all outputs."""
+        start = self.start if start is None else start
+        weight = self.weight[inputs][:, outputs].contiguous()
+        return IntegerLayer(weight, start[outputs], self.shift[outputs], self.make_product)
+
+
+def joined(layers: tuple[IntegerLayer, ...]) -> IntegerLayer:
+    """Layers of the same inputs as one, outputs side by side."""
+    weight, start, shift = (
+        torch.cat([getattr(layer, part) for layer in layers], dim=-1) for part in ("weight", "start", "shift")
+    )
+    return IntegerLayer(weight, start, shift, layers[0].make_product)
+
+
+def stored_layer(
+    tensors: Integers,
+    name: str,
+    product: Callable[[Tensor], Product],
+    device: torch.device,
+    out_bits: int = ACTIVATION_BITS,
+) -> IntegerLayer:
+    """A layer of a model's integers. Raises ModelError where it is incomplete, or where its sums may leave 32 bits."""
+    try:
+        weight, bias, exponent = (tensors[f"{name}.{part}"].long() for part in ("weight", "bias", "exponent"))
+    except KeyError as error:
+        raise ModelError(f"the coding weights lack {error}") from error
+    shift = exponent + ACTIVATION_BITS - out_bits
+    if bool((shift < 0).any() or (shift > 30).any() or (weight.abs() > MAX_WEIGHT).any()):
+        raise ModelError(f"{name}: a weight or an exponent is out of range")
+    rounding = (1 << shift) >> 1
+    # Products of high bytes and of low bytes, bias and rounding: every partial sum is below this.
+    largest = weight.abs().sum(1) * (LARGEST_ACTIVATION + 256) + bias.abs() + rounding
+    if int(largest.max()) >= 2**31:
+        raise ModelError(f"{name}: sums may leave 32 bits")
+    start = (bias + rounding).to(device, torch.int32)
+    return IntegerLayer(weight.T.contiguous().to(device, torch.int8), start, shift.to(device, torch.int32), product)
+
+
+class PhaseLayers(NamedTuple):
+    """What differs between the phases of a step: how the prior begins and ends at its positions.
+
+    `stem`: from the known channels and the hyper-features; `heads`: to means and table indices of the coded ones.
+    """
+
+    phase: Phase
+    stem: IntegerLayer
+    heads: IntegerLayer
 
 
 class IntegerPrior:
-    """Prior and hyper-decoder in integers, for pictures of one size and quality.
+    """Prior and hyper-decoder in integers.
 
     `tensors` are the integers of a model directory, made by `integer_tensors`. Raises ModelError where they are
     incomplete or not provably exact. `product`: a name of `PRODUCTS`; by itself the fastest that is exact here.
@@ -221,7 +179,7 @@ class IntegerPrior:
         multiply = PRODUCTS[self.product]
 
         def layer(name: str, out_bits: int = ACTIVATION_BITS) -> IntegerLayer:
-            return IntegerLayer(tensors, name, multiply, device, out_bits)
+            return stored_layer(tensors, name, multiply, device, out_bits)
 
         def table(name: str, dtype: torch.dtype = torch.int32) -> Tensor:
             if f"table.{name}" not in tensors:
@@ -235,85 +193,123 @@ class IntegerPrior:
             for i in range(config.prior_blocks)
         ]
         self.block_bias = [table(f"blocks.{i}.bias") for i in range(config.prior_blocks)]
-        self.mean_head = layer("prior.mean_head", MEAN_BITS)
-        self.scale_head = layer("prior.scale_head")
+        self.heads = layer("prior.mean_head", MEAN_BITS), layer("prior.scale_head")
         self.hyper_layers = [layer(f"hyper.{name}") for name in ("stem", "up_32", "up_16")]
         self.bias, self.scale_offset = table("bias"), table("scale_offset")
         self.hyper_mean, self.hyper_index = table("hyper_mean"), table("hyper_index")
         self.estimate, self.mean_gain, self.hyper_gain = (
             table(name, torch.int64) for name in ("estimate", "mean_gain", "hyper_gain")
         )
+        self.made_layers: dict[int, list[PhaseLayers]] = {}
+
+    def phase_layers(self, step: int) -> list[PhaseLayers]:
+        """The layers of a step's phases, made when they are first needed."""
+        if step not in self.made_layers:
+            self.made_layers[step] = self.make_phase_layers(step)
+        return self.made_layers[step]
+
+    def make_phase_layers(self, step: int) -> list[PhaseLayers]:
+        """The shares of the stem and of the heads that the phases of a step take."""
+        n_channels, device = self.config.latent_channels, self.device
+        hyper = torch.arange(2 * n_channels, len(self.stem.weight), device=device)
+        everything = torch.arange(self.stem.weight.shape[1], device=device)
+        inputs = torch.arange(len(self.heads[0].weight), device=device)
+        found = []
+        for phase in step_phases(self.config, step, device):
+            # Of a known element the stem sees its estimate, and a 1 that says so.
+            ones = self.stem.weight[n_channels + phase.known].sum(0, dtype=torch.int32) << ACTIVATION_BITS
+            stem = self.stem.part(torch.cat((phase.known, hyper)), everything, self.stem.start + ones)
+            heads = joined(tuple(head.part(inputs, phase.coded) for head in self.heads))
+            found.append(PhaseLayers(phase, stem, heads))
+        return found
 
     def hyper_parameters(self, quality: int, n_positions: int) -> CodingParameters:
         """Per-channel parameters of the hyper-latent, [n_positions, C_hyper]."""
         mean, index = self.hyper_mean[quality], self.hyper_index[quality].to(torch.uint8)
         return CodingParameters(mean.expand(n_positions, -1), index.expand(n_positions, -1))
 
-    def hyper_features(self, hyper_16: Tensor, quality: int, grid: tuple[int, int]) -> Tensor:
-        """hyper_16 [B ceil(h/4) ceil(w/4), C_hyper] in 1/16 steps -> int16 [N, hyper_width] for the grid (h, w)."""
+    def hyper_features(self, hyper_16: Tensor, quality: int, grid: Grid) -> Tensor:
+        """hyper_16 [B ceil(h/4) ceil(w/4), C_hyper] in 1/16 steps -> int16 [B, h, w, hyper_width] for the grid (h, w).
+
+        In tiles, whose size changes no integer.
+        """
         coarse = (-(-grid[0] // 4), -(-grid[1] // 4))
-        middle, fine = (2 * coarse[0], 2 * coarse[1]), (4 * coarse[0], 4 * coarse[1])
+        hyper_16 = hyper_16.reshape(-1, *coarse, hyper_16.shape[1])
+        features = torch.empty(
+            (len(hyper_16), *grid, self.config.hyper_width), dtype=torch.int16, device=hyper_16.device
+        )
+        for tile in tiles(coarse, HYPER_TILE, HYPER_HALO):
+            with exact_arithmetic(self.device):
+                found = self.upsampled(tile.outer_of(hyper_16), quality)
+            within, inner = ([fine(getattr(span, part)) for span in tile] for part in ("within", "inner"))
+            target = features[:, inner[0], inner[1]]
+            target.copy_(found[:, within[0], within[1]][:, : target.shape[1], : target.shape[2]])
+        return features
+
+    def upsampled(self, hyper_16: Tensor, quality: int) -> Tensor:
+        """Features int32 [B, 4 h, 4 w, hyper_width] of hyper_16 [B, h, w, C_hyper]."""
         stem, up_32, up_16 = self.hyper_layers
         x = scaled_latent(hyper_16, self.hyper_gain[quality])
-        x = shuffled(limited_relu_(stem(x)), coarse)
-        x = shuffled(limited_relu_(up_32(x, middle)), middle)
-        x = limited_relu_(up_16(x, fine)).to(torch.int16)
-        return x.reshape(-1, *fine, x.shape[1])[:, : grid[0], : grid[1]].flatten(0, 2)
+        x = shuffled(limited_relu_(stem.over(x)))
+        x = shuffled(limited_relu_(up_32.over(x)))
+        return limited_relu_(up_16.over(x))
 
-    def __call__(
-        self, y_16: Tensor, steps: Tensor, step: int, quality: int, hyper_features: Tensor, grid: tuple[int, int]
-    ) -> CodingParameters:
-        """Parameters [M] of the elements that are coded in `step`, from those of earlier steps, in the order of coding.
+    def tiles(self, grid: Grid) -> Iterator[Tile]:
+        """The parts of a picture that `__call__` takes, row after row."""
+        return tiles(grid, self.tile, len(self.blocks))  # each block sees one position further
 
-        y_16 int32 [N, C]: latent in 1/16 steps, where an earlier step coded it; steps uint8 [N, C]: each element's.
+    def __call__(self, y_16: Tensor, step: int, quality: int, hyper_features: Tensor, tile: Tile) -> CodingParameters:
+        """Parameters [B, h, w, K] of the elements that are coded in a step, of the inner part of a tile.
+
+        y_16 int32 [B, h, w, C]: latent of whole pictures in 1/16 steps, which counts where an earlier step coded it;
+        hyper_features: see there.
         """
-        y_16, by_place, hyper_features = (x.reshape(-1, *grid, x.shape[1]) for x in (y_16, steps, hyper_features))
-        if max(grid) <= self.tile:
-            return self.predict(y_16, by_place < step, by_place == step, quality, hyper_features)
-        stops = torch.count_nonzero(steps == step, dim=1).cumsum(0).reshape(-1, *grid)
-        mean_16 = torch.empty(int(stops[-1, -1, -1]), dtype=torch.int32, device=self.device)
-        table_index = torch.empty_like(mean_16, dtype=torch.uint8)
-        halo = len(self.blocks)  # each sees one position further
-        for rows in spans(range(grid[0]), grid[0], self.tile, halo):
-            for columns in spans(range(grid[1]), grid[1], self.tile, halo):
-                y_part, steps_part, hyper_part = (
-                    x[:, rows.outer, columns.outer] for x in (y_16, by_place, hyper_features)
-                )
-                wanted = torch.zeros_like(steps_part, dtype=torch.bool)
-                wanted[:, rows.within, columns.within] = steps_part[:, rows.within, columns.within] == step
-                predicted = self.predict(y_part, steps_part < step, wanted, quality, hyper_part)
-                in_lines = wanted[:, rows.within].sum((2, 3)).flatten().tolist()
-                line_stops = stops[:, rows.inner, columns.inner.stop - 1].flatten().tolist()
-                for whole, part in zip((mean_16, table_index), predicted, strict=True):
-                    for line, stop in zip(torch.split(part, in_lines), line_stops, strict=True):
-                        whole[stop - len(line) : stop] = line
-        release()
-        return CodingParameters(mean_16, table_index)
+        with exact_arithmetic(self.device):
+            return self.predict(tile.outer_of(y_16), step, quality, tile.outer_of(hyper_features), tile)
 
-    def predict(
-        self, y_16: Tensor, known: Tensor, wanted: Tensor, quality: int, hyper_features: Tensor
-    ) -> CodingParameters:
-        """For the wanted elements of whole pictures, or of tiles with their surroundings, from the known ones.
-
-        y_16 int32, known and wanted bool [B, h, w, C], hyper_features int16 [B, h, w, hyper_width].
-        """
-        grid = (y_16.shape[1], y_16.shape[2])
-        y_16, known, hyper_features = (x.flatten(0, 2) for x in (y_16, known, hyper_features))
-        estimate = scaled_latent(y_16 * known, self.estimate[quality])
-        x = self.stem(torch.cat((estimate, known.to(torch.int32) << ACTIVATION_BITS, hyper_features), dim=1))
-        x = limited_relu_(x.add_(self.bias[quality]))
+    def predict(self, y_16: Tensor, step: int, quality: int, hyper_features: Tensor, tile: Tile) -> CodingParameters:
+        """`__call__` from the outer part of a tile, [B, h, w, ...]."""
+        layers = self.phase_layers(step)
+        n_elements = max(len(own.phase.coded) for own in layers)
+        x = self.begun(y_16, layers, quality, hyper_features, tile)
+        grid, n_channels = (x.shape[1], x.shape[2]), x.shape[3]
+        x = limited_relu_(x.flatten(0, 2).add_(self.bias[quality]))
         for (reduce, spatial, expand), bias in zip(self.blocks, self.block_bias, strict=True):
             hidden = limited_relu_(reduce(x).add_(bias[quality]))
             hidden = limited_relu_(spatial(hidden, grid))
             x = limited_(expand(hidden).add_(x))
-        x = limited_relu_(x)
-        elements = wanted.flatten().nonzero()[:, 0]
-        channels = elements % wanted.shape[-1]
-        mean, index = (head(x).flatten()[elements] for head in (self.mean_head, self.scale_head))
-        mean = mean.clamp(-LARGEST_MEAN, LARGEST_MEAN) * self.mean_gain[quality][channels]
-        index = scaled(index + self.scale_offset[quality][channels], ACTIVATION_BITS)
-        mean_16 = scaled(mean, MEAN_BITS + ACTIVATION_BITS).to(torch.int32)
-        return CodingParameters(mean_16, index.clamp(0, N_SCALES - 1).to(torch.uint8))
+        x = limited_relu_(x).view(-1, *grid, n_channels)[:, tile.rows.within, tile.columns.within]
+        mean_16 = torch.zeros(*x.shape[:3], n_elements, dtype=torch.int32, device=x.device)
+        table_index = torch.zeros_like(mean_16, dtype=torch.uint8)
+        for phase, _, heads in layers:
+            own, n_coded = phase.positions(tile.inner_origin), len(phase.coded)
+            if not n_coded or not x[own].numel():
+                continue
+            result = heads.over(x[own])
+            mean_16[own][..., :n_coded] = self.mean(result[..., :n_coded], quality, phase.coded)
+            table_index[own][..., :n_coded] = self.table_index(result[..., n_coded:], quality, phase.coded)
+        return CodingParameters(mean_16, table_index)
+
+    def begun(
+        self, y_16: Tensor, layers: list[PhaseLayers], quality: int, hyper_features: Tensor, tile: Tile
+    ) -> Tensor:
+        """The stem, int32 [B, h, w, prior_width]: phase by phase, from what is known there."""
+        x = torch.empty(*y_16.shape[:3], self.stem.weight.shape[1], dtype=torch.int32, device=y_16.device)
+        for phase, stem, _ in layers:
+            own = phase.positions(tile.outer_origin)
+            if not x[own].numel():
+                continue
+            known = scaled_latent(y_16[own][..., phase.known], self.estimate[quality][phase.known])
+            x[own] = stem.over(torch.cat((known, hyper_features[own]), dim=3))
+        return x
+
+    def mean(self, result: Tensor, quality: int, channels: Tensor) -> Tensor:
+        mean = result.clamp(-LARGEST_MEAN, LARGEST_MEAN) * self.mean_gain[quality][channels]
+        return scaled(mean, MEAN_BITS + ACTIVATION_BITS).to(torch.int32)
+
+    def table_index(self, result: Tensor, quality: int, channels: Tensor) -> Tensor:
+        index = scaled(result + self.scale_offset[quality][channels], ACTIVATION_BITS)
+        return index.clamp(0, N_SCALES - 1).to(torch.uint8)
 
 
 def scaled_latent(latent_16: Tensor, factor: Tensor) -> Tensor:

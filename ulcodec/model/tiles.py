@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from torch import Tensor
+
 
 class Span(NamedTuple):
     """A tile along one axis: where it lies, what it takes to compute it, and where it lies in that."""
@@ -21,3 +23,33 @@ def spans(wanted: range, length: int, tile: int, halo: int) -> Iterator[Span]:
         first, last = max(start, wanted.start), min(start + tile, wanted.stop)
         outer = slice(max(first - halo, 0), min(last + halo, length))
         yield Span(slice(first, last), outer, slice(first - outer.start, last - outer.start))
+
+
+class Tile(NamedTuple):
+    """A part of a grid with what surrounds it."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def outer_origin(self) -> tuple[int, int]:
+        return self.rows.outer.start, self.columns.outer.start
+
+    @property
+    def inner_origin(self) -> tuple[int, int]:
+        return self.rows.inner.start, self.columns.inner.start
+
+    def outer_of(self, x: Tensor) -> Tensor:
+        """The tile and what surrounds it, of [B, h, w, C]."""
+        return x[:, self.rows.outer, self.columns.outer]
+
+    def inner_of(self, x: Tensor) -> Tensor:
+        """The tile alone."""
+        return x[:, self.rows.inner, self.columns.inner]
+
+
+def tiles(grid: tuple[int, int], tile: int, halo: int) -> Iterator[Tile]:
+    """Tiles of a whole grid, row after row; `tile` and `halo` as in `spans`."""
+    for rows in spans(range(grid[0]), grid[0], tile, halo):
+        for columns in spans(range(grid[1]), grid[1], tile, halo):
+            yield Tile(rows, columns)
