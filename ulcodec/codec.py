@@ -39,9 +39,9 @@ from ulcodec.latent_coding import (
     encode_latent,
     hyper_grid,
 )
-from ulcodec.memory import release
+from ulcodec.memory import released
 from ulcodec.model.likelihood import chain_bits
-from ulcodec.model.tiles import Span, spans
+from ulcodec.model.tiles import Span, Tile, tiles
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.realism import Realism
 from ulcodec.refinement import EFFORT_STEPS, Refined, refine
@@ -255,26 +255,32 @@ class Codec:
 
         In tiles, whose size changes no number. Laid out channels last, in the order of coding.
         """
-        config, (h, w) = self.model.config, grid_of(*pictures[0].shape[:2])
+        config, encoder, (h, w) = self.model.config, self.model.encoder, grid_of(*pictures[0].shape[:2])
         y = torch.empty(
             (len(pictures), config.latent_channels, h, w), device=self.device, memory_format=torch.channels_last
         )
         hyper = torch.empty(len(pictures), config.hyper_channels, *hyper_grid((h, w)), device=self.device)
         q = torch.tensor([quality / 100], device=self.device)
-        halo = HYPER_HALO + halo_of(config.encoder_blocks_16, config.encoder_blocks_8)
-        for rows in spans(range(h), h, TILE, halo):
-            for columns in spans(range(w), w, TILE, halo):
-                parts = [padded(to_tensor(p[in_pixels(rows.outer), in_pixels(columns.outer)])) for p in pictures]
-                with torch.inference_mode(), autocast(self.device):
-                    y_part, z = self.model.encoder(torch.cat(parts).to(self.device), q)
-                    near, start = zip(*(hyper_surroundings(span) for span in (rows, columns)), strict=True)
-                    hyper_part = self.model.hyper_encoder(z[:, :, near[0], near[1]], q)
-                y[:, :, rows.inner, columns.inner] = y_part[:, :, rows.within, columns.within]
-                inner = [slice(span.inner.start // 4, -(-span.inner.stop // 4)) for span in (rows, columns)]
-                kept = [slice(i, i + s.stop - s.start) for i, s in zip(start, inner, strict=True)]
-                hyper[:, :, inner[0], inner[1]] = hyper_part[:, :, kept[0], kept[1]]
-        release_after(h, w)
+        for tile in released(tiles((h, w), TILE, HYPER_HALO + encoder.halo)):
+            self.analyse_tile(pictures, q, tile, y, hyper)
         return y, hyper
+
+    def analyse_tile(
+        self, pictures: Sequence[np.ndarray], quality: Tensor, tile: Tile, y: Tensor, hyper: Tensor
+    ) -> None:
+        """Put the latents and hyper-latents of the inner part of a tile into their places."""
+        rows, columns = (in_pixels(span.outer) for span in tile)
+        parts = [padded(to_tensor(pixels[rows, columns])) for pixels in pictures]
+        x = parts[0] if len(parts) == 1 else torch.cat(parts)
+        with torch.inference_mode(), autocast(self.device):
+            y_part, z = self.model.encoder(x.to(self.device), quality, tile, HYPER_HALO)
+            hyper_part = self.model.hyper_encoder(z, quality)
+        near = tile.limited(HYPER_HALO)
+        y[:, :, tile.rows.inner, tile.columns.inner] = y_part[:, :, near.rows.within, near.columns.within]
+        target = [slice(span.inner.start // 4, -(-span.inner.stop // 4)) for span in near]
+        first = [span.within.start // 4 for span in near]
+        own = [slice(start, start + part.stop - part.start) for start, part in zip(first, target, strict=True)]
+        hyper[:, :, target[0], target[1]] = hyper_part[:, :, own[0], own[1]]
 
     def picture(
         self, decoded: DecodedLatent, said: Container, crop: Crop | None = None, drawing: Realism = MEAN
@@ -298,29 +304,35 @@ class Codec:
 
         In tiles, whose size changes no number.
         """
-        config, grid = self.model.config, latent_grid(said[0])
+        config, trunk, grid = self.model.config, self.model.decoder.trunk, latent_grid(said[0])
         latents = [latent.y_16.reshape(*grid, -1) for latent in decoded]
         q = torch.tensor([said[0].quality / 100], device=self.device)
         areas = [crop or (0, 0, own.width, own.height) for own in said]
         pictures = [empty_pixels(own, area) for own, area in zip(said, areas, strict=True)]
-        halo = halo_of(config.decoder_blocks_16, config.decoder_blocks_8)
-        halo += drawing.halo(config) if drawing.share else 0
-        rows, columns = sides(areas[0])
-        for down in spans(in_latents(rows), grid[0], TILE, halo):
-            for across in spans(in_latents(columns), grid[1], TILE, halo):
-                part = torch.stack([y[down.outer, across.outer] for y in latents])
-                known = unflattened(part.flatten(0, 2), (part.shape[1], part.shape[2]))
-                with torch.inference_mode(), autocast(self.device):
-                    features, shown = self.model.decoder.trunk(known, q)
-                    if drawing.share:
-                        whole = (range(s.start, s.stop) for s in (in_pixels(down.outer), in_pixels(across.outer)))
-                        shown = drawing.draw(self.model.decoder.denoiser, features, shown, *whole)
-                for pixels, own, area, tile in zip(pictures, said, areas, shown, strict=True):
-                    pairs = zip((down, across), sides(area), strict=True)
-                    inside, target = zip(*(overlap(*pair) for pair in pairs), strict=True)
-                    pixels[target] = to_pixels(tile[:, inside[0], inside[1]], own.layout, own.bit_depth)
-        release_after(*grid)
+        kept_halo = drawing.halo(config) if drawing.share else 0
+        wanted = [in_latents(side) for side in sides(areas[0])]
+        for tile in released(tiles(grid, TILE, trunk.halo + kept_halo, *wanted)):
+            shown = self.synthesise_tile(latents, q, tile, kept_halo, drawing)
+            for pixels, own, area, picture in zip(pictures, said, areas, shown, strict=True):
+                pairs = zip(tile.limited(kept_halo), sides(area), strict=True)
+                inside, target = zip(*(overlap(*pair) for pair in pairs), strict=True)
+                pixels[target] = to_pixels(picture[:, inside[0], inside[1]], own.layout, own.bit_depth)
         return pictures
+
+    def synthesise_tile(
+        self, latents: Sequence[Tensor], quality: Tensor, tile: Tile, kept_halo: int, drawing: Realism
+    ) -> Tensor:
+        """Pictures [B, 3, H, W] of a tile and `kept_halo` positions around, from latents [h, w, C] in 1/16 steps."""
+        part = torch.stack([y[tile.rows.outer, tile.columns.outer] for y in latents])
+        known = unflattened(part.flatten(0, 2), (part.shape[1], part.shape[2]))
+        shown: Tensor
+        with torch.inference_mode(), autocast(self.device):
+            features, shown = self.model.decoder.trunk(known, quality, tile, kept_halo)
+            if drawing.share:
+                pixels = (in_pixels(span.outer) for span in tile.limited(kept_halo))
+                places = (range(side.start, side.stop) for side in pixels)
+                shown = drawing.draw(self.model.decoder.denoiser, features, shown, *places)
+        return shown
 
 
 class Encoding:
@@ -423,24 +435,6 @@ def is_inside(crop: Crop, said: Container) -> bool:
 
 def latent_grid(said: Container | Header) -> tuple[int, int]:
     return grid_of(said.height, said.width)
-
-
-def release_after(h: int, w: int) -> None:
-    """After work in more than one tile."""
-    if max(h, w) > TILE:
-        release()
-
-
-def halo_of(blocks_16: int, blocks_8: int) -> int:
-    """Latent positions that a network sees to each side, with so many 3x3 kernels at 1/16 and at 1/8."""
-    return blocks_16 + -(-blocks_8 // 2)
-
-
-def hyper_surroundings(span: Span) -> tuple[slice, int]:
-    """The part of `span.outer` that the hyper-encoder needs, and the first hyper-latent position of the tile in it."""
-    before = min(HYPER_HALO, span.inner.start)
-    start = span.within.start - before
-    return slice(start, span.within.stop + HYPER_HALO), before // 4
 
 
 def overlap(span: Span, wanted: range) -> tuple[slice, slice]:

@@ -8,10 +8,15 @@ from ulcodec.errors import DeviceError
 
 
 def bfloat16_pays(device: torch.device) -> bool:
-    """True on GPUs, and on CPUs with bfloat16 arithmetic."""
+    """True on GPUs, and on CPUs with bfloat16 arithmetic, unless ATEN_CPU_CAPABILITY keeps torch from it.
+
+    By what the processor says and not by a stopwatch: a file's bytes may depend on it, and must not change by chance.
+    """
     if device.type != "cpu":
         return True
-    return platform.machine() == "x86_64" and bool(torch.cpu._is_avx512_bf16_supported())
+    if platform.machine() != "x86_64" or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

@@ -2,6 +2,10 @@
 
 import ctypes
 import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 def release() -> None:
@@ -13,3 +17,14 @@ def release() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def released(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, with `release` after each if there are several: for work that takes and frees much memory for each."""
+    count = 0
+    for count, item in enumerate(items, start=1):
+        if count > 1:
+            release()
+        yield item
+    if count > 1:
+        release()

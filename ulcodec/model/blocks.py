@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ulcodec.model.tiles import Tile
+
 DCT_SIZE = 16
 OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 """Orthogonal luma, red-blue and green-magenta axes (rows, before normalisation)."""
@@ -49,8 +51,28 @@ class BottleneckBlock(nn.Module):
         return F.leaky_relu(x, self.negative_slope) if self.negative_slope else F.relu(x)
 
 
-def blocks(width: int, count: int, negative_slope: float = 0.0) -> nn.Sequential:
-    return nn.Sequential(*(BottleneckBlock(width, negative_slope) for _ in range(count)))
+class Blocks(nn.Sequential):
+    """Bottleneck blocks, one after the other."""
+
+    def narrowing(self, x: Tensor, tile: Tile, halo: int) -> Tensor:
+        """The blocks over the outer part of a tile [B, C, h, w], of which `halo` positions around are kept.
+
+        After each block, what no later one needs is cut off.
+        """
+        for number, block in enumerate(self, start=1):
+            following = tile.limited(halo + len(self) - number)
+            x, tile = cropped(block(x), tile, following), following
+        return x
+
+
+def cropped(x: Tensor, tile: Tile, smaller: Tile) -> Tensor:
+    """The outer part of a smaller tile from that of a tile, [B, C, h, w]."""
+    rows, columns = smaller.of(tile)
+    return x[:, :, rows, columns]
+
+
+def blocks(width: int, count: int, negative_slope: float = 0.0) -> Blocks:
+    return Blocks(*(BottleneckBlock(width, negative_slope) for _ in range(count)))
 
 
 class QualityTable(nn.Module):

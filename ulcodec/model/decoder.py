@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ulcodec.model.blocks import BottleneckBlock, QualityTable, blocks, conv, dct_basis, opponent_dct
+from ulcodec.model.blocks import BottleneckBlock, QualityTable, blocks, conv, cropped, dct_basis, opponent_dct
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.encoder import anchor_log_gains
+from ulcodec.model.tiles import Tile, whole
 from ulcodec.schedule import alpha, sigma
 
 RESIDUAL_STD = 0.05
@@ -53,17 +54,34 @@ class Trunk(nn.Module):
         weight, bias = (part.view(3, 64, 4, *part.shape[1:]).mean(1).flatten(0, 1) for part in self.linear.parameters())
         return F.pixel_shuffle(F.conv2d(y * self.log_gain.gain(quality), weight, bias), 2) + 0.5
 
-    def forward(self, y: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def halo(self) -> int:
+        """Latent positions that the trunk sees to each side."""
+        return len(self.blocks_16) + self.halo_8
+
+    @property
+    def halo_8(self) -> int:
+        """Of these, what the blocks at 1/8 see."""
+        return -(-len(self.blocks_8) // 2)
+
+    def forward(
+        self, y: Tensor, quality: Tensor, tile: Tile | None = None, kept_halo: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """y [B, C, h, w] float32 in quantisation steps; quality [B] in [0, 1].
 
         Returns features [B, width_8, 2h, 2w] and the posterior-mean picture [B, 3, 16h, 16w] float32, about [0, 1],
-        not clipped.
+        not clipped. With y the outer part of a `tile`, these are of the tile with `kept_halo` positions around.
         """
+        tile = tile or whole((y.shape[2], y.shape[3]))
+        at_8, kept = tile.limited(kept_halo + self.halo_8), tile.limited(kept_halo).scaled(2)
         z = y * self.log_gain.gain(quality)
         with torch.autocast(y.device.type, enabled=False):
-            linear = F.pixel_shuffle(self.linear(z), 2)
-        features = F.pixel_shuffle(self.up(self.blocks_16(self.stem(z))), 2) + self.picture(4 * linear)
-        features = self.blocks_8(features * self.quality_8.gain(quality).to(features.dtype))
+            linear = F.pixel_shuffle(self.linear(cropped(z, tile, at_8)), 2)
+        features = self.blocks_16.narrowing(self.stem(z), tile, kept_halo + self.halo_8)
+        features = F.pixel_shuffle(self.up(features), 2) + self.picture(4 * linear)
+        features = features * self.quality_8.gain(quality).to(features.dtype)
+        features = self.blocks_8.narrowing(features, at_8.scaled(2), 2 * kept_halo)
+        linear = cropped(linear, at_8.scaled(2), kept)
         mean = F.pixel_shuffle(linear + self.head(features).float(), 8) + 0.5
         return features, mean
 

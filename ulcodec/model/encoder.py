@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ulcodec.model.blocks import QualityTable, best_step, blocks, conv, dct_basis
+from ulcodec.model.blocks import QualityTable, best_step, blocks, conv, cropped, dct_basis
 from ulcodec.model.config import ModelConfig
+from ulcodec.model.tiles import Tile, whole
 
 HYPER_LOG_GAIN = (0.5, 2.5)
 """Where the hyper-latent's log-gains start, at the lowest and the highest quality: rounding leaves a signal."""
@@ -40,19 +41,31 @@ class Encoder(nn.Module):
             self.linear.weight.copy_((basis / std[:, None])[:, :, None, None])
             self.log_gain.values.copy_(anchor_log_gains(config))
 
-    def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def halo(self) -> int:
+        """Latent positions that the encoder sees to each side."""
+        return len(self.blocks_16) + -(-len(self.blocks_8) // 2)
+
+    def forward(
+        self, x: Tensor, quality: Tensor, tile: Tile | None = None, kept_halo: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """x [B, 3, H, W] float32 in [0, 1], H and W multiples of 16; quality [B] in [0, 1].
 
         Returns `(y, z)` float32 [B, C, H/16, W/16]: the latent in quantisation steps, and before the quality gain
-        (unit spread).
+        (unit spread). With x the outer part of a `tile`, these are of the tile with `kept_halo` positions around.
         """
+        tile = tile or whole((x.shape[2] // 16, x.shape[3] // 16))
+        at_16 = tile.limited(kept_halo + len(self.blocks_16))
+        kept = tile.limited(kept_halo)
         centred = x - 0.5
         features = self.stem(4 * F.pixel_unshuffle(centred, 8))
         features = features * self.quality_8.gain(quality).to(features.dtype)
-        features = self.down(F.pixel_unshuffle(self.blocks_8(features), 2))
-        residual = self.head(self.blocks_16(features))
+        features = self.blocks_8.narrowing(features, tile.scaled(2), 2 * (kept_halo + len(self.blocks_16)))
+        features = self.down(F.pixel_unshuffle(features, 2))
+        residual = self.head(self.blocks_16.narrowing(features, at_16, kept_halo))
         with torch.autocast(x.device.type, enabled=False):
-            z = self.linear(F.pixel_unshuffle(centred.float(), 16)) + residual.float()
+            centred = cropped(centred, tile.scaled(16), kept.scaled(16)).float()
+            z = self.linear(F.pixel_unshuffle(centred, 16)) + residual.float()
             return z * self.log_gain.gain(quality), z
 
 

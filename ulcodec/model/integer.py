@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ulcodec.errors import ModelError
+from ulcodec.memory import released
 from ulcodec.model.blocks import QualityTable
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
@@ -238,7 +239,7 @@ class IntegerPrior:
         features = torch.empty(
             (len(hyper_16), *grid, self.config.hyper_width), dtype=torch.int16, device=hyper_16.device
         )
-        for tile in tiles(coarse, HYPER_TILE, HYPER_HALO):
+        for tile in released(tiles(coarse, HYPER_TILE, HYPER_HALO)):
             with exact_arithmetic(self.device):
                 found = self.upsampled(tile.outer_of(hyper_16), quality)
             within, inner = ([fine(getattr(span, part)) for span in tile] for part in ("within", "inner"))
@@ -256,7 +257,7 @@ class IntegerPrior:
 
     def tiles(self, grid: Grid) -> Iterator[Tile]:
         """The parts of a picture that `__call__` takes, row after row."""
-        return tiles(grid, self.tile, len(self.blocks))  # each block sees one position further
+        return released(tiles(grid, self.tile, len(self.blocks)))  # each block sees one position further
 
     def __call__(self, y_16: Tensor, step: int, quality: int, hyper_features: Tensor, tile: Tile) -> CodingParameters:
         """Parameters [B, h, w, K] of the elements that are coded in a step, of the inner part of a tile.
@@ -274,11 +275,16 @@ class IntegerPrior:
         x = self.begun(y_16, layers, quality, hyper_features, tile)
         grid, n_channels = (x.shape[1], x.shape[2]), x.shape[3]
         x = limited_relu_(x.flatten(0, 2).add_(self.bias[quality]))
-        for (reduce, spatial, expand), bias in zip(self.blocks, self.block_bias, strict=True):
+        for number, ((reduce, spatial, expand), bias) in enumerate(zip(self.blocks, self.block_bias, strict=True), 1):
             hidden = limited_relu_(reduce(x).add_(bias[quality]))
             hidden = limited_relu_(spatial(hidden, grid))
             x = limited_(expand(hidden).add_(x))
-        x = limited_relu_(x).view(-1, *grid, n_channels)[:, tile.rows.within, tile.columns.within]
+            following = tile.limited(len(self.blocks) - number)  # what no later block needs is cut off
+            rows, columns = following.of(tile)
+            x = x.view(-1, *grid, n_channels)[:, rows, columns]
+            grid, tile = (x.shape[1], x.shape[2]), following
+            x = x.flatten(0, 2)
+        x = limited_relu_(x).view(-1, *grid, n_channels)
         mean_16 = torch.zeros(*x.shape[:3], n_elements, dtype=torch.int32, device=x.device)
         table_index = torch.zeros_like(mean_16, dtype=torch.uint8)
         for phase, _, heads in layers:
