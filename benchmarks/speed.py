@@ -18,17 +18,15 @@ import torch
 from PIL import Image
 
 import ulcodec
+from benchmarks.products import cells, header, product_rows
 from benchmarks.report import progress, write_text
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
 from ulcodec.bench.tables import text_table, to_json
 from ulcodec.codec import latent_grid
-from ulcodec.container import N_SEGMENTS, Container
-from ulcodec.latent_coding import LatentCoder, decode_latent, encode_latent, step_parameters
-from ulcodec.model.integer import IntegerPrior
-from ulcodec.model.products import PRODUCTS, is_exact
+from ulcodec.container import Container
+from ulcodec.latent_coding import LatentCoder, decode_latent, encode_latent
 from ulcodec.realism import Realism
-from ulcodec.store import open_model
 
 WIDTH, HEIGHT = 768, 512
 COLD_RUNS = 5
@@ -136,28 +134,6 @@ def statistics_row(stage: str, times_ms: Sequence[float]) -> dict[str, Any]:
     return {"stage": stage, "median_ms": median(times_ms), "min_ms": min(times_ms), "max_ms": max(times_ms)}
 
 
-def time_products(
-    codec: ulcodec.Codec, model: str, picture: Picture, quality: int, n_runs: int
-) -> list[dict[str, Any]]:
-    """A row a way of multiplying that is exact on this device: one pass of the prior over the picture."""
-    stored = open_model(model)
-    container = Container.from_bytes(codec.encode(picture.pixels, quality=quality))
-    grid = latent_grid(container)
-    decoded = codec.decode_latents(container)
-    y_16 = decoded.y_16.view(1, *grid, -1)
-    rows = []
-    for name in PRODUCTS:
-        if not is_exact(name, codec.device):
-            continue
-        progress(f"prior with {name} products")
-        prior = IntegerPrior(stored.config, stored.coding, codec.device, name)
-        features = prior.hyper_features(decoded.hyper_16, quality, grid)
-        last = (prior, y_16, N_SEGMENTS, quality, features)
-        passes = [stopwatch(codec.device, step_parameters, *last)[1] for _ in range(1 + n_runs)]
-        rows.append(statistics_row(f"prior, one pass: {name} products", passes[1:]))
-    return rows
-
-
 def time_cold_starts(picture: Picture, quality: int, model: str, n_threads: int) -> list[dict[str, Any]]:
     """A row a command: each run is a whole process of the command line, from start to exit."""
     with tempfile.TemporaryDirectory() as folder:
@@ -198,14 +174,15 @@ def picture_record(picture: Picture, quality: int, file_bytes: int, n_runs: int)
 def printed(report: dict[str, Any]) -> str:
     rows = [
         [row["stage"], *(f"{row[column]:.1f}" for column in ("median_ms", "min_ms", "max_ms"))]
-        for row in [*report["stages"], *report["products"], *report["cold_starts"]]
+        for row in [*report["stages"], *report["cold_starts"]]
     ]
+    products = report["products"]
     run, picture = report["run"], report["picture"]
     return (
         f"{picture['picture']} at {picture['width']}x{picture['height']}, quality {picture['quality']}, "
         f"{picture['file_bytes']} bytes; model {run['model']}, {run['network_dtype']}, {run['torch_threads']} threads, "
         f"{run['cpu']}\n" + text_table(["stage", "median ms", "min ms", "max ms"], rows)
-    )
+    ) + ("\n" + text_table(header(products), [cells(row) for row in products]) if products else "")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -219,7 +196,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--runs", type=int, default=10, help="timed runs, after one that warms up")
     result.add_argument("--threads", type=int, default=2, help="threads of torch")
     result.add_argument("--cold-start", action="store_true", help="time whole processes of the command line too")
-    result.add_argument("--products", action="store_true", help="time the prior with every exact way of multiplying")
+    result.add_argument(
+        "--products", action="store_true", help="time every way of multiplying, under limits on instruction sets"
+    )
     result.add_argument("-o", "--output", type=Path, help="write the report here as JSON")
     return result
 
@@ -234,7 +213,7 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(f"error: {error}")
     quality = options.quality
     stages = time_stages(codec, picture, quality, options.runs)
-    products = time_products(codec, options.model, picture, quality, options.runs) if options.products else []
+    products = list(product_rows(options.model)) if options.products else []
     cold_starts = time_cold_starts(picture, quality, options.model, options.threads) if options.cold_start else []
     progress(f"{options.runs} runs timed", last=True)
     file_bytes = len(codec.encode(picture.pixels, quality=quality))

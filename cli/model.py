@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ulcodec_cli.common import Json, print_json
+from ulcodec_cli.common import Device, Json, print_json
 
 app = typer.Typer(help="Look at models.", no_args_is_help=True)
 
@@ -17,18 +17,32 @@ def root() -> None:
 @app.command("describe")
 def describe_model(
     config: Annotated[str, typer.Option(help="Name of a configuration.")] = "small",
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Parameters and thousand multiply-accumulates per pixel of each part."""
+    """Parameters and operations of each part, and how this machine multiplies integers.
+
+    Operations are thousand multiply-accumulates per pixel of the picture.
+    """
+    from ulcodec.devices import choose_device
     from ulcodec.model.describe import describe
     from ulcodec.model.presets import preset
+    from ulcodec.model.products import choose_product, trials
 
-    rows = describe(preset(config))
+    rows, chosen_device = describe(preset(config)), choose_device(device)
+    product, tried = choose_product(chosen_device), trials(chosen_device)
     if json:
-        print_json({"config": config, "parts": rows})
+        products = {
+            "device": str(chosen_device), "chosen": product, "trials": [trial._asdict() for trial in tried]
+        }  # fmt: skip
+        print_json({"config": config, "parts": rows, "products": products})
         return
     print_row = "{:<16}  {:>12}  {:>12}  {:>6}".format
     typer.echo(print_row("part", "parameters", "kMAC/pixel", "passes"))
     for row in rows:
         parameters, kmac_per_px = f"{row['parameters']:,}", f"{row['kmac_per_px']:.2f}"
         typer.echo(print_row(row["part"], parameters, kmac_per_px, row["passes"]))
+    typer.echo(f"\nInteger products on {chosen_device}: {product}, the fastest that is exact. Tried on one layer:")
+    for trial in tried:
+        time_ms = "not timed, the definition" if trial.trial_ms is None else f"{trial.trial_ms:.2f} ms"
+        typer.echo(f"  {trial.name:<8}  {time_ms if trial.is_exact else 'not exact here'}")

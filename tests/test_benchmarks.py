@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import batch, effort, perception, recipe, speed, trade_off, training_speed
+from benchmarks import batch, effort, perception, products, recipe, speed, trade_off, training_speed
 from ulcodec.bench.curves import Curve, bd_rows, increasing
 from ulcodec.bench.machine import without_folder
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
@@ -73,7 +73,15 @@ def test_training_speed_report(tmp_path: Path) -> None:
         training_speed.main(["--config", "none"])
 
 
-def test_speed_report(photos: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_speed_report(
+    photos: Path,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(products, "LIMITS", {"none": {}})
+    monkeypatch.setattr(products, "THREADS", (1,))
     output = tmp_path / "speed.json"
     size = ["--width", "64", "--height", "48", "--runs", "3"]
     speed.main(["--images", str(photos), "--model", str(tiny_model_dir), *size, "--products", "-o", str(output)])
@@ -85,8 +93,11 @@ def test_speed_report(photos: Path, tiny_model_dir: Path, tmp_path: Path) -> Non
     assert report["picture"]["n_runs"] == 3
     assert (report["picture"]["width"], report["picture"]["height"]) == (64, 48)
     assert report["cold_starts"] == []
-    assert len(report["products"]) >= 2
-    assert all(row["min_ms"] > 0 for row in report["products"])
+    [row] = report["products"]
+    assert (row["limit"], row["threads"]) == ("none", 1)
+    assert row["pass_ms"][row["chosen"]] > 0
+    assert all(row["pass_ms"][name] > 0 for name in ("float32", "float64", "int64"))
+    assert "chosen" in capsys.readouterr().out
 
 
 def test_batch_report(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

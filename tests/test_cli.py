@@ -19,6 +19,7 @@ from ulcodec import rate_control
 from ulcodec.container import Container
 from ulcodec.images import load_image
 from ulcodec.metrics import psnr_db
+from ulcodec.model.products import PRODUCTS
 from ulcodec_cli.main import app
 
 
@@ -303,7 +304,12 @@ def test_model_describe(run: Run) -> None:
     assert described["config"] == "tiny"
     assert all(row["parameters"] > 0 and row["kmac_per_px"] > 0 for row in described["parts"])
     table = run("model", "describe", "--config", "tiny").stdout.splitlines()
-    assert len(table) == 1 + len(described["parts"])
+    products = described["products"]
+    tried = {trial["name"]: trial for trial in products["trials"]}
+    assert tried[products["chosen"]]["is_exact"]
+    assert tried.keys() == PRODUCTS.keys()
+    assert len(table) == 1 + len(described["parts"]) + 2 + len(tried)
+    assert any(line.startswith("Integer products on cpu: ") for line in table)
     assert_refused(run("model", "describe", "--config", "none"), "none")
 
 

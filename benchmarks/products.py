@@ -1,0 +1,110 @@
+"""Ways of multiplying integers under limits on instruction sets: which are exact, how fast, and which one is chosen.
+
+    python -m benchmarks.products --markdown TABLE
+
+`benchmarks.speed --products` shows the same table. Each row is a process of its own: libraries read their limits when
+they load.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+WIDTH, HEIGHT, QUALITY, RUNS, BUDGET_MS = 768, 512, 50, 7, 1500.0
+THREADS = (1, 2)
+
+LIMITS: dict[str, dict[str, str]] = {
+    "none": {},
+    "AVX-512, VNNI, bfloat16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
+    "AVX-512, VNNI": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},
+    "AVX-512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+    "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "SSE4": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+}
+"""Each keeps oneDNN, and the last two ATen and MKL as well, from using more than the instruction set that they name."""
+
+
+def measure(model: str, n_threads: int) -> dict[str, Any]:
+    """What one process sees: the chosen way, whether each is exact, and its milliseconds for a pass of the prior."""
+    import torch
+
+    import ulcodec
+    from benchmarks.speed import stopwatch
+    from ulcodec.bench.pictures import find_pictures, fitted
+    from ulcodec.codec import latent_grid
+    from ulcodec.container import N_SEGMENTS, Container
+    from ulcodec.latent_coding import step_parameters
+    from ulcodec.model.integer import IntegerPrior
+    from ulcodec.model.products import PRODUCTS, is_exact
+    from ulcodec.store import open_model
+
+    torch.set_num_threads(n_threads)
+    device, stored = torch.device("cpu"), open_model(model)
+    picture = fitted(find_pictures(None, limit=1)[0], WIDTH, HEIGHT)
+    codec = ulcodec.load(model, device="cpu")
+    container = Container.from_bytes(codec.encode(picture.pixels, quality=QUALITY))
+    grid, decoded = latent_grid(container), codec.decode_latents(container)
+    passes: dict[str, float | None] = {}
+    for name in PRODUCTS:
+        passes[name] = None
+        if is_exact(name, device):
+            prior = IntegerPrior(stored.config, stored.coding, device, name)
+            features = prior.hyper_features(decoded.hyper_16, QUALITY, grid)
+            last = (prior, decoded.y_16.view(1, *grid, -1), N_SEGMENTS, QUALITY, features)
+            first_ms = stopwatch(device, step_parameters, *last)[1]
+            n_runs = RUNS if RUNS * first_ms < BUDGET_MS else int(first_ms < BUDGET_MS)
+            passes[name] = median([stopwatch(device, step_parameters, *last)[1] for _ in range(n_runs)] or [first_ms])
+    return {"chosen": codec.coder.prior.product, "pass_ms": passes}
+
+
+def product_rows(model: str, limits: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """A row a limit and number of threads: these, and what `measure` returns."""
+    for limit in limits or LIMITS:
+        for n_threads in THREADS:
+            command = [sys.executable, "-m", "benchmarks.products", "--worker", str(n_threads), "--model", model]
+            environment = os.environ | LIMITS[limit] | {"OMP_NUM_THREADS": str(n_threads)}
+            finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT, env=environment)
+            yield {"limit": limit, "threads": n_threads, **json.loads(finished.stdout.splitlines()[-1])}
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    times = ["not exact" if ms is None else f"{ms:.1f}" for ms in row["pass_ms"].values()]
+    return [row["limit"], str(row["threads"]), *times, row["chosen"]]
+
+
+def header(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return ["instruction sets up to", "threads", *(f"{name}, ms" for name in rows[0]["pass_ms"]), "chosen"]
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.products", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--model", default="small", help="name of a model, or a model directory")
+    parser.add_argument("--limits", nargs="+", choices=LIMITS, metavar="NAME", help="only these rows")
+    parser.add_argument("--markdown", type=Path, help="write the table here")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.worker:
+        print(json.dumps(measure(options.model, options.worker)))
+        return
+
+    from benchmarks.report import write_text
+    from ulcodec.bench.machine import cpu_name
+    from ulcodec.bench.tables import markdown_table, text_table
+
+    rows = list(product_rows(options.model, options.limits))
+    table = header(rows), [cells(row) for row in rows]
+    print(cpu_name())
+    print(text_table(*table))
+    if options.markdown:
+        write_text(options.markdown, markdown_table(*table) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
