@@ -29,6 +29,11 @@ def unflattened(latent_16: Tensor, grid: tuple[int, int]) -> Tensor:
     return (latent_16.float() / MEAN_GRID).reshape(-1, *grid, latent_16.shape[1]).permute(0, 3, 1, 2)
 
 
+def quality_tensor(quality: int, device: torch.device) -> Tensor:
+    """Quality 0 to 100 as the networks take it: float32 [1] in [0, 1]."""
+    return torch.tensor([quality / 100], dtype=torch.float32, device=device)
+
+
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 or uint16 [H, W, 3] or [H, W] -> float32 [1, 3, H, W] in [0, 1]."""
     x = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max)

@@ -19,6 +19,7 @@ from ulcodec.arrays import (
     in_latents,
     in_pixels,
     padded,
+    quality_tensor,
     to_pixels,
     to_tensor,
     unflattened,
@@ -157,7 +158,7 @@ class Codec:
             fields["alpha"] = np.asarray(Image.fromarray(fields["alpha"]).reduce(THUMBNAIL_PX))
         y = unflattened(self.decode_latents(container).y_16, latent_grid(container))
         with torch.inference_mode():
-            quality = torch.tensor([container.quality / 100], device=self.device)
+            quality = quality_tensor(container.quality, self.device)
             small = self.model.decoder.trunk.thumbnail(y, quality)[0]
         height, width = (-(-side // THUMBNAIL_PX) for side in (container.height, container.width))
         return Picture(to_pixels(small[:, :height, :width], container.layout, container.bit_depth), **fields)
@@ -189,7 +190,7 @@ class Codec:
         y = unflattened(decoded.y_16, grid)
         hyper = unflattened(decoded.hyper_16, hyper_grid(grid))
         with torch.inference_mode():
-            bits = chain_bits(self.model, y, hyper, torch.tensor([container.quality / 100], device=self.device))
+            bits = chain_bits(self.model, y, hyper, quality_tensor(container.quality, self.device))
         return {
             "bound_bits": float(bits),
             "payload_bits": 8.0 * sum(map(len, container.segments)),
@@ -256,11 +257,11 @@ class Codec:
         In tiles, whose size changes no number. Laid out channels last, in the order of coding.
         """
         config, encoder, (h, w) = self.model.config, self.model.encoder, grid_of(*pictures[0].shape[:2])
-        y = torch.empty(
-            (len(pictures), config.latent_channels, h, w), device=self.device, memory_format=torch.channels_last
-        )
-        hyper = torch.empty(len(pictures), config.hyper_channels, *hyper_grid((h, w)), device=self.device)
-        q = torch.tensor([quality / 100], device=self.device)
+        as_float32: dict[str, Any] = {"dtype": torch.float32, "device": self.device}
+        shape = len(pictures), config.latent_channels, h, w
+        y = torch.empty(shape, memory_format=torch.channels_last, **as_float32)
+        hyper = torch.empty(len(pictures), config.hyper_channels, *hyper_grid((h, w)), **as_float32)
+        q = quality_tensor(quality, self.device)
         for tile in released(tiles((h, w), TILE, HYPER_HALO + encoder.halo)):
             self.analyse_tile(pictures, q, tile, y, hyper)
         return y, hyper
@@ -306,7 +307,7 @@ class Codec:
         """
         config, trunk, grid = self.model.config, self.model.decoder.trunk, latent_grid(said[0])
         latents = [latent.y_16.reshape(*grid, -1) for latent in decoded]
-        q = torch.tensor([said[0].quality / 100], device=self.device)
+        q = quality_tensor(said[0].quality, self.device)
         areas = [crop or (0, 0, own.width, own.height) for own in said]
         pictures = [empty_pixels(own, area) for own, area in zip(said, areas, strict=True)]
         kept_halo = drawing.halo(config) if drawing.share else 0
@@ -371,7 +372,8 @@ class Encoding:
         y, hyper = codec.analyse(self.pixels, quality)
         if not self.n_steps:
             return y, hyper, None
-        refined = refine(codec.model, codec.coder, self.pixels, y, hyper, quality, self.n_steps)
+        with torch.inference_mode(False):  # the caller's would leave no gradient
+            refined = refine(codec.model, codec.coder, self.pixels, y, hyper, quality, self.n_steps)
         return refined.y, hyper, refined
 
     def file(self, coded: EncodedLatent | Refined, quality: int) -> bytes:
@@ -395,7 +397,8 @@ def load(model: str | Path = "small", *, device: str = "auto") -> Codec:
     DeviceError for a device that cannot be had.
     """
     chosen_device = choose_device(device)
-    return codec_of(open_model(model), chosen_device)
+    with torch.inference_mode(False):  # else refinement, which takes gradients, could not use the weights
+        return codec_of(open_model(model), chosen_device)
 
 
 def codec_of(stored: StoredModel, device: torch.device) -> Codec:

@@ -25,13 +25,13 @@ def sample(denoise: Denoiser, z_t: Tensor, log_snrs: Sequence[float], *, order: 
     previous: Tensor | None = None
     previous_step = 0.0
     for now, following in pairwise(log_snrs):
-        estimate = denoise(z_t, torch.full((len(z_t),), now, device=z_t.device))
+        estimate = denoise(z_t, torch.full((len(z_t),), now, dtype=torch.float32, device=z_t.device))
         step = (following - now) / 2
         ahead = estimate
         if order == 2 and previous is not None:
             ahead = estimate + step / (2 * previous_step) * (estimate - previous)
-        level = torch.tensor(following)
-        sigma_ratio = float(sigma(level) / sigma(torch.tensor(now)))
+        level = torch.tensor(following, dtype=torch.float32)
+        sigma_ratio = float(sigma(level) / sigma(torch.tensor(now, dtype=torch.float32)))
         z_t = sigma_ratio * z_t - float(alpha(level)) * math.expm1(-step) * ahead
         previous, previous_step = estimate, step
     return z_t

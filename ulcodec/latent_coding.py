@@ -348,7 +348,7 @@ class DecodingWalk:
         self.coder, self.quality, self.grid = coder, quality, grid
         config, device = coder.prior.config, coder.prior.device
         self.y_16 = torch.zeros(batch, *grid, config.latent_channels, dtype=torch.int32, device=device)
-        self.hyper_16 = self.features = torch.empty(0)
+        self.hyper_16 = self.features = torch.empty(0, dtype=torch.int32, device=device)
         self.checks = [SymbolCheck() for _ in range(batch)]
         self.step = 0
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ulcodec.arrays import in_pixels, padded, to_tensor, unflattened
+from ulcodec.arrays import in_pixels, padded, quality_tensor, to_tensor, unflattened
 from ulcodec.devices import autocast
 from ulcodec.latent_coding import DecodedLatent, LatentCoder, encode_latent, hyper_grid
 from ulcodec.model.integer import MEAN_GRID
@@ -82,7 +82,7 @@ def refine(
         if best is None or loss < least:
             least, best = loss, Refined(y, coded.segments, coded.symbol_check, thrift)
         if gradient is not None:
-            restored = coded.latent.y_16.T.reshape(y.shape) / MEAN_GRID
+            restored = coded.latent.y_16.T.reshape(y.shape).float() / MEAN_GRID
             if before is not None:
                 curvature = measured_curvature(restored - before[0], gradient - before[1])
             before = restored, gradient
@@ -105,9 +105,9 @@ def slope(
     model: UnifiedLatentModel, pixels: np.ndarray, latent: DecodedLatent, grid: tuple[int, int], quality: int
 ) -> Slope:
     """The loss around a restored latent, in tiles: squared error exactly, bits as if a tile were the picture."""
-    gradient = torch.empty(model.config.latent_channels, *grid, device=latent.y_16.device)
-    error_bits = 0.0
-    q = torch.tensor([quality / 100], device=latent.y_16.device)
+    device, error_bits = latent.y_16.device, 0.0
+    gradient = torch.empty(model.config.latent_channels, *grid, dtype=torch.float32, device=device)
+    q = quality_tensor(quality, device)
     for tile in tiles(grid):
         known = unflattened(tile.of(latent.y_16, grid), tile.grid)
         hyper = unflattened(tile.at_64(latent.hyper_16, grid), hyper_grid(tile.grid))
@@ -171,7 +171,7 @@ def error_map(model: UnifiedLatentModel, pixels: np.ndarray, known: Tensor, qual
     part = pixels[in_pixels(tile.rows.outer), in_pixels(tile.columns.outer)]
     height, width = part.shape[:2]
     x = padded(to_tensor(part).to(known.device))
-    mean = model.decoder.trunk(known, torch.tensor([quality / 100], device=known.device))[1].clamp(0, 1)
+    mean = model.decoder.trunk(known, quality_tensor(quality, known.device))[1].clamp(0, 1)
     shown = mean.mean(1, keepdim=True) if pixels.ndim == 2 else mean
     squared_error = (x - shown)[0, :, :height, :width].square().mean(0)
     weighted: Tensor = model.config.lagrangian(quality / 100) * 255**2 * squared_error

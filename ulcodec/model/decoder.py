@@ -178,7 +178,8 @@ class Denoiser(nn.Module):
 
 def level_embedding(log_snr: Tensor) -> Tensor:
     """log_snr [B, 1, h, w] -> sines and cosines [B, 16, h, w], periods 4 to 512 in log-SNR."""
-    frequencies = 2 * math.pi / 4 / 2.0 ** torch.arange(N_LEVEL_FREQUENCIES, device=log_snr.device)
+    octaves = torch.arange(N_LEVEL_FREQUENCIES, dtype=torch.float32, device=log_snr.device)
+    frequencies = 2 * math.pi / 4 / 2.0**octaves
     angles = log_snr * frequencies[:, None, None]
     return torch.cat((angles.sin(), angles.cos()), dim=1)
 

@@ -82,7 +82,7 @@ def write_errors(y: Tensor, corrections: Prediction, gain: Tensor, elements: Ten
 
 def known_estimate(y_known: Tensor, gain: Tensor) -> Tensor:
     """What `Prior` makes of elements known to the fixed noise and of zeros elsewhere, in the channels' own spread."""
-    return wiener(y_known, torch.full((), LATENT_LOG_SNR_0, device=y_known.device), gain)
+    return wiener(y_known, torch.full((), LATENT_LOG_SNR_0, dtype=torch.float32, device=y_known.device), gain)
 
 
 @fused

@@ -239,6 +239,7 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
 
 # The choice
 
+CPU = torch.device("cpu")
 TRIAL_GRID, TRIAL_CHANNELS, N_TRIAL_RUNS = (16, 24), 128, 5
 """One 3x3 layer over a picture of 384x256: what a prior spends most of its time on, in about a millisecond."""
 
@@ -276,10 +277,10 @@ def trials(device: torch.device) -> tuple[Trial, ...]:
 
 def trial_ms(multiply: Callable[[Tensor], Product], device: torch.device, hopeless_ms: float = float("inf")) -> float:
     """Shortest of a few runs over one layer, activations as pictures have them; of one run if that is hopeless."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(CPU).manual_seed(0)
     shape = (TRIAL_GRID[0] * TRIAL_GRID[1], TRIAL_CHANNELS)
-    x = torch.randint(-TRIAL_ACTIVATION, TRIAL_ACTIVATION + 1, shape, generator=generator).to(device, torch.int32)
-    weight = torch.randint(-MAX_WEIGHT, MAX_WEIGHT + 1, (9 * TRIAL_CHANNELS, TRIAL_CHANNELS), generator=generator)
+    x = random_integers(TRIAL_ACTIVATION, shape, generator).to(device, torch.int32)
+    weight = random_integers(MAX_WEIGHT, (9 * TRIAL_CHANNELS, TRIAL_CHANNELS), generator)
     product = multiply(weight.to(device, torch.int8))
     best_ms = float("inf")
     for _ in range(N_TRIAL_RUNS):
@@ -290,6 +291,11 @@ def trial_ms(multiply: Callable[[Tensor], Product], device: torch.device, hopele
         if best_ms > hopeless_ms:
             break
     return best_ms
+
+
+def random_integers(largest: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """int64 within +-largest, on the CPU."""
+    return torch.randint(-largest, largest + 1, shape, generator=generator, device=CPU)
 
 
 def is_exact(name: str, device: torch.device) -> bool:
@@ -309,12 +315,12 @@ def is_exact(name: str, device: torch.device) -> bool:
 @lru_cache
 def examples() -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
     """Inputs, weights and products by the definition: random integers of all sizes, and the largest of both signs."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(CPU).manual_seed(0)
     found = []
     for n_positions, n_in, n_out in ((96, 1152, 128), (3, 640, 32)):
-        x = torch.randint(-LARGEST_ACTIVATION, LARGEST_ACTIVATION + 1, (n_positions, n_in), generator=generator)
-        x = (x >> torch.arange(n_positions)[:, None] % 12).to(torch.int32)
-        weight = torch.randint(-100, 101, (n_in, n_out), generator=generator).to(torch.int8)
+        x = random_integers(LARGEST_ACTIVATION, (n_positions, n_in), generator)
+        x = (x >> torch.arange(n_positions, device=CPU)[:, None] % 12).to(torch.int32)
+        weight = random_integers(100, (n_in, n_out), generator).to(torch.int8)
         x[0], x[1] = LARGEST_ACTIVATION, -LARGEST_ACTIVATION
         weight[: n_in // 3, 0], weight[: n_in // 3, 1] = MAX_WEIGHT, -MAX_WEIGHT
         weight[n_in // 3 :, :2] = 0
