@@ -180,18 +180,18 @@ class IntegerLayer:
         out_bits: int = ACTIVATION_BITS,
     ):
         try:
-            weight, bias, exponent = (tensors[f"{name}.{part}"].long() for part in ("weight", "bias", "exponent"))
+            weight, bias, exponent = (tensors[f"{name}.{part}"] for part in ("weight", "bias", "exponent"))
         except KeyError as error:
             raise ModelError(f"the coding weights lack {error}") from error
-        shift = exponent + ACTIVATION_BITS - out_bits
-        if bool((shift < 0).any() or (shift > 30).any() or (weight.abs() > MAX_WEIGHT).any()):
+        bias, shift = bias.long(), exponent.long() + ACTIVATION_BITS - out_bits
+        if bool((shift < 0).any() or (shift > 30).any() or weight.min() < -MAX_WEIGHT or weight.max() > MAX_WEIGHT):
             raise ModelError(f"{name}: a weight or an exponent is out of range")
         rounding = (1 << shift) >> 1
         # Products of high bytes and of low bytes, bias and rounding: every partial sum is below this.
-        largest = weight.abs().sum(1) * (LARGEST_ACTIVATION + 256) + bias.abs() + rounding
+        largest = weight.abs().sum(1, dtype=torch.int64) * (LARGEST_ACTIVATION + 256) + bias.abs() + rounding
         if int(largest.max()) >= 2**31:
             raise ModelError(f"{name}: sums may leave 32 bits")
-        self.product = product(weight.T.contiguous().to(device, torch.int8))
+        self.product = product(weight.to(device, torch.int8).T.contiguous())
         self.start = (bias + rounding).to(device, torch.int32)
         self.shift = shift.to(device, torch.int32)
 
