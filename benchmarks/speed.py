@@ -29,7 +29,8 @@ from ulcodec.latent_coding import LatentCoder, decode_latent, encode_latent
 from ulcodec.realism import Realism
 
 WIDTH, HEIGHT = 768, 512
-COLD_RUNS = 5
+COLD_RUNS = 7
+USAGE_ERROR = 2
 REALISM_STEPS = (1, 4, 8)
 
 
@@ -139,25 +140,31 @@ def time_cold_starts(picture: Picture, quality: int, model: str, n_threads: int)
     with tempfile.TemporaryDirectory() as folder:
         original, coded, decoded = (Path(folder) / name for name in ("picture.png", "picture.ulc", "decoded.png"))
         Image.fromarray(picture.pixels).save(original)
-        commands: dict[str, list[str | Path]] = {
-            "ulcodec encode": ["encode", original, "-o", coded, "-q", str(quality), "--model", model, "--force"],
-            "ulcodec decode": ["decode", coded, "-o", decoded, "--model", model, "--force"],
-            "ulcodec info": ["info", coded],
-            "ulcodec --help": ["--help"],
+        encode: list[str | Path] = ["encode", original, "-o", coded, "--model", model]
+        commands: dict[str, tuple[list[str | Path], int]] = {
+            "ulcodec encode": ([*encode, "-q", str(quality), "--force"], 0),
+            "ulcodec decode": (["decode", coded, "-o", decoded, "--model", model, "--force"], 0),
+            "ulcodec info": (["info", coded], 0),
+            "ulcodec verify": (["verify", coded], 0),
+            "ulcodec --help": (["--help"], 0),
+            "ulcodec encode, output exists": (encode, USAGE_ERROR),
         }
-        return [cold_row(name, arguments, n_threads) for name, arguments in commands.items()]
+        return [cold_row(name, arguments, code, n_threads) for name, (arguments, code) in commands.items()]
 
 
-def cold_row(name: str, arguments: Sequence[str | Path], n_threads: int) -> dict[str, Any]:
+def cold_row(name: str, arguments: Sequence[str | Path], code: int, n_threads: int) -> dict[str, Any]:
     progress(f"cold start: {name}")
     cpu = torch.device("cpu")
-    return statistics_row(name, [stopwatch(cpu, run_command, arguments, n_threads)[1] for _ in range(COLD_RUNS)])
+    return statistics_row(name, [stopwatch(cpu, run_command, arguments, code, n_threads)[1] for _ in range(COLD_RUNS)])
 
 
-def run_command(arguments: Sequence[str | Path], n_threads: int) -> None:
+def run_command(arguments: Sequence[str | Path], code: int, n_threads: int) -> None:
+    """Run the command line to its end. Exits if the exit code is not `code`."""
     command = [sys.executable, "-m", "ulcodec_cli", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": str(n_threads)}
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=environment)
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if finished.returncode != code:
+        sys.exit(f"error: {' '.join(map(str, command))}: exit code {finished.returncode}\n{finished.stderr}")
 
 
 def picture_record(picture: Picture, quality: int, file_bytes: int, n_runs: int) -> dict[str, Any]:

@@ -56,15 +56,8 @@ def bench(
     megapixels = parse_numbers((QUICK_SIZES if quick else SIZES) if sizes is None else sizes, 1000)
 
     from ulcodec.bench.curves import read_anchors, read_report
-    from ulcodec.bench.machine import run_record
-    from ulcodec.bench.ours import our_codec, our_peer
     from ulcodec.bench.peers import PEERS, available
-    from ulcodec.bench.perceptual import absent_networks
     from ulcodec.bench.pictures import find_pictures
-    from ulcodec.bench.report import level_near, summarise, write_report
-    from ulcodec.bench.run import Job, add_fid, jobs_of, measure_all
-    from ulcodec.bench.speed import measure_speed
-    from ulcodec.model.describe import coding_kmac_per_px, describe
 
     earlier = read_report(others_from)
     default = "" if earlier else QUICK_CODECS if quick else ",".join(PEERS)
@@ -73,6 +66,15 @@ def bench(
         raise typer.BadParameter(f"unknown codecs: {', '.join(unknown)}; known: {', '.join(PEERS)}")
     published = read_anchors(anchors)
     pictures = find_pictures(folder, limit or (QUICK_PICTURES if quick else None))
+
+    from ulcodec.bench.machine import run_record  # imports torch, as most of what follows
+    from ulcodec.bench.ours import our_codec, our_peer
+    from ulcodec.bench.perceptual import absent_networks
+    from ulcodec.bench.report import level_near, summarise, write_report
+    from ulcodec.bench.run import Job, add_fid, jobs_of, measure_all
+    from ulcodec.bench.speed import measure_speed
+    from ulcodec.model.describe import coding_kmac_per_px, describe
+
     present, absent = available([PEERS[name] for name in names])
     missing = absent_networks() if perceptual else {}
     absent |= {name.upper(): reason for name, reason in missing.items()}

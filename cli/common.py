@@ -1,14 +1,18 @@
 """What the commands share: options, the choice of the output file, and how results are printed."""
 
 import errno
+import gc
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from ulcodec.catalogue import model_directory
 
 if TYPE_CHECKING:
     from ulcodec.codec import Codec
@@ -43,13 +47,26 @@ def output_path(source: Path, output: Path | None, suffix: str, force: bool) -> 
 
 
 def load_codec(model: str, device: str, threads: int | None) -> "Codec":
-    import torch
+    model_directory(model)  # a name that is not known is told before torch is imported
+    with no_collection():
+        import torch
 
-    import ulcodec
+        import ulcodec
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return ulcodec.load(model, device=device)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return ulcodec.load(model, device=device)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep the garbage collector off during imports, and let it pass over what they made: that stays to the end."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def read_file(source: Path) -> bytes:

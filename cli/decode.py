@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Container
+from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Container, check_crop
 from ulcodec_cli.batch import WINDOW_PIXELS, Job, make_plan, run_plan
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
@@ -83,9 +83,7 @@ def decode(
     show_warnings()
 
     from ulcodec.images import image_format, picture_file
-    from ulcodec.realism import Realism
 
-    drawing = Realism(realism, steps, seed)
     formats = {target: image_format(named(target, suffix)) for _, target in plan.pairs}
 
     @cache
@@ -96,19 +94,22 @@ def decode(
         data = read_file(source)
         if recover:
             return data, WINDOW_PIXELS
-        n_pixels = Container.from_bytes(data, max_pixels=max_pixels).n_pixels  # damage is told before the model loads
-        return data, WINDOW_PIXELS if alone else n_pixels
+        container = Container.from_bytes(data, max_pixels=max_pixels)  # what is wrong is told before the model loads
+        if part is not None:
+            check_crop(part, container)
+        return data, WINDOW_PIXELS if alone else container.n_pixels
 
     def decoded(codec: "Codec", files: list[bytes]) -> "list[Recovery]":
         from ulcodec.batch import decode_batch
         from ulcodec.codec import Recovery
+        from ulcodec.realism import Realism
 
         if recover:
             return [codec.recover(data, max_pixels=max_pixels) for data in files]
         if thumbnail:
             pictures = [codec.thumbnail(data, max_pixels=max_pixels) for data in files]
         elif alone:
-            options: dict[str, Any] = {"fraction": fraction, "crop": part, "realism": drawing}
+            options: dict[str, Any] = {"fraction": fraction, "crop": part, "realism": Realism(realism, steps, seed)}
             pictures = [codec.decode_picture(data, max_pixels=max_pixels, **options) for data in files]
         else:
             pictures = decode_batch(codec, files, max_pixels=max_pixels)

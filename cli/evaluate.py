@@ -53,13 +53,17 @@ def evaluate(
     model."""
     levels = parse_qualities(qualities)
 
-    from ulcodec.evaluation import middle, rate_distortion, read_pictures
     from ulcodec.metrics import bd_rate_percent
-    from ulcodec.sources import as_source
+    from ulcodec.sources import as_source, read_pictures
 
-    pictures = [middle(p, crop) if crop else p for p in read_pictures(map(as_source, sources), limit)]
+    pictures = read_pictures(map(as_source, sources), limit)
     if not pictures:
         raise ImageError(f"no pictures in {', '.join(sources)}")
+
+    from ulcodec.evaluation import middle, rate_distortion  # imports torch
+
+    if crop:
+        pictures = [middle(pixels, crop) for pixels in pictures]
     curves = {}
     for name in filter(None, (model, against)):
         total, done = len(pictures) * len(levels), 0

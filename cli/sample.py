@@ -1,6 +1,6 @@
 """`ulcodec sample`: new pictures from a stage-2 run."""
 
-from errno import EEXIST
+from errno import EEXIST, ENOENT
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,8 @@ def sample(
     force: Force = False,
 ) -> None:
     """Draw pictures that look as far as they can like those of a stage-2 run's training."""
+    if not run.is_dir():
+        raise FileNotFoundError(ENOENT, "no such directory", str(run))
     files = [output / f"{index:04d}.png" for index in range(count)]
     if not force and (existing := next((file for file in files if file.exists()), None)):
         raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(existing))

@@ -217,9 +217,9 @@ def export(
 
     from ulcodec.calibration import calibrate
     from ulcodec.codec import load
-    from ulcodec.evaluation import integer_cost_percent, middle, read_pictures
+    from ulcodec.evaluation import integer_cost_percent, middle
     from ulcodec.model.checkpoint import read_document
-    from ulcodec.sources import as_source
+    from ulcodec.sources import as_source, read_pictures
     from ulcodec.train.export import export_model
 
     sha256 = export_model(run, output, name)

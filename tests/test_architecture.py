@@ -7,6 +7,9 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from ulcodec.codec import Codec
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,3 +118,80 @@ def test_codec_and_training_do_not_know_each_other() -> None:
 def test_torch_is_not_imported(code: str) -> None:
     check = f"import sys; {code}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, stdout=subprocess.DEVNULL)
+
+
+def modules_after(code: str) -> set[str]:
+    """What is imported once `code` has run in a new process."""
+    shown = f"import sys\n{code}\nprint(*sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", shown], check=True, capture_output=True, text=True)
+    return set(finished.stdout.splitlines()[-1].split())
+
+
+def test_the_codec_imports_little_beside_torch() -> None:
+    """torch's compiler and what it needs take seconds; Pillow's plugins are for formats that Pillow does not know."""
+    found = modules_after("import ulcodec.codec, ulcodec.batch; ulcodec.codec.load()")
+    heavy = ("torch._dynamo", "torch._inductor", "torch.onnx", "sympy", "fsspec", "rich", "typer", "matplotlib")
+    assert not found & {*heavy, "pillow_jxl", "pillow_heif", "ulcodec.train", "ulcodec.bench"}
+
+
+WITHOUT_MODEL = [
+    (["info", "a.ulc"], 0),
+    (["verify", "a.ulc"], 0),
+    (["truncate", "a.ulc", "--fraction", "0.9", "-o", "b.ulc"], 0),
+    (["encode", "--help"], 0),
+    (["encode"], 2),
+    (["unknown"], 2),
+    (["encode", "a.png", "--unknown"], 2),
+    (["encode", "a.png", "--quality", "101"], 2),
+    (["encode", "a.png", "--target-bpp", "1", "--target-size", "5kB"], 2),
+    (["encode", "a.png"], 2),
+    (["encode", "a.png", "-o", "none/a.ulc"], 2),
+    (["encode", "a.png", "-o", "c.ulc", "--model", "none"], 2),
+    (["encode", "a.ulc", "-o", "c.ulc"], 2),
+    (["encode", "none.png", "-o", "c.ulc"], 2),
+    (["encode", "none/", "-r"], 2),
+    (["decode", "a.ulc"], 2),
+    (["decode", "none.ulc", "-o", "c.png"], 2),
+    (["decode", "damaged.ulc", "-o", "c.png"], 2),
+    (["decode", "a.ulc", "-o", "c.png", "--model", "none"], 2),
+    (["decode", "a.ulc", "--format", "none"], 2),
+    (["decode", "a.ulc", "-o", "c.png", "--crop", "0,0,99,99"], 2),
+    (["decode", "a.ulc", "-o", "c.png", "--realism", "1", "--recover"], 2),
+    (["compare", "none.png", "a.ulc"], 2),
+    (["eval", "none"], 2),
+    (["bench", "none"], 2),
+    (["bench", "--codecs", "none"], 2),
+    (["sample", "none", "-o", "c"], 2),
+]
+
+
+@pytest.fixture(scope="module")
+def small_files(tmp_path_factory: pytest.TempPathFactory, tiny_codec: Codec) -> Path:
+    """A folder with a.png, a.ulc and damaged.ulc."""
+    folder = tmp_path_factory.mktemp("files")
+    image = Image.new("RGB", (20, 12), (90, 120, 60))
+    image.save(folder / "a.png")
+    data = tiny_codec.encode(image)
+    (folder / "a.ulc").write_bytes(data)
+    (folder / "damaged.ulc").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    return folder
+
+
+RUN_ALL = """
+import sys
+from ulcodec_cli.main import app
+for arguments, code in {cases}:
+    try:
+        app(arguments, prog_name="ulcodec")
+    except SystemExit as ended:
+        assert (ended.code or 0) == code, (arguments, ended.code)
+    assert "torch" not in sys.modules, arguments
+"""
+
+
+def test_what_needs_no_model_imports_no_torch(small_files: Path) -> None:
+    code = RUN_ALL.format(cases=WITHOUT_MODEL)
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=small_files, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr

@@ -100,6 +100,16 @@ def test_speed_report(
     assert "chosen" in capsys.readouterr().out
 
 
+def test_cold_starts(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "COLD_RUNS", 1)
+    picture = Picture("grey", np.full((16, 16, 3), 128, np.uint8))
+    rows = speed.time_cold_starts(picture, 50, str(tiny_model_dir), 1)
+    named = {row["stage"].removeprefix("ulcodec ") for row in rows}
+    assert named == {"encode", "decode", "info", "verify", "--help", "encode, output exists"}
+    with pytest.raises(SystemExit, match="no such directory"):
+        speed.run_command(["encode", "a.png", "-o", "none/a.ulc"], 0, 1)
+
+
 def test_batch_report(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "SIDES_PX", (16, 40))
     output = tmp_path / "batch.json"

@@ -22,6 +22,7 @@ from ulcodec.model.checkpoint import (
     write_directory,
 )
 from ulcodec.model.config import TINY
+from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store import open_model
 
 Damage = Callable[[Path], object]
@@ -164,6 +165,37 @@ def test_weights_that_do_not_fit() -> None:
     for wrong in ({"weight": weights["weight"]}, weights | {"bias": torch.zeros(4)}, weights | {"more": torch.ones(1)}):
         with pytest.raises(ModelError, match="weights do not fit the configuration"):
             load_weights(layer, wrong)
+
+
+@pytest.mark.parametrize("model", ["tiny", "small"])
+def test_networks_hold_the_stored_weights(model: str, tiny_model_dir: Path) -> None:
+    """Bit for bit, in the layout of a network that is made, filled and placed step by step."""
+    stored, device = open_model(tiny_model_dir if model == "tiny" else model), torch.device("cpu")
+    before = torch.get_rng_state()
+    network = stored.networks(device)
+    assert torch.equal(torch.get_rng_state(), before)
+    expected = UnifiedLatentModel(stored.config)
+    load_weights(expected, stored.weights)
+    expected.to(device, memory_format=torch.channels_last)
+    assert dict(network.state_dict()).keys() == stored.weights.keys()
+    found = dict(network.named_parameters()) | dict(network.named_buffers())
+    for name, tensor in (dict(expected.named_parameters()) | dict(expected.named_buffers())).items():
+        assert found[name].dtype == torch.float32
+        assert torch.equal(found[name], tensor)
+        assert found[name].stride() == tensor.stride()
+        assert not found[name].requires_grad
+        if name in stored.weights:
+            assert torch.equal(found[name], stored.weights[name].float())
+    assert not any(module.training for module in network.modules())
+
+
+def test_networks_of_other_weights(tiny_model_dir: Path) -> None:
+    stored = open_model(tiny_model_dir)
+    name = "encoder.stem.weight"
+    without = {key: value for key, value in stored.weights.items() if key != name}
+    for wrong in (without, stored.weights | {name: torch.zeros(1)}, stored.weights | {"more": torch.zeros(1)}):
+        with pytest.raises(ModelError, match="weights do not fit the configuration"):
+            dataclasses.replace(stored, weights=wrong).networks(torch.device("cpu"))
 
 
 @pytest.fixture

@@ -23,11 +23,12 @@ from typer.testing import CliRunner
 import ulcodec
 from ulcodec.data import load_pictures
 from ulcodec.errors import DeviceError, ModelError, TrainingError
-from ulcodec.evaluation import middle, read_pictures
+from ulcodec.evaluation import middle
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
 from ulcodec.model.config import TINY
 from ulcodec.model.presets import PRESETS, build_model, preset
 from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.sources import read_pictures
 from ulcodec.train import loop
 from ulcodec.train.export import export_model
 from ulcodec.train.loop import LossGuard

@@ -26,7 +26,18 @@ from ulcodec.arrays import (
 )
 from ulcodec.attachments import decode_alpha, deflate, encode_alpha, inflate, without_hidden
 from ulcodec.catalogue import installed_fingerprints
-from ulcodec.container import MAX_PIXELS, N_SEGMENTS, THUMBNAIL_PX, Attachment, Container, Header, Layout, remains
+from ulcodec.container import (
+    MAX_PIXELS,
+    N_SEGMENTS,
+    THUMBNAIL_PX,
+    Attachment,
+    Container,
+    Crop,
+    Header,
+    Layout,
+    check_crop,
+    remains,
+)
 from ulcodec.devices import autocast, choose_device
 from ulcodec.errors import CorruptDataError, FormatError, ImageError, ModelError, UnknownModelError
 from ulcodec.images import Picture, load_image
@@ -53,8 +64,6 @@ TILE = 96
 HYPER_HALO = 4
 MEAN = Realism()
 SAMPLE_TYPES = {8: np.uint8, 16: np.uint16}
-Crop = tuple[int, int, int, int]
-"""Left, top, width, height in pixels."""
 ImageLike = Any
 """What `Codec.encode` takes: see there."""
 
@@ -141,8 +150,8 @@ class Codec:
         if drawing.share and not self.has_denoiser:
             raise ModelError(f"the denoiser of model {self.name} was never trained: it decodes with realism 0 only")
         container = self.open(data, max_pixels)
-        if crop is not None and not is_inside(crop, container):
-            raise ImageError(f"the crop {crop} is not inside {container.width}x{container.height} pixels")
+        if crop is not None:
+            check_crop(crop, container)
         if fraction < 1:
             container = container.within(int(fraction * len(data)))
         return self.picture(self.decode_latents(container), container, crop, drawing)
@@ -157,7 +166,7 @@ class Codec:
         if "alpha" in fields:
             fields["alpha"] = np.asarray(Image.fromarray(fields["alpha"]).reduce(THUMBNAIL_PX))
         y = unflattened(self.decode_latents(container).y_16, latent_grid(container))
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             quality = quality_tensor(container.quality, self.device)
             small = self.model.decoder.trunk.thumbnail(y, quality)[0]
         height, width = (-(-side // THUMBNAIL_PX) for side in (container.height, container.width))
@@ -189,7 +198,7 @@ class Codec:
         decoded = self.decode_latents(container)
         y = unflattened(decoded.y_16, grid)
         hyper = unflattened(decoded.hyper_16, hyper_grid(grid))
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             bits = chain_bits(self.model, y, hyper, quality_tensor(container.quality, self.device))
         return {
             "bound_bits": float(bits),
@@ -397,7 +406,8 @@ def load(model: str | Path = "small", *, device: str = "auto") -> Codec:
     DeviceError for a device that cannot be had.
     """
     chosen_device = choose_device(device)
-    with torch.inference_mode(False):  # else refinement, which takes gradients, could not use the weights
+    # In inference mode, refinement, which takes gradients, could not use the weights.
+    with torch.inference_mode(False), torch.device("cpu"):
         return codec_of(open_model(model), chosen_device)
 
 
@@ -429,11 +439,6 @@ def sides(area: Crop) -> tuple[range, range]:
 def empty_pixels(said: Container, area: Crop) -> np.ndarray:
     shape = tuple(map(len, sides(area)))
     return np.empty(shape if said.layout is Layout.GREY else (*shape, 3), SAMPLE_TYPES[said.bit_depth])
-
-
-def is_inside(crop: Crop, said: Container) -> bool:
-    left, top, width, height = crop
-    return min(left, top) >= 0 < min(width, height) and left + width <= said.width and top + height <= said.height
 
 
 def latent_grid(said: Container | Header) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from ulcodec.errors import (
     ChecksumError,
     CorruptDataError,
     FormatError,
+    ImageError,
     LimitError,
     NotUlcError,
     TruncatedError,
@@ -36,6 +37,9 @@ MAX_ATTACHMENT_BYTES = 2**28 - 1
 CRC_BYTES = 2
 CRC8_POLYNOMIAL = 0x07
 CRC16_SEED = CRC16_FINAL_XOR = 0xFFFF
+
+Crop = tuple[int, int, int, int]
+"""Left, top, width, height in pixels."""
 
 
 class Layout(IntEnum):
@@ -282,6 +286,13 @@ def read_attachments(data: bytes, header: Header) -> tuple[tuple[tuple[Attachmen
     if crc8(data[: position + 1]) != data[position + 1]:
         raise ChecksumError("the checksum of the attachments does not match: the file is damaged")
     return tuple(found), position + 2
+
+
+def check_crop(crop: Crop, said: Container) -> None:
+    """Raise ImageError if the crop is not inside the picture."""
+    left, top, width, height = crop
+    if min(left, top) < 0 or min(width, height) <= 0 or left + width > said.width or top + height > said.height:
+        raise ImageError(f"the crop {crop} is not inside {said.width}x{said.height} pixels")
 
 
 def leb128(value: int) -> bytes:

@@ -4,7 +4,6 @@ Pictures are uint8 [H, W, 3] or [H, W].
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, islice
 from statistics import fmean
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from ulcodec.codec import Codec
 from ulcodec.metrics import bits_per_pixel, psnr_db
-from ulcodec.sources import Source, decode_rgb, expand_sources, picture_files
 
 Pixels = NDArray[np.uint8]
 
@@ -53,12 +51,6 @@ def integer_cost_percent(codec: Codec, pictures: Sequence[Pixels], quality: int)
     described = [codec.describe(codec.encode(pixels, quality=quality)) for pixels in pictures]
     bits, bound = (sum(d[name] for d in described) for name in ("payload_bits", "bound_bits"))
     return 100 * (bits / bound - 1)
-
-
-def read_pictures(sources: Iterable[Source], limit: int | None = None) -> list[Pixels]:
-    """The first pictures of files, folders (searched in depth) and tar shards; what cannot be read is left out."""
-    files = chain.from_iterable(map(picture_files, expand_sources(sources)))
-    return list(islice((pixels for _, data in files if (pixels := decode_rgb(data)) is not None), limit))
 
 
 def middle(pixels: Pixels, crop_px: int) -> Pixels:

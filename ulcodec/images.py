@@ -95,13 +95,12 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, upright: bo
     """
     if isinstance(source, (str, Path)):
         source = Path(source).read_bytes()
-    use_plugins()
     try:
         if isinstance(source, Image.Image):
             deep = None
         else:
             data = source if isinstance(source, bytes) else source.read()
-            source, deep = Image.open(BytesIO(data)), data if is_deep_png(data) else None
+            source, deep = _opened(data), data if is_deep_png(data) else None
         if source.width * source.height > max_pixels:
             raise ImageError(f"{source.width}x{source.height} is more than {max_pixels} pixels")
         turned = upright and source.getexif().get(ExifTags.Base.Orientation, 1) != 1
@@ -117,6 +116,14 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, upright: bo
     if deep is not None and picture.bit_depth == 8:
         warnings.warn('16-bit colour is read with 8 bits; pip install "ulcodec[deep]" for all of it', stacklevel=2)
     return picture
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The image of a file, by Pillow alone if it can: importing the plugins takes time."""
+    with suppress(UnidentifiedImageError):
+        return Image.open(BytesIO(data))
+    use_plugins()
+    return Image.open(BytesIO(data))
 
 
 def readable_extensions() -> set[str]:
@@ -137,7 +144,8 @@ def use_plugins() -> None:
 def image_format(path: Path) -> str:
     """Pillow's name of the format that the extension stands for, PNG if there is none. Raises ImageError if unknown."""
     suffix = path.suffix.lower() or ".png"
-    name = Image.registered_extensions().get(suffix, "")
+    Image.preinit()  # the common formats; registered_extensions imports all
+    name = Image.EXTENSION.get(suffix) or Image.registered_extensions().get(suffix, "")
     if name not in Image.SAVE or name == "ULC":  # ulcodec's own, which `ulcodec.pillow` may have added
         raise ImageError(f"cannot write pictures with the extension {suffix!r}; try .png")
     return name

@@ -3,6 +3,7 @@
 import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,3 +90,9 @@ def decode_rgb(data: bytes) -> np.ndarray | None:
         return None
     pixels = picture.pixels_8
     return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+
+
+def read_pictures(sources: Iterable[Source], limit: int | None = None) -> list[np.ndarray]:
+    """The first pictures of files, folders (searched in depth) and tar shards; what cannot be read is left out."""
+    files = chain.from_iterable(map(picture_files, expand_sources(sources)))
+    return list(islice((pixels for _, data in files if (pixels := decode_rgb(data)) is not None), limit))

@@ -13,7 +13,7 @@ from ulcodec.catalogue import model_directory
 from ulcodec.entropy import FrequencyTables, build_tables
 from ulcodec.errors import ModelError
 from ulcodec.latent_coding import LatentCoder, check_reveal_steps
-from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, write_directory
+from ulcodec.model.checkpoint import load_network, read_document, read_tensors, write_directory
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.integer import IntegerPrior, fingerprint, integer_tensors
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
@@ -43,10 +43,7 @@ class StoredModel:
 
     def networks(self, device: torch.device) -> UnifiedLatentModel:
         """Float networks, ready to run."""
-        model = UnifiedLatentModel(self.config)
-        load_weights(model, self.weights)
-        placed: UnifiedLatentModel = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return placed.eval().requires_grad_(False)
+        return load_network(lambda: UnifiedLatentModel(self.config), self.weights, device)
 
     def coder(self, device: torch.device) -> LatentCoder:
         """Integer prior and frequency tables."""

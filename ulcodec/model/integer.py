@@ -12,6 +12,7 @@ step (`reveal.StepElements`); Q = 101 quality levels.
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -94,12 +95,16 @@ def shuffled(x: Tensor) -> Tensor:
 class IntegerLayer:
     """Matrix product with 8-bit weights; the result is back at 1/256 resolution (or at that of its shifts).
 
-    weight int8 [in, out], start (bias and rounding) and shift int32 [out]; see `integer_layer` for their limits.
+    weight int8 [in, out], start (bias and rounding) and shift int32 [out]; see `stored_layer` for their limits.
     """
 
     def __init__(self, weight: Tensor, start: Tensor, shift: Tensor, product: Callable[[Tensor], Product]):
         self.weight, self.start, self.shift, self.make_product = weight, start, shift, product
-        self.product = product(weight)
+
+    @cached_property
+    def product(self) -> Product:
+        """Made when it is first needed: of some layers only parts are."""
+        return self.make_product(self.weight)
 
     def __call__(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """x int32 [N, in] within +-`LARGEST_ACTIVATION` -> int32 [N, out]. With a grid, of 3x3 neighbourhoods."""
@@ -134,19 +139,19 @@ def stored_layer(
 ) -> IntegerLayer:
     """A layer of a model's integers. Raises ModelError where it is incomplete, or where its sums may leave 32 bits."""
     try:
-        weight, bias, exponent = (tensors[f"{name}.{part}"].long() for part in ("weight", "bias", "exponent"))
+        weight, bias, exponent = (tensors[f"{name}.{part}"] for part in ("weight", "bias", "exponent"))
     except KeyError as error:
         raise ModelError(f"the coding weights lack {error}") from error
-    shift = exponent + ACTIVATION_BITS - out_bits
-    if bool((shift < 0).any() or (shift > 30).any() or (weight.abs() > MAX_WEIGHT).any()):
+    bias, shift = bias.long(), exponent.long() + ACTIVATION_BITS - out_bits
+    if bool((shift < 0).any() or (shift > 30).any() or weight.min() < -MAX_WEIGHT or weight.max() > MAX_WEIGHT):
         raise ModelError(f"{name}: a weight or an exponent is out of range")
     rounding = (1 << shift) >> 1
     # Products of high bytes and of low bytes, bias and rounding: every partial sum is below this.
-    largest = weight.abs().sum(1) * (LARGEST_ACTIVATION + 256) + bias.abs() + rounding
+    largest = weight.abs().sum(1, dtype=torch.int64) * (LARGEST_ACTIVATION + 256) + bias.abs() + rounding
     if int(largest.max()) >= 2**31:
         raise ModelError(f"{name}: sums may leave 32 bits")
     start = (bias + rounding).to(device, torch.int32)
-    return IntegerLayer(weight.T.contiguous().to(device, torch.int8), start, shift.to(device, torch.int32), product)
+    return IntegerLayer(weight.to(device, torch.int8).T.contiguous(), start, shift.to(device, torch.int32), product)
 
 
 class PhaseLayers(NamedTuple):
