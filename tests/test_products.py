@@ -215,3 +215,12 @@ def test_precision_is_restored_by_the_last_of_several_threads() -> None:
         assert all(precision.read() in precision.exact for precision in products.precisions()), "the other still works"
         leave.set()
         thread.join()
+
+
+def test_precision_before_torch_2_9(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One setting for all devices, which has other names."""
+    monkeypatch.setattr(torch.backends, "mkldnn", object())
+    with MatmulPrecision("medium"):
+        with exact_arithmetic(CPU):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
