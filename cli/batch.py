@@ -1,6 +1,5 @@
 """One file or many: where results go, what is left out, and how errors are told."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any, NamedTuple
 import typer
 
 from ulcodec.errors import UlcError
+from ulcodec.progress import share, tracked
 from ulcodec_cli.common import STANDARD_STREAM, output_path, print_json
+from ulcodec_cli.progress import progress_bar
 
 WINDOW_PIXELS = 2**22
 """Of many pictures, so much is read before it is coded together."""
@@ -77,11 +78,12 @@ def found_in(folder: Path, wanted: set[str], recursive: bool) -> list[Path]:
     return sorted(file for file in files if file.suffix.lower() in wanted and file.is_file())
 
 
-def run_plan(plan: Plan, read: Read, finish: Finish, *, force: bool, json: bool) -> None:
+def run_plan(plan: Plan, read: Read, finish: Finish, *, doing: str, force: bool, json: bool) -> None:
     """Work through a plan and report. Of many files, errors come at the end and make the exit code 1."""
     if not plan.many:
         [(source, target)] = plan.pairs
-        [result] = finish([Job(source, target, *read(source))])
+        with progress_bar(doing):
+            [result] = finish([Job(source, target, *read(source))])
         report(result, json)
         return
     failed: list[tuple[Path, str]] = []
@@ -96,27 +98,28 @@ def run_plan(plan: Plan, read: Read, finish: Finish, *, force: bool, json: bool)
             if len(jobs) == 1:
                 failed.append((jobs[0].source, failure(error, jobs[0].source)))
                 return
-            for job in jobs:
+            for job in tracked(jobs):
                 finish_all([job])
 
-    n_skipped, n_waiting_pixels, started = 0, 0, time.perf_counter()
-    with typer.progressbar(plan.pairs, file=sys.stderr, item_show_func=shown_name) as pairs:
-        for source, target in pairs:
+    started = time.perf_counter()
+    pairs = [pair for pair in plan.pairs if force or not is_up_to_date(*pair)]
+    n_skipped = len(plan.pairs) - len(pairs)
+    n_waiting_pixels = 0
+    with progress_bar(doing):
+        for number, (source, target) in enumerate(pairs, start=1):
+            note = f"{number} of {len(pairs)}, {source.name}"
             try:
-                if is_up_to_date(source, target) and not force:
-                    n_skipped += 1
-                    continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                waiting.append(Job(source, output_path(source, target, "", force), *read(source)))
+                with share(0, note):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    waiting.append(Job(source, output_path(source, target, "", force), *read(source)))
             except FAILURES as error:
                 failed.append((source, failure(error, source)))
-                continue
-            n_waiting_pixels += waiting[-1].n_pixels
-            if n_waiting_pixels >= WINDOW_PIXELS:
-                finish_all(waiting)
+            else:
+                n_waiting_pixels += waiting[-1].n_pixels
+            if waiting and (n_waiting_pixels >= WINDOW_PIXELS or number == len(pairs)):
+                with share(len(waiting) / (len(waiting) + len(pairs) - number), note):
+                    finish_all(waiting)
                 waiting, n_waiting_pixels = [], 0
-        if waiting:
-            finish_all(waiting)
     for result in done if json else ():
         report(result, json)
     for source, message in failed:
@@ -148,12 +151,12 @@ def failure(error: Exception, source: Path) -> str:
     return f"{error.filename}: {message}" if elsewhere else message
 
 
-def shown_name(pair: tuple[Path, Path] | None) -> str:
-    return "" if pair is None else pair[0].name
-
-
 def is_up_to_date(source: Path, target: Path) -> bool:
-    return target.is_file() and source.exists() and target.stat().st_mtime >= source.stat().st_mtime
+    """False if that cannot be told: reading or writing then says why."""
+    try:
+        return target.is_file() and target.stat().st_mtime >= source.stat().st_mtime
+    except OSError:
+        return False
 
 
 def report(result: dict[str, Any], json: bool) -> None:

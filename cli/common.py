@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ulcodec.catalogue import model_directory
+from ulcodec_cli.progress import hide_bar
 
 if TYPE_CHECKING:
     from ulcodec.codec import Codec
@@ -90,9 +91,15 @@ def show_warnings() -> None:
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
         if category is UserWarning:
-            typer.echo(f"ulcodec: warning: {message}", err=True)
+            say(f"ulcodec: warning: {message}", err=True)
 
     warnings.showwarning = show
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Print a line in the course of the work; a progress bar makes room for it."""
+    hide_bar()
+    typer.echo(line, err=err)
 
 
 def print_json(values: Mapping[str, Any]) -> None:

@@ -1,12 +1,13 @@
 """`ulcodec compare`: how far a picture is from its original."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ulcodec.container import MAGIC, MAX_PIXELS
 from ulcodec.errors import ImageError
+from ulcodec.progress import share
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
     Device,
@@ -20,9 +21,13 @@ from ulcodec_cli.common import (
     print_json,
     show_warnings,
 )
+from ulcodec_cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from ulcodec.images import Picture
+
+OPENING_SHARE = 0.5
+"""Rough time of reading and decoding; the rest is MS-SSIM and writing."""
 
 
 def compare(
@@ -41,16 +46,28 @@ def compare(
     target = None if output is None else output_path(original, output, ".png", force)
     show_warnings()
 
+    with progress_bar("comparing"):
+        with share(OPENING_SHARE):
+            first, second = (opened(path, model, device, threads) for path in (original, other))
+        values = compared(first, second, other.stat().st_size)
+        if target is not None:
+            write_side_by_side(first, second, target)
+    if json:
+        print_json(values)
+    else:
+        print_fields(values)
+
+
+def compared(first: "Picture", second: "Picture", n_bytes: int) -> dict[str, Any]:
+    """What is printed of two pictures, the second of which has a file of `n_bytes`."""
     from ulcodec.metrics import MS_SSIM_MIN_SIDE, bits_per_pixel, ms_ssim, psnr_db
 
-    first, second = (opened(path, model, device, threads) for path in (original, other))
     if first.pixels.shape != second.pixels.shape:
         shapes = " and ".join("x".join(map(str, picture.pixels.shape)) for picture in (first, second))
         raise ImageError(f"pictures of different shapes: {shapes}")
     a, b = first.pixels_8, second.pixels_8
     height, width = a.shape[:2]
-    n_bytes = other.stat().st_size
-    values = {
+    return {
         "width": width,
         "height": height,
         "file_bytes": n_bytes,
@@ -58,12 +75,6 @@ def compare(
         "psnr_db": psnr_db(a, b),
         "ms_ssim": ms_ssim(a, b) if min(a.shape[:2]) >= MS_SSIM_MIN_SIDE else None,
     }
-    if target is not None:
-        write_side_by_side(first, second, target)
-    if json:
-        print_json(values)
-    else:
-        print_fields(values)
 
 
 def opened(path: Path, model: str, device: str, threads: int | None) -> "Picture":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Container, check_crop
+from ulcodec.progress import share, tracked
 from ulcodec_cli.batch import WINDOW_PIXELS, Job, make_plan, run_plan
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
@@ -22,12 +23,16 @@ from ulcodec_cli.common import (
     Threads,
     load_codec,
     read_file,
+    say,
     show_warnings,
     write_file,
 )
 
 if TYPE_CHECKING:
     from ulcodec.codec import Codec, Recovery
+
+DECODING_SHARE = 0.85
+"""Rough time of decoding; the rest is writing PNG."""
 
 
 def decode(
@@ -105,12 +110,12 @@ def decode(
         from ulcodec.realism import Realism
 
         if recover:
-            return [codec.recover(data, max_pixels=max_pixels) for data in files]
+            return [codec.recover(data, max_pixels=max_pixels) for data in tracked(files)]
         if thumbnail:
-            pictures = [codec.thumbnail(data, max_pixels=max_pixels) for data in files]
+            pictures = [codec.thumbnail(data, max_pixels=max_pixels) for data in tracked(files)]
         elif alone:
             options: dict[str, Any] = {"fraction": fraction, "crop": part, "realism": Realism(realism, steps, seed)}
-            pictures = [codec.decode_picture(data, max_pixels=max_pixels, **options) for data in files]
+            pictures = [codec.decode_picture(data, max_pixels=max_pixels, **options) for data in tracked(files)]
         else:
             pictures = decode_batch(codec, files, max_pixels=max_pixels)
         return [Recovery(picture, N_SEGMENTS, None) for picture in pictures]
@@ -118,7 +123,8 @@ def decode(
     def finish(jobs: Sequence[Job]) -> list[dict[str, Any]]:
         codec = loaded()
         start = time.perf_counter()
-        found = decoded(codec, [job.item for job in jobs])
+        with share(DECODING_SHARE):
+            found = decoded(codec, [job.item for job in jobs])
         decode_ms = 1000 * (time.perf_counter() - start) / len(jobs)
         return [written(job, codec, own, decode_ms) for job, own in zip(jobs, found, strict=True)]
 
@@ -131,7 +137,7 @@ def decode(
         write_file(job.target, file)
         if damage is not None:
             shown = f"{n_segments} of {N_SEGMENTS} segments are sound, the rest is concealed"
-            typer.echo(f"ulcodec: warning: {damage}; {shown}", err=True)
+            say(f"ulcodec: warning: {damage}; {shown}", err=True)
         height, width = picture.pixels.shape[:2]
         return {
             "output": str(job.target),
@@ -147,7 +153,7 @@ def decode(
             "line": f"{job.target}: {width}x{height}",
         }
 
-    run_plan(plan, read, finish, force=force, json=json)
+    run_plan(plan, read, finish, doing="decoding", force=force, json=json)
 
 
 def parse_crop(text: str) -> tuple[int, int, int, int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ulcodec.container import MAX_PIXELS
+from ulcodec.progress import tracked
 from ulcodec_cli.batch import WINDOW_PIXELS, Job, make_plan, run_plan
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
@@ -107,7 +108,7 @@ def encode(
     def code(pictures: "Sequence[Picture]") -> list[bytes]:
         options: dict[str, Any] = {"alpha_quality": alpha_quality, "strip": strip, "effort": effort}
         if targeted:
-            return [to_target(loaded(), picture, options) for picture in pictures]
+            return [to_target(loaded(), picture, options) for picture in tracked(pictures)]
 
         from ulcodec.batch import encode_batch
 
@@ -161,4 +162,4 @@ def encode(
             "line": f"{job.target}: {size}",
         }
 
-    run_plan(plan, read, finish, force=force, json=json)
+    run_plan(plan, read, finish, doing="encoding", force=force, json=json)

@@ -1,6 +1,5 @@
 """`ulcodec eval`: rate and distortion of a model, or of a training run, on pictures."""
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ulcodec.errors import ImageError
+from ulcodec.progress import tracked
 from ulcodec_cli.common import DEFAULT_MODEL, Json, Model, print_json
+from ulcodec_cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from ulcodec.codec import Codec
@@ -65,16 +66,10 @@ def evaluate(
     if crop:
         pictures = [middle(pixels, crop) for pixels in pictures]
     curves = {}
-    for name in filter(None, (model, against)):
-        total, done = len(pictures) * len(levels), 0
-
-        def advance(name: str = name, total: int = total) -> None:
-            nonlocal done
-            done += 1
-            if sys.stderr.isatty():
-                print(f"\r{name}: {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-        curves[name] = rate_distortion(open_codec(name), pictures, levels, advance)
+    names = [name for name in (model, against) if name]
+    with progress_bar("measuring"):
+        for name in tracked(names, "model {} of {}"):
+            curves[name] = rate_distortion(open_codec(name), pictures, levels)
     bd_rate = None
     if against is not None and len(levels) > 1:
         rates = [[[p.bpp for p in curve], [p.psnr_db for p in curve]] for curve in (curves[against], curves[model])]

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ulcodec_cli.common import DEFAULT_MODEL, Json, Model, print_fields, print_json
+from ulcodec_cli.progress import progress_bar
 
 
 def info(
@@ -22,7 +23,8 @@ def info(
     data = source.read_bytes()
     fields = ulcodec.info(data)
     if bound:
-        fields = {**fields, **ulcodec.load(model).describe(data)}
+        with progress_bar("measuring the bound"):
+            fields = {**fields, **ulcodec.load(model).describe(data)}
     if json:
         print_json(fields)
     else:

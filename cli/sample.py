@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ulcodec_cli.common import Force
+from ulcodec_cli.common import Force, say
+from ulcodec_cli.progress import progress_bar
 
 
 def sample(
@@ -40,6 +41,7 @@ def sample(
     pictures = sampler.sample(
         count, height=height, width=width, n_steps=steps, seed=seed, guide=guiding, guidance=guidance
     )
-    for picture, file in zip(pictures, files, strict=True):
-        save_image(picture, file)
-        typer.echo(str(file))
+    with progress_bar("drawing"):
+        for picture, file in zip(pictures, files, strict=True):
+            save_image(picture, file)
+            say(str(file))

@@ -7,10 +7,15 @@ from typing import Annotated
 
 import typer
 
-from ulcodec_cli.common import Force
+from ulcodec.progress import share, tracked
+from ulcodec_cli.common import Force, say
+from ulcodec_cli.progress import progress_bar
 
 CALIBRATION_PICTURES = 48
 MEASURED_PICTURES = 8
+MEASURED_QUALITIES = (10, 50, 90)
+FITTING_SHARE = 0.94
+"""Rough time of fitting, of fitting and measuring."""
 
 app = typer.Typer(help="Train a codec of your own.", no_args_is_help=True)
 
@@ -222,20 +227,27 @@ def export(
     from ulcodec.sources import as_source, read_pictures
     from ulcodec.train.export import export_model
 
-    sha256 = export_model(run, output, name)
-    config = read_document(run / "checkpoint", "config")
-    is_codec = "stage1" in config
-    texts = (data or config["stage1"]["data"]) if is_codec else []
-    sources = [as_source(text) for text in texts]
-    missing = [str(source) for source in sources if isinstance(source, Path) and not source.exists()]
-    pictures = [] if missing else [middle(pixels, 512) for pixels in read_pictures(sources, CALIBRATION_PICTURES)]
-    if pictures:
-        sha256 = calibrate(output, pictures)
-    typer.echo(f"model directory: {output}, fingerprint {sha256[:8]}")
-    if missing:
-        typer.echo(f"means and tables not fitted to files: no pictures at {', '.join(missing)}; name some with --data")
-    if pictures:
-        codec, measured = load(output), pictures[:MEASURED_PICTURES]
-        costs = (f"{integer_cost_percent(codec, measured, q):+.2f} % at quality {q}" for q in (10, 50, 90))
-        typer.echo(f"means and tables fitted to files of {len(pictures)} pictures")
-        typer.echo(f"files against the float prior's bound, {len(measured)} pictures: {', '.join(costs)}")
+    with progress_bar("exporting"):
+        sha256 = export_model(run, output, name)
+        config = read_document(run / "checkpoint", "config")
+        is_codec = "stage1" in config
+        texts = (data or config["stage1"]["data"]) if is_codec else []
+        sources = [as_source(text) for text in texts]
+        missing = [str(source) for source in sources if isinstance(source, Path) and not source.exists()]
+        found = [] if missing else read_pictures(sources, CALIBRATION_PICTURES)
+        pictures = [middle(pixels, 512) for pixels in found]
+        if pictures:
+            with share(FITTING_SHARE, "fitting means and tables"):
+                sha256 = calibrate(output, pictures)
+        say(f"model directory: {output}, fingerprint {sha256[:8]}")
+        if missing:
+            absent = ", ".join(missing)
+            say(f"means and tables not fitted to files: no pictures at {absent}; name some with --data")
+        if pictures:
+            say(f"means and tables fitted to files of {len(pictures)} pictures")
+            codec, measured = load(output), pictures[:MEASURED_PICTURES]
+            costs = [
+                f"{integer_cost_percent(codec, measured, quality):+.2f} % at quality {quality}"
+                for quality in tracked(MEASURED_QUALITIES, "measuring files")
+            ]
+            say(f"files against the float prior's bound, {len(measured)} pictures: {', '.join(costs)}")

@@ -26,6 +26,7 @@ LAYERS = [
         "entropy",
         "devices",
         "memory",
+        "progress",
         "catalogue",
         "info",
         "sources",
@@ -46,6 +47,7 @@ WITHOUT_TORCH = (
     "entropy",
     "catalogue",
     "info",
+    "progress",
 )
 
 

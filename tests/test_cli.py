@@ -2,12 +2,14 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,10 +18,14 @@ from PIL import Image
 
 import ulcodec
 from ulcodec import rate_control
+from ulcodec.codec import Codec
 from ulcodec.container import Container
 from ulcodec.images import load_image
 from ulcodec.metrics import psnr_db
 from ulcodec.model.products import PRODUCTS
+from ulcodec.progress import share
+from ulcodec_cli import progress as cli_progress
+from ulcodec_cli.common import say
 from ulcodec_cli.main import app
 
 
@@ -543,3 +549,233 @@ def test_deep_pictures(tmp_path: Path, tiny_model_dir: Path, run: Run) -> None:
         with Image.open(tmp_path / "out.png") as image:
             modes.append(image.mode)
     assert modes == ["I;16", "L", "I;16"]
+
+
+# Progress
+
+
+class Terminal:
+    """Standard error as a terminal, on which a bar appears at once, from the call of `attach` in the test on."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+        self.capsys, self.monkeypatch, self.written = capsys, monkeypatch, ""
+
+    def attach(self) -> None:
+        self.monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        self.monkeypatch.setattr(cli_progress, "DELAY_S", 0)
+        self.monkeypatch.setattr(cli_progress, "REDRAW_S", 0)
+        for name, value in {"TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}.items():
+            self.monkeypatch.setenv(name, value)
+
+    def getvalue(self) -> str:
+        self.written += self.capsys.readouterr().err
+        return self.written
+
+
+@pytest.fixture
+def terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    return Terminal(capsys, monkeypatch)
+
+
+def screen(written: str) -> list[str]:
+    """The lines that a terminal shows, without empty ones at the end."""
+    lines, row, column = [""], 0, 0
+    for code, text in re.findall(r"(\x1b\[\??[0-9;]*[A-Za-z]|[\r\n])|([^\x1b\r\n]+)", written):
+        if code == "\r":
+            column = 0
+        elif code == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row + 1 - len(lines))
+        elif code.endswith("A"):
+            row -= int(code[2:-1] or 1)
+        elif code == "\x1b[2K":
+            lines[row] = ""
+        elif text:
+            lines[row] = lines[row][:column].ljust(column) + text + lines[row][column + len(text) :]
+            column += len(text)
+    return "\n".join(lines).rstrip("\n").split("\n")
+
+
+def percentages(written: str) -> list[int]:
+    return [int(number) for number in re.findall(r"(\d+)%", written)]
+
+
+def test_a_bar_appears_after_two_seconds(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal.attach()
+    monkeypatch.setattr(cli_progress, "DELAY_S", 2.0)
+    monkeypatch.setattr(cli_progress, "REDRAW_S", 0.1)
+    clock = [50.0]
+    bar = cli_progress.Bar("encoding", clock=lambda: clock[0])
+
+    def report(at_s: float, fraction: float, note: str) -> None:
+        clock[0] = at_s
+        bar(fraction, note)
+
+    for at_s, fraction in ((50.0, 0.0), (51.0, 0.3), (51.99, 0.4)):
+        report(at_s, fraction, "")
+    assert terminal.getvalue() == ""
+    for at_s, fraction in ((52.0, 0.4), (52.05, 0.41), (54.0, 0.5), (56.0, 0.6)):
+        report(at_s, fraction, "a.png")
+    assert percentages(terminal.getvalue())[0] == 40
+    assert 41 not in percentages(terminal.getvalue()), "drawn twice in a tenth of a second"
+    [line] = screen(terminal.getvalue())
+    assert line.startswith("encoding a.png ")
+    assert " 60% " in line
+    assert re.search(" 00:0[89]$", line)
+    bar.hide()
+    assert screen(terminal.getvalue()) == [""]
+    report(57.0, 0.7, "b.png")
+    assert " 70% " in screen(terminal.getvalue())[0]
+    bar.hide()
+    assert terminal.getvalue().rfind("\x1b[?25h") > terminal.getvalue().rfind("\x1b[?25l"), "the cursor is hidden"
+
+
+def test_work_that_ends_at_once_shows_no_bar(terminal: Terminal) -> None:
+    terminal.attach()
+    bar = cli_progress.Bar("encoding")
+    bar(1.0, "")
+    bar.hide()
+    assert terminal.getvalue() == ""
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "compare", "info", "eval", "targets", "realism"])
+def test_commands_show_a_bar(
+    terminal: Terminal, photo: Path, tiny_model_dir: Path, run: Run, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ("--model", tiny_model_dir)
+    coded = photo.with_suffix(".ulc")
+    assert run("encode", photo, *model).code == 0
+    terminal.attach()
+    arguments = {
+        "encode": ("encode", photo, "--force"),
+        "decode": ("decode", coded, "--force"),
+        "compare": ("compare", photo, coded),
+        "info": ("info", coded, "--bound"),
+        "eval": ("eval", photo, "--qualities", "10,90"),
+        "targets": ("encode", photo, "--force", "--target-size", "300"),
+        "realism": ("decode", coded, "--force", "--realism", "1"),
+    }[command]
+    if command == "realism":
+        from ulcodec import codec as codec_module
+
+        monkeypatch.setattr(codec_module, "codec_of", with_denoiser(codec_module.codec_of))
+    finished = run(*arguments, *model)
+    assert finished.code == 0
+    assert "\x1b" not in finished.stdout
+    assert screen(finished.stderr) == [""]
+    shown = percentages(finished.stderr)
+    assert len(set(shown)) > 3
+    assert shown == sorted(shown)
+    assert ("try 2 of at most 8" in finished.stderr) == (command == "targets")
+
+
+def with_denoiser(codec_of: Callable[..., Codec]) -> Callable[..., Codec]:
+    def changed(*arguments: Any) -> Codec:
+        return dataclasses.replace(codec_of(*arguments), has_denoiser=True)
+
+    return changed
+
+
+def test_folders_show_a_bar(terminal: Terminal, photo: Path, tiny_model_dir: Path, run: Run) -> None:
+    terminal.attach()
+    for name in ("a.png", "b.png", "d.png"):
+        Image.open(photo).save(photo.with_name(name))
+    photo.with_name("c.png").write_bytes(b"no picture")
+    finished = run("encode", photo.parent, "--model", tiny_model_dir, "--json", "--effort", 2)
+    assert finished.code == 1
+    assert [json.loads(line) for line in finished.stdout.splitlines()][-1]["n_done"] == 4
+    written = finished.stderr
+    assert "encoding 2 of 5, b.png" in written
+    assert percentages(written) == sorted(percentages(written))
+    [line] = screen(written)
+    assert line.startswith(f"ulcodec: error: {photo.with_name('c.png')}: ")
+    photo.with_name("c.png").unlink()
+    finished = run("encode", photo.parent, "--model", tiny_model_dir)
+    assert (finished.code, screen(finished.stderr), set(percentages(finished.stderr))) == (0, [""], {0})
+
+
+def test_no_terminal_no_bar(photo: Path, tiny_model_dir: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_progress, "DELAY_S", 0)
+    monkeypatch.setattr(cli_progress, "Bar", None)
+    finished = run("encode", photo, "--model", tiny_model_dir)
+    assert (finished.code, finished.stderr) == (0, "")
+
+
+def test_a_warning_makes_room_for_itself(terminal: Terminal) -> None:
+    terminal.attach()
+    with cli_progress.progress_bar("encoding"):
+        with share(0.2):
+            say("ulcodec: warning: this", err=True)
+        with share(0.25):
+            pass
+        assert screen(terminal.getvalue())[0] == "ulcodec: warning: this"
+        assert " 40% " in screen(terminal.getvalue())[1]
+    assert screen(terminal.getvalue()) == ["ulcodec: warning: this"]
+
+
+SLOWED = """
+import sys, ulcodec_cli.progress as progress
+progress.DELAY_S = progress.REDRAW_S = 0
+from ulcodec_cli import encode
+def interrupted(*_):
+    raise KeyboardInterrupt
+if sys.argv[-1] == "interrupted":
+    encode.write_file = interrupted
+    sys.argv.pop()
+from ulcodec_cli.main import app
+app()
+"""
+
+
+def run_on_a_terminal(*arguments: object) -> Finished:
+    """The real command line, its standard error a pseudo-terminal, on which a bar appears at once."""
+    pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", SLOWED, *map(str, arguments)]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=False, env=environment)
+    os.close(theirs)
+    written = bytearray()
+    with suppress(OSError):  # EIO is how Linux says that the other side is closed
+        while data := os.read(ours, 4096):
+            written += data
+    os.close(ours)
+    stdout = process.communicate()[0]
+    return Finished(process.returncode, stdout.decode("latin-1"), written.decode())
+
+
+def test_a_bar_on_a_real_terminal(photo: Path, coded: Path, tiny_model_dir: Path) -> None:
+    finished = run_on_a_terminal("encode", photo, "-o", "-", "--model", tiny_model_dir)
+    assert (finished.code, finished.stdout.encode("latin-1")) == (0, coded.read_bytes())
+    assert "encoding" in finished.stderr
+    assert len(set(percentages(finished.stderr))) > 3
+    assert screen(finished.stderr) == [""]
+
+
+def test_errors_and_interrupts_after_a_bar(photo: Path, tiny_model_dir: Path) -> None:
+    before = names(photo.parent)
+    model = ("--model", tiny_model_dir)
+    finished = run_on_a_terminal("encode", photo, *model, "--target-size", "1")
+    assert finished.code == 2
+    assert percentages(finished.stderr)
+    [line] = screen(finished.stderr)
+    assert line.startswith("ulcodec: error: no file of 1 bytes")
+    finished = run_on_a_terminal("encode", photo, *model, "interrupted")
+    assert (finished.code, screen(finished.stderr)) == (130, ["ulcodec: interrupted"])
+    assert percentages(finished.stderr)
+    assert names(photo.parent) == before
+
+
+def test_a_bar_that_fails_leaves_no_file(
+    terminal: Terminal, photo: Path, tiny_model_dir: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(bar: cli_progress.Bar, fraction: float, note: str) -> None:
+        if fraction > 0.5:
+            raise OSError(errno.EIO, "the terminal is gone")
+
+    before = names(photo.parent)
+    terminal.attach()
+    monkeypatch.setattr(cli_progress.Bar, "__call__", draw)
+    finished = run("encode", photo, "--model", tiny_model_dir)
+    assert (finished.code, finished.stdout) == (2, "")
+    assert names(photo.parent) == before

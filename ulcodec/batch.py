@@ -10,10 +10,20 @@ from typing import Any
 
 import torch
 
-from ulcodec.codec import Codec, Encoding, ImageLike, as_picture, checked_quality, latent_grid
+from ulcodec.codec import (
+    ANALYSIS_SHARE,
+    DECODING_SHARE,
+    Codec,
+    Encoding,
+    ImageLike,
+    as_picture,
+    checked_quality,
+    latent_grid,
+)
 from ulcodec.container import MAX_PIXELS
 from ulcodec.images import Picture
 from ulcodec.latent_coding import decode_latents, encode_latents
+from ulcodec.progress import share, tracked
 
 POSITIONS_ON_CPU, POSITIONS_ON_GPU = 2**10, 2**14
 """Latent positions, of 256 pixels each, that go through the networks together: what gains on a CPU
@@ -44,10 +54,11 @@ def encode_batch(
     checked_quality(quality)
     encodings = [Encoding(codec, as_picture(image, max_pixels), alpha_quality, strip, effort) for image in images]
     if effort > 1:
-        return [encoding.code_once(quality) for encoding in encodings]
+        return [encoding.code_once(quality) for encoding in tracked(encodings)]
     files = [b""] * len(encodings)
-    for indices in together(codec, [(encoding.grid,) for encoding in encodings]):
-        latents = codec.analyse_batch([encodings[index].pixels for index in indices], quality)
+    for indices in tracked(list(together(codec, [(encoding.grid,) for encoding in encodings]))):
+        with share(ANALYSIS_SHARE):
+            latents = codec.analyse_batch([encodings[index].pixels for index in indices], quality)
         for index, coded in zip(indices, encode_latents(codec.coder, *latents, quality, overwrite_y=True), strict=True):
             files[index] = encodings[index].file(coded, quality)
     return files
@@ -58,14 +69,15 @@ def decode_batch(codec: Codec, files: Sequence[bytes], *, max_pixels: int = MAX_
     containers = [codec.open(data, max_pixels) for data in files]
     pictures: dict[int, Picture] = {}
     kinds = [(latent_grid(said), said.quality, said.symbol_check is None) for said in containers]
-    for indices in together(codec, kinds):
+    for indices in tracked(list(together(codec, kinds))):
         said = [containers[index] for index in indices]
         grid, quality, is_cut = kinds[indices[0]]
-        if is_cut:
-            decoded = [codec.decode_latents(own) for own in said]
-        else:
-            checks = [own.symbol_check or 0 for own in said]
-            decoded = decode_latents(codec.coder, [own.segments for own in said], checks, quality, grid)
+        with share(DECODING_SHARE):
+            if is_cut:
+                decoded = [codec.decode_latents(own) for own in tracked(said)]
+            else:
+                checks = [own.symbol_check or 0 for own in said]
+                decoded = decode_latents(codec.coder, [own.segments for own in said], checks, quality, grid)
         for index, own, pixels in zip(indices, said, codec.synthesise(decoded, said), strict=True):
             pictures[index] = Picture(pixels, **codec.detach(own))
     return [pictures[index] for index in range(len(files))]

@@ -25,6 +25,7 @@ from ulcodec.model.integer import MEAN_GRID, float_layers, integer_tensors, with
 from ulcodec.model.likelihood import reveal_predictions
 from ulcodec.model.products import neighbourhoods
 from ulcodec.model.reveal import step_map
+from ulcodec.progress import share, tracked
 from ulcodec.store import open_model, table_scales, table_tensors, write_model
 
 QUALITIES = (0, 20, 40, 60, 80, 100)
@@ -46,13 +47,15 @@ def calibrate(directory: Path, pictures: Sequence[NDArray[np.uint8]]) -> str:
     """
     stored, device = open_model(directory), choose_device("auto")
     codec = codec_of(stored, device)
-    moments = input_moments(codec, pictures[::ROUNDING_INTERVAL])
+    with share(0.2):
+        moments = input_moments(codec, pictures[::ROUNDING_INTERVAL])
     stored = replace(stored, coding=stored.coding | integer_tensors(codec.model, moments))
-    errors = mean_errors(codec_of(stored, device), pictures)
+    with share(0.4):
+        errors = mean_errors(codec_of(stored, device), pictures)
     stored = replace(stored, coding=stored.coding | with_mean_bias(stored.coding, -errors))
     codec = codec_of(stored, device)
     counts = np.zeros(codec.coder.tables.frequencies.shape, np.int64)
-    for pixels in pictures:
+    for pixels in tracked(pictures):
         for quality in QUALITIES:
             count_symbols(codec, pixels, quality, counts)
     tables = fit_tables(codec.coder.tables, counts)
@@ -80,7 +83,7 @@ def input_moments(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> dict[s
 
     handles = [watch(reader) for layer in layers.values() for reader in layer.readers]
     try:
-        for pixels in pictures:
+        for pixels in tracked(pictures):
             for quality in QUALITIES:
                 exact_means(codec, encoded(codec, pixels, quality), quality, grid_of(*pixels.shape[:2]))
                 for name, layer in layers.items():
@@ -118,7 +121,7 @@ def mean_errors(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
     An average over the files' coded elements, each weighted by what an error costs there: one over its variance.
     """
     totals = torch.zeros(2, codec.model.config.latent_channels, dtype=torch.float64)
-    for pixels in pictures:
+    for pixels in tracked(pictures):
         for quality in QUALITIES[::2]:
             add_mean_errors(codec, pixels, quality, totals)
     return totals[0] / (totals[1] + PRIOR_WEIGHT)

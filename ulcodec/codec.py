@@ -55,6 +55,7 @@ from ulcodec.memory import released
 from ulcodec.model.likelihood import chain_bits
 from ulcodec.model.tiles import Span, Tile, tiles
 from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.progress import share, tracked
 from ulcodec.realism import Realism
 from ulcodec.refinement import EFFORT_STEPS, Refined, refine
 from ulcodec.store import StoredModel, open_model
@@ -62,6 +63,10 @@ from ulcodec.store import StoredModel, open_model
 TILE = 96
 """Latent positions a side that encoder and decoder take at once, a multiple of 4."""
 HYPER_HALO = 4
+ANALYSIS_SHARE, DECODING_SHARE, ALPHA_SHARE = 0.4, 0.5, 0.5
+"""Rough time of the networks in encoding, of entropy decoding in decoding, and of a coded alpha channel in both."""
+REFINEMENT_TIME = 3
+"""Rough time of a step of refinement, in encodings without one."""
 MEAN = Realism()
 SAMPLE_TYPES = {8: np.uint8, 16: np.uint16}
 ImageLike = Any
@@ -185,7 +190,8 @@ class Codec:
         self.check_fingerprint(container.fingerprint)
         grid = latent_grid(container)
         whole = container.segments[: container.n_whole_segments]
-        decoded, n_segments = conceal_latent(self.coder, whole, container.quality, grid)
+        with share(DECODING_SHARE):
+            decoded, n_segments = conceal_latent(self.coder, whole, container.quality, grid)
         return Recovery(self.picture(decoded, container), n_segments, damage)
 
     def describe(self, data: bytes) -> dict[str, float]:
@@ -209,9 +215,10 @@ class Codec:
     def decode_latents(self, container: Container) -> DecodedLatent:
         """Latent and hyper-latent of a file, exactly as the encoder restored them."""
         coder, segments, grid = self.coder, container.segments, latent_grid(container)
-        if container.symbol_check is None:
-            return decode_cut_latent(coder, segments, container.quality, grid)
-        return decode_latent(coder, segments, container.symbol_check, container.quality, grid)
+        with share(DECODING_SHARE):
+            if container.symbol_check is None:
+                return decode_cut_latent(coder, segments, container.quality, grid)
+            return decode_latent(coder, segments, container.symbol_check, container.quality, grid)
 
     def attach(self, picture: Picture, alpha_quality: int | None, strip: bool) -> tuple[tuple[Attachment, bytes], ...]:
         """What goes into the file beside the picture's samples."""
@@ -223,7 +230,8 @@ class Codec:
             return tuple(found)
         if alpha_quality is None:
             return (*found, (Attachment.ALPHA, encode_alpha(picture.alpha)))
-        return (*found, (Attachment.ALPHA_ULC, self.encode(picture.alpha, quality=alpha_quality)))
+        with share(ALPHA_SHARE):
+            return (*found, (Attachment.ALPHA_ULC, self.encode(picture.alpha, quality=alpha_quality)))
 
     def detach(self, container: Container) -> dict[str, Any]:
         """Inverse of `attach`: fields of a `Picture`."""
@@ -243,7 +251,8 @@ class Codec:
         plain = container.layout is Layout.GREY and container.bit_depth == 8 and not container.attachments
         if not plain or (container.width, container.height) != (said.width, said.height):
             raise CorruptDataError("an alpha channel that does not belong to its picture")
-        return self.picture(self.decode_latents(container), container).pixels
+        with share(ALPHA_SHARE):
+            return self.picture(self.decode_latents(container), container).pixels
 
     def open(self, data: bytes, max_pixels: int) -> Container:
         """Parse a file and check that this model made it."""
@@ -271,7 +280,7 @@ class Codec:
         y = torch.empty(shape, memory_format=torch.channels_last, **as_float32)
         hyper = torch.empty(len(pictures), config.hyper_channels, *hyper_grid((h, w)), **as_float32)
         q = quality_tensor(quality, self.device)
-        for tile in released(tiles((h, w), TILE, HYPER_HALO + encoder.halo)):
+        for tile in released(tracked(tiles((h, w), TILE, HYPER_HALO + encoder.halo))):
             self.analyse_tile(pictures, q, tile, y, hyper)
         return y, hyper
 
@@ -321,7 +330,7 @@ class Codec:
         pictures = [empty_pixels(own, area) for own, area in zip(said, areas, strict=True)]
         kept_halo = drawing.halo(config) if drawing.share else 0
         wanted = [in_latents(side) for side in sides(areas[0])]
-        for tile in released(tiles(grid, TILE, trunk.halo + kept_halo, *wanted)):
+        for tile in released(tracked(tiles(grid, TILE, trunk.halo + kept_halo, *wanted))):
             shown = self.synthesise_tile(latents, q, tile, kept_halo, drawing)
             for pixels, own, area, picture in zip(pictures, said, areas, shown, strict=True):
                 pairs = zip(tile.limited(kept_halo), sides(area), strict=True)
@@ -378,7 +387,8 @@ class Encoding:
     def analyse(self, quality: int) -> tuple[Tensor, Tensor, Refined | None]:
         """Latent and hyper-latent; with effort, the former refined, and how it is coded."""
         codec = self.codec
-        y, hyper = codec.analyse(self.pixels, quality)
+        with share(ANALYSIS_SHARE / (1 + REFINEMENT_TIME * self.n_steps)):
+            y, hyper = codec.analyse(self.pixels, quality)
         if not self.n_steps:
             return y, hyper, None
         with torch.inference_mode(False):  # the caller's would leave no gradient

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ulcodec.progress import tracked
 from ulcodec.schedule import alpha, sigma
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -24,7 +25,7 @@ def sample(denoise: Denoiser, z_t: Tensor, log_snrs: Sequence[float], *, order: 
     """
     previous: Tensor | None = None
     previous_step = 0.0
-    for now, following in pairwise(log_snrs):
+    for now, following in tracked(list(pairwise(log_snrs))):
         estimate = denoise(z_t, torch.full((len(z_t),), now, dtype=torch.float32, device=z_t.device))
         step = (following - now) / 2
         ahead = estimate

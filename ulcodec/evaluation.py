@@ -3,7 +3,7 @@
 Pictures are uint8 [H, W, 3] or [H, W].
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ulcodec.codec import Codec
 from ulcodec.metrics import bits_per_pixel, psnr_db
+from ulcodec.progress import tracked
 
 Pixels = NDArray[np.uint8]
 
@@ -24,21 +25,15 @@ class RatePoint(NamedTuple):
     psnr_db: float
 
 
-def rate_distortion(
-    codec: Codec,
-    pictures: Sequence[Pixels],
-    qualities: Iterable[int],
-    on_picture: Callable[[], object] = lambda: None,
-) -> list[RatePoint]:
-    """Encode and decode every picture at every quality; `on_picture` is called after each."""
+def rate_distortion(codec: Codec, pictures: Sequence[Pixels], qualities: Sequence[int]) -> list[RatePoint]:
+    """Encode and decode every picture at every quality."""
     points = []
-    for quality in qualities:
+    for quality in tracked(qualities):
         rates, distortions = [], []
-        for pixels in pictures:
+        for pixels in tracked(pictures):
             data = codec.encode(pixels, quality=quality)
             rates.append(bits_per_pixel(len(data), pixels.shape[1], pixels.shape[0]))
             distortions.append(psnr_db(pixels, codec.decode_array(data)))
-            on_picture()
         points.append(RatePoint(quality, fmean(rates), fmean(distortions)))
     return points
 
@@ -48,7 +43,7 @@ def integer_cost_percent(codec: Codec, pictures: Sequence[Pixels], quality: int)
 
     What the integer prior, the frequency tables and the range coder cost together; the frame of a file is left out.
     """
-    described = [codec.describe(codec.encode(pixels, quality=quality)) for pixels in pictures]
+    described = [codec.describe(codec.encode(pixels, quality=quality)) for pixels in tracked(pictures)]
     bits, bound = (sum(d[name] for d in described) for name in ("payload_bits", "bound_bits"))
     return 100 * (bits / bound - 1)
 

@@ -33,6 +33,7 @@ from ulcodec.model.config import ModelConfig
 from ulcodec.model.integer import MEAN_GRID, CodingParameters, IntegerPrior
 from ulcodec.model.likelihood import zeroward
 from ulcodec.model.reveal import StepElements
+from ulcodec.progress import share, tracked
 
 MAX_SYMBOL = 2**19
 """Larger symbols are clamped by the encoder; the entropy coder's escape goes to 2^20."""
@@ -186,7 +187,7 @@ def encode_latents(
 
     y_16 = y.view(torch.int32) if overwrite_y else torch.zeros(y.shape, dtype=torch.int32, device=y.device)
     segments = []
-    for step in FILE_STEPS:
+    for step in tracked(FILE_STEPS):
         rows_of_tiles = encoded_rows(coder, y, y_16, step, quality, features, savings)
         for encoder, group in zip(encoders, grouped(coder, checks, rows_of_tiles), strict=True):
             encoder.encode_group(group)
@@ -396,10 +397,11 @@ class DecodingWalk:
         """Put the means of the next step's elements into their places in y_16; returns their table indices."""
         prior, elements = self.coder.prior, self.elements
         indices = torch.empty(*self.y_16.shape[:3], elements.n_channels, dtype=torch.uint8, device="cpu")
-        for tile in prior.tiles(self.grid):
-            predicted = prior(self.y_16, self.step + 1, self.quality, self.features, tile)
-            elements.scatter(predicted.mean_16, tile.inner_of(self.y_16), tile.inner_origin)
-            tile.inner_of(indices).copy_(predicted.table_index)
+        with share(1 / (N_SEGMENTS - self.step)):
+            for tile in prior.tiles(self.grid):
+                predicted = prior(self.y_16, self.step + 1, self.quality, self.features, tile)
+                elements.scatter(predicted.mean_16, tile.inner_of(self.y_16), tile.inner_origin)
+                tile.inner_of(indices).copy_(predicted.table_index)
         return indices
 
     def count(self, indices: Tensor) -> NDArray[np.intp]:

@@ -12,6 +12,7 @@ from ulcodec.codec import Codec, Encoding
 from ulcodec.errors import ImageError
 from ulcodec.images import Picture
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db
+from ulcodec.progress import share
 
 MAX_TRIES = 8
 SIZE_TOLERANCE = 0.02
@@ -36,8 +37,9 @@ class Search:
     def at(self, quality: int, thrift: float = 1.0) -> float:
         """The measure of the file at a quality."""
         if (quality, thrift) not in self.found:
-            data = self.encoding.code(quality, thrift)
-            self.found[quality, thrift] = self.measure(data), data
+            with share(1 / (MAX_TRIES - self.codings), f"try {self.codings + 1} of at most {MAX_TRIES}"):
+                data = self.encoding.code(quality, thrift)
+                self.found[quality, thrift] = self.measure(data), data
         return self.found[quality, thrift][0]
 
 

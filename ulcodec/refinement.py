@@ -22,6 +22,7 @@ from ulcodec.model.integer import MEAN_GRID
 from ulcodec.model.likelihood import reveal_predictions, unit_bin_bits
 from ulcodec.model.tiles import Span, spans
 from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.progress import tracked
 
 EFFORT_STEPS = (0, 1, 2, 3, 5, 8, 16, 32, 64)
 """Steps of refinement at effort 1 to 9."""
@@ -70,7 +71,7 @@ def refine(
     grid, curvature = (y.shape[1], y.shape[2]), CURVATURE_BITS
     least, best = math.inf, None
     before: tuple[Tensor, Tensor] | None = None
-    for step in range(n_steps + 1):
+    for step in tracked(range(n_steps + 1), "refining: step {} of {}"):
         thrift = THRIFT if step else 1.0
         coded = encode_latent(coder, y, hyper, quality, thrift)
         gradient = None

@@ -16,6 +16,7 @@ from ulcodec.errors import ModelError
 from ulcodec.model.base_model import BaseModel, BaseModelConfig
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, recover_directory
 from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.progress import tracked
 from ulcodec.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, STEP_WIDTH
 from ulcodec.store import open_model
 
@@ -59,7 +60,7 @@ class Sampler:
         quality = torch.tensor([self.quality], device=self.device)
         autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(self.device))
         with torch.inference_mode(), autocast:
-            for _ in range(count):
+            for _ in tracked(range(count)):
                 z_0 = sample_latents(denoise, self.base.draw_noisiest((1, *grid), generator), n_steps)
                 y = torch.round(denoise(z_0, cleanest) / STEP_WIDTH).contiguous(memory_format=torch.channels_last)
                 yield to_pixels(self.codec.decoder.trunk(y, quality)[1][0].float(), Layout.RGB)

@@ -37,6 +37,7 @@ from ulcodec.model.reveal import Phase, step_phases
 from ulcodec.model.rounding import compensated
 from ulcodec.model.tiles import Tile, tiles
 from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.progress import tracked
 from ulcodec.schedule import LATENT_LOG_SNR_0, step_noise_variance
 
 N_QUALITIES = 101
@@ -262,7 +263,7 @@ class IntegerPrior:
 
     def tiles(self, grid: Grid) -> Iterator[Tile]:
         """The parts of a picture that `__call__` takes, row after row."""
-        return released(tiles(grid, self.tile, len(self.blocks)))  # each block sees one position further
+        return released(tracked(tiles(grid, self.tile, len(self.blocks))))  # each block sees one position further
 
     def __call__(self, y_16: Tensor, step: int, quality: int, hyper_features: Tensor, tile: Tile) -> CodingParameters:
         """Parameters [B, h, w, K] of the elements that are coded in a step, of the inner part of a tile.

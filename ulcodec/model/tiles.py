@@ -1,6 +1,7 @@
 """Tiles of a latent grid with what surrounds them, so that large pictures take no more memory than a tile."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 from torch import Tensor
@@ -88,8 +89,8 @@ def whole(grid: tuple[int, int]) -> Tile:
 
 def tiles(
     grid: tuple[int, int], tile: int, halo: int, rows: range | None = None, columns: range | None = None
-) -> Iterator[Tile]:
+) -> list[Tile]:
     """Tiles of a grid, or of some of its rows and columns, row after row; `tile` and `halo` as in `spans`."""
-    for down in spans(rows or range(grid[0]), grid[0], tile, halo):
-        for across in spans(columns or range(grid[1]), grid[1], tile, halo):
-            yield Tile(down, across)
+    down = spans(rows or range(grid[0]), grid[0], tile, halo)
+    across = list(spans(columns or range(grid[1]), grid[1], tile, halo))
+    return [Tile(*pair) for pair in product(down, across)]
