@@ -26,7 +26,7 @@ from ulcodec.model.integer import (
     stored_layer,
 )
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
-from ulcodec.model.products import LARGEST_ACTIVATION, PRODUCTS, neighbourhoods
+from ulcodec.model.products import LARGEST_ACTIVATION, PRODUCTS, is_exact, neighbourhoods
 from ulcodec.model.reveal import StepElements, step_map
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import LATENT_LOG_SNR_0
@@ -156,7 +156,8 @@ def test_results_are_integers_and_repeat_on_every_thread_count(
 
 
 def test_every_way_of_multiplying_gives_the_same(tensors: dict[str, Tensor], latents: Latents) -> None:
-    priors = [IntegerPrior(TINY, tensors, CPU, name) for name in PRODUCTS]
+    priors = [IntegerPrior(TINY, tensors, CPU, name) for name in PRODUCTS if is_exact(name, CPU)]
+    assert len(priors) >= 3
     for quality in QUALITIES:
         expected, *others = (walk(prior, latents, quality) for prior in priors)
         for parameters in others:
@@ -215,6 +216,8 @@ def test_a_reveal_with_uneven_steps(
 
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_layers_are_exact_at_the_limits(tensors: dict[str, Tensor], name: str) -> None:
+    if not is_exact(name, CPU):
+        pytest.skip(f"{name} products are not exact on this processor")
     layer = stored_layer(tensors, "prior.blocks.0.expand", PRODUCTS[name], CPU)
     weight, bias, exponent = (
         tensors[f"prior.blocks.0.expand.{part}"].long() for part in ("weight", "bias", "exponent")
