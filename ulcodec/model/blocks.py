@@ -44,11 +44,13 @@ class BottleneckBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> the same shape."""
         hidden = self.activation(self.spatial(self.activation(self.reduce(x))))
-        result: Tensor = x + self.expand(hidden)
-        return result
+        change: Tensor = self.expand(hidden)
+        return x + change if change.requires_grad else change.add_(x)
 
     def activation(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x, self.negative_slope) if self.negative_slope else F.relu(x)
+        """In place where no gradient is wanted: fresh memory costs as much as the arithmetic on it."""
+        in_place = not x.requires_grad
+        return F.leaky_relu(x, self.negative_slope, in_place) if self.negative_slope else F.relu(x, in_place)
 
 
 class Blocks(nn.Sequential):

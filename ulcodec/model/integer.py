@@ -28,6 +28,7 @@ from ulcodec.model.products import (
     LARGEST_ACTIVATION,
     MAX_WEIGHT,
     PRODUCTS,
+    ROWS_AT_ONCE,
     Grid,
     Product,
     choose_product,
@@ -84,6 +85,20 @@ def limited_(x: Tensor) -> Tensor:
 
 def limited_relu_(x: Tensor) -> Tensor:
     return x.clamp_(0, LARGEST_ACTIVATION)
+
+
+def by_rows(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """A function of rows [N, ...] -> [N, out], of so many rows at a time as stay in the cache of a CPU."""
+    if inputs[0].is_cuda or len(inputs[0]) <= ROWS_AT_ONCE:
+        return function(*inputs)
+    parts = zip(*(torch.split(x, ROWS_AT_ONCE) for x in inputs), strict=True)
+    first = function(*next(parts))
+    result = first.new_empty(len(inputs[0]), *first.shape[1:])
+    targets = iter(torch.split(result, ROWS_AT_ONCE))
+    next(targets).copy_(first)
+    for target, part in zip(targets, parts, strict=True):
+        target.copy_(function(*part))
+    return result
 
 
 def shuffled(x: Tensor) -> Tensor:
@@ -282,9 +297,9 @@ class IntegerPrior:
         grid, n_channels = (x.shape[1], x.shape[2]), x.shape[3]
         x = limited_relu_(x.flatten(0, 2).add_(self.bias[quality]))
         for number, ((reduce, spatial, expand), bias) in enumerate(zip(self.blocks, self.block_bias, strict=True), 1):
-            hidden = limited_relu_(reduce(x).add_(bias[quality]))
+            hidden = by_rows(lambda rows: limited_relu_(reduce(rows).add_(bias[quality])), x)  # noqa: B023
             hidden = limited_relu_(spatial(hidden, grid))
-            x = limited_(expand(hidden).add_(x))
+            x = by_rows(lambda rows, before: limited_(expand(rows).add_(before)), hidden, x)  # noqa: B023
             following = tile.limited(len(self.blocks) - number)  # what no later block needs is cut off
             rows, columns = following.of(tile)
             x = x.view(-1, *grid, n_channels)[:, rows, columns]
