@@ -170,6 +170,28 @@ def stored_layer(
     return IntegerLayer(weight.to(device, torch.int8).T.contiguous(), start, shift.to(device, torch.int32), product)
 
 
+class IntegerBlock(NamedTuple):
+    """`PriorBlock` in integers: its layers, and its bias int32 [Q, hidden]."""
+
+    reduce: IntegerLayer
+    spatial: IntegerLayer
+    expand: IntegerLayer
+    bias: Tensor
+
+    def __call__(self, x: Tensor, quality: int) -> Tensor:
+        """x int32 [B, h, w, C] -> the same shape."""
+        rows, grid = x.flatten(0, 2), (x.shape[1], x.shape[2])
+
+        def reduced(rows: Tensor) -> Tensor:
+            return limited_relu_(self.reduce(rows).add_(self.bias[quality]))
+
+        def expanded(hidden: Tensor, rows: Tensor) -> Tensor:
+            return limited_(self.expand(hidden).add_(rows))
+
+        hidden = limited_relu_(self.spatial(by_rows(reduced, rows), grid))
+        return by_rows(expanded, hidden, rows).view(x.shape)
+
+
 class PhaseLayers(NamedTuple):
     """What differs between the phases of a step: how the prior begins and ends at its positions.
 
@@ -208,13 +230,13 @@ class IntegerPrior:
                 raise ModelError(f"the coding weights lack the table {name}")
             return tensors[f"table.{name}"].to(device, dtype)
 
+        def block(i: int) -> IntegerBlock:
+            reduce, spatial, expand = (layer(f"prior.blocks.{i}.{part}") for part in ("reduce", "spatial", "expand"))
+            return IntegerBlock(reduce, spatial, expand, table(f"blocks.{i}.bias"))
+
         self.config, self.device, self.tile = config, device, tile
         self.stem = layer("prior.stem")
-        self.blocks = [
-            tuple(layer(f"prior.blocks.{i}.{part}") for part in ("reduce", "spatial", "expand"))
-            for i in range(config.prior_blocks)
-        ]
-        self.block_bias = [table(f"blocks.{i}.bias") for i in range(config.prior_blocks)]
+        self.blocks = [block(i) for i in range(config.prior_blocks)]
         self.heads = layer("prior.mean_head", MEAN_BITS), layer("prior.scale_head")
         self.hyper_layers = [layer(f"hyper.{name}") for name in ("stem", "up_32", "up_16")]
         self.bias, self.scale_offset = table("bias"), table("scale_offset")
@@ -293,21 +315,17 @@ class IntegerPrior:
         """`__call__` from the outer part of a tile, [B, h, w, ...]."""
         layers = self.phase_layers(step)
         n_elements = max(len(own.phase.coded) for own in layers)
-        x = self.begun(y_16, layers, quality, hyper_features, tile)
-        grid, n_channels = (x.shape[1], x.shape[2]), x.shape[3]
-        x = limited_relu_(x.flatten(0, 2).add_(self.bias[quality]))
-        for number, ((reduce, spatial, expand), bias) in enumerate(zip(self.blocks, self.block_bias, strict=True), 1):
-            hidden = by_rows(lambda rows: limited_relu_(reduce(rows).add_(bias[quality])), x)  # noqa: B023
-            hidden = limited_relu_(spatial(hidden, grid))
-            x = by_rows(lambda rows, before: limited_(expand(rows).add_(before)), hidden, x)  # noqa: B023
-            following = tile.limited(len(self.blocks) - number)  # what no later block needs is cut off
-            rows, columns = following.of(tile)
-            x = x.view(-1, *grid, n_channels)[:, rows, columns]
-            grid, tile = (x.shape[1], x.shape[2]), following
-            x = x.flatten(0, 2)
-        x = limited_relu_(x).view(-1, *grid, n_channels)
-        mean_16 = torch.zeros(*x.shape[:3], n_elements, dtype=torch.int32, device=x.device)
+        shape = len(y_16), *tile.inner_grid, n_elements
+        mean_16 = torch.zeros(shape, dtype=torch.int32, device=y_16.device)
         table_index = torch.zeros_like(mean_16, dtype=torch.uint8)
+        if not n_elements:
+            return CodingParameters(mean_16, table_index)
+        x = limited_relu_(self.begun(y_16, layers, quality, hyper_features, tile).add_(self.bias[quality]))
+        for number, block in enumerate(self.blocks, start=1):
+            x, following = block(x, quality), tile.limited(len(self.blocks) - number)
+            rows, columns = following.of(tile)  # what no later block needs is cut off
+            x, tile = x[:, rows, columns], following
+        x = limited_relu_(x)
         for phase, _, heads in layers:
             own, n_coded = phase.positions(tile.inner_origin), len(phase.coded)
             if not n_coded or not x[own].numel():

@@ -60,6 +60,11 @@ class Tile(NamedTuple):
     def inner_origin(self) -> tuple[int, int]:
         return self.rows.inner.start, self.columns.inner.start
 
+    @property
+    def inner_grid(self) -> tuple[int, int]:
+        rows, columns = (part.inner for part in self)
+        return rows.stop - rows.start, columns.stop - columns.start
+
     def limited(self, halo: int) -> "Tile":
         """With at most `halo` positions around: layers that follow one another need less and less."""
         return Tile(*(part.limited(halo) for part in self))
