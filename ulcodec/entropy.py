@@ -20,7 +20,7 @@ from ulcodec.range_coder import PRECISION_BITS, TOTAL
 
 MAX_TABLES = 256
 
-ELEMENTS_AT_ONCE = 2**22
+ELEMENTS_AT_ONCE = 2**20
 """What is sorted or looked up together, which bounds the memory for that."""
 
 MAX_TABLE_LENGTH = 4096

@@ -41,7 +41,7 @@ MAX_SYMBOL = 2**19
 FILE_STEPS = range(1, N_SEGMENTS + 1)
 """A segment each, empty where the model has fewer reveal steps."""
 
-ELEMENTS_AT_ONCE = 2**20
+ELEMENTS_AT_ONCE = 2**18
 """What is quantised or restored together, which bounds the memory for that."""
 
 LARGE_GRID = 2**16

@@ -9,6 +9,11 @@ from torch.nn import functional as F
 from ulcodec.model.tiles import Tile
 
 DCT_SIZE = 16
+
+NARROWING_INTERVAL = 4
+"""Blocks between two cuts of what surrounds a tile. Tensors of one size find the memory of those before them; of ever
+smaller sizes they leave gaps."""
+
 OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 """Orthogonal luma, red-blue and green-magenta axes (rows, before normalisation)."""
 
@@ -62,8 +67,10 @@ class Blocks(nn.Sequential):
         After each block, what no later one needs is cut off.
         """
         for number, block in enumerate(self, start=1):
-            following = tile.limited(halo + len(self) - number)
-            x, tile = cropped(block(x), tile, following), following
+            x = block(x)
+            if number % NARROWING_INTERVAL == 0 or number == len(self):
+                following = tile.limited(halo + len(self) - number)
+                x, tile = cropped(x, tile, following), following
         return x
 
 

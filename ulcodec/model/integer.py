@@ -54,8 +54,8 @@ MAX_LATENT = 2**24
 
 Integers = Mapping[str, Tensor]
 
-TILE = 128
-"""Side in latent positions (2048 pixels) of the tiles in which the prior takes large pictures."""
+TILE = 96
+"""Side in latent positions (1536 pixels) of the tiles in which the prior takes large pictures."""
 
 HYPER_TILE, HYPER_HALO = 32, 1
 """Of the hyper-decoder's tiles, in positions of the hyper-latent."""
