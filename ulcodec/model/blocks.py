@@ -64,7 +64,7 @@ class Blocks(nn.Sequential):
     def narrowing(self, x: Tensor, tile: Tile, halo: int) -> Tensor:
         """The blocks over the outer part of a tile [B, C, h, w], of which `halo` positions around are kept.
 
-        After each block, what no later one needs is cut off.
+        After every fourth block, what no later one needs is cut off.
         """
         for number, block in enumerate(self, start=1):
             x = block(x)
