@@ -26,7 +26,7 @@ def in_latents(pixels: range) -> range:
 
 def unflattened(latent_16: Tensor, grid: tuple[int, int]) -> Tensor:
     """Integers in 1/16 steps [N, C] of B pictures -> float32 [B, C, h, w] in steps, channels last."""
-    return (latent_16.float() / MEAN_GRID).reshape(-1, *grid, latent_16.shape[1]).permute(0, 3, 1, 2)
+    return latent_16.float().div_(MEAN_GRID).reshape(-1, *grid, latent_16.shape[1]).permute(0, 3, 1, 2)
 
 
 def quality_tensor(quality: int, device: torch.device) -> Tensor:

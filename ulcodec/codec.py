@@ -342,8 +342,7 @@ class Codec:
         self, latents: Sequence[Tensor], quality: Tensor, tile: Tile, kept_halo: int, drawing: Realism
     ) -> Tensor:
         """Pictures [B, 3, H, W] of a tile and `kept_halo` positions around, from latents [h, w, C] in 1/16 steps."""
-        part = torch.stack([y[tile.rows.outer, tile.columns.outer] for y in latents])
-        known = unflattened(part.flatten(0, 2), (part.shape[1], part.shape[2]))
+        known = unflattened(torch.cat([tile.outer_of(y[None]).flatten(0, 2) for y in latents]), tile.outer_grid)
         shown: Tensor
         with torch.inference_mode(), autocast(self.device):
             features, shown = self.model.decoder.trunk(known, quality, tile, kept_halo)

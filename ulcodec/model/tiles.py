@@ -31,6 +31,10 @@ class Span(NamedTuple):
         return slice(self.outer.start - wider.outer.start, self.outer.stop - wider.outer.start)
 
 
+def length(part: slice) -> int:
+    return int(part.stop - part.start)
+
+
 def span(inner: slice, outer: slice) -> Span:
     return Span(inner, outer, slice(inner.start - outer.start, inner.stop - outer.start))
 
@@ -62,8 +66,11 @@ class Tile(NamedTuple):
 
     @property
     def inner_grid(self) -> tuple[int, int]:
-        rows, columns = (part.inner for part in self)
-        return rows.stop - rows.start, columns.stop - columns.start
+        return length(self.rows.inner), length(self.columns.inner)
+
+    @property
+    def outer_grid(self) -> tuple[int, int]:
+        return length(self.rows.outer), length(self.columns.outer)
 
     def limited(self, halo: int) -> "Tile":
         """With at most `halo` positions around: layers that follow one another need less and less."""
