@@ -9,10 +9,11 @@ def main() -> None:
     atexit.register(gc.freeze)  # no search for cycles in what ends with the process: 0.3 s once torch is imported
     try:
         from ulcodec_cli.main import app
+
+        app(prog_name="ulcodec")
     except KeyboardInterrupt:
         print("ulcodec: interrupted", file=sys.stderr)
         sys.exit(130)
-    app(prog_name="ulcodec")
 
 
 if __name__ == "__main__":

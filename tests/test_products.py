@@ -1,6 +1,5 @@
 """Ways of multiplying integers: each exact or never taken, and the fastest of the exact ones."""
 
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +17,7 @@ from ulcodec.model.products import (
     Product,
     choose_product,
     exact_arithmetic,
+    float32_is_float32,
     is_exact,
     neighbourhoods,
     neighbourhoods_of,
@@ -217,29 +217,41 @@ def test_settings_of_the_caller_change_no_integer(name: str, setting: str) -> No
             assert torch.equal(PRODUCTS[name](weight)(x, (16, 24)), expected)
 
 
-def test_precision_is_restored_by_the_last_of_several_threads() -> None:
-    with MatmulPrecision("medium"):
-        inside, leave = threading.Event(), threading.Event()
+def test_a_setting_is_only_read() -> None:
+    """The caller's own products keep the precision that was asked for, and what is inherited stays inherited."""
+    product, x = Float32Product(weights(1152, 128)), inputs((16, 24), 1, 128)
+    with MatmulPrecision("medium"), exact_arithmetic(CPU):
+        assert not float32_is_float32(CPU)
+        product(x, (16, 24))
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert float32_is_float32(CPU)
 
-        def other() -> None:
-            with exact_arithmetic(CPU):
-                inside.set()
-                leave.wait()
 
-        thread = threading.Thread(target=other)
-        thread.start()
-        inside.wait()
-        with exact_arithmetic(CPU):
-            pass
-        assert all(precision.read() in precision.exact for precision in products.precisions()), "the other still works"
-        leave.set()
-        thread.join()
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has one setting")
+def test_an_inherited_precision_stays_inherited() -> None:
+    product, x = Float32Product(weights(1152, 128)), inputs((16, 24), 1, 128)
+    torch.backends.fp32_precision = "tf32"
+    try:
+        assert torch.equal(product(x, (16, 24)), Int64Product(product.integers)(x, (16, 24)))
+    finally:
+        torch.backends.fp32_precision = "ieee"
+    try:
+        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+    finally:
+        torch.backends.fp32_precision = "none"
+
+
+def test_a_setting_that_changes_meanwhile_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    product, x = Float32Product(weights(96)), inputs(None, 1, 96)
+    found = iter((True, False))
+    monkeypatch.setattr(products, "float32_is_float32", lambda device: next(found))
+    monkeypatch.setattr(product, "product", lambda values, grid: torch.zeros(len(values), 24, dtype=torch.int32))
+    assert torch.equal(product(x), Int64Product(product.integers)(x))
 
 
 def test_precision_before_torch_2_9(monkeypatch: pytest.MonkeyPatch) -> None:
     """One setting for all devices, which has other names."""
     monkeypatch.setattr(torch.backends, "mkldnn", object())
     with MatmulPrecision("medium"):
-        with exact_arithmetic(CPU):
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
+        assert not float32_is_float32(CPU)
+    assert float32_is_float32(CPU)

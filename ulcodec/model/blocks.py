@@ -50,7 +50,7 @@ class BottleneckBlock(nn.Module):
         """x [B, C, H, W] -> the same shape."""
         hidden = self.activation(self.spatial(self.activation(self.reduce(x))))
         change: Tensor = self.expand(hidden)
-        return x + change if change.requires_grad else change.add_(x)
+        return x + change if change.requires_grad or change.dtype != x.dtype else change.add_(x)
 
     def activation(self, x: Tensor) -> Tensor:
         """In place where no gradient is wanted: fresh memory costs as much as the arithmetic on it."""

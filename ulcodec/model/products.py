@@ -3,11 +3,9 @@
 All ways give the same integers; a way that does not pass `is_exact` on a device is never taken there, however fast.
 """
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache, partial
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -70,15 +68,28 @@ class Float32Product:
 
     A sum of products, whole or partial, is at most `|x| |w|` (Cauchy-Schwarz). Activations of pictures keep that below
     2^24 in more than 99 % of rows, although the largest activations that are allowed would not. Halves always do:
-    `sum |w| < 2^16` by the bound that `Product` asks for, and a half is at most 2^7.
+    `sum |w| < 2^16` by the bound that `Product` asks for, and a half is at most 2^7. Where the process has asked for
+    less precision inside float32 products, float64 stands in: a setting that other threads may rely on is not ours to
+    change, and one that another thread changes meanwhile is seen afterwards.
     """
 
     def __init__(self, weight: Tensor):
-        self.weight = weight.float()
+        self.integers, self.weight = weight, weight.float()
         largest_norm = weight.double().norm(dim=0).max().clamp(min=1.0)
         self.largest_square = float((NORM_MARGIN * EXACT_FLOAT32 / largest_norm) ** 2)
 
+    @cached_property
+    def in_float64(self) -> "Float64Product":
+        return Float64Product(self.integers)
+
     def __call__(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        if float32_is_float32(x.device):
+            result = self.in_float32(x, grid)
+            if float32_is_float32(x.device):
+                return result
+        return self.in_float64(x, grid)
+
+    def in_float32(self, x: Tensor, grid: Grid | None) -> Tensor:
         values = x.float()
         squares = side_by_side(torch.linalg.vector_norm(values, dim=1, keepdim=True).square_(), grid).sum(1)
         result = self.product(values, grid)
@@ -126,7 +137,7 @@ PRODUCTS: dict[str, Callable[[Tensor], Product]] = {
 }
 
 DEFINITION = "int64"
-"""Taken where nothing else is exact, and never timed: it is slower than all others."""
+"""Taken where nothing else is exact, and never timed: float32 products are faster."""
 
 
 def padded_to(x: Tensor, row_multiple: int, column_multiple: int) -> Tensor:
@@ -185,60 +196,17 @@ def shifted_product(x: Tensor, weight: Tensor, grid: Grid) -> Tensor:
 # Settings of torch that would change a product
 
 
-class Precision(NamedTuple):
-    """A setting of torch for what happens inside float32 products: how it is read and written, and its exact values."""
-
-    read: Callable[[], str]
-    write: Callable[[str], None]
-    exact: tuple[str, ...]
+def exact_arithmetic(device: torch.device) -> torch.autocast:
+    """Shut out autocast, which would round the factors of float products."""
+    return torch.autocast(device.type, enabled=False)
 
 
-def precisions() -> list[Precision]:
-    """Those of CPUs and of CUDA; before torch 2.9 one for both."""
-    if not hasattr(torch.backends.mkldnn, "matmul"):
-        return [Precision(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, ("highest",))]
-    backends = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)
-    return [
-        Precision(partial(getattr, own, "fp32_precision"), partial(setattr, own, "fp32_precision"), ("ieee", "none"))
-        for own in backends
-    ]
-
-
-class FullPrecision:
-    """Keeps float32 products at full precision while in use, by any number of threads.
-
-    The settings belong to the process: the first user saves and changes them, the last one restores them.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.n_users = threading.Lock(), 0
-        self.changed: list[tuple[Precision, str]] = []
-
-    def __enter__(self) -> None:
-        with self.lock:
-            self.n_users += 1
-            if self.n_users == 1:
-                found = [(precision, precision.read()) for precision in precisions()]
-                self.changed = [(precision, value) for precision, value in found if value not in precision.exact]
-                for precision, _ in self.changed:
-                    precision.write(precision.exact[0])
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.n_users -= 1
-            if self.n_users == 0:
-                for precision, value in self.changed:
-                    precision.write(value)
-
-
-FULL_PRECISION = FullPrecision()
-
-
-@contextmanager
-def exact_arithmetic(device: torch.device) -> Iterator[None]:
-    """Shut out what callers may have set: autocast, and bfloat16 or TF32 inside float32 products."""
-    with FULL_PRECISION, torch.autocast(device.type, enabled=False):
-        yield
+def float32_is_float32(device: torch.device) -> bool:
+    """False if the process has asked torch for bfloat16 or TF32 inside float32 products."""
+    if not hasattr(torch.backends.mkldnn, "matmul"):  # before torch 2.9: one setting for all devices
+        return torch.get_float32_matmul_precision() == "highest"
+    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    return backend.matmul.fp32_precision in ("ieee", "none")
 
 
 # The choice
