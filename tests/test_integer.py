@@ -176,6 +176,19 @@ def test_batches_and_tiles_change_nothing(tensors: dict[str, Tensor], prior: Int
                 assert torch.equal(ours, torch.cat(theirs))
 
 
+def test_few_positions_go_at_once_and_many_by_phase(
+    prior: IntegerPrior, tensors: dict[str, Tensor], latents: Latents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = walk(prior, latents, 37)
+    monkeypatch.setattr(integer, "LEAST_BY_PHASE", 0)
+    for tile in (2, 3, 128):
+        for found, expected in zip(
+            walk(IntegerPrior(TINY, tensors, CPU, tile=tile), latents, 37), at_once, strict=True
+        ):
+            assert torch.equal(found.mean_16, expected.mean_16)
+            assert torch.equal(found.table_index, expected.table_index)
+
+
 def test_tiles_of_the_hyper_decoder_change_nothing(
     prior: IntegerPrior, latents: Latents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,9 +203,12 @@ UNEVEN = tuple("12" * 4 if group % 2 else "21121222" for group in range(N_CHANNE
 """A reveal in which the positions of a step have different numbers of channels."""
 
 
+@pytest.mark.parametrize("least_by_phase", [0, 1536])
 def test_a_reveal_with_uneven_steps(
-    tensors: dict[str, Tensor], tiny_model: UnifiedLatentModel, latents: Latents
-) -> None:
+    tensors: dict[str, Tensor], tiny_model: UnifiedLatentModel, latents: Latents, least_by_phase: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(integer, "LEAST_BY_PHASE", least_by_phase)
     config = replace(TINY, reveal=UNEVEN)
     prior, steps = IntegerPrior(config, tensors, CPU), step_map(config, GRID)
     features = prior.hyper_features(latents.hyper_16, 37, GRID)

@@ -34,7 +34,7 @@ from ulcodec.model.products import (
     choose_product,
     exact_arithmetic,
 )
-from ulcodec.model.reveal import Phase, step_phases
+from ulcodec.model.reveal import Phase, StepElements, step_map, step_phases
 from ulcodec.model.rounding import compensated
 from ulcodec.model.tiles import Tile, tiles
 from ulcodec.model.unified import UnifiedLatentModel
@@ -56,6 +56,10 @@ Integers = Mapping[str, Tensor]
 
 TILE = 96
 """Side in latent positions (1536 pixels) of the tiles in which the prior takes large pictures."""
+
+LEAST_BY_PHASE = 1536
+"""Positions from which on the stem and the heads work phase by phase: with fewer, the calls take longer than what they
+save."""
 
 HYPER_TILE, HYPER_HALO = 32, 1
 """Of the hyper-decoder's tiles, in positions of the hyper-latent."""
@@ -313,19 +317,44 @@ class IntegerPrior:
 
     def predict(self, y_16: Tensor, step: int, quality: int, hyper_features: Tensor, tile: Tile) -> CodingParameters:
         """`__call__` from the outer part of a tile, [B, h, w, ...]."""
-        layers = self.phase_layers(step)
-        n_elements = max(len(own.phase.coded) for own in layers)
-        shape = len(y_16), *tile.inner_grid, n_elements
-        mean_16 = torch.zeros(shape, dtype=torch.int32, device=y_16.device)
-        table_index = torch.zeros_like(mean_16, dtype=torch.uint8)
-        if not n_elements:
-            return CodingParameters(mean_16, table_index)
-        x = limited_relu_(self.begun(y_16, layers, quality, hyper_features, tile).add_(self.bias[quality]))
+        elements = StepElements(self.config, step, y_16.device)
+        shape = len(y_16), *tile.inner_grid
+        if not elements.n_channels:
+            nothing = torch.zeros(*shape, 0, dtype=torch.int32, device=y_16.device)
+            return CodingParameters(nothing, nothing.to(torch.uint8))
+        by_phase = y_16[..., 0].numel() >= LEAST_BY_PHASE
+        begin, end = (self.begun, self.ended) if by_phase else (self.begun_at_once, self.ended_at_once)
+        x = limited_relu_(begin(y_16, step, quality, hyper_features, tile).add_(self.bias[quality]))
         for number, block in enumerate(self.blocks, start=1):
             x, following = block(x, quality), tile.limited(len(self.blocks) - number)
             rows, columns = following.of(tile)  # what no later block needs is cut off
             x, tile = x[:, rows, columns], following
-        x = limited_relu_(x)
+        return end(limited_relu_(x), step, quality, tile)
+
+    def begun_at_once(self, y_16: Tensor, step: int, quality: int, hyper_features: Tensor, tile: Tile) -> Tensor:
+        """The stem, int32 [B, h, w, prior_width], from all channels: unknown ones are 0."""
+        known = step_map(self.config, tile.outer_grid, y_16.device, tile.outer_origin).permute(1, 2, 0) < step
+        estimate = scaled_latent(torch.where(known, y_16, 0), self.estimate[quality])
+        ones = (known.to(torch.int32) << ACTIVATION_BITS).expand_as(estimate)
+        return self.stem.over(torch.cat((estimate, ones, hyper_features), dim=3))
+
+    def ended_at_once(self, x: Tensor, step: int, quality: int, tile: Tile) -> CodingParameters:
+        """The heads, from x [B, h, w, prior_width]: parameters of all channels, of which those of the step are kept."""
+        everything, elements = slice(None), StepElements(self.config, step, x.device)
+        mean, index = (head.over(x) for head in self.heads)
+        found = self.mean(mean, quality, everything), self.table_index(index, quality, everything)
+        coded = step_map(self.config, tile.inner_grid, x.device, tile.inner_origin).permute(1, 2, 0) == step
+        shape = len(x), *tile.inner_grid
+        return CodingParameters(
+            *(elements.placed(part[:, coded].flatten(), shape, tile.inner_origin) for part in found)
+        )
+
+    def ended(self, x: Tensor, step: int, quality: int, tile: Tile) -> CodingParameters:
+        """The same, phase by phase, of the channels of the step alone."""
+        layers = self.phase_layers(step)
+        n_elements = max(len(own.phase.coded) for own in layers)
+        mean_16 = torch.zeros(*x.shape[:3], n_elements, dtype=torch.int32, device=x.device)
+        table_index = torch.zeros_like(mean_16, dtype=torch.uint8)
         for phase, _, heads in layers:
             own, n_coded = phase.positions(tile.inner_origin), len(phase.coded)
             if not n_coded or not x[own].numel():
@@ -335,12 +364,10 @@ class IntegerPrior:
             table_index[own][..., :n_coded] = self.table_index(result[..., n_coded:], quality, phase.coded)
         return CodingParameters(mean_16, table_index)
 
-    def begun(
-        self, y_16: Tensor, layers: list[PhaseLayers], quality: int, hyper_features: Tensor, tile: Tile
-    ) -> Tensor:
-        """The stem, int32 [B, h, w, prior_width]: phase by phase, from what is known there."""
+    def begun(self, y_16: Tensor, step: int, quality: int, hyper_features: Tensor, tile: Tile) -> Tensor:
+        """The same, phase by phase, from the channels that are known there."""
         x = torch.empty(*y_16.shape[:3], self.stem.weight.shape[1], dtype=torch.int32, device=y_16.device)
-        for phase, stem, _ in layers:
+        for phase, stem, _ in self.phase_layers(step):
             own = phase.positions(tile.outer_origin)
             if not x[own].numel():
                 continue
@@ -348,11 +375,11 @@ class IntegerPrior:
             x[own] = stem.over(torch.cat((known, hyper_features[own]), dim=3))
         return x
 
-    def mean(self, result: Tensor, quality: int, channels: Tensor) -> Tensor:
+    def mean(self, result: Tensor, quality: int, channels: Tensor | slice) -> Tensor:
         mean = result.clamp(-LARGEST_MEAN, LARGEST_MEAN) * self.mean_gain[quality][channels]
         return scaled(mean, MEAN_BITS + ACTIVATION_BITS).to(torch.int32)
 
-    def table_index(self, result: Tensor, quality: int, channels: Tensor) -> Tensor:
+    def table_index(self, result: Tensor, quality: int, channels: Tensor | slice) -> Tensor:
         index = scaled(result + self.scale_offset[quality][channels], ACTIVATION_BITS)
         return index.clamp(0, N_SCALES - 1).to(torch.uint8)
 

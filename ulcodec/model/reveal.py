@@ -19,12 +19,12 @@ def phase_steps(config: ModelConfig, device: torch.device) -> Tensor:
         return steps.reshape(N_CHANNEL_GROUPS, PHASE_ROWS, PHASE_COLUMNS)
 
 
-def step_map(config: ModelConfig, grid: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-    """Step (from 1) of every element: uint8 [C, h, w], tiled from the configuration's phases."""
+def step_map(config: ModelConfig, grid: Grid, device: torch.device | str = "cpu", origin: Grid = (0, 0)) -> Tensor:
+    """Step (from 1) of every element: uint8 [C, h, w] from an origin on, tiled from the configuration's phases."""
     height, width = grid
     pattern = phase_steps(config, torch.device(device))
-    rows = torch.arange(height, device=device) % PHASE_ROWS
-    columns = torch.arange(width, device=device) % PHASE_COLUMNS
+    rows = torch.arange(origin[0], origin[0] + height, device=device) % PHASE_ROWS
+    columns = torch.arange(origin[1], origin[1] + width, device=device) % PHASE_COLUMNS
     tiled = pattern[:, rows][:, :, columns]
     return tiled.repeat(config.latent_channels // N_CHANNEL_GROUPS, 1, 1)
 
