@@ -303,7 +303,7 @@ def decode_latents(
         walk.advance(of_step)
     if [check.value for check in walk.checks] != list(symbol_checks):
         raise ArithmeticMismatchError("the file is sound, but decoding gave other symbols than were encoded")
-    return own_latents(walk.latent.y_16, walk.latent.hyper_16, len(segments))
+    return own_latents(*walk.latent, len(segments))
 
 
 def decode_cut_latent(

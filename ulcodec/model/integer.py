@@ -351,11 +351,10 @@ class IntegerPrior:
 
     def ended(self, x: Tensor, step: int, quality: int, tile: Tile) -> CodingParameters:
         """The same, phase by phase, of the channels of the step alone."""
-        layers = self.phase_layers(step)
-        n_elements = max(len(own.phase.coded) for own in layers)
+        n_elements = StepElements(self.config, step, x.device).n_channels
         mean_16 = torch.zeros(*x.shape[:3], n_elements, dtype=torch.int32, device=x.device)
         table_index = torch.zeros_like(mean_16, dtype=torch.uint8)
-        for phase, _, heads in layers:
+        for phase, _, heads in self.phase_layers(step):
             own, n_coded = phase.positions(tile.inner_origin), len(phase.coded)
             if not n_coded or not x[own].numel():
                 continue

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ulcodec.model.prior import ACTIVATION_LIMIT
+
 ACTIVATION_BITS = 8
-LARGEST_ACTIVATION = 127 << ACTIVATION_BITS
+LARGEST_ACTIVATION = int(ACTIVATION_LIMIT) << ACTIVATION_BITS
 MAX_WEIGHT = 127
 
 EXACT_FLOAT32 = 2**24
