@@ -24,6 +24,9 @@ from ulcodec_cli.common import (
 from ulcodec_cli.progress import progress_bar
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ulcodec.images import Picture
 
 OPENING_SHARE = 0.5
@@ -65,7 +68,7 @@ def compared(first: "Picture", second: "Picture", n_bytes: int) -> dict[str, Any
     if first.pixels.shape != second.pixels.shape:
         shapes = " and ".join("x".join(map(str, picture.pixels.shape)) for picture in (first, second))
         raise ImageError(f"pictures of different shapes: {shapes}")
-    a, b = first.pixels_8, second.pixels_8
+    a, b = shown(first, second)
     height, width = a.shape[:2]
     return {
         "width": width,
@@ -77,11 +80,24 @@ def compared(first: "Picture", second: "Picture", n_bytes: int) -> dict[str, Any
     }
 
 
+def shown(first: "Picture", second: "Picture") -> "tuple[NDArray[np.uint8], NDArray[np.uint8]]":
+    """Both with 8 bits, and alike where the first one is fully transparent: no one sees those colours."""
+    a, b = first.pixels_8, second.pixels_8
+    if first.alpha is None:
+        return a, b
+    from ulcodec.attachments import without_hidden
+
+    a = without_hidden(a, first.alpha).astype(a.dtype)
+    b = b.copy()
+    b[first.alpha == 0] = a[first.alpha == 0]
+    return a, b
+
+
 def opened(path: Path, model: str, device: str, threads: int | None) -> "Picture":
-    """A picture, decoded if it is a .ulc file."""
+    """A picture, decoded if it is a .ulc file, turned as its metadata says."""
     data = path.read_bytes()
     if data[: len(MAGIC)] == MAGIC:
-        return load_codec(model, device, threads).decode_picture(data)
+        return load_codec(model, device, threads).decode_picture(data).upright()
     from ulcodec.images import load_image
 
     return load_image(data, max_pixels=MAX_PIXELS)
@@ -93,6 +109,6 @@ def write_side_by_side(first: "Picture", second: "Picture", target: Path) -> Non
 
     from ulcodec.images import save_image
 
-    a, b = first.pixels_8, second.pixels_8
+    a, b = shown(first, second)
     difference = (128 + 4 * (b.astype(int) - a)).clip(0, 255).astype(np.uint8)
     save_image(np.concatenate([a, b, difference], axis=1), target)

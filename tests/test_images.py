@@ -1,9 +1,9 @@
-import contextlib
 import functools
 import os
 import stat
 import struct
 import sys
+import warnings
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -171,7 +171,8 @@ def test_deep_png(tmp_path: Path, orientation: int, channels: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     alpha_8 = None if alpha is None else alpha.astype(np.uint8)
-    save_image(Picture(np.ascontiguousarray(pixels), alpha_8, wide_profile(), exif.tobytes()), tmp_path / "a.png")
+    icc = wide_profile() if channels != 2 else None
+    save_image(Picture(np.ascontiguousarray(pixels), alpha_8, icc, exif.tobytes()), tmp_path / "a.png")
     stored, upright = (load_image(tmp_path / "a.png", upright=upright) for upright in (False, True))
     np.testing.assert_array_equal(stored.pixels, pixels)
     if alpha is not None:
@@ -185,7 +186,7 @@ def test_deep_png(tmp_path: Path, orientation: int, channels: int) -> None:
         ).max()
         <= 1
     )
-    assert stored.icc == (wide_profile() if pixels.ndim == 3 else None)
+    assert stored.icc == icc
 
 
 def test_deep_png_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,14 +199,18 @@ def test_deep_png_without_its_library(tmp_path: Path, monkeypatch: pytest.Monkey
     assert picture.bit_depth == 8
     with pytest.raises(ImageError, match="needs imagecodecs"):
         save_image(samples, tmp_path / "a.png")
-    save_image(samples, tmp_path / "a.tif")
+    with pytest.warns(UserWarning, match="8 bits"):
+        save_image(samples, tmp_path / "a.tif")
     assert load_image(tmp_path / "a.tif").bit_depth == 8
 
 
-def test_first_frame_of_an_animation() -> None:
-    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
-    data = encoded(frames[0], save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(load_image(data).pixels, RGB)
+@pytest.mark.parametrize("name", ["PNG", "TIFF", "WEBP", "GIF"])
+def test_first_frame_of_an_animation(name: str) -> None:
+    frames = [Image.fromarray(pixels) for pixels in (GREY, 255 - GREY, GREY[::-1])]
+    data = encoded(frames[0], name, save_all=True, append_images=frames[1:], lossless=True)
+    with pytest.warns(UserWarning, match="first of 3 pictures"):
+        picture = load_image(data)
+    np.testing.assert_array_equal(picture.pixels.reshape(5, 7, -1)[:, :, 0], GREY)
 
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"])
@@ -250,8 +255,10 @@ def test_headers_that_promise_too_much(monkeypatch: pytest.MonkeyPatch, limit: i
 
 def test_text_that_unpacks_to_gigabytes() -> None:
     text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**27)))
-    with pytest.raises(ImageError, match="cannot be read"):
-        load_image(png_bomb(7, 5, text))
+    data = encoded(Image.fromarray(RGB))
+    with pytest.warns(UserWarning, match="metadata that cannot be read"):
+        picture = load_image(data[:33] + text + data[33:])
+    np.testing.assert_array_equal(picture.pixels, RGB)
 
 
 def exif_bombs() -> dict[str, bytes]:
@@ -273,9 +280,10 @@ def exif_bombs() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", exif_bombs())
 def test_hostile_exif(name: str) -> None:
-    """The picture comes out, upright or as it is stored, or an ImageError."""
+    """The picture comes out, upright or as it is stored."""
     data = encoded(Image.fromarray(RGB), exif=exif_bombs()[name])
-    with contextlib.suppress(ImageError):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         assert load_image(data).pixels.shape in (RGB.shape, RGB.transpose(1, 0, 2).shape)
 
 

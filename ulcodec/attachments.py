@@ -1,13 +1,16 @@
 """What a file carries beside the picture: metadata, deflated, and the alpha channel. No torch and no model."""
 
+import warnings
 import zlib
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ulcodec.container import leb128, read_leb128
+from ulcodec.colour import Cicp
+from ulcodec.container import Attachment, leb128, read_leb128
 from ulcodec.errors import CorruptDataError, LimitError
 
 MAX_METADATA_BYTES = 2**24
@@ -33,6 +36,23 @@ def inflate(data: bytes) -> bytes:
     if not unpacker.eof or unpacker.unused_data:
         raise CorruptDataError("metadata that does not inflate to its end")
     return unpacked
+
+
+def metadata_field(kind: Attachment, data: bytes) -> dict[str, Any]:
+    """The field of a `Picture` that attached ICC, EXIF, XMP or CICP gives.
+
+    None, with a warning, for what inflates beyond `MAX_METADATA_BYTES`. Raises CorruptDataError.
+    """
+    if kind is Attachment.CICP:
+        cicp = Cicp.read(data)
+        if cicp is None:
+            raise CorruptDataError("CICP that is not 4 bytes of an RGB picture")
+        return {"cicp": cicp}
+    try:
+        return {kind.name.lower(): inflate(data)}
+    except LimitError as error:
+        warnings.warn(f"{kind.name} is left out: {error}", stacklevel=2)
+        return {}
 
 
 def encode_alpha(alpha: NDArray[np.uint8]) -> bytes:

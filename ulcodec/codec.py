@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -24,9 +25,17 @@ from ulcodec.arrays import (
     to_tensor,
     unflattened,
 )
-from ulcodec.attachments import decode_alpha, deflate, encode_alpha, inflate, without_hidden
+from ulcodec.attachments import (
+    MAX_METADATA_BYTES,
+    decode_alpha,
+    deflate,
+    encode_alpha,
+    metadata_field,
+    without_hidden,
+)
 from ulcodec.catalogue import installed_fingerprints
 from ulcodec.container import (
+    MAX_ATTACHMENT_BYTES,
     MAX_PIXELS,
     N_SEGMENTS,
     THUMBNAIL_PX,
@@ -40,7 +49,7 @@ from ulcodec.container import (
 )
 from ulcodec.devices import autocast, choose_device
 from ulcodec.errors import CorruptDataError, FormatError, ImageError, ModelError, UnknownModelError
-from ulcodec.images import Picture, load_image
+from ulcodec.images import METADATA_NAMES, Picture, load_image
 from ulcodec.latent_coding import (
     DecodedLatent,
     EncodedLatent,
@@ -220,18 +229,26 @@ class Codec:
                 return decode_cut_latent(coder, segments, container.quality, grid)
             return decode_latent(coder, segments, container.symbol_check, container.quality, grid)
 
-    def attach(self, picture: Picture, alpha_quality: int | None, strip: bool) -> tuple[tuple[Attachment, bytes], ...]:
-        """What goes into the file beside the picture's samples."""
-        metadata = {Attachment.ICC: picture.icc}
-        if not strip:
-            metadata |= {Attachment.EXIF: picture.exif, Attachment.XMP: picture.xmp}
-        found = [(kind, deflate(data)) for kind, data in metadata.items() if data is not None]
-        if picture.alpha is None:
-            return tuple(found)
-        if alpha_quality is None:
-            return (*found, (Attachment.ALPHA, encode_alpha(picture.alpha)))
-        with share(ALPHA_SHARE):
-            return (*found, (Attachment.ALPHA_ULC, self.encode(picture.alpha, quality=alpha_quality)))
+    def attach(self, picture: Picture, alpha_quality: int | None) -> tuple[tuple[Attachment, bytes], ...]:
+        """What goes into the file beside the picture's samples. Raises ImageError for alpha beyond the limit."""
+        found: dict[Attachment, bytes] = {}
+        for kind, data in (
+            (Attachment.ICC, picture.icc),
+            (Attachment.EXIF, picture.exif),
+            (Attachment.XMP, picture.xmp),
+        ):
+            if data is not None:
+                found[kind] = deflate(data)
+        if picture.alpha is not None and alpha_quality is None:
+            found[Attachment.ALPHA] = encode_alpha(picture.alpha)
+        elif picture.alpha is not None and alpha_quality is not None:
+            with share(ALPHA_SHARE):
+                found[Attachment.ALPHA_ULC] = self.encode(picture.alpha, quality=alpha_quality)
+        if picture.cicp is not None:
+            found[Attachment.CICP] = bytes(picture.cicp)
+        if max(map(len, found.values()), default=0) > MAX_ATTACHMENT_BYTES:
+            raise ImageError(f"an alpha channel of more than {MAX_ATTACHMENT_BYTES} bytes; see alpha_quality")
+        return tuple(found.items())
 
     def detach(self, container: Container) -> dict[str, Any]:
         """Inverse of `attach`: fields of a `Picture`."""
@@ -242,7 +259,7 @@ class Codec:
             elif kind is Attachment.ALPHA_ULC:
                 fields["alpha"] = self.decode_alpha_ulc(data, container)
             else:
-                fields[kind.name.lower()] = inflate(data)
+                fields |= metadata_field(kind, data)
         return fields
 
     def decode_alpha_ulc(self, data: bytes, said: Container) -> np.ndarray:
@@ -359,9 +376,10 @@ class Encoding:
     def __init__(
         self, codec: Codec, picture: Picture, alpha_quality: int | None = None, strip: bool = False, effort: int = 1
     ) -> None:
+        picture = within_limits(picture.without("exif", "xmp") if strip else picture)
         self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[checked_effort(effort) - 1]
         self.pixels = picture.pixels if picture.alpha is None else without_hidden(picture.pixels, picture.alpha)
-        self.attachments = codec.attach(picture, alpha_quality, strip)
+        self.attachments = codec.attach(picture, alpha_quality)
         self.analysed: dict[int, tuple[Tensor, Tensor, Refined | None]] = {}
 
     @property
@@ -406,6 +424,16 @@ class Encoding:
             self.picture.bit_depth,
             self.attachments,
         ).to_bytes()
+
+
+def within_limits(picture: Picture) -> Picture:
+    """The picture without metadata beyond the format's limit, which a warning names."""
+    metadata = {"icc": picture.icc, "exif": picture.exif, "xmp": picture.xmp}
+    too_long = [name for name, data in metadata.items() if data is not None and len(data) > MAX_METADATA_BYTES]
+    if too_long:
+        shown = ", ".join(METADATA_NAMES[name] for name in too_long)
+        warnings.warn(f"{shown} of more than {MAX_METADATA_BYTES} bytes: left out", stacklevel=2)
+    return picture.without(*too_long)
 
 
 def load(model: str | Path = "small", *, device: str = "auto") -> Codec:

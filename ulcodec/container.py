@@ -57,6 +57,7 @@ class Attachment(IntEnum):
     XMP = 3
     ALPHA = 4
     ALPHA_ULC = 5
+    CICP = 6
 
 
 @dataclass(frozen=True)

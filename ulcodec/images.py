@@ -1,9 +1,11 @@
 """Pictures in and out: Pillow at the border, numpy arrays inside."""
 
 import os
+import re
 import secrets
+import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,16 +16,34 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from ulcodec.colour import Cicp, cicp_of, png_profile, to_srgb, usable_profile, with_cicp
 from ulcodec.container import MAX_PIXELS
 from ulcodec.errors import ImageError
+from ulcodec.metadata import (
+    EXIF_PREFIX,
+    exif_of,
+    gain_map_of,
+    orientation_of,
+    tiff_structure,
+    upright_exif,
+    upright_xmp,
+    without_metadata,
+    xmp_of,
+)
 
 ImageSource = str | Path | bytes | BinaryIO | Image.Image
 
+XMP_TIFF_TAG = 700
 GREY_MODES = {"1", "L", "LA", "La"}
 PNG_HEADER_BYTES = 33
-EXIF_PREFIX = b"Exif\0\0"
+FORMATS_THAT_TURN = {"JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF"}
+"""Formats whose readers turn the picture as its EXIF says."""
+FORMATS_WITH_CICP = {"PNG", "AVIF", "HEIF"}
+LAYERED_FORMATS = {"PSD", "ICO", "ICNS", "CUR"}
+"""Formats whose further frames are parts or sizes of the first."""
+METADATA_NAMES = {"icc": "the colour profile", "exif": "EXIF", "xmp": "XMP", "cicp": "CICP"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +51,8 @@ class Picture:
     """A picture that can be coded.
 
     `pixels`: uint8 or uint16 [H, W, 3] (RGB) or [H, W] (grey), H, W >= 1; `alpha`: uint8 [H, W], straight, or None if
-    opaque; `icc`: profile, None for sRGB; `exif` (TIFF structure) and `xmp` (packet) as bytes. Otherwise ImageError.
+    opaque; `icc`: profile, None for sRGB; `exif` (TIFF structure) and `xmp` (packet) as bytes; `cicp`: code points of
+    ITU-T H.273, None for those of sRGB. Otherwise ImageError.
     """
 
     pixels: NDArray[Any]
@@ -39,6 +60,7 @@ class Picture:
     icc: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
+    cicp: Cicp | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
@@ -69,11 +91,13 @@ class Picture:
     def to_pil(self) -> Image.Image:
         """Mode L, LA, RGB or RGBA, or I;16 for deep grey without alpha; deep colour becomes 8 bits: Pillow has no more.
 
-        `info` carries icc_profile, exif and xmp.
+        `info` carries icc_profile, exif and xmp, and cicp: bytes as in PNG.
         """
         deep_grey = self.bit_depth == 16 and self.pixels.ndim == 2 and self.alpha is None
         image = Image.fromarray(self.pixels if deep_grey else replace(self, pixels=self.pixels_8).samples)
         image.info.update(self.metadata)
+        if self.cicp is not None:
+            image.info["cicp"] = bytes(self.cicp)
         return image
 
     @property
@@ -83,47 +107,135 @@ class Picture:
         named = {"icc_profile": self.icc, "exif": exif, "xmp": self.xmp}
         return {name: data for name, data in named.items() if data is not None}
 
+    @property
+    def orientation(self) -> int:
+        """How the pixels lie, 1 (upright) to 8, as EXIF or else XMP says."""
+        return orientation_of(self.exif, self.xmp)
+
+    def upright(self) -> "Picture":
+        """The picture turned as its metadata says, which then say no more of it."""
+        if self.orientation == 1:
+            return self
+        turn = TURNS[self.orientation]
+        return replace(
+            self,
+            pixels=np.ascontiguousarray(turn(self.pixels)),
+            alpha=None if self.alpha is None else np.ascontiguousarray(turn(self.alpha)),
+            exif=None if self.exif is None else upright_exif(self.exif),
+            xmp=None if self.xmp is None else upright_xmp(self.xmp),
+        )
+
+    def without(self, *names: str) -> "Picture":
+        """The picture without these fields of metadata; turned, if one of them said how."""
+        none: dict[str, Any] = dict.fromkeys(names)
+        left = replace(self, **none)
+        return left if left.orientation == self.orientation else replace(self.upright(), **none)
+
 
 def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> Picture:
     """Read the first picture of a path, bytes, a binary file object or a Pillow image.
 
     Palettes become RGB, CMYK too, by its profile if it has one; bilevel becomes grey. 16 bits are kept for grey, and
-    for colour in PNG if imagecodecs is installed (else a warning). An opaque alpha channel is dropped, and a profile
-    that does what sRGB does. `upright`: apply the EXIF orientation and take it out of the EXIF. Raises ImageError for
-    what is not a whole picture, has more than `max_pixels`, or holds samples that have no such meaning; OSError if it
-    cannot be read.
+    for colour in PNG and AVIF if imagecodecs is installed. An opaque alpha channel is dropped, and a profile that does
+    what sRGB does; PNG's gAMA and cHRM become a profile. `upright`: turn the picture as EXIF, or else XMP, says, and
+    take that out of them. What is lost is told by a UserWarning: depth, further frames, a gain map, metadata that
+    cannot be read. Raises ImageError for what is not a whole picture, has more than `max_pixels`, or holds samples that
+    have no such meaning; OSError if it cannot be read.
     """
     if isinstance(source, (str, Path)):
         source = Path(source).read_bytes()
+    data = None if isinstance(source, Image.Image) else source if isinstance(source, bytes) else source.read()
     try:
-        if isinstance(source, Image.Image):
-            deep = None
-        else:
-            data = source if isinstance(source, bytes) else source.read()
-            source, deep = _opened(data), data if is_deep_png(data) else None
-        if source.width * source.height > max_pixels:
-            raise ImageError(f"{source.width}x{source.height} is more than {max_pixels} pixels")
-        turned = upright and source.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        image = ImageOps.exif_transpose(source) if turned else source
-        image.load()
-        picture = _picture(image, None if deep is None else _deep_samples(deep, source, upright))
+        picture, lost = _read(source if isinstance(source, Image.Image) else _opened(data or b""), data, max_pixels)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise ImageError("not a picture in a known format") from error
     except Exception as error:  # decoders of damaged files raise almost anything
-        raise ImageError(f"the picture cannot be read: {error}") from error
-    if deep is not None and picture.bit_depth == 8:
-        warnings.warn('16-bit colour is read with 8 bits; pip install "ulcodec[deep]" for all of it', stacklevel=2)
-    return picture
+        found = _read_without_metadata(data, max_pixels)
+        if found is None:
+            raise ImageError(f"the picture cannot be read: {error}") from error
+        picture, lost = found[0], [f"metadata that cannot be read is left out: {error}", *found[1]]
+    for line in lost:
+        warnings.warn(line, stacklevel=2)
+    return picture.upright() if upright else picture
+
+
+def _read(image: Image.Image, data: bytes | None, max_pixels: int) -> tuple[Picture, list[str]]:
+    """The picture as it is stored, and what of the file is not in it; `data`: the bytes, if it comes from a file."""
+    if image.width * image.height > max_pixels:
+        raise ImageError(f"{image.width}x{image.height} is more than {max_pixels} pixels")
+    depth = 8 if data is None else depth_of(image, data)
+    deep = None if data is None or depth == 8 else _deep_samples(data, image, depth)
+    n_frames = 1 if data is None or image.format in LAYERED_FORMATS else getattr(image, "n_frames", 1)
+    exif = exif_of(image)  # of TIFF before its file is closed
+    image.load()
+    exif = exif or exif_of(image)  # of PNG also what follows the samples
+    picture = _picture(image, deep, data, exif)
+    lost = list(_losses(image, data, picture, depth, n_frames))
+    if exif and tiff_structure(exif) is None:
+        lost.append("EXIF that cannot be read is left out")
+    return picture, lost
+
+
+def _losses(image: Image.Image, data: bytes | None, picture: Picture, depth: int, n_frames: int) -> Iterator[str]:
+    """What of a file is not in its picture, a line each."""
+    if depth > picture.bit_depth:
+        more = '; pip install "ulcodec[deep]" for all of it' if image.format in DEEP_READERS else ""
+        yield f"{depth}-bit samples are read with {picture.bit_depth} bits{more}"
+    if data is not None and gain_map_of(data, picture.xmp):
+        yield "the gain map is left out: the picture is its base rendition"
+    elif n_frames > 1:
+        yield f"only the first of {n_frames} pictures of the file is read"
+
+
+def _read_without_metadata(data: bytes | None, max_pixels: int) -> tuple[Picture, list[str]] | None:
+    """`_read` of a file whose metadata may be what cannot be read, None if it is not that."""
+    stripped = None if data is None else without_metadata(data)
+    if stripped is None:
+        return None
+    with suppress(Exception):
+        return _read(_opened(stripped), stripped, max_pixels)
+    return None
 
 
 def _opened(data: bytes) -> Image.Image:
     """The image of a file, by Pillow alone if it can: importing the plugins takes time."""
+    Image.preinit()
     with suppress(UnidentifiedImageError):
-        return Image.open(BytesIO(data))
+        return _identified(data)
+    Image.init()
     use_plugins()
-    return Image.open(BytesIO(data))
+    return _identified(data)
+
+
+def _identified(data: bytes) -> Image.Image:
+    """`Image.open` without its limit, which belongs to the process: `load_image` has one of its own."""
+    for name in list(Image.ID):
+        factory, accept = Image.OPEN[name]
+        with suppress(SyntaxError, IndexError, TypeError, KeyError, EOFError, struct.error):
+            accepted = accept is None or accept(data[:16])
+            if accepted and not isinstance(accepted, str):  # a text says what is not installed
+                return factory(BytesIO(data), "")
+    raise UnidentifiedImageError("cannot identify image file")
+
+
+def depth_of(image: Image.Image, data: bytes) -> int:
+    """Bits a sample that a file declares, 8 where it does not say or Pillow's mode says it."""
+    if image.format == "PNG" and data[25:26] in (b"\2", b"\4", b"\6"):
+        return data[24]
+    if image.format == "PPM" and data[:2] == b"P6":
+        numbers = re.sub(rb"#[^\n]*", b"", data[:1024]).split()
+        return int(numbers[3]).bit_length() if len(numbers) > 3 and numbers[3].isdigit() else 8
+    if image.format == "TIFF" and image.mode not in ("I;16", "I;16B", "I", "F"):
+        return int(max(getattr(image, "tag_v2", {}).get(0x0102, (8,))))
+    if image.format in ("AVIF", "HEIF"):
+        at = data.find(b"pixi", 0, data.find(b"mdat") if b"mdat" in data else None)
+        return int(data[at + 9]) if 0 <= at < len(data) - 9 else 8
+    if image.format == "JPEG2000" and image.mode != "I;16":
+        at = data.find(b"\xff\x4f\xff\x51")
+        return (data[at + 42] & 0x7F) + 1 if 0 <= at < len(data) - 42 else 8
+    return 8
 
 
 def readable_extensions() -> set[str]:
@@ -162,25 +274,104 @@ def save_image(picture: Picture | NDArray[Any], path: Path) -> None:
 def picture_file(picture: Picture, name: str) -> bytes:
     """A file in a format by Pillow's name of it. Formats with loss get quality 95.
 
-    Metadata goes along where the format takes it. 16-bit colour is written in PNG, by imagecodecs; other formats get 8
-    bits. Raises ImageError for a size or an alpha channel that has no writer.
+    Metadata goes along where the format takes it: the picture is turned where its orientation cannot, and a UserWarning
+    names what else cannot. 16-bit colour is written in PNG, by imagecodecs; other formats get 8 bits, with a warning.
+    Raises ImageError for a size or an alpha channel that the format does not hold.
     """
+    if picture.orientation != 1 and name not in FORMATS_THAT_TURN:
+        picture = picture.upright()
+    picture = _as_carried(_in_colours_of(picture, name), name)
     try:
-        return _deep_png(picture) if _needs_deep_png(picture, name) else _pillow_file(picture, name)
-    except (OSError, ValueError) as error:
+        if _needs_deep_png(picture, name):
+            return _deep_png(picture)
+        return _checked(_pillow_file(picture, name), picture, name)
+    except ImageError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # writers raise almost anything for a size that does not fit their fields
         raise ImageError(f"cannot write this picture as {name}: {error}") from error
+
+
+def _in_colours_of(picture: Picture, name: str) -> Picture:
+    """A picture whose CICP becomes a profile where the format has no CICP, and 8 bits where it has no 16."""
+    grey = picture.pixels.ndim == 2
+    if picture.cicp is not None and name not in FORMATS_WITH_CICP:
+        icc = picture.icc or picture.cicp.icc(grey)
+        if icc is not None and not picture.cicp.is_hdr:
+            picture = replace(picture, icc=icc, cicp=None)
+    deep = name == "PNG" or (name == "TIFF" and grey and picture.alpha is None)
+    if picture.bit_depth == 16 and not deep:
+        warnings.warn(f"{name} is written with 8 bits a sample of the picture's 16", stacklevel=3)
+        picture = replace(picture, pixels=picture.pixels_8)
+    return picture
+
+
+def _as_carried(picture: Picture, name: str) -> Picture:
+    """The picture without metadata that a file of this format would not give back, which a warning names."""
+    lost = [kind for kind in METADATA_NAMES if getattr(picture, kind) is not None and not _carries(picture, kind, name)]
+    if lost and not (lost == ["icc"] and name == "WEBP" and picture.pixels.ndim == 2):
+        shown = ", ".join(METADATA_NAMES[kind] for kind in lost)
+        warnings.warn(f"{name} does not hold {shown} of this picture: left out", stacklevel=3)
+    if "icc" in lost and picture.pixels.ndim == 2 and picture.bit_depth == 8:
+        picture = _grey_in_srgb(picture)
+    return picture.without(*lost) if lost else picture
+
+
+def _grey_in_srgb(picture: Picture) -> Picture:
+    """Grey tones of a profile as sRGB has them; without the profile."""
+    tones = np.arange(256, dtype=np.uint8)[None]
+    shown = np.asarray(to_srgb(Image.fromarray(tones), picture.icc))
+    table = shown[0, :, 1] if shown.ndim == 3 else shown[0]
+    return replace(picture, pixels=table[picture.pixels], icc=None)
+
+
+def _carries(picture: Picture, kind: str, name: str) -> bool:
+    """Whether a small file of the same kind of samples gives one field of metadata back."""
+    samples = np.zeros((16, 16, *picture.pixels.shape[2:]), picture.pixels.dtype)
+    alpha = None if picture.alpha is None else np.full((16, 16), 7, np.uint8)
+    small = Picture(samples, alpha, **{kind: getattr(picture, kind)})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file = _deep_png(small) if _needs_deep_png(small, name) else _pillow_file(small, name)
+            found = load_image(file, upright=False)
+    except Exception:  # as `picture_file`
+        return False
+    if kind in ("icc", "cicp"):
+        return bool(getattr(found, kind) == getattr(picture, kind))
+    return getattr(found, kind) is not None
+
+
+def _checked(file: bytes, picture: Picture, name: str) -> bytes:
+    """The file, if what opens it finds the picture's size, and its alpha channel. Raises ImageError."""
+    if name not in Image.OPEN:
+        return file
+    height, width = picture.pixels.shape[:2]
+    try:
+        found = _opened(file)
+    except Exception as error:
+        raise ImageError(f"cannot write {width}x{height} pixels as {name}: no reader would open them") from error
+    if found.size != (width, height):
+        raise ImageError(f"{name} cannot hold {width}x{height} pixels; it would be {found.width}x{found.height}")
+    if picture.alpha is not None and not found.has_transparency_data:
+        raise ImageError(f"{name} does not hold an alpha channel; take png, webp, avif or tif")
+    return file
 
 
 def _pillow_file(picture: Picture, name: str) -> bytes:
     buffer, image = BytesIO(), picture.to_pil()
-    if image.mode == "I;16" and name not in ("PNG", "TIFF"):
-        image = replace(picture, pixels=picture.pixels_8).to_pil()
     options: dict[str, Any] = {"quality": 95, **picture.metadata}
     if name == "PNG" and picture.xmp is not None:
         options["pnginfo"] = text = PngImagePlugin.PngInfo()
         text.add_itxt("XML:com.adobe.xmp", picture.xmp.decode(errors="replace"))
+    if name == "TIFF" and picture.xmp is not None:
+        options["tiffinfo"] = {XMP_TIFF_TAG: picture.xmp}
+    if name == "HEIF" and picture.cicp is not None:
+        options |= {"color_primaries": picture.cicp.primaries, "transfer_characteristics": picture.cicp.transfer}
     image.save(buffer, name, **options)
-    return buffer.getvalue()
+    file = buffer.getvalue()
+    return with_cicp(file, picture.cicp) if picture.cicp is not None and name in ("PNG", "AVIF") else file
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -211,26 +402,44 @@ def _replace(target: Path, data: bytes) -> None:
         raise
 
 
-def _picture(image: Image.Image, deep: NDArray[np.uint16] | None) -> Picture:
-    """A picture of an image that is loaded, and of its samples with 16 bits if there are."""
-    metadata: dict[str, Any] = {"exif": _exif(image), "xmp": _xmp(image)}
+def _picture(
+    image: Image.Image, deep: NDArray[np.uint16] | None, data: bytes | None, stored_exif: bytes | None
+) -> Picture:
+    """A picture of an image that is loaded, of its samples with 16 bits if there are, of its file and its EXIF."""
+    exif = tiff_structure(stored_exif or b"")
+    comes_turned = image.format == "TIFF" or (image.format == "JXL" and not getattr(image, "jpeg", False))
+    if exif is not None and comes_turned:
+        exif = upright_exif(exif)
+    stated = image.info.get("cicp")
+    cicp = cicp_of(data) if data is not None else Cicp.read(stated) if isinstance(stated, bytes) else None
     icc = image.info.get("icc_profile")
+    if cicp is not None and not cicp.is_hdr and isinstance(icc, bytes) and image.format in ("AVIF", "HEIF"):
+        cicp = None  # it describes the coded samples, the profile their colours
+    xmp = xmp_of(image)
+    if xmp is not None and comes_turned:
+        xmp = upright_xmp(xmp)
+    metadata: dict[str, Any] = {"exif": exif, "xmp": xmp, "cicp": cicp}
+
+    def profile(grey: bool) -> bytes | None:
+        return usable_profile(icc, grey) if icc else None if cicp is not None else png_profile(image, grey)
+
     if deep is not None:
-        grey, alpha = deep.shape[2] == 2, deep[:, :, -1] if deep.shape[2] in (2, 4) else None
-        pixels = deep[:, :, 0] if grey else deep[:, :, :3]
+        grey = deep.ndim == 2 or deep.shape[2] == 2
+        alpha = deep[:, :, -1] if deep.ndim == 3 and deep.shape[2] in (2, 4) else None
+        pixels = deep if deep.ndim == 2 else deep[:, :, 0] if grey else deep[:, :, :3]
         alpha_8 = None if alpha is None else Picture(alpha).pixels_8
-        return Picture(np.ascontiguousarray(pixels), _unless_opaque(alpha_8), _profile(icc, grey), **metadata)
+        return Picture(np.ascontiguousarray(pixels), _unless_opaque(alpha_8), profile(grey), **metadata)
     if image.mode.startswith("I"):
         samples = np.asarray(image)
         if samples.min() < 0 or samples.max() > 65535:
             raise ImageError("grey samples beyond 16 bits are not supported")
         key = image.info.get("transparency")
         opaque = None if key is None else np.where(samples == key, 0, 255).astype(np.uint8)
-        return Picture(samples.astype(np.uint16), _unless_opaque(opaque), _profile(icc, True), **metadata)
+        return Picture(samples.astype(np.uint16), _unless_opaque(opaque), profile(True), **metadata)
     if image.mode == "F":
         raise ImageError("floating-point pictures are not supported")
     if image.mode in ("CMYK", "LAB"):
-        return Picture(np.array(_to_srgb(image, icc)), **metadata)
+        return Picture(np.array(to_srgb(image, icc)), **metadata)
     grey = image.mode in GREY_MODES
     alpha_8 = None
     if image.has_transparency_data:
@@ -238,71 +447,30 @@ def _picture(image: Image.Image, deep: NDArray[np.uint16] | None) -> Picture:
         alpha_8 = np.array(image.getchannel("A"))
         image = image.convert("RGB") if image.mode == "RGBA" else image.getchannel("L")
     pixels = np.array(image.convert("L" if grey else "RGB"))
-    return Picture(pixels, _unless_opaque(alpha_8), _profile(icc, grey), **metadata)
+    return Picture(pixels, _unless_opaque(alpha_8), profile(grey), **metadata)
 
 
 def _unless_opaque(alpha: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
     return None if alpha is None or alpha.min() == 255 else alpha
 
 
-def _exif(image: Image.Image) -> bytes | None:
-    data = image.info.get("exif")
-    return data.removeprefix(EXIF_PREFIX) or None if isinstance(data, bytes) else None
+DEEP_READERS = {"PNG": "png_decode", "AVIF": "avif_decode"}
+"""The function of imagecodecs that reads all bits of a format."""
 
 
-def _xmp(image: Image.Image) -> bytes | None:
-    data = image.info.get("xmp")
-    return data or None if isinstance(data, bytes) else None
-
-
-def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    """Colours that are not RGB, by their profile if there is one that can be read."""
-    profiles: list[Any] = [] if icc is None else [BytesIO(icc)]
-    for profile in [*profiles, *([ImageCms.createProfile("LAB")] if image.mode == "LAB" else [])]:
-        try:
-            shown = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (OSError, ImageCms.PyCMSError):
-            continue
-        if shown is not None:
-            return shown
-    return image.convert("RGB")
-
-
-def _profile(icc: object, grey: bool) -> bytes | None:
-    """The profile, unless it is broken, for other samples than the picture has, or does what sRGB does."""
-    if not isinstance(icc, bytes):
-        return None
-    try:
-        profile = ImageCms.ImageCmsProfile(BytesIO(icc))
-        if profile.profile.xcolor_space.strip() != ("GRAY" if grey else "RGB"):
-            return None
-        if grey:
-            return icc
-        steps = np.linspace(0, 255, 9).round().astype(np.uint8)
-        colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
-        srgb = ImageCms.createProfile("sRGB")
-        shown = ImageCms.profileToProfile(
-            Image.fromarray(colours), profile, srgb, ImageCms.Intent.RELATIVE_COLORIMETRIC
-        )
-    except (OSError, ImageCms.PyCMSError):
-        return None
-    return None if np.abs(np.asarray(shown).astype(int) - colours).max() <= 1 else icc
-
-
-def is_deep_png(data: bytes) -> bool:
-    """A PNG file of 16 bits with colour or alpha, of which Pillow gives 8."""
-    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:25] == b"\x10" and data[25:26] in (b"\2", b"\4", b"\6")
-
-
-def _deep_samples(data: bytes, image: Image.Image, upright: bool) -> NDArray[np.uint16] | None:
-    """All 16 bits of a PNG file, [H, W, 2, 3 or 4], turned as its EXIF says if `upright`; None without imagecodecs."""
+def _deep_samples(data: bytes, image: Image.Image, depth: int) -> NDArray[np.uint16] | None:
+    """All bits of a file's samples, [H, W] or [H, W, 2, 3 or 4], scaled to 16; None where nothing reads them."""
     try:
         import imagecodecs
     except ImportError:
         return None
-    samples = imagecodecs.png_decode(data)
-    method = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1)) if upright else None
-    return samples if method is None else np.ascontiguousarray(method(samples))
+    reader = DEEP_READERS.get(image.format or "")
+    samples = None if reader is None else getattr(imagecodecs, reader)(data)
+    if samples is None or samples.dtype != np.uint16 or samples.shape[:2] != image.size[::-1]:
+        return None
+    peak = 2**depth - 1
+    scaled: NDArray[np.uint16] = ((samples.astype(np.uint32) * 65535 + peak // 2) // peak).astype(np.uint16)
+    return scaled
 
 
 TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -328,5 +496,5 @@ def _deep_png(picture: Picture) -> bytes:
     except ImportError as error:
         raise ImageError('16-bit colour needs imagecodecs: pip install "ulcodec[deep]", or --depth 8') from error
     data = bytes(imagecodecs.png_encode(picture.samples))
-    extra = _pillow_file(Picture(np.zeros((1, 1), np.uint8), None, picture.icc, picture.exif, picture.xmp), "PNG")
+    extra = _pillow_file(replace(picture, pixels=np.zeros((1, 1), np.uint8), alpha=None), "PNG")
     return data[:PNG_HEADER_BYTES] + extra[PNG_HEADER_BYTES : extra.index(b"IDAT") - 4] + data[PNG_HEADER_BYTES:]

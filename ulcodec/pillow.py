@@ -15,13 +15,15 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile
 
-from ulcodec.attachments import inflate
+from ulcodec.attachments import metadata_field
 from ulcodec.container import MAGIC, THUMBNAIL_PX, Attachment, Container, Layout
 from ulcodec.errors import FormatError, UlcError
-from ulcodec.images import EXIF_PREFIX, load_image
+from ulcodec.images import load_image
+from ulcodec.metadata import EXIF_PREFIX
 
 FORMAT = "ULC"
-INFO_NAMES = {Attachment.ICC: "icc_profile", Attachment.EXIF: "exif", Attachment.XMP: "xmp"}
+ALPHA_KINDS = (Attachment.ALPHA, Attachment.ALPHA_ULC)
+INFO_NAMES = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp", "cicp": "cicp"}
 
 
 @dataclass
@@ -54,15 +56,18 @@ class UlcImageFile(ImageFile.ImageFile):
         self.file_bytes = self.fp.read()
         try:
             container = Container.from_bytes(self.file_bytes, max_pixels=None)
-            attached = {name: inflate(data) for kind, data in container.attachments if (name := INFO_NAMES.get(kind))}
+            fields: dict[str, Any] = {}
+            for kind, data in container.attachments:
+                if kind not in ALPHA_KINDS:
+                    fields |= metadata_field(kind, data)
         except FormatError as error:
             raise SyntaxError(str(error)) from error
-        if "exif" in attached:
-            attached["exif"] = EXIF_PREFIX + attached["exif"]
-        self.info.update(attached)
+        if "exif" in fields:
+            fields["exif"] = EXIF_PREFIX + fields["exif"]
+        self.info.update({INFO_NAMES[name]: bytes(value) for name, value in fields.items()})
         self.info["quality"] = container.quality
         self._size = container.width, container.height
-        has_alpha = any(kind >= Attachment.ALPHA for kind, _ in container.attachments)
+        has_alpha = any(kind in ALPHA_KINDS for kind, _ in container.attachments)
         deep_grey = container.layout is Layout.GREY and container.bit_depth == 16 and not has_alpha
         mode = "L" if container.layout is Layout.GREY else "RGB"
         self._mode = "I;16" if deep_grey else {"L": "LA", "RGB": "RGBA"}[mode] if has_alpha else mode

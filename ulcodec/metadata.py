@@ -1,0 +1,182 @@
+"""EXIF and XMP as bytes: what they say of the orientation, where writers put them, and files without them."""
+
+import re
+import struct
+from collections.abc import Iterator
+
+from PIL import ExifTags, Image
+
+EXIF_PREFIX = b"Exif\0\0"
+ORIENTATION_TAG = 0x0112
+ENTRY_BYTES = 12
+XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=[\"']|>))([1-8])")
+XMP_JPEG_NAME = b"http://ns.adobe.com/xap/1.0/\0"
+DESCRIPTIVE_TAGS = {
+    0x010E, 0x010F, 0x0110, ORIENTATION_TAG, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298,
+    0x8769, 0x8825, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F,
+}  # fmt: skip
+"""Tags of a TIFF file that speak of the picture and not of how its samples are stored."""
+RESOLUTION_TAGS = {0x011A, 0x011B, 0x0128, ORIENTATION_TAG}
+
+
+def tiff_structure(data: bytes) -> bytes | None:
+    """EXIF from its TIFF header on, whatever a writer put before it; None if its first directory cannot be read."""
+    found = [at for mark in (b"II*\0", b"MM\0*") if (at := data.find(mark, 0, 32)) >= 0]
+    exif = data[min(found) :] if found else b""
+    return exif if directory(exif) is not None else None
+
+
+def directory(exif: bytes) -> tuple[str, int, int] | None:
+    """Byte order for `struct`, offset of the first directory, and its number of entries; None if it is not whole."""
+    if len(exif) < 8:
+        return None
+    order = "<" if exif[:2] == b"II" else ">"
+    (offset,) = struct.unpack_from(f"{order}I", exif, 4)
+    if offset + 2 > len(exif):
+        return None
+    (count,) = struct.unpack_from(f"{order}H", exif, offset)
+    return (order, offset, count) if offset + 2 + ENTRY_BYTES * count <= len(exif) else None
+
+
+def entries(exif: bytes) -> Iterator[tuple[int, int, int]]:
+    """Position, tag and (as a number of 16 bits) value of each entry of the first directory."""
+    order, offset, count = directory(exif) or ("<", 0, 0)
+    for position in range(offset + 2, offset + 2 + ENTRY_BYTES * count, ENTRY_BYTES):
+        tag, kind = struct.unpack_from(f"{order}HH", exif, position)
+        (value,) = struct.unpack_from(f"{order}{'I' if kind == 4 else 'H'}", exif, position + 8)
+        yield position, tag, value
+
+
+def orientation_of(exif: bytes | None, xmp: bytes | None) -> int:
+    """1 to 8 as EXIF numbers them: what EXIF says, or XMP where that says nothing; 1 for anything else."""
+    for _, tag, value in entries(exif or b""):
+        if tag == ORIENTATION_TAG and value in range(1, 9):
+            return value
+    found = XMP_ORIENTATION.search(xmp or b"")
+    return int(found[2]) if found else 1
+
+
+def upright_exif(exif: bytes) -> bytes | None:
+    """EXIF without its orientation, every other byte in its place; None if nothing else was in it."""
+    order, offset, count = directory(exif) or ("<", 0, 0)
+    start, stop = offset + 2, offset + 2 + ENTRY_BYTES * count
+    kept = [exif[at : at + ENTRY_BYTES] for at, tag, _ in entries(exif) if tag != ORIENTATION_TAG]
+    if len(kept) == count:
+        return exif
+    if not kept:
+        return None
+    following = exif[stop : stop + 4]
+    table = b"".join(kept) + following
+    return (
+        exif[:offset]
+        + struct.pack(f"{order}H", len(kept))
+        + table
+        + bytes(stop + len(following) - start - len(table))
+        + exif[stop + len(following) :]
+    )
+
+
+def upright_xmp(xmp: bytes) -> bytes:
+    return XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
+
+
+def exif_of(image: Image.Image) -> bytes | None:
+    """The bytes that a file calls EXIF, also where TIFF and ImageMagick put it; None if there are none."""
+    data = image.info.get("exif")
+    if isinstance(data, bytes) and data:
+        return data
+    for name in ("Raw profile type exif", "Raw profile type APP1"):
+        found = raw_profile(image.info.get(name))
+        if found and not found.startswith(XMP_JPEG_NAME):
+            return found
+    return tiff_exif(image) if image.format == "TIFF" else None
+
+
+def xmp_of(image: Image.Image) -> bytes | None:
+    """The XMP packet of a file, None if it has none."""
+    data = image.info.get("xmp")
+    if isinstance(data, bytes) and data:
+        return data
+    for name in ("Raw profile type xmp", "Raw profile type APP1"):
+        found = raw_profile(image.info.get(name))
+        if found and (name.endswith("xmp") or found.startswith(XMP_JPEG_NAME)):
+            return found.removeprefix(XMP_JPEG_NAME)
+    return None
+
+
+def raw_profile(text: object) -> bytes | None:
+    """The bytes of ImageMagick's text chunks: a name, their number, and hexadecimal digits."""
+    if not isinstance(text, str):
+        return None
+    lines = text.split("\n")
+    try:
+        return bytes.fromhex("".join(lines[3:]))
+    except ValueError:
+        return None
+
+
+def tiff_exif(image: Image.Image) -> bytes | None:
+    """What the tags of a TIFF file say of the picture, as EXIF; None if that is no more than its resolution."""
+    try:
+        found = image.getexif()
+        kept = Image.Exif()
+        for tag in DESCRIPTIVE_TAGS & set(found):
+            inner = found.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else None
+            kept[tag] = found[tag] if inner is None else inner
+        if set(kept) <= RESOLUTION_TAGS and kept.get(ORIENTATION_TAG, 1) == 1:
+            return None
+        return kept.tobytes()
+    except Exception:  # values of any kind, which `tobytes` does not expect
+        return b"unreadable"
+
+
+def without_metadata(data: bytes) -> bytes | None:
+    """A PNG, JPEG or WebP file without what is not its samples, alpha or palette; None for other files."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data[:8] + b"".join(part for name, part in png_chunks(data) if name not in PNG_METADATA)
+    if data.startswith(b"\xff\xd8"):
+        return b"\xff\xd8" + b"".join(part for marker, part in jpeg_parts(data) if marker not in JPEG_METADATA)
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        parts = b"".join(part for name, part in webp_chunks(data) if name not in (b"EXIF", b"XMP ", b"ICCP"))
+        return b"RIFF" + struct.pack("<I", 4 + len(parts)) + b"WEBP" + parts
+    return None
+
+
+PNG_METADATA = {b"zTXt", b"iTXt", b"tEXt", b"iCCP", b"eXIf"}
+JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
+"""APP1 to APP15 and comments, but for APP14: it says which colours CMYK is."""
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    position = 8
+    while position + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        yield data[position + 4 : position + 8], data[position : position + 12 + length]
+        position += 12 + length
+
+
+def jpeg_parts(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker segments up to the samples, which are one part with all that follows."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        yield data[position + 1], data[position : position + 2 + length]
+        position += 2 + length
+    yield 0xDA, data[position:]
+
+
+def webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    position = 12
+    while position + 8 <= len(data):
+        (length,) = struct.unpack_from("<I", data, position + 4)
+        stop = position + 8 + length + length % 2
+        yield data[position : position + 4], data[position:stop]
+        position = stop
+
+
+def gain_map_of(data: bytes, xmp: bytes | None) -> bool:
+    """Whether a file says that it holds a gain map: Ultra HDR JPEG, AVIF (`tmap`), HEIC of Apple."""
+    named = b"hdrgm:Version" in (xmp or b"")
+    marks: tuple[bytes, ...] = (b"urn:iso:std:iso:ts:21496:-1", b"tmap", b"aux:hdrgainmap")
+    container = data[4:8] == b"ftyp"
+    return named or any(mark in data[: 2**16] for mark in (marks if container else marks[:1]))
