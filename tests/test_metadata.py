@@ -119,7 +119,7 @@ def test_tiff_keeps_what_speaks_of_the_picture() -> None:
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     exif[0x8825] = {1: "N"}
-    picture = load_image(saved("TIFF", exif=exif))
+    picture = load_image(saved("TIFF", exif=exif.tobytes()))
     read = Image.Exif()
     read.load(picture.exif)
     assert (read[0x010F], read.get_ifd(0x8825)[1]) == ("Maker", "N")
