@@ -1,6 +1,5 @@
 """`ulcodec train`: train a codec and export it."""
 
-from errno import EEXIST
 from json import dumps
 from pathlib import Path
 from typing import Annotated
@@ -217,16 +216,14 @@ def export(
     force: Force = False,
 ) -> None:
     """Turn a run into a model directory that encode and decode take as --model."""
-    if output.exists() and not force:
-        raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(output))
-
     from ulcodec.calibration import calibrate
     from ulcodec.codec import load
     from ulcodec.evaluation import integer_cost_percent, middle
     from ulcodec.model.checkpoint import read_document
     from ulcodec.sources import as_source, read_pictures
-    from ulcodec.train.export import export_model
+    from ulcodec.train.export import check_output, export_model
 
+    check_output(run, output, force=force)
     with progress_bar("exporting"):
         sha256 = export_model(run, output, name)
         config = read_document(run / "checkpoint", "config")

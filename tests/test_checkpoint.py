@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ulcodec.errors import ModelError
@@ -85,37 +87,79 @@ class KilledError(Exception):
     """Stands for a SIGKILL."""
 
 
-@pytest.mark.parametrize("done", [0, 1, 2])
-def test_killed_around_the_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
-    """After any number of renames, the directory or its recovery holds one version, whole."""
+@pytest.mark.parametrize("fresh", [True, False], ids=["new", "there"])
+@pytest.mark.parametrize("done", range(12))
+def test_killed_between_any_two_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int, fresh: bool
+) -> None:
+    """After any number of renames and removals, the directory or its recovery holds one version, whole."""
     path = tmp_path / "model"
-    write_version(path, 1)
+    if not fresh:
+        monkeypatch.setattr(checkpoint, "SHARD_BYTES", 20)
+        write_version(path, 1)  # in two shards, of which one is stale later
+        assert len(list(path.glob("weights-*"))) == 2
+        monkeypatch.setattr(checkpoint, "SHARD_BYTES", SHARD_BYTES)
     count = 0
-    rename, rmtree = Path.rename, shutil.rmtree
 
-    def counted(source: Path, target: Path) -> Path:
-        nonlocal count
-        if count == done:
-            raise KilledError
-        count += 1
-        return rename(source, target)
+    def killing(change: Callable[..., object]) -> Callable[..., object]:
+        def changed(*arguments: object, **options: object) -> object:
+            nonlocal count
+            if count == done:
+                raise KilledError
+            count += 1
+            return change(*arguments, **options)
 
-    def not_after_the_renames(directory: Path, ignore_errors: bool = False) -> None:
-        if count == 2:
-            raise KilledError
-        rmtree(directory, ignore_errors=ignore_errors)
+        return changed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", counted)
-        patch.setattr(shutil, "rmtree", not_after_the_renames)
-        with pytest.raises(KilledError):
+        patch.setattr(os, "replace", killing(os.replace))
+        for name in ("rename", "unlink", "rmdir"):
+            patch.setattr(Path, name, killing(getattr(Path, name)))
+        killed = False
+        try:
             write_version(path, 2)
-    assert path.exists() == (done != 1)
+        except KilledError:
+            killed = True
     recover_directory(path)
-    assert version_at(path) == (2 if done == 2 else 1)
+    if fresh and not path.exists():
+        assert killed
+    else:
+        assert version_at(path) in ((2,) if fresh or not killed else (1, 2))
     write_version(path, 3)
     assert version_at(path) == 3
-    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    assert sorted(file.name for file in path.iterdir()) == ["config.json", "weights-00000.safetensors"]
+
+
+def test_nothing_of_the_users_is_touched(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    for folder in (path, tmp_path / "model.old", tmp_path / "model.partial", tmp_path / ".ulcodec-other-00.tmp"):
+        folder.mkdir()
+        (folder / "notes.txt").write_text("mine")
+        (folder / "weights-final.safetensors").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for number in (1, 2):
+        write_version(path, number)
+        recover_directory(path)
+    added = {path / "config.json", path / "weights-00000.safetensors"}
+    (path / "weights-final.safetensors").unlink()  # a name of our pattern but for its digits
+    assert set(tmp_path.rglob("*")) == (set(before) | added) - {path / "weights-final.safetensors"}
+    assert version_at(path) == 2
+
+
+def test_a_full_disk_leaves_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model"
+    write_version(path, 1)
+
+    def full(*_: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    for target in (path, tmp_path / "other"):
+        with pytest.raises(OSError, match="No space left"):
+            write_version(target, 2)
+    assert version_at(path) == 1
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["config.json", "model", "weights-00000.safetensors"]
 
 
 def test_killed_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,14 +42,16 @@ def launch(
 ) -> list[float]:
     """Train; returns the loss of every step."""
     script.write_text(LOGGING_EVERY_STEP)
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}", "--max-restarts=1"]
+    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}", "--max-restarts=3"]
     command = [sys.executable, *(start if n_workers > 1 else []), str(script), *arguments]
-    subprocess.run(
+    done = subprocess.run(
         [*command, "--data", str(data), "--out", str(out)],
-        check=True,
+        check=False,
         capture_output=True,
+        text=True,
         env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
     )
+    assert done.returncode == 0, done.stderr[-6000:]
     with open(out / "log.csv", newline="") as handle:
         return [float(row["loss"]) for row in csv.DictReader(handle)]
 

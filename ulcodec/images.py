@@ -366,7 +366,9 @@ def _pillow_file(picture: Picture, name: str) -> bytes:
         options["pnginfo"] = text = PngImagePlugin.PngInfo()
         text.add_itxt("XML:com.adobe.xmp", picture.xmp.decode(errors="replace"))
     if name == "TIFF" and picture.xmp is not None:
-        options["tiffinfo"] = {XMP_TIFF_TAG: picture.xmp}
+        options["exif"] = tags = Image.Exif()
+        tags.load(picture.exif or b"")
+        tags[XMP_TIFF_TAG] = picture.xmp
     if name == "HEIF" and picture.cicp is not None:
         options |= {"color_primaries": picture.cicp.primaries, "transfer_characteristics": picture.cicp.transfer}
     image.save(buffer, name, **options)

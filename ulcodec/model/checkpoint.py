@@ -1,9 +1,12 @@
 """Tensors on disk: safetensors shards below 15 MB, written so that a directory is either whole or absent."""
 
+import errno
+import glob
 import json
 import os
-import shutil
+import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 from ulcodec.errors import ModelError
 
 SHARD_BYTES = 15_000_000
+MANIFEST = "manifest"
+"""Names the files of a folder that waits to be moved."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -34,31 +39,67 @@ def shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def write_directory(path: Path, groups: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]) -> None:
-    """Write tensors as `GROUP-00000.safetensors ...` and documents as `NAME.json`, replacing `path` as a whole."""
-    partial, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
+    """Write tensors as `GROUP-00000.safetensors ...` and documents as `NAME.json`, all or none.
+
+    A new directory takes its name when its files are on the disk. In one that exists they are first collected in a
+    folder `.ulcodec-NAME-TOKEN.ready`, from which `recover_directory` moves them into their places. Nothing else in
+    or beside the directory is touched. Raises OSError, with the directory as it was.
+    """
     recover_directory(path)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parent = path if path.exists() else path.parent
+    for left in parent.glob(f".ulcodec-{glob.escape(path.name)}-*.tmp"):
+        discard(left)
+    staging = parent / f".ulcodec-{path.name}-{secrets.token_hex(8)}.tmp"
+    staging.mkdir()
+    try:
+        fill_directory(staging, groups, documents)
+        if parent is path:
+            names = sorted(file.name for file in staging.iterdir())
+            (staging / MANIFEST).write_text(json.dumps(names))
+        for file in staging.iterdir():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        staging.rename(staging.with_suffix(".ready") if parent is path else path)
+    except Exception:
+        discard(staging)
+        raise
+    recover_directory(path)
+
+
+def fill_directory(path: Path, groups: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]) -> None:
     for group, tensors in groups.items():
         for index, shard in enumerate(shards(tensors)):
-            save_file(shard, partial / f"{group}-{index:05d}.safetensors")
+            file = path / f"{group}-{index:05d}.safetensors"
+            try:
+                save_file(shard, file)
+            except SafetensorError as error:
+                raise OSError(errno.EIO, str(error), str(file)) from error
     for name, document in documents.items():
-        (partial / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
-    for file in partial.iterdir():
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+        (path / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 def recover_directory(path: Path) -> None:
-    """Finish a `write_directory` that was killed between its two renames."""
-    old = path.with_name(path.name + ".old")
-    if old.exists() and not path.exists():
-        old.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    """Finish a `write_directory` that was killed after all its files were on the disk; others may do so meanwhile."""
+    for ready in sorted(path.glob(f".ulcodec-{glob.escape(path.name)}-*.ready")):
+        with suppress(FileNotFoundError):
+            names = json.loads((ready / MANIFEST).read_text())
+            for name in names:
+                with suppress(FileNotFoundError):
+                    os.replace(ready / name, path / name)
+            for group in {name.rpartition("-")[0] for name in names if name.endswith(".safetensors")}:
+                for shard in path.glob(f"{group}-[0-9][0-9][0-9][0-9][0-9].safetensors"):
+                    if shard.name not in names:
+                        shard.unlink(missing_ok=True)
+        discard(ready)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder of `write_directory` with the files that it puts there; anything else keeps it."""
+    for file in [*folder.glob("*.safetensors"), *folder.glob("*.json"), folder / MANIFEST]:
+        file.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def read_tensors(path: Path, group: str) -> dict[str, Tensor]:

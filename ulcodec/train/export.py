@@ -1,12 +1,13 @@
 """From a training run to a model directory that encodes and decodes."""
 
+from errno import EEXIST
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ulcodec.errors import TrainingError
+from ulcodec.errors import ModelError, TrainingError
 from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, recover_directory
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
@@ -33,6 +34,25 @@ def export_model(run_dir: Path, out_dir: Path, name: str | None = None) -> str:
     load_weights(model, rounded)
     provenance = {"training": without_folders(config["stage1"]), "progress": progress}
     return save_model(out_dir, name or model.config.name, model, provenance)
+
+
+def check_output(run_dir: Path, out_dir: Path, *, force: bool) -> None:
+    """Raise OSError where an export would hide in, or spoil, something that is not a model directory of its own."""
+    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
+        return
+    target, run = out_dir.resolve(), run_dir.resolve()
+    if target in (run, *run.parents) or run in target.parents:
+        raise FileExistsError(
+            EEXIST, "the run itself, a folder in it or around it is no place for its model", str(out_dir)
+        )
+    try:
+        document = read_document(out_dir, "config")
+    except ModelError:
+        document = {}
+    if "coding_sha256" not in document:
+        raise FileExistsError(EEXIST, "exists and is not a model directory", str(out_dir))
+    if not force:
+        raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(out_dir))
 
 
 def export_denoiser(config: dict[str, Any], progress: dict[str, Any], ema: dict[str, Tensor], out_dir: Path) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import signal
 import statistics
 import time
@@ -347,7 +348,9 @@ def rewind(run_dir: Path, *, longer: bool) -> dict[str, Any]:
     recover_directory(checkpoint)
     if not checkpoint.exists():
         raise TrainingError(f"{run_dir}: no checkpoint to resume")
-    if longer and read_document(checkpoint, "progress")["decaying"]:
+    # Under torchrun all processes come here; the others read the state after the first one has met them.
+    is_first = os.environ.get("RANK", "0") == "0"
+    if longer and is_first and read_document(checkpoint, "progress")["decaying"]:
         constant = run_dir / "constant"
         documents = {name: read_document(constant, name) for name in ("config", "progress")}
         groups = {name: read_tensors(constant, name) for name in ("model", "ema", "optimizer")}
