@@ -81,12 +81,14 @@ def compared(first: "Picture", second: "Picture", n_bytes: int) -> dict[str, Any
 
 
 def shown(first: "Picture", second: "Picture") -> "tuple[NDArray[np.uint8], NDArray[np.uint8]]":
-    """Both with 8 bits, and alike where the first one is fully transparent: no one sees those colours."""
-    a, b = first.pixels_8, second.pixels_8
+    """Both with 8 bits of the range that the first one uses, and alike where it is fully transparent."""
+    from ulcodec.attachments import significant_bits, to_full_range, without_hidden
+    from ulcodec.images import Picture
+
+    bits = significant_bits(first.pixels)
+    a, b = (Picture(to_full_range(picture.pixels, bits)).pixels_8 for picture in (first, second))
     if first.alpha is None:
         return a, b
-    from ulcodec.attachments import without_hidden
-
     a = without_hidden(a, first.alpha).astype(a.dtype)
     b = b.copy()
     b[first.alpha == 0] = a[first.alpha == 0]

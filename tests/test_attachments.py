@@ -1,6 +1,7 @@
 """Metadata and alpha channels beside the picture."""
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ulcodec import attachments
-from ulcodec.attachments import MAX_METADATA_BYTES, decode_alpha, deflate, encode_alpha, inflate, without_hidden
+from ulcodec.attachments import (
+    MAX_METADATA_BYTES,
+    decode_alpha,
+    deflate,
+    encode_alpha,
+    from_full_range,
+    inflate,
+    without_hidden,
+)
+from ulcodec.batch import decode_batch
+from ulcodec.codec import Codec
+from ulcodec.container import Attachment, Container
 from ulcodec.errors import CorruptDataError, FormatError, LimitError
 
 
@@ -57,3 +69,38 @@ def test_hidden_samples_become_smooth() -> None:
     assert part.dtype == np.uint8
     grey = without_hidden(pixels[:, :, 0].astype(np.uint16) * 257, alpha)
     np.testing.assert_array_equal(grey, 25700)
+
+
+@pytest.mark.parametrize("bits", [1, 8, 10, 12, 14])
+@pytest.mark.parametrize("grey", [True, False])
+def test_samples_of_few_bits_use_the_whole_range(tiny_codec: Codec, bits: int, grey: bool) -> None:
+    """The file of n-bit samples is that of the same picture in 16 bits, but for what says so."""
+    peak = 2**bits - 1
+    shape = (40, 48) if grey else (40, 48, 3)
+    samples = np.random.default_rng(bits).integers(0, peak + 1, shape, dtype=np.uint16)
+    samples.flat[0] = peak
+    whole = ((samples.astype(np.uint32) * 65535 + peak // 2) // peak).astype(np.uint16)
+    data, other = (tiny_codec.encode(pixels, quality=100) for pixels in (samples, whole))
+    assert Container.from_bytes(data).segments == Container.from_bytes(other).segments
+    decoded, full = tiny_codec.decode_picture(data), tiny_codec.decode_picture(other).pixels
+    assert decoded.bit_depth == 16
+    np.testing.assert_array_equal(decoded.pixels, np.floor(full.astype(float) / 65535 * peak + 0.5))
+    np.testing.assert_array_equal(decode_batch(tiny_codec, [data])[0].pixels, decoded.pixels)
+    crop = tiny_codec.decode_picture(data, crop=(3, 5, 20, 10)).pixels
+    np.testing.assert_array_equal(crop, decoded.pixels[5:15, 3:23])
+    assert tiny_codec.thumbnail(data).pixels.max() <= peak
+    np.testing.assert_array_equal(from_full_range(whole, Container.from_bytes(data)), samples)
+
+
+@pytest.mark.parametrize("peak", [0, 2**14, 65535])
+def test_samples_of_many_bits_stay(tiny_codec: Codec, peak: int) -> None:
+    data = tiny_codec.encode(np.full((16, 16), peak, np.uint16))
+    assert Container.from_bytes(data).attachments == ()
+
+
+@pytest.mark.parametrize(("stated", "depth"), [(b"", 16), (b"\0", 16), (b"\17", 16), (b"\1\1", 16), (b"\12", 8)])
+def test_significant_bits_that_are_refused(tiny_codec: Codec, stated: bytes, depth: int) -> None:
+    said = Container.from_bytes(tiny_codec.encode(np.full((16, 16), 7, np.uint16 if depth == 16 else np.uint8)))
+    data = replace(said, attachments=((Attachment.SIGNIFICANT_BITS, stated),)).to_bytes()
+    with pytest.raises(CorruptDataError, match="significant bits"):
+        tiny_codec.decode(data)

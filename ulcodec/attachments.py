@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ulcodec.colour import Cicp
-from ulcodec.container import Attachment, leb128, read_leb128
+from ulcodec.container import Attachment, Container, leb128, read_leb128
 from ulcodec.errors import CorruptDataError, LimitError
 
 MAX_METADATA_BYTES = 2**24
 ALPHA_TILE_PX = 8192
+MAX_SIGNIFICANT_BITS = 14
+"""Samples that use more of their 16 bits than so many are coded as they are."""
 MAX_TILE_BYTES = 2**28 - 1
 
 
@@ -53,6 +55,34 @@ def metadata_field(kind: Attachment, data: bytes) -> dict[str, Any]:
     except LimitError as error:
         warnings.warn(f"{kind.name} is left out: {error}", stacklevel=2)
         return {}
+
+
+def significant_bits(samples: NDArray[np.integer]) -> int:
+    """Bits that the largest of uint16 samples takes, if they are 1 to `MAX_SIGNIFICANT_BITS`; otherwise all 8 or 16."""
+    depth = 8 * samples.dtype.itemsize
+    bits = int(samples.max()).bit_length() if depth == 16 else 0
+    return bits if 1 <= bits <= MAX_SIGNIFICANT_BITS else depth
+
+
+def to_full_range(samples: NDArray[np.integer], bits: int) -> NDArray[np.integer]:
+    """uint16 samples up to 2^bits - 1 -> up to 65535: round(s * 65535 / (2^bits - 1)). Others stay as they are."""
+    if bits > MAX_SIGNIFICANT_BITS or samples.dtype != np.uint16:
+        return samples
+    peak = 2**bits - 1
+    scaled: NDArray[np.integer] = ((samples.astype(np.uint32) * 65535 + peak // 2) // peak).astype(np.uint16)
+    return scaled
+
+
+def from_full_range(samples: NDArray[np.integer], said: Container) -> NDArray[np.integer]:
+    """Inverse of `to_full_range`, for a file's samples. Raises CorruptDataError for bits that no writer states."""
+    stated = dict(said.attachments).get(Attachment.SIGNIFICANT_BITS)
+    if stated is None:
+        return samples
+    if len(stated) != 1 or not 1 <= stated[0] <= MAX_SIGNIFICANT_BITS or said.bit_depth != 16:
+        raise CorruptDataError("significant bits that do not belong to the picture")
+    peak = 2 ** stated[0] - 1
+    scaled: NDArray[np.integer] = ((samples.astype(np.uint32) * peak + 32767) // 65535).astype(np.uint16)
+    return scaled
 
 
 def encode_alpha(alpha: NDArray[np.uint8]) -> bytes:

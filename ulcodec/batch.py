@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ulcodec.attachments import from_full_range
 from ulcodec.codec import (
     ANALYSIS_SHARE,
     DECODING_SHARE,
@@ -79,7 +80,7 @@ def decode_batch(codec: Codec, files: Sequence[bytes], *, max_pixels: int = MAX_
                 checks = [own.symbol_check or 0 for own in said]
                 decoded = decode_latents(codec.coder, [own.segments for own in said], checks, quality, grid)
         for index, own, pixels in zip(indices, said, codec.synthesise(decoded, said), strict=True):
-            pictures[index] = Picture(pixels, **codec.detach(own))
+            pictures[index] = Picture(from_full_range(pixels, own), **codec.detach(own))
     return [pictures[index] for index in range(len(files))]
 
 

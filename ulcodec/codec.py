@@ -27,10 +27,14 @@ from ulcodec.arrays import (
 )
 from ulcodec.attachments import (
     MAX_METADATA_BYTES,
+    MAX_SIGNIFICANT_BITS,
     decode_alpha,
     deflate,
     encode_alpha,
+    from_full_range,
     metadata_field,
+    significant_bits,
+    to_full_range,
     without_hidden,
 )
 from ulcodec.catalogue import installed_fingerprints
@@ -184,7 +188,8 @@ class Codec:
             quality = quality_tensor(container.quality, self.device)
             small = self.model.decoder.trunk.thumbnail(y, quality)[0]
         height, width = (-(-side // THUMBNAIL_PX) for side in (container.height, container.width))
-        return Picture(to_pixels(small[:, :height, :width], container.layout, container.bit_depth), **fields)
+        pixels = to_pixels(small[:, :height, :width], container.layout, container.bit_depth)
+        return Picture(from_full_range(pixels, container), **fields)
 
     def recover(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Recovery:
         """Decode a file; of a damaged one, what comes before the damage, the rest concealed by the prior's prediction.
@@ -246,6 +251,8 @@ class Codec:
                 found[Attachment.ALPHA_ULC] = self.encode(picture.alpha, quality=alpha_quality)
         if picture.cicp is not None:
             found[Attachment.CICP] = bytes(picture.cicp)
+        if (bits := significant_bits(picture.pixels)) <= MAX_SIGNIFICANT_BITS and picture.bit_depth == 16:
+            found[Attachment.SIGNIFICANT_BITS] = bytes([bits])
         if max(map(len, found.values()), default=0) > MAX_ATTACHMENT_BYTES:
             raise ImageError(f"an alpha channel of more than {MAX_ATTACHMENT_BYTES} bytes; see alpha_quality")
         return tuple(found.items())
@@ -258,7 +265,7 @@ class Codec:
                 fields["alpha"] = decode_alpha(data, container.width, container.height)
             elif kind is Attachment.ALPHA_ULC:
                 fields["alpha"] = self.decode_alpha_ulc(data, container)
-            else:
+            elif kind is not Attachment.SIGNIFICANT_BITS:
                 fields |= metadata_field(kind, data)
         return fields
 
@@ -327,7 +334,7 @@ class Codec:
             left, top, width, height = crop
             fields["alpha"] = fields["alpha"][top : top + height, left : left + width]
         [pixels] = self.synthesise([decoded], [said], crop, drawing)
-        return Picture(pixels, **fields)
+        return Picture(from_full_range(pixels, said), **fields)
 
     def synthesise(
         self,
@@ -378,7 +385,8 @@ class Encoding:
     ) -> None:
         picture = within_limits(picture.without("exif", "xmp") if strip else picture)
         self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[checked_effort(effort) - 1]
-        self.pixels = picture.pixels if picture.alpha is None else without_hidden(picture.pixels, picture.alpha)
+        shown = to_full_range(picture.pixels, significant_bits(picture.pixels))
+        self.pixels = shown if picture.alpha is None else without_hidden(shown, picture.alpha)
         self.attachments = codec.attach(picture, alpha_quality)
         self.analysed: dict[int, tuple[Tensor, Tensor, Refined | None]] = {}
 

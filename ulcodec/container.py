@@ -58,6 +58,7 @@ class Attachment(IntEnum):
     ALPHA = 4
     ALPHA_ULC = 5
     CICP = 6
+    SIGNIFICANT_BITS = 7
 
 
 @dataclass(frozen=True)

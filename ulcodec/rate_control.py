@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ulcodec.attachments import significant_bits, to_full_range
 from ulcodec.codec import Codec, Encoding
 from ulcodec.errors import ImageError
 from ulcodec.images import Picture
@@ -56,6 +57,7 @@ def encode_to_size(
 
     Raises ImageError if no file is so small.
     """
+    n_bytes = max(n_bytes, 1)
     search = Search(Encoding(codec, picture, alpha_quality, strip, effort), lambda data: float(len(data)))
     good = (1 - SIZE_TOLERANCE) * n_bytes
     low, high = -1, 101  # qualities whose file is known to fit, and not to fit
@@ -104,19 +106,25 @@ def encode_to_quality(
 ) -> bytes:
     """The smallest file found whose decoded picture reaches a value; `measure`: "psnr_db" or "ms_ssim".
 
-    Raises ImageError if quality 100 does not reach it, or the picture is too small for MS-SSIM.
+    Both are of 8 bits of the range that the samples use. Colours under a zero alpha do not count. Raises ImageError if
+    quality 100 does not reach it, or the picture is too small for MS-SSIM; ValueError for a value that is not finite.
     """
     if measure == "ms_ssim" and min(picture.pixels.shape[:2]) < MS_SSIM_MIN_SIDE:
         raise ImageError(f"MS-SSIM needs sides of at least {MS_SSIM_MIN_SIDE} pixels")
+    if not math.isfinite(value):
+        raise ValueError(f"a quality to reach is a finite number, got {value}")
     compare = {"psnr_db": psnr_db, "ms_ssim": ms_ssim}[measure]
-    hidden = False if picture.alpha is None else picture.alpha == 0
+    encoding = Encoding(codec, picture, alpha_quality, strip, effort)
+    alpha, bits = encoding.picture.alpha, significant_bits(encoding.picture.pixels)
+    hidden = False if alpha is None else alpha == 0
+    original = Picture(encoding.pixels).pixels_8
 
     def reached(data: bytes) -> float:
-        decoded = codec.decode_picture(data).pixels_8
-        decoded[hidden] = picture.pixels_8[hidden]
-        return compare(picture.pixels_8, decoded)
+        decoded = Picture(to_full_range(codec.decode_picture(data).pixels, bits)).pixels_8
+        decoded[hidden] = original[hidden]
+        return compare(original, decoded)
 
-    search = Search(Encoding(codec, picture, alpha_quality, strip, effort), reached)
+    search = Search(encoding, reached)
     low, high = -1, 100
     if search.at(100) < value:
         raise ImageError(f"no file reaches {value:g}: quality 100 gives {search.at(100):.4g}")
