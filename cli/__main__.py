@@ -2,11 +2,15 @@
 
 import atexit
 import gc
+import io
 import sys
 
 
 def main() -> None:
     atexit.register(gc.freeze)  # no search for cycles in what ends with the process: 0.3 s once torch is imported
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files that the terminal cannot show
     try:
         from ulcodec_cli.main import app
 

@@ -3,6 +3,7 @@
 import errno
 import gc
 import json
+import math
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,8 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: 
 
 DEFAULT_MODEL = "small"
 STANDARD_STREAM = Path("-")
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+"""What torch's RuntimeError says on a CPU and on a GPU that has no memory left."""
 
 
 def output_path(source: Path, output: Path | None, suffix: str, force: bool) -> Path:
@@ -59,6 +62,14 @@ def load_codec(model: str, device: str, threads: int | None) -> "Codec":
         return ulcodec.load(model, device=device)
 
 
+def model_identity(model: str) -> str:
+    """What tells this model from others: the SHA-256 of its integers, empty where loading it will say what is wrong."""
+    try:
+        return str(json.loads((model_directory(model) / "config.json").read_text())["coding_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 @contextmanager
 def no_collection() -> Iterator[None]:
     """Keep the garbage collector off during imports, and let it pass over what they made: that stays to the end."""
@@ -86,12 +97,27 @@ def write_file(target: Path, data: bytes) -> None:
         atomic_write(target, data)
 
 
+_subject: list[Path | None] = [None]
+
+
+@contextmanager
+def about(source: Path | None) -> Iterator[None]:
+    """Warnings meanwhile name this file."""
+    _subject.append(source)
+    try:
+        yield
+    finally:
+        _subject.pop()
+
+
 def show_warnings() -> None:
-    """Python's warnings as a line each on stderr."""
+    """Python's warnings as a line each on stderr, all of them: equal ones are of different files."""
+    warnings.simplefilter("always", UserWarning)
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
         if category is UserWarning:
-            say(f"ulcodec: warning: {message}", err=True)
+            named = "" if _subject[-1] is None else f"{_subject[-1]}: "
+            say(f"ulcodec: warning: {named}{' '.join(str(message).split())}", err=True)
 
     warnings.showwarning = show
 
@@ -102,8 +128,37 @@ def say(line: str, *, err: bool = False) -> None:
     typer.echo(line, err=err)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """MemoryError, or the RuntimeError with which torch says the same."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or said
+
+
+def finite(value: float | None) -> float | None:
+    """For options: neither nan, which passes every comparison, nor infinite."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"expected a finite number, got {value}")
+    return value
+
+
+def above_zero(value: float | None) -> float | None:
+    """For options: finite and above 0."""
+    if finite(value) is not None and value is not None and value <= 0:
+        raise typer.BadParameter(f"expected a number above 0, got {value}")
+    return value
+
+
 def print_json(values: Mapping[str, Any]) -> None:
-    typer.echo(json.dumps(values))
+    """A line of JSON, which has no infinity: null stands for it."""
+    typer.echo(json.dumps(without_infinities(values), allow_nan=False))
+
+
+def without_infinities(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: without_infinities(entry) for name, entry in value.items()}
+    return [without_infinities(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def print_fields(values: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from ulcodec_cli.common import (
     Device,
     Force,
     Json,
+    MaxPixels,
     Model,
     Threads,
     load_codec,
@@ -42,6 +43,7 @@ def compare(
     model: Model = DEFAULT_MODEL,
     device: Device = "auto",
     threads: Threads = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -51,7 +53,7 @@ def compare(
 
     with progress_bar("comparing"):
         with share(OPENING_SHARE):
-            first, second = (opened(path, model, device, threads) for path in (original, other))
+            first, second = (opened(path, model, device, threads, max_pixels) for path in (original, other))
         values = compared(first, second, other.stat().st_size)
         if target is not None:
             write_side_by_side(first, second, target)
@@ -95,14 +97,14 @@ def shown(first: "Picture", second: "Picture") -> "tuple[NDArray[np.uint8], NDAr
     return a, b
 
 
-def opened(path: Path, model: str, device: str, threads: int | None) -> "Picture":
+def opened(path: Path, model: str, device: str, threads: int | None, max_pixels: int) -> "Picture":
     """A picture, decoded if it is a .ulc file, turned as its metadata says."""
     data = path.read_bytes()
     if data[: len(MAGIC)] == MAGIC:
-        return load_codec(model, device, threads).decode_picture(data).upright()
+        return load_codec(model, device, threads).decode_picture(data, max_pixels=max_pixels).upright()
     from ulcodec.images import load_image
 
-    return load_image(data, max_pixels=MAX_PIXELS)
+    return load_image(data, max_pixels=max_pixels)
 
 
 def write_side_by_side(first: "Picture", second: "Picture", target: Path) -> None:

@@ -21,7 +21,10 @@ from ulcodec_cli.common import (
     Model,
     Recursive,
     Threads,
+    about,
+    finite,
     load_codec,
+    model_identity,
     read_file,
     say,
     show_warnings,
@@ -40,16 +43,20 @@ def decode(
         list[Path], typer.Argument(metavar="IN...", help=".ulc files, folders of them, or - for stdin.")
     ],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--output", "-o", help="File, or folder, or - for stdout. Default: IN with the extension of --format."
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File, or folder (made if it ends in /), or - for stdout. Default: IN with the extension of --format.",
         ),
     ] = None,
     format: Annotated[
         str, typer.Option(metavar="EXT", help="Format where the output has no extension: png, jpg, webp, tif ...")
     ] = "png",
     fraction: Annotated[
-        float, typer.Option(min=0, max=1, help="Read only this share of a file: a coarser picture, sooner.")
+        float,
+        typer.Option(min=0, max=1, callback=finite, help="Read only this share of a file: a coarser picture, sooner."),
     ] = 1.0,
     crop: Annotated[
         str | None, typer.Option(metavar="X,Y,W,H", help="Only this part, in pixels from the left and the top.")
@@ -58,7 +65,10 @@ def decode(
         bool, typer.Option("--thumbnail", help="At 1/8 of the size, sides rounded up: sooner than the whole picture.")
     ] = False,
     realism: Annotated[
-        float, typer.Option(min=0, max=1, help="0: least squared error; 1: a sample with lifelike detail; or between.")
+        float,
+        typer.Option(
+            min=0, max=1, callback=finite, help="0: least squared error; 1: a sample with lifelike detail; or between."
+        ),
     ] = 0.0,
     steps: Annotated[int, typer.Option(min=1, max=50, help="Realism: steps of the sampler.")] = 4,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Realism: which of the possible pictures.")] = 0,
@@ -133,11 +143,13 @@ def decode(
         if depth is not None and depth != picture.bit_depth:
             pixels = picture.pixels_8 if depth == 8 else picture.pixels.astype("uint16") * 257
             picture = replace(picture, pixels=pixels)
-        file = picture_file(picture, formats[job.target])
+        with about(job.source if plan.many else None):
+            file = picture_file(picture, formats[job.target])
         write_file(job.target, file)
         if damage is not None:
+            named = f"{job.source}: " if plan.many else ""
             shown = f"{n_segments} of {N_SEGMENTS} segments are sound, the rest is concealed"
-            say(f"ulcodec: warning: {damage}; {shown}", err=True)
+            say(f"ulcodec: warning: {named}{damage}; {shown}", err=True)
         height, width = picture.pixels.shape[:2]
         return {
             "output": str(job.target),
@@ -153,7 +165,8 @@ def decode(
             "line": f"{job.target}: {width}x{height}",
         }
 
-    run_plan(plan, read, finish, doing="decoding", force=force, json=json)
+    options = [suffix, fraction, crop, thumbnail, realism, steps, seed, depth, recover, model_identity(model)]
+    run_plan(plan, read, finish, doing="decoding", force=force, json=json, options=options)
 
 
 def parse_crop(text: str) -> tuple[int, int, int, int]:

@@ -21,7 +21,10 @@ from ulcodec_cli.common import (
     Model,
     Recursive,
     Threads,
+    above_zero,
+    finite,
     load_codec,
+    model_identity,
     read_file,
     show_warnings,
     write_file,
@@ -32,15 +35,18 @@ if TYPE_CHECKING:
     from ulcodec.images import Picture
 
 DEFAULT_QUALITY = 50
+MAX_BPP = 1000.0
+"""No file has so many."""
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
 
 
 def parse_bytes(text: str) -> int:
     """A size such as 5000, 100kB, 1.5MB, 64KiB."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
-    if not found or found[2] not in UNITS or not float(found[1]):
+    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([a-z]*)\s*", text.lower(), re.ASCII)
+    size = int(float(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else 0
+    if size < 1:
         raise typer.BadParameter(f"expected a size such as 5000, 100kB or 64KiB, got {text!r}")
-    return int(float(found[1]) * UNITS[found[2]])
+    return size
 
 
 def encode(
@@ -48,19 +54,27 @@ def encode(
         list[Path], typer.Argument(metavar="IN...", help="Pictures that Pillow opens, folders of them, or - for stdin.")
     ],
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="File, or folder, or - for stdout. Default: IN with the extension .ulc."),
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File, or folder (made if it ends in /), or - for stdout. Default: IN with the extension .ulc.",
+        ),
     ] = None,
     quality: Annotated[
         int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 smallest, 100 best. Default: 50.")
     ] = None,
     target_bpp: Annotated[
-        float | None, typer.Option(min=0, help="Bits per pixel: the best file of at most so many, within 2 %.")
+        float | None,
+        typer.Option(callback=above_zero, help="Bits per pixel: the best file of at most so many, within 2 %."),
     ] = None,
     target_size: Annotated[str | None, typer.Option(help="File size such as 100kB: the same.")] = None,
-    target_psnr: Annotated[float | None, typer.Option(help="PSNR in dB: the smallest file that reaches it.")] = None,
+    target_psnr: Annotated[
+        float | None, typer.Option(callback=finite, help="PSNR in dB: the smallest file that reaches it.")
+    ] = None,
     target_ssim: Annotated[
-        float | None, typer.Option(max=1, help="MS-SSIM: the smallest file that reaches it.")
+        float | None, typer.Option(max=1, callback=finite, help="MS-SSIM: the smallest file that reaches it.")
     ] = None,
     alpha_quality: Annotated[
         int | None, typer.Option(min=0, max=100, help="Of the alpha channel. Default: kept exactly.")
@@ -92,14 +106,11 @@ def encode(
     targeted = bool(given) and quality is None
     slow = targeted or effort > 1  # then each is written as soon as it is coded
 
-    from PIL import Image
-
     from ulcodec.images import readable_extensions
 
     wanted_extensions = readable_extensions() if any(source.is_dir() for source in sources) else set()
     plan = make_plan(sources, output, ".ulc", wanted_extensions, recursive=recursive, force=force)
     show_warnings()
-    Image.MAX_IMAGE_PIXELS = None  # load_image has a limit of its own, and an error for it
 
     @cache
     def loaded() -> "Codec":
@@ -120,7 +131,7 @@ def encode(
 
         height, width = picture.pixels.shape[:2]
         if target_bpp is not None or target_bytes is not None:
-            n_bytes = int(target_bpp * width * height / 8) if target_bpp is not None else target_bytes
+            n_bytes = int(min(target_bpp, MAX_BPP) * width * height / 8) if target_bpp is not None else target_bytes
             return encode_to_size(codec, picture, n_bytes or 0, **options)
         measure, value = ("psnr_db", target_psnr) if target_ssim is None else ("ms_ssim", target_ssim)
         return encode_to_quality(codec, picture, measure, value or 0.0, **options)
@@ -130,6 +141,7 @@ def encode(
 
         original = read_file(source)
         picture = load_image(original, max_pixels=max_pixels, upright=not keep_orientation)
+        picture = picture.without("exif", "xmp") if strip else picture.within_limits()
         n_pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
         return (picture, len(original)), WINDOW_PIXELS if slow else n_pixels
 
@@ -144,7 +156,7 @@ def encode(
         from ulcodec.info import info
 
         write_file(job.target, data)
-        said = info(data)
+        said = info(data, max_pixels=max_pixels)
         width, height, bpp = said["width"], said["height"], said["bits_per_pixel"]
         size = f"{width}x{height}, {len(data)} bytes, {bpp:.3f} bits per pixel, quality {said['quality']}"
         return {
@@ -162,4 +174,5 @@ def encode(
             "line": f"{job.target}: {size}",
         }
 
-    run_plan(plan, read, finish, doing="encoding", force=force, json=json)
+    options = [wanted, alpha_quality, effort, strip, keep_orientation, model_identity(model)]
+    run_plan(plan, read, finish, doing="encoding", force=force, json=json, options=options)

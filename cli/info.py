@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ulcodec_cli.common import DEFAULT_MODEL, Json, Model, print_fields, print_json
+from ulcodec.container import MAX_PIXELS
+from ulcodec_cli.common import DEFAULT_MODEL, Json, MaxPixels, Model, print_fields, print_json
 from ulcodec_cli.progress import progress_bar
 
 
@@ -15,16 +16,17 @@ def info(
         bool, typer.Option("--bound", help="Load the model and set its rate bound beside the file's size.")
     ] = False,
     model: Model = DEFAULT_MODEL,
+    max_pixels: MaxPixels = MAX_PIXELS,
     json: Json = False,
 ) -> None:
     """Show size, rate, model and segments of a .ulc file."""
     import ulcodec
 
     data = source.read_bytes()
-    fields = ulcodec.info(data)
+    fields = ulcodec.info(data, max_pixels=max_pixels)
     if bound:
         with progress_bar("measuring the bound"):
-            fields = {**fields, **ulcodec.load(model).describe(data)}
+            fields = {**fields, **ulcodec.load(model).describe(data, max_pixels=max_pixels)}
     if json:
         print_json(fields)
     else:

@@ -12,15 +12,14 @@ from typer.core import TyperGroup
 from ulcodec import __version__
 from ulcodec.errors import UlcError
 from ulcodec_cli import bench, compare, decode, encode, evaluate, info, model, sample, train, truncate, verify
-
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
-"""What torch's RuntimeError says on a CPU and on a GPU that has no memory left."""
+from ulcodec_cli.common import is_out_of_memory, print_json
 
 
 class ErrorBoundary(TyperGroup):
     """Runs the chosen command."""
 
     def invoke(self, ctx: Any) -> Any:
+        as_json = "--json" in (*getattr(ctx, "_protected_args", ()), *ctx.args)
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -28,17 +27,21 @@ class ErrorBoundary(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("ulcodec: interrupted", err=True)
             raise typer.Exit(130) from None
-        except MemoryError:
-            message = "out of memory"
-        except RuntimeError as error:
-            if not any(words in str(error) for words in OUT_OF_MEMORY):
+        except Exception as error:
+            if as_json and hasattr(error, "format_message"):  # wrong usage, which click tells
+                print_json({"error": error.format_message()})
+            if is_out_of_memory(error):
+                message = "out of memory"
+            elif isinstance(error, OSError):
+                message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            elif isinstance(error, UlcError):
+                message = str(error)
+            else:
                 raise
-            message = "out of memory"
-        except OSError as error:
-            message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        except UlcError as error:
-            message = str(error)
-        typer.echo(f"ulcodec: error: {' '.join(message.split())}", err=True)
+        message = " ".join(message.split())
+        if as_json:
+            print_json({"error": message})
+        typer.echo(f"ulcodec: error: {message}", err=True)
         raise typer.Exit(2)
 
 

@@ -5,7 +5,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,7 @@ import ulcodec
 from ulcodec import rate_control
 from ulcodec.codec import Codec
 from ulcodec.container import Container
-from ulcodec.images import load_image
+from ulcodec.images import Picture, load_image
 from ulcodec.metrics import psnr_db
 from ulcodec.model.products import PRODUCTS
 from ulcodec.progress import share
@@ -269,7 +270,7 @@ def test_full_disk(photo: Path, tiny_model_dir: Path, run: Run, monkeypatch: pyt
 def test_errors_are_one_line(
     photo: Path, run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
 ) -> None:
-    def fail(data: bytes) -> None:
+    def fail(data: bytes, **_: object) -> None:
         raise error
 
     monkeypatch.setattr(ulcodec, "info", fail)
@@ -278,7 +279,7 @@ def test_errors_are_one_line(
 
 
 def test_a_programming_error_keeps_its_traceback(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(data: bytes) -> None:
+    def fail(data: bytes, **_: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(ulcodec, "info", fail)
@@ -332,9 +333,16 @@ def test_train_dry_run(run: Run, tmp_path: Path) -> None:
 
 
 def test_train_export_refuses(run: Run, tmp_path: Path) -> None:
-    assert_refused(run("train", "export", tmp_path, "-o", tmp_path), "--force")
     assert_refused(run("train", "export", tmp_path, "-o", tmp_path / "model"), "no checkpoint")
     assert not names(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.txt").write_text("mine")
+    for options in ([], ["--force"]):
+        export = ("train", "export", tmp_path / "run", *options, "-o")
+        assert_refused(run(*export, tmp_path / "photos"), "not a model directory")
+        assert_refused(run(*export, tmp_path), "no place for its model")
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["a.txt", "photos", "run"]
 
 
 def test_verify_tells_sound_files_from_damaged_ones(coded: Path, run: Run) -> None:
@@ -391,21 +399,24 @@ def found(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
 
+RECORDS = {".ulcodec.jsonl", "inner/.ulcodec.jsonl"}
+
+
 def test_many_files_and_back(album: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
     out, back = tmp_path / "out", tmp_path / "back"
     encode = ("encode", album, "-r", "-o", out, "--model", tiny_model_dir)
     finished = run(*encode)
     assert finished.code == 0
     assert finished.stdout.startswith("3 done, 0 up to date, 0 failed; ")
-    assert found(out) == {"a.ulc", "b.ulc", "inner/c.ulc"}
+    assert found(out) == {"a.ulc", "b.ulc", "inner/c.ulc"} | RECORDS
     again = run(*encode, "--json").json
     assert (again["n_done"], again["n_up_to_date"]) == (0, 3)
     assert run(*encode, "--force", "--json").json["n_done"] == 3
     decoded = run("decode", out, "-o", back, "--format", "jpg", "--model", tiny_model_dir, "--json")
-    assert found(back) == {"a.jpg", "b.jpg"}
+    assert found(back) == {"a.jpg", "b.jpg", ".ulcodec.jsonl"}
     assert [json.loads(line)["width"] for line in decoded.stdout.splitlines()[:-1]] == [30, 30]
     summary = decoded.json
-    assert summary["output_bytes"] == sum(file.stat().st_size for file in back.iterdir())
+    assert summary["output_bytes"] == sum(file.stat().st_size for file in back.glob("*.jpg"))
 
 
 def test_errors_of_many_files_come_at_the_end(album: Path, tiny_model_dir: Path, run: Run) -> None:
@@ -434,13 +445,164 @@ def test_one_bad_file_does_not_cost_those_decoded_with_it(album: Path, tiny_mode
     assert finished.code == 1
     assert finished.stdout.startswith("2 done, 0 up to date, 1 failed")
     assert finished.stderr.splitlines()[-1].startswith(f"ulcodec: error: {bad}: the file is sound, but")
-    assert found(album / "back") == {"a.png", "inner/c.png"}
+    assert found(album / "back") == {"a.png", "inner/c.png"} | RECORDS
 
 
-def test_two_inputs_for_one_output(album: Path, run: Run, tmp_path: Path) -> None:
+def test_two_inputs_for_one_output(album: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
     Image.open(album / "b.jpg").save(album / "a.jpg")
-    assert_refused(run("encode", album, "-o", tmp_path / "out"), "a.ulc", "more than one input")
+    finished = run("encode", album, "-o", tmp_path / "out", "--model", tiny_model_dir)
+    assert finished.code == 0
+    assert found(tmp_path / "out") == {"a.png.ulc", "a.jpg.ulc", "b.ulc", ".ulcodec.jsonl"}
+    (tmp_path / "other").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.open(album / "b.jpg").save(tmp_path / "other" / name)
+    inputs = [album / "a.png", tmp_path / "other" / "a.png", tmp_path / "other" / "b.png"]
+    finished = run("encode", *inputs, "-o", tmp_path / "one", "--model", tiny_model_dir)
+    assert finished.code == 1
+    assert finished.stderr.count("would be written by more than one input") == 2
+    assert found(tmp_path / "one") == {"b.ulc", ".ulcodec.jsonl"}
     assert_refused(run("encode", album / "a.png", album / "b.jpg", "-o", album / "notes.txt"), "not a directory")
+    assert_refused(run("encode", album / "a.png", album / "b.jpg", "-o", album / "c.ulc"), "into a folder")
+    assert not (album / "c.ulc").exists()
+
+
+def test_changed_sources_and_options_are_made_anew(album: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    encode = ("encode", album, "-o", out, "--model", tiny_model_dir)
+    assert run(*encode).code == 0
+    before = {name: (out / name).read_bytes() for name in ("a.ulc", "b.ulc")}
+    Image.new("RGB", (20, 10), (200, 0, 0)).save(album / "a.png")
+    os.utime(album / "a.png", (10**9, 10**9))  # an older picture took its place
+    assert run(*encode).stdout.startswith("1 done, 1 up to date, 0 failed")
+    assert (out / "a.ulc").read_bytes() != before["a.ulc"]
+    assert (out / "b.ulc").read_bytes() == before["b.ulc"]
+    assert run(*encode, "-q", 90).stdout.startswith("2 done, 0 up to date, 0 failed")
+    assert run(*encode, "-q", 90).stdout.startswith("0 done, 2 up to date, 0 failed")
+    (out / "a.ulc").write_bytes(b"somebody's own")
+    os.utime(out / "a.ulc", (1, 1))
+    finished = run(*encode, "-q", 80)
+    assert (finished.code, finished.stdout[:30]) == (1, "1 done, 0 up to date, 1 failed")
+    assert "--force" in finished.stderr
+    assert (out / "a.ulc").read_bytes() == b"somebody's own"
+    (out / ".ulcodec.jsonl").write_bytes(b"\xff not JSON\n{}\n[]\n")
+    assert run(*encode, "-q", 80).stdout.startswith("0 done, 1 up to date, 1 failed")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights of POSIX")
+def test_folders_that_cannot_be_read_are_listed(
+    album: Path, tiny_model_dir: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = os.walk
+
+    def closed(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[object]:
+        onerror(PermissionError(errno.EACCES, "Permission denied", str(album / "inner")))
+        for place, inner, names in walk(folder):
+            yield place, inner, names
+            inner.clear()
+
+    monkeypatch.setattr(os, "walk", closed)
+    finished = run("encode", album, "-r", "-o", tmp_path / "out", "--model", tiny_model_dir)
+    assert (finished.code, finished.stdout[:30]) == (1, "2 done, 0 up to date, 1 failed")
+    assert f"ulcodec: error: {album / 'inner'}: Permission denied" in finished.stderr
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't allocate memory"), OverflowError("int too big"), ValueError()])
+def test_any_error_costs_one_file(
+    album: Path, tiny_model_dir: Path, run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from ulcodec import batch
+
+    encode_batch = batch.encode_batch
+
+    def failing(codec: object, pictures: list[Picture], **options: object) -> list[bytes]:
+        if any(picture.pixels.shape[0] == 21 for picture in pictures):
+            raise error
+        return encode_batch(codec, pictures, **options)
+
+    monkeypatch.setattr(batch, "encode_batch", failing)
+    Image.new("RGB", (30, 21)).save(album / "odd.png")
+    finished = run("encode", album, "--model", tiny_model_dir, "--json")
+    assert finished.code == 1
+    lines = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert [line["error"] is None for line in lines[:-1]] == [True, True, False]
+    assert lines[-2]["source"] == str(album / "odd.png")
+    assert (lines[-1]["n_done"], lines[-1]["n_failed"]) == (2, 1)
+
+
+def test_tiny_pictures_under_a_rate_target(tmp_path: Path, tiny_model_dir: Path, run: Run) -> None:
+    for name, side in (("1.png", 48), ("2.png", 1), ("3.png", 48)):
+        Image.new("RGB", (side, side)).save(tmp_path / name)
+    finished = run("encode", tmp_path, "--target-bpp", 2, "--model", tiny_model_dir)
+    assert (finished.code, finished.stdout[:30]) == (1, "2 done, 0 up to date, 1 failed")
+    assert "2.png: no file of 1 bytes" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *([name, value] for name in ("--target-bpp", "--target-psnr", "--target-ssim") for value in ("nan", "inf")),
+        *(["--target-bpp", value] for value in ("0", "-1")),
+        *(["--target-size", value] for value in ("0.5", "0", "-3", "1e9kB", "9" * 400, "nan")),
+        *(["--max-pixels", value] for value in ("0", "-1", "nan")),
+    ],
+)
+def test_numbers_that_mean_nothing(photo: Path, run: Run, options: list[str]) -> None:
+    finished = run("encode", photo, *options)
+    assert (finished.code, finished.stdout) == (2, "")
+    assert names(photo.parent) == {"photo.png"}
+
+
+@pytest.mark.parametrize("option", ["--fraction", "--realism"])
+def test_shares_are_numbers(coded: Path, run: Run, option: str) -> None:
+    finished = run("decode", coded, option, "nan", "--json")
+    assert finished.code == 2
+    assert option in json.loads(finished.stdout)["error"]
+
+
+def test_errors_are_json_too(photo: Path, run: Run, tmp_path: Path) -> None:
+    finished = run("compare", photo, photo, "--json")
+    assert json.loads(finished.stdout, parse_constant=pytest.fail)["psnr_db"] is None
+    for command in ("info", "verify", "decode", "encode"):
+        finished = run(command, tmp_path / "none", "--json")
+        assert finished.code in (1, 2)
+        assert "No such file" in json.loads(finished.stdout)["error"]
+
+
+def test_a_folder_that_is_not_there(photo: Path, tiny_model_dir: Path, run: Run) -> None:
+    out = f"{photo.parent / 'new'}/"
+    assert run("encode", photo, "-o", out, "--model", tiny_model_dir).code == 0
+    assert names(photo.parent / "new") == {"photo.ulc"}
+    assert run("decode", photo.parent / "new" / "photo.ulc", "-o", out, "--model", tiny_model_dir).code == 0
+    assert names(photo.parent / "new") == {"photo.ulc", "photo.png"}
+    assert_refused(run("encode", photo.parent / "none.png", "-o", f"{photo.parent / 'other'}/"), "No such file")
+    assert not (photo.parent / "other").exists()
+
+
+def test_limits_of_pixels_are_kept(photo: Path, coded: Path, tiny_model_dir: Path, run: Run) -> None:
+    assert_refused(run("info", coded, "--max-pixels", 10), "the limit is 10")
+    assert_refused(run("compare", photo, coded, "--max-pixels", 10), "more than 10 pixels")
+
+
+def test_warnings_name_the_file_among_many(album: Path, tiny_model_dir: Path, run: Run) -> None:
+    for name in ("x.tif", "y.tif"):
+        Image.new("RGB", (16, 16)).save(album / name, save_all=True, append_images=[Image.new("RGB", (16, 16))])
+    with warnings.catch_warnings():
+        finished = run("encode", album, "--model", tiny_model_dir)
+    for name in ("x.tif", "y.tif"):
+        assert f"ulcodec: warning: {album / name}: only the first of 2 pictures" in finished.stderr
+
+
+def test_names_that_the_terminal_cannot_show(photo: Path, tiny_model_dir: Path) -> None:
+    odd = photo.with_name("bad\udcff.png")
+    photo.rename(odd)
+    command = [sys.executable, "-m", "ulcodec_cli"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    encode = [*command, "encode", str(odd), "--model", str(tiny_model_dir)]
+    done = subprocess.run(encode, capture_output=True, env=environment, check=True)
+    assert b"\\udcff.ulc: " in done.stdout
+    verify = [*command, "verify", str(odd.with_suffix(".ulc")), str(odd.with_suffix(".ulc"))]
+    done = subprocess.run(verify, capture_output=True, env=environment, check=True)
+    assert done.stdout.count(b": ok") == 2
 
 
 def test_one_file_into_a_folder(photo: Path, tiny_model_dir: Path, run: Run) -> None:
@@ -690,7 +852,7 @@ def test_folders_show_a_bar(terminal: Terminal, photo: Path, tiny_model_dir: Pat
     [line] = screen(written)
     assert line.startswith(f"ulcodec: error: {photo.with_name('c.png')}: ")
     photo.with_name("c.png").unlink()
-    finished = run("encode", photo.parent, "--model", tiny_model_dir)
+    finished = run("encode", photo.parent, "--model", tiny_model_dir, "--effort", 2)
     assert (finished.code, screen(finished.stderr), set(percentages(finished.stderr))) == (0, [""], {0})
 
 

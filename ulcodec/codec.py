@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -26,7 +25,6 @@ from ulcodec.arrays import (
     unflattened,
 )
 from ulcodec.attachments import (
-    MAX_METADATA_BYTES,
     MAX_SIGNIFICANT_BITS,
     decode_alpha,
     deflate,
@@ -53,7 +51,7 @@ from ulcodec.container import (
 )
 from ulcodec.devices import autocast, choose_device
 from ulcodec.errors import CorruptDataError, FormatError, ImageError, ModelError, UnknownModelError
-from ulcodec.images import METADATA_NAMES, Picture, load_image
+from ulcodec.images import Picture, load_image
 from ulcodec.latent_coding import (
     DecodedLatent,
     EncodedLatent,
@@ -208,12 +206,12 @@ class Codec:
             decoded, n_segments = conceal_latent(self.coder, whole, container.quality, grid)
         return Recovery(self.picture(decoded, container), n_segments, damage)
 
-    def describe(self, data: bytes) -> dict[str, float]:
+    def describe(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, float]:
         """The prior's bound on a file's description length beside the file: `bound_bits`, `payload_bits`, `file_bits`.
 
         The bound is that of the float prior with continuous scales, on the symbols that the file holds.
         """
-        container = self.open(data, MAX_PIXELS)
+        container = self.open(data, max_pixels)
         grid = latent_grid(container)
         decoded = self.decode_latents(container)
         y = unflattened(decoded.y_16, grid)
@@ -383,7 +381,7 @@ class Encoding:
     def __init__(
         self, codec: Codec, picture: Picture, alpha_quality: int | None = None, strip: bool = False, effort: int = 1
     ) -> None:
-        picture = within_limits(picture.without("exif", "xmp") if strip else picture)
+        picture = (picture.without("exif", "xmp") if strip else picture).within_limits()
         self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[checked_effort(effort) - 1]
         shown = to_full_range(picture.pixels, significant_bits(picture.pixels))
         self.pixels = shown if picture.alpha is None else without_hidden(shown, picture.alpha)
@@ -432,16 +430,6 @@ class Encoding:
             self.picture.bit_depth,
             self.attachments,
         ).to_bytes()
-
-
-def within_limits(picture: Picture) -> Picture:
-    """The picture without metadata beyond the format's limit, which a warning names."""
-    metadata = {"icc": picture.icc, "exif": picture.exif, "xmp": picture.xmp}
-    too_long = [name for name, data in metadata.items() if data is not None and len(data) > MAX_METADATA_BYTES]
-    if too_long:
-        shown = ", ".join(METADATA_NAMES[name] for name in too_long)
-        warnings.warn(f"{shown} of more than {MAX_METADATA_BYTES} bytes: left out", stacklevel=2)
-    return picture.without(*too_long)
 
 
 def load(model: str | Path = "small", *, device: str = "auto") -> Codec:

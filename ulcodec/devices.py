@@ -1,10 +1,15 @@
 """Devices, and which float arithmetic pays on them: never for what a decoder must reproduce."""
 
+import os
 import platform
 
 import torch
 
 from ulcodec.errors import DeviceError
+
+if hasattr(os, "register_at_fork"):
+    # A forked child has none of its parent's OpenMP threads and would wait for them for ever.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def bfloat16_pays(device: torch.device) -> bool:
@@ -25,6 +30,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
         name = f"cuda:{local_rank}"
+    if name.startswith("cuda") and torch.cuda._is_in_bad_fork():
+        raise DeviceError("a forked process cannot use the GPU of its parent: start processes by spawn")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

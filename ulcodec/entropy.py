@@ -70,6 +70,10 @@ class FrequencyTables:
         if np.any(self.frequencies.sum(axis=1, dtype=np.int64) != TOTAL):
             raise ModelError(f"the frequencies of a table must sum to {TOTAL}")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made on demand: constriction's models cannot be pickled."""
+        return {name: getattr(self, name) for name in ("frequencies", "lengths", "minima")}
+
     @cached_property
     def models(self) -> list[Any]:
         """One constriction model a table, None where nothing is coded."""

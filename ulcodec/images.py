@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from ulcodec.attachments import MAX_METADATA_BYTES
 from ulcodec.colour import Cicp, cicp_of, png_profile, to_srgb, usable_profile, with_cicp
 from ulcodec.container import MAX_PIXELS
 from ulcodec.errors import ImageError
@@ -130,6 +131,14 @@ class Picture:
         none: dict[str, Any] = dict.fromkeys(names)
         left = replace(self, **none)
         return left if left.orientation == self.orientation else replace(self.upright(), **none)
+
+    def within_limits(self) -> "Picture":
+        """The picture without metadata beyond the limit of the format `.ulc`, which a warning names."""
+        too_long = [name for name in ("icc", "exif", "xmp") if len(getattr(self, name) or b"") > MAX_METADATA_BYTES]
+        if too_long:
+            shown = ", ".join(METADATA_NAMES[name] for name in too_long)
+            warnings.warn(f"{shown} of more than {MAX_METADATA_BYTES} bytes: left out", stacklevel=3)
+        return self.without(*too_long)
 
 
 def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> Picture:

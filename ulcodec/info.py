@@ -3,25 +3,28 @@
 from typing import Any
 
 from ulcodec.catalogue import installed_fingerprints
-from ulcodec.container import VERSION, Container
+from ulcodec.container import MAX_PIXELS, VERSION, Attachment, Container
 
 
-def info(data: bytes) -> dict[str, Any]:
+def info(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> dict[str, Any]:
     """Header, sizes and segments of a `.ulc` file; verifies checksums, decodes no pixels. Raises FormatError."""
-    container = Container.from_bytes(data)
+    container = Container.from_bytes(data, max_pixels=max_pixels)
     fingerprint = container.fingerprint.hex()
+    attached = dict(container.attachments)
+    bits_stated = bool(attached.get(Attachment.SIGNIFICANT_BITS))
     return {
         "version": VERSION,
         "width": container.width,
         "height": container.height,
         "layout": container.layout.name,
         "bit_depth": container.bit_depth,
+        "significant_bits": attached[Attachment.SIGNIFICANT_BITS][0] if bits_stated else container.bit_depth,
         "quality": container.quality,
         "model": installed_fingerprints().get(fingerprint),
         "fingerprint": fingerprint,
         "file_bytes": len(data),
         "overhead_bytes": container.overhead_bytes,
-        "attachment_bytes": {kind.name.lower(): len(attached) for kind, attached in container.attachments},
+        "attachment_bytes": {kind.name.lower(): len(content) for kind, content in container.attachments},
         "segment_bytes": [len(segment) for segment in container.segments],
         "bits_per_pixel": 8 * len(data) / container.n_pixels,
     }
