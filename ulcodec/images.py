@@ -1,7 +1,5 @@
 """Pictures in and out: Pillow at the border, numpy arrays inside."""
 
-import os
-import secrets
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +16,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, Unidentifie
 
 from ulcodec.container import MAX_PIXELS
 from ulcodec.errors import ImageError
+from ulcodec.files import atomic_write
 
 ImageSource = str | Path | bytes | BinaryIO | Image.Image
 
@@ -181,34 +180,6 @@ def _pillow_file(picture: Picture, name: str) -> bytes:
         text.add_itxt("XML:com.adobe.xmp", picture.xmp.decode(errors="replace"))
     image.save(buffer, name, **options)
     return buffer.getvalue()
-
-
-def atomic_write(path: Path, data: bytes) -> None:
-    """Write a whole file or none: a temporary sibling takes the name only when its bytes are on the disk.
-
-    A link is followed; a device or pipe is written directly. Raises OSError, which names `path`.
-    """
-    target = Path(os.path.realpath(path))
-    try:
-        if target.exists() and not target.is_file():
-            target.write_bytes(data)
-        else:
-            _replace(target, data)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _replace(target: Path, data: bytes) -> None:
-    sibling = target.with_name(f".ulcodec-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(sibling, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(sibling, target)
-    except BaseException:
-        sibling.unlink(missing_ok=True)
-        raise
 
 
 def _picture(image: Image.Image, deep: NDArray[np.uint16] | None) -> Picture:
