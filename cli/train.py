@@ -195,12 +195,12 @@ def resume(
     """Continue a run with its own settings. With a new length, a finished run goes on from where its rate was full."""
     from ulcodec.sources import as_source
     from ulcodec.train.denoiser import resume_denoiser
-    from ulcodec.train.loop import rewind
+    from ulcodec.train.loop import run_config
     from ulcodec.train.stage1 import resume_stage1
     from ulcodec.train.stage2 import resume_stage2
 
     stages = {"stage1": resume_stage1, "stage2": resume_stage2, "denoiser": resume_denoiser}
-    config = rewind(run, longer=False)
+    config = run_config(run)
     resume_run = next(resume for stage, resume in stages.items() if stage in config)
     finished = resume_run(run, minutes=minutes, n_images=images, data=tuple(map(as_source, data or ())))
     typer.echo(f"run directory: {finished}")
@@ -217,16 +217,16 @@ def export(
     force: Force = False,
 ) -> None:
     """Turn a run into a model directory that encode and decode take as --model."""
-    if output.exists() and not force:
-        raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(output))
-
     from ulcodec.calibration import calibrate
     from ulcodec.codec import load
     from ulcodec.evaluation import integer_cost_percent, middle
     from ulcodec.model.checkpoint import read_document
     from ulcodec.sources import as_source, read_pictures
-    from ulcodec.train.export import export_model
+    from ulcodec.train.export import check_output, export_model, is_model
 
+    check_output(run, output)
+    if is_model(output) and not force:
+        raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(output))
     with progress_bar("exporting"):
         sha256 = export_model(run, output, name)
         config = read_document(run / "checkpoint", "config")

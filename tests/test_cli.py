@@ -332,7 +332,7 @@ def test_train_dry_run(run: Run, tmp_path: Path) -> None:
 
 
 def test_train_export_refuses(run: Run, tmp_path: Path) -> None:
-    assert_refused(run("train", "export", tmp_path, "-o", tmp_path), "--force")
+    assert_refused(run("train", "export", tmp_path, "-o", tmp_path), "another directory")
     assert_refused(run("train", "export", tmp_path, "-o", tmp_path / "model"), "no checkpoint")
     assert not names(tmp_path)
 

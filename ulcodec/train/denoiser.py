@@ -18,7 +18,7 @@ from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
 from ulcodec.sources import Source, as_source
 from ulcodec.store import DENOISER, open_model
 from ulcodec.train.graphs import compile_parts
-from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind
+from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind, run_config
 from ulcodec.train.objective import normal_noise, per_picture, round_around, stratified_times
 from ulcodec.train.revival import revive
 from ulcodec.train.workers import Workers, begin, draw_rows, without_denormals
@@ -229,8 +229,10 @@ def resume_denoiser(
 ) -> Path:
     """As `resume_stage1`."""
     longer = minutes is not None or n_images is not None
-    settings = DenoiserSettings.from_json(rewind(run_dir, longer=longer)["denoiser"])
+    settings = DenoiserSettings.from_json(run_config(run_dir)["denoiser"])
     settings = replace(settings, out=run_dir, init=None, data=data or settings.data)
     if longer:
         settings = replace(settings, minutes=minutes, n_images=n_images)
+        settings.check()
+        rewind(run_dir, settings.loop_settings(), settings.device)
     return train_denoiser(settings)

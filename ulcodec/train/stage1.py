@@ -19,7 +19,7 @@ from ulcodec.model.presets import build_model, preset
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.sources import Source, as_source
 from ulcodec.train.graphs import compile_parts
-from ulcodec.train.loop import Loop, LoopSettings, rewind
+from ulcodec.train.loop import Loop, LoopSettings, rewind, run_config
 from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings
 from ulcodec.train.revival import revive
 from ulcodec.train.workers import Workers, begin, without_denormals
@@ -287,13 +287,15 @@ def resume_stage1(
     """Continue a run with the settings that its checkpoint holds, to a new length if one is given.
 
     A run whose learning rate fell already goes back to the state before that, and falls at its new end. Raises
-    TrainingError if there is no checkpoint, or as `train_stage1`.
+    TrainingError if there is no checkpoint, if that state is beyond the new length, or as `train_stage1`.
     """
     longer = minutes is not None or n_images is not None
-    settings = Stage1Settings.from_resolved(rewind(run_dir, longer=longer)["stage1"])
+    settings = Stage1Settings.from_resolved(run_config(run_dir)["stage1"])
     settings = replace(settings, out=run_dir, init=None, data=data or settings.data)
     if longer:
         settings = replace(settings, minutes=minutes, n_images=n_images)
+        settings.check()
+        rewind(run_dir, settings.loop_settings(), settings.device)
     return train_stage1(settings)
 
 

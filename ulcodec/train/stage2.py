@@ -12,13 +12,13 @@ from ulcodec.data import PictureSet, load_pictures, pack
 from ulcodec.devices import bfloat16_pays
 from ulcodec.errors import TrainingError
 from ulcodec.model.base_model import BaseModel, base_model_config
-from ulcodec.model.checkpoint import read_document, read_tensors, write_directory
+from ulcodec.model.checkpoint import is_written, read_document, read_tensors, recover_directory, write_directory
 from ulcodec.model.likelihood import sum_per_picture
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma
 from ulcodec.sources import Source, as_source
 from ulcodec.store import StoredModel, open_model
-from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind
+from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind, run_config
 from ulcodec.train.objective import (
     normal_noise,
     per_picture,
@@ -117,7 +117,9 @@ def latents_of(
     """
     path = settings.out / "latents"
     origin = {"codec_sha256": codec.fingerprint.hex(), "quality": settings.quality}
-    if workers.first and not path.exists():
+    if workers.first:
+        recover_directory(path)
+    if workers.first and not is_written(path):
         pictures = load_pictures(
             settings.data,
             min_side_px=settings.crop_px,
@@ -240,8 +242,10 @@ def resume_stage2(
     run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
 ) -> Path:
     """As `resume_stage1`."""
-    settings = Stage2Settings.from_json(rewind(run_dir, longer=minutes is not None or n_images is not None)["stage2"])
+    settings = Stage2Settings.from_json(run_config(run_dir)["stage2"])
     settings = replace(settings, out=run_dir, data=data or settings.data)
     if minutes is not None or n_images is not None:
         settings = replace(settings, minutes=minutes, n_images=n_images)
+        settings.check()
+        rewind(run_dir, settings.loop_settings(), settings.device)
     return train_stage2(settings)
