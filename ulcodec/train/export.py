@@ -60,7 +60,7 @@ def check_output(run_dir: Path, out_dir: Path) -> None:
         with suppress(KeyError, ModelError):
             inputs.append(model_directory(config["denoiser"]["model"]))
     if out_dir.exists() and any(path.exists() and path.samefile(out_dir) for path in inputs):
-        raise TrainingError(f"{out_dir} is what the model is made of; export it to another directory")
+        raise TrainingError(f"{out_dir} is an input of this export; choose another directory")
     if out_dir.exists() and not out_dir.is_dir():
         raise TrainingError(f"{out_dir} is not a directory")
     if out_dir.is_dir():

@@ -27,6 +27,7 @@ from ulcodec.model.checkpoint import (
     write_directory,
 )
 from ulcodec.train.graphs import WARM_UP_STEPS, CapturableLoss, GraphedStep, Pace, can_be_captured, own_stream
+from ulcodec.train.limits import MOST_CROPS, MOST_IMAGES, MOST_MINUTES, check_number, check_whole
 from ulcodec.train.soap import Soap
 from ulcodec.train.workers import Workers, fill, whole
 
@@ -82,10 +83,16 @@ class LoopSettings:
         """Raises TrainingError for settings that cannot run."""
         if self.minutes is None and self.n_images is None:
             raise TrainingError("give the run a length: minutes or a number of images")
+        if self.minutes is not None:
+            check_number("minutes", self.minutes, above=0, most=MOST_MINUTES)
+        if self.n_images is not None:
+            check_whole("the number of images", self.n_images, 1, MOST_IMAGES)
+        check_whole("the batch size", self.batch_size, 1, MOST_CROPS)
+        check_number("the learning rate", self.learning_rate, above=0, most=1)
+        check_whole("the images of the warm-up", self.warmup_images, 1, MOST_IMAGES)
         if self.optimizer not in OPTIMIZERS:
             raise TrainingError(f"unknown optimiser {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
-        if not 0 < self.decay_share <= 1:
-            raise TrainingError(f"the decay's share of the run must be above 0 and at most 1, got {self.decay_share}")
+        check_number("the decay's share of the run", self.decay_share, above=0, most=1)
 
 
 class Loop:

@@ -18,6 +18,7 @@ from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma
 from ulcodec.sources import Source, as_source
 from ulcodec.store import StoredModel, open_model
+from ulcodec.train.limits import MOST_IMAGES, check_bias, check_common, check_whole
 from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind, run_config
 from ulcodec.train.objective import (
     normal_noise,
@@ -81,14 +82,18 @@ class Stage2Settings:
     def check(self) -> None:
         """Raises TrainingError for settings that cannot run."""
         self.loop_settings().check()
-        if not 0 <= self.quality <= 100:
-            raise TrainingError(f"quality must be a whole number from 0 to 100, got {self.quality}")
-        if self.crop_px < PATCH_PX or self.crop_px % PATCH_PX:
-            raise TrainingError(f"the crop must be a multiple of {PATCH_PX} pixels, got {self.crop_px}")
-        if not 0 < self.validation_share <= 0.5:
-            raise TrainingError(
-                f"the share of pictures held out must be above 0 and at most 0.5, got {self.validation_share}"
-            )
+        check_whole("quality", self.quality, 0, 100)
+        check_common(
+            batch_size=self.batch_size,
+            crop_px=self.crop_px,
+            crop_step=PATCH_PX,
+            seed=self.seed,
+            threads=self.threads,
+            limit_pictures=self.limit_pictures,
+            share=self.validation_share,
+        )
+        check_bias(self.bias)
+        check_whole("the number of validations", self.n_validations, 0, MOST_IMAGES)
 
 
 @torch.no_grad()
