@@ -88,7 +88,7 @@ def read_file(source: Path) -> bytes:
 
 def write_file(target: Path, data: bytes) -> None:
     """A whole file or none, or to standard output."""
-    from ulcodec.images import atomic_write
+    from ulcodec.files import atomic_write
 
     if target == STANDARD_STREAM:
         sys.stdout.buffer.write(data)

@@ -1,11 +1,13 @@
 """`ulcodec train`: train a codec and export it."""
 
+from errno import EEXIST
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ulcodec.errors import TrainingError
 from ulcodec.progress import share, tracked
 from ulcodec_cli.common import Force, say
 from ulcodec_cli.progress import progress_bar
@@ -33,17 +35,17 @@ def stage1(
     batch_size: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
     crop: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Rate before the decay.")] = None,
-    warmup: Annotated[int | None, typer.Option(min=1, help="Images over which the rate rises.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Images over which the rate rises.")] = None,
     decay_share: Annotated[float | None, typer.Option(help="Share of the run over which the rate falls.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw, or soap: slower steps, fewer of them.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     shards_in_memory: Annotated[
-        int | None, typer.Option(min=1, help="Stream: hold so many tar shards at a time. Default: all pictures.")
+        int | None, typer.Option(help="Stream: hold so many tar shards at a time. Default: all pictures.")
     ] = None,
     crops_per_shard: Annotated[
-        int | None, typer.Option(min=1, help="Streaming: crops between one shard and the next.")
+        int | None, typer.Option(help="Streaming: crops between one shard and the next.")
     ] = None,
     init: Annotated[Path | None, typer.Option(help="Model directory whose weights the run starts from.")] = None,
     compile: Annotated[bool | None, typer.Option(help="On GPUs: torch.compile, and steps as CUDA graphs.")] = None,
@@ -70,7 +72,7 @@ def stage1(
         "init": init,
         "compile": compile,
     }
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = chosen_options(given)
     settings = Stage1Settings(data=tuple(map(as_source, data)), out=out, config=config, objective=objective, **chosen)
     settings.check()
     if dry_run:
@@ -95,7 +97,7 @@ def stage2(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    limit: Annotated[int | None, typer.Option(min=2, help="Only the first pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first pictures.")] = None,
     shard: Annotated[
         bool | None, typer.Option("--shard", help="Split the weights between the processes of torchrun (FSDP2).")
     ] = None,
@@ -123,7 +125,7 @@ def stage2(
         "shard": shard,
         "compile": compile,
     }
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = chosen_options(given)
     settings = Stage2Settings(data=tuple(map(as_source, data)), out=out, **chosen)
     settings.check()
     if dry_run:
@@ -148,7 +150,7 @@ def denoiser(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    limit: Annotated[int | None, typer.Option(min=2, help="Only the first pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first pictures.")] = None,
     compile: Annotated[bool | None, typer.Option(help="On GPUs: torch.compile, and steps as CUDA graphs.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
 ) -> None:
@@ -175,13 +177,21 @@ def denoiser(
         "limit_pictures": limit,
         "compile": compile,
     }
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = chosen_options(given)
     settings = DenoiserSettings(data=tuple(map(as_source, data)), out=out, **chosen)
     settings.check()
     if dry_run:
         typer.echo(dumps(settings.to_json(), indent=2))
     else:
         typer.echo(f"run directory: {train_denoiser(settings)}")
+
+
+def chosen_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Options that were given. Raises TrainingError for a 0 that settings would take for their default."""
+    for name in ("threads", "shards_in_memory"):
+        if given.get(name) == 0:
+            raise TrainingError(f"{name.replace('_', ' ')}: must be at least 1, got 0")
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @app.command("resume")
@@ -194,12 +204,12 @@ def resume(
     """Continue a run with its own settings. With a new length, a finished run goes on from where its rate was full."""
     from ulcodec.sources import as_source
     from ulcodec.train.denoiser import resume_denoiser
-    from ulcodec.train.loop import rewind
+    from ulcodec.train.loop import run_config
     from ulcodec.train.stage1 import resume_stage1
     from ulcodec.train.stage2 import resume_stage2
 
     stages = {"stage1": resume_stage1, "stage2": resume_stage2, "denoiser": resume_denoiser}
-    config = rewind(run, longer=False)
+    config = run_config(run)
     resume_run = next(resume for stage, resume in stages.items() if stage in config)
     finished = resume_run(run, minutes=minutes, n_images=images, data=tuple(map(as_source, data or ())))
     typer.echo(f"run directory: {finished}")
@@ -221,9 +231,11 @@ def export(
     from ulcodec.evaluation import integer_cost_percent, middle
     from ulcodec.model.checkpoint import read_document
     from ulcodec.sources import as_source, read_pictures
-    from ulcodec.train.export import check_output, export_model
+    from ulcodec.train.export import check_output, export_model, is_model
 
-    check_output(run, output, force=force)
+    check_output(run, output)
+    if is_model(output) and not force:
+        raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(output))
     with progress_bar("exporting"):
         sha256 = export_model(run, output, name)
         config = read_document(run / "checkpoint", "config")

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     (
         "errors",
+        "files",
         "schedule",
         "diffusion",
         "metrics",
@@ -39,6 +40,7 @@ LAYERS = [
 ]
 WITHOUT_TORCH = (
     "errors",
+    "files",
     "metrics",
     "images",
     "container",

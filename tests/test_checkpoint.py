@@ -1,10 +1,13 @@
 """Directories of tensors: whole or absent, and never larger a file than a shard."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ from ulcodec.errors import ModelError
 from ulcodec.model import checkpoint
 from ulcodec.model.checkpoint import (
     SHARD_BYTES,
+    consistent,
+    is_written,
     load_weights,
     read_document,
     read_tensors,
@@ -83,99 +88,166 @@ def test_a_tensor_beyond_a_shard_stands_alone(monkeypatch: pytest.MonkeyPatch) -
     assert [list(shard) for shard in packed] == [["small"], ["large"], ["tail"]]
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     """Stands for a SIGKILL."""
 
 
-@pytest.mark.parametrize("fresh", [True, False], ids=["new", "there"])
-@pytest.mark.parametrize("done", range(12))
-def test_killed_between_any_two_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int, fresh: bool
-) -> None:
-    """After any number of renames and removals, the directory or its recovery holds one version, whole."""
-    path = tmp_path / "model"
-    if not fresh:
-        monkeypatch.setattr(checkpoint, "SHARD_BYTES", 20)
-        write_version(path, 1)  # in two shards, of which one is stale later
-        assert len(list(path.glob("weights-*"))) == 2
-        monkeypatch.setattr(checkpoint, "SHARD_BYTES", SHARD_BYTES)
-    count = 0
+CHANGES = [(os, "replace"), (Path, "rename"), (Path, "mkdir"), (Path, "unlink"), (Path, "rmdir"), (Path, "write_text")]
+"""All that a writer does to the disk, with `save_file`."""
 
-    def killing(change: Callable[..., object]) -> Callable[..., object]:
-        def changed(*arguments: object, **options: object) -> object:
-            nonlocal count
-            if count == done:
+
+@contextmanager
+def killed_after(n_changes: int) -> Iterator[list[str]]:
+    """Kill the writer within after so many changes to the disk; gives their names."""
+    done: list[str] = []
+
+    def counted(name: str, function: Callable[..., object]) -> Callable[..., object]:
+        def change(*arguments: object, **options: object) -> object:
+            if len(done) == n_changes:
                 raise KilledError
-            count += 1
-            return change(*arguments, **options)
+            done.append(name)
+            return function(*arguments, **options)
 
-        return changed
+        return change
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", killing(os.replace))
-        for name in ("rename", "unlink", "rmdir"):
-            patch.setattr(Path, name, killing(getattr(Path, name)))
-        killed = False
-        try:
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in [*CHANGES, (checkpoint, "save_file")]:
+            patch.setattr(owner, name, counted(name, getattr(owner, name)))
+        with suppress(KilledError):
+            yield done
+
+
+def write_large(path: Path, number: int) -> None:
+    """As `write_version` in more shards than that, beside a group that it lacks."""
+    weights = version(number)["weights"] | {"c": torch.zeros(300)}
+    write_directory(path, {"weights": weights, "ema": {"d": torch.zeros(2)}}, {"config": {"number": number}})
+
+
+def count_of_changes(path: Path) -> int:
+    write_large(path, 1)
+    with killed_after(1000) as done:
+        write_version(path, 2)
+    assert {"replace", "rename", "mkdir", "unlink", "rmdir", "write_text", "save_file"} == set(done)
+    return len(done)
+
+
+def foreign_files(folder: Path) -> dict[str, str]:
+    """Files that no writer made, in and beside a directory: named as a writer might name its own."""
+    files = {
+        "model.old/a.txt": "1",
+        "model.partial/weights-00000.safetensors": "2",
+        "model/notes.txt": "3",
+        "model/mine/config.json": "4",
+        "model/training-00000.safetensors": "5",
+        "model/.ulcodec-mine.tmp/config.json": "6",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return files
+
+
+def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory holds one version, whole, before anything is recovered and after; what others keep there stays."""
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 1000)
+    seen = []
+    for n_changes in range(count_of_changes(tmp_path / "counted") + 1):
+        folder = tmp_path / str(n_changes)
+        path = folder / "model"
+        foreign = foreign_files(folder)
+        write_large(path, 1)
+        with killed_after(n_changes):
             write_version(path, 2)
-        except KilledError:
-            killed = True
-    recover_directory(path)
-    if fresh and not path.exists():
-        assert killed
-    else:
-        assert version_at(path) in ((2,) if fresh or not killed else (1, 2))
-    write_version(path, 3)
-    assert version_at(path) == 3
-    assert [file.name for file in tmp_path.iterdir()] == ["model"]
-    assert sorted(file.name for file in path.iterdir()) == ["config.json", "weights-00000.safetensors"]
+        found = read_document(path, "config")["number"]
+        seen.append(found)
+        for again in range(2):
+            if found == 2:
+                assert version_at(path) == 2, f"after {n_changes} changes, recovered {again} times"
+            else:
+                assert {"a", "b", "c"} == read_tensors(path, "weights").keys()
+                assert read_document(path, "config") == {"number": 1}
+            recover_directory(path)
+        write_version(path, 3)
+        assert version_at(path) == 3
+        assert {name: (folder / name).read_text() for name in foreign} == foreign
+        kept = {name.removeprefix("model/").split("/")[0] for name in foreign if name.startswith("model/")}
+        assert {file.name for file in path.iterdir()} == kept | {"config.json", "weights-00000.safetensors"}
+    assert seen == sorted(seen)
+    assert set(seen) == {1, 2}
 
 
-def test_nothing_of_the_users_is_touched(tmp_path: Path) -> None:
+def test_killed_while_a_new_directory_is_written(tmp_path: Path) -> None:
+    """It counts as absent until it is whole."""
     path = tmp_path / "model"
-    for folder in (path, tmp_path / "model.old", tmp_path / "model.partial", tmp_path / ".ulcodec-other-00.tmp"):
-        folder.mkdir()
-        (folder / "notes.txt").write_text("mine")
-        (folder / "weights-final.safetensors").write_text("mine")
-    before = sorted(tmp_path.rglob("*"))
-    for number in (1, 2):
-        write_version(path, number)
-        recover_directory(path)
-    added = {path / "config.json", path / "weights-00000.safetensors"}
-    (path / "weights-final.safetensors").unlink()  # a name of our pattern but for its digits
-    assert set(tmp_path.rglob("*")) == (set(before) | added) - {path / "weights-final.safetensors"}
+    with killed_after(4):
+        write_version(path, 1)
+    assert path.exists()
+    assert not is_written(path)
+    write_version(path, 2)
     assert version_at(path) == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_full_disk_leaves_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "model"
+def test_killed_while_it_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 1000)
+    n_changes = count_of_changes(tmp_path / "counted")
+    for n_recovered in range(8):
+        path = tmp_path / str(n_recovered) / "model"
+        write_large(path, 1)
+        with killed_after(n_changes - 4) as done:
+            write_version(path, 2)
+        assert "rename" in done
+        with killed_after(n_recovered):
+            recover_directory(path)
+        assert version_at(path) == 2
+        recover_directory(path)
+        assert version_at(path) == 2
+        assert {file.name for file in path.iterdir()} == {"config.json", "weights-00000.safetensors"}
+
+
+def test_a_reader_takes_one_version(tmp_path: Path) -> None:
+    """What is replaced while it is read is read anew."""
+    path, n_reads = tmp_path / "model", 0
     write_version(path, 1)
 
-    def full(*_: object) -> None:
-        raise SafetensorError("No space left on device")
+    def read() -> tuple[int, float]:
+        nonlocal n_reads
+        n_reads += 1
+        number = read_document(path, "config")["number"]
+        if n_reads == 1:
+            write_version(path, 2)
+        return number, read_tensors(path, "weights")["b"].item()
+
+    assert consistent(path, read) == (2, 2)
+    (path / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"config\.json"):
+        consistent(path, read)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    write_version(tmp_path / "model", 1)
+
+    def full(tensors: object, file: Path) -> None:
+        file.write_bytes(b"some")
+        raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(code)} (os error {code})")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    for target in (path, tmp_path / "other"):
-        with pytest.raises(OSError, match="No space left"):
-            write_version(target, 2)
-    assert version_at(path) == 1
-    assert sorted(file.name for file in tmp_path.rglob("*")) == ["config.json", "model", "weights-00000.safetensors"]
-
-
-def test_killed_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "model"
-    write_version(path, 1)
-
-    def killed(*_: object) -> None:
-        raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", killed)
-        with pytest.raises(KilledError):
+    for path in (tmp_path / "model", tmp_path / "new"):
+        with pytest.raises(OSError, match=os.strerror(code)) as caught:
             write_version(path, 2)
-    assert version_at(path) == 1
-    write_version(path, 3)
-    assert version_at(path) == 3
+        assert (caught.value.errno, caught.value.filename) == (code, str(path))
+    assert version_at(tmp_path / "model") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    assert {file.name for file in (tmp_path / "model").iterdir()} == {"config.json", "weights-00000.safetensors"}
+
+
+def test_replaced_files_keep_their_mode(tmp_path: Path) -> None:
+    write_version(tmp_path / "model", 1)
+    for file in (tmp_path / "model").iterdir():
+        file.chmod(0o600)
+    write_version(tmp_path / "model", 2)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "model").iterdir()} == {0o600}
 
 
 def cut(file: Path) -> None:

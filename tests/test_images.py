@@ -1,6 +1,4 @@
 import functools
-import os
-import stat
 import struct
 import sys
 import warnings
@@ -13,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from ulcodec.errors import ImageError
-from ulcodec.images import Picture, atomic_write, image_format, load_image, readable_extensions, save_image
+from ulcodec.images import Picture, image_format, load_image, readable_extensions, save_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = RGB[:, :, 0].copy()
@@ -351,53 +349,6 @@ def test_a_size_that_the_format_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="WEBP"):
         save_image(np.zeros((1, 20000), dtype=np.uint8), tmp_path / "a.webp")
     assert not list(tmp_path.iterdir())
-
-
-def test_atomic_write_replaces_and_follows_links(tmp_path: Path) -> None:
-    target, link = tmp_path / "target", tmp_path / "link"
-    target.write_bytes(b"old")
-    link.symlink_to(target)
-    atomic_write(link, b"new")
-    assert target.read_bytes() == b"new"
-    assert link.is_symlink()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["link", "target"]
-
-
-def test_atomic_write_respects_the_umask(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        atomic_write(tmp_path / "a", b"")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
-
-
-def test_atomic_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "a"
-    target.write_bytes(b"old")
-
-    def disk_full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(OSError, match="No space left on device") as caught:
-        atomic_write(target, b"new")
-    assert caught.value.filename == str(target)
-    assert target.read_bytes() == b"old"
-    assert [file.name for file in tmp_path.iterdir()] == ["a"]
-
-
-def test_atomic_write_names_the_target(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as caught:
-        atomic_write(tmp_path / "none" / "a", b"")
-    assert caught.value.filename == str(tmp_path / "none" / "a")
-    with pytest.raises(IsADirectoryError):
-        atomic_write(tmp_path, b"")
-
-
-def test_atomic_write_to_a_device() -> None:
-    atomic_write(Path(os.devnull), b"anything")
-    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
 
 
 @pytest.mark.parametrize(("plugin", "extension"), [("pillow_jxl", "jxl"), ("pillow_heif", "heic"), (None, "avif")])

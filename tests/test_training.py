@@ -67,16 +67,16 @@ from ulcodec.train.loop import LoopSettings
 
 torch.set_num_threads(1)
 stage1.LoopSettings = lambda **values: LoopSettings(**values, checkpoint_seconds=0)
-rename, count = Path.rename, 0
+replace, count = os.replace, 0
 
-def killing_rename(source, target):
+def killing_replace(source, target):
     global count
-    count += 1
+    count += "safetensors" in str(source)
     if count == 9:
         os.kill(os.getpid(), signal.SIGKILL)
-    return rename(source, target)
+    return replace(source, target)
 
-Path.rename = killing_rename
+os.replace = killing_replace
 folder, out, values = sys.argv[1:]
 stage1.train_stage1(stage1.Stage1Settings(data=(Path(folder),), out=Path(out), **json.loads(values)))
 """
@@ -204,7 +204,10 @@ def test_killed_run_resumes(settings: Stage1Settings, finished_run: Path) -> Non
     command = [sys.executable, "-c", KILLED_RUN, str(photographs), str(settings.out), json.dumps(SETTINGS)]
     killed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not (settings.out / "checkpoint").exists()
+    [ready] = (settings.out / "checkpoint").glob(".ulcodec-*.ready")
+    moved = {file.name for file in (settings.out / "checkpoint").glob("*.safetensors")}
+    assert moved.issuperset(left := {file.name for file in ready.glob("*.safetensors")})
+    assert 0 < len(left) < len(moved), "killed between two files of a checkpoint"
     train_stage1(settings)
     assert_same_state(settings.out, finished_run)
 
@@ -509,6 +512,81 @@ def test_linear_transforms_learn_slowly(settings: Stage1Settings) -> None:
                 assert distance / full == pytest.approx(share, rel=0.05), name
                 seen.add(part)
     assert seen == {"", *(part for part, _ in SLOW_PARAMETERS)}
+
+
+def test_export_leaves_what_it_did_not_write(finished_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    kept = {"a.old/weights.txt": "last month", "model.old/a": "1", "model.partial/b": "2"}
+    for name, text in kept.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    sha256 = export_model(finished_run, out)
+    kept |= {"model/README.txt": "mine", "model/other/config.json": "{}"}
+    (out / "other").mkdir()
+    for name in ("model/README.txt", "model/other/config.json"):
+        (tmp_path / name).write_text(kept[name])
+    assert export_model(finished_run, out) == sha256
+    assert {name: (tmp_path / name).read_text() for name in kept} == kept
+    assert {file.name for file in out.iterdir() if file.name not in ("README.txt", "other")} == {
+        "config.json", "coding-00000.safetensors", "weights-00000.safetensors"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "force"])
+def test_export_refuses_folders_of_other_things(finished_run: Path, tmp_path: Path, force: list[str]) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "config.json").write_text('{"name": "mine"}')
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(run)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    for out in (pictures, tmp_path, run, run / "checkpoint", run / "constant", tmp_path / "file", tmp_path / "link"):
+        finished = CliRunner().invoke(app, ["train", "export", str(run), "-o", str(out), *force])
+        assert finished.exit_code == 2
+        assert re.fullmatch("ulcodec: error: .*(another|not a directory).*\\n", finished.stderr), finished.stderr
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_export_while_the_run_is_written(finished_run: Path, settings: Stage1Settings, tmp_path: Path) -> None:
+    """A version that is whole but has not moved is read where it is; the writer's folders stay as they are."""
+    run = shutil.copytree(finished_run, settings.out)
+    checkpoint = run / "checkpoint"
+    staging, ready = checkpoint / f".ulcodec-{'0' * 16}.tmp", checkpoint / f".ulcodec-{'1' * 16}.ready"
+    staging.mkdir()
+    (staging / "config.json").write_text("{")
+    ready.mkdir()
+    names = sorted(file.name for file in checkpoint.glob("*.*") if file.is_file())
+    for name in names:
+        (checkpoint / name).rename(ready / name)
+    (ready / "contents.list").write_text("\n".join(names))
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    assert export_model(run, tmp_path / "a", "mine") == export_model(finished_run, tmp_path / "b", "mine")
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    resume_stage1(run, data=settings.data)
+    assert {file.name for file in checkpoint.iterdir()} == set(names)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no sizes of files")
+def test_a_disk_that_is_full(photographs: Path, tmp_path: Path) -> None:
+    """One line, nothing left behind, and the last checkpoint as it was."""
+    small = ["--config", "tiny", "--batch-size", "8", "--crop", "64", "--threads", "1", "--data", str(photographs)]
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "from ulcodec_cli.main import app; app()"
+    )
+    for name in ("new", "old"):
+        run = tmp_path / name
+        if name == "old":
+            finished = CliRunner().invoke(app, ["train", "stage1", *small, "--images", "8", "--out", str(run)])
+            assert finished.exit_code == 0
+        before = {file: file.read_bytes() for file in run.glob("checkpoint/*")}
+        command = [sys.executable, "-c", limited, "train", "stage1", *small, "--images", "16", "--out", str(run)]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert finished.returncode == 2
+        assert re.fullmatch("ulcodec: error: .*File too large\\n", finished.stderr), finished.stderr
+        assert {file: file.read_bytes() for file in run.glob("checkpoint/*")} == before
+        assert (run / "checkpoint").exists() == bool(before)
 
 
 def test_nothing_to_export(tmp_path: Path) -> None:

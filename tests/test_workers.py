@@ -17,6 +17,9 @@ COMMON = ["--config", "tiny", "--images", "192", "--batch-size", "16", "--thread
 STAGE_1 = ["train", "stage1", *COMMON, "--crop", "64"]
 STAGE_2 = ["train", "stage2", *COMMON, "--crop", "48"]
 
+STDERR_SHOWN = 8000
+"""Characters of what a command that failed said last."""
+
 LOGGING_EVERY_STEP = """
 import os, signal, sys
 from pathlib import Path
@@ -44,14 +47,13 @@ def launch(
     script.write_text(LOGGING_EVERY_STEP)
     start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}", "--max-restarts=3"]
     command = [sys.executable, *(start if n_workers > 1 else []), str(script), *arguments]
-    done = subprocess.run(
+    finished = subprocess.run(
         [*command, "--data", str(data), "--out", str(out)],
-        check=False,
         capture_output=True,
         text=True,
         env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr[-6000:]
+    assert finished.returncode == 0, f"exit code {finished.returncode}: ... {finished.stderr[-STDERR_SHOWN:]}"
     with open(out / "log.csv", newline="") as handle:
         return [float(row["loss"]) for row in csv.DictReader(handle)]
 

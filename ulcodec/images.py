@@ -1,8 +1,6 @@
 """Pictures in and out: Pillow at the border, numpy arrays inside."""
 
-import os
 import re
-import secrets
 import struct
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from ulcodec.attachments import MAX_METADATA_BYTES
 from ulcodec.colour import Cicp, cicp_of, png_profile, to_srgb, usable_profile, with_cicp
 from ulcodec.container import MAX_PIXELS
 from ulcodec.errors import ImageError
+from ulcodec.files import atomic_write
 from ulcodec.metadata import (
     EXIF_PREFIX,
     exif_of,
@@ -383,34 +382,6 @@ def _pillow_file(picture: Picture, name: str) -> bytes:
     image.save(buffer, name, **options)
     file = buffer.getvalue()
     return with_cicp(file, picture.cicp) if picture.cicp is not None and name in ("PNG", "AVIF") else file
-
-
-def atomic_write(path: Path, data: bytes) -> None:
-    """Write a whole file or none: a temporary sibling takes the name only when its bytes are on the disk.
-
-    A link is followed; a device or pipe is written directly. Raises OSError, which names `path`.
-    """
-    target = Path(os.path.realpath(path))
-    try:
-        if target.exists() and not target.is_file():
-            target.write_bytes(data)
-        else:
-            _replace(target, data)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _replace(target: Path, data: bytes) -> None:
-    sibling = target.with_name(f".ulcodec-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(sibling, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(sibling, target)
-    except BaseException:
-        sibling.unlink(missing_ok=True)
-        raise
 
 
 def _picture(

@@ -14,7 +14,7 @@ from ulcodec.devices import bfloat16_pays
 from ulcodec.diffusion import Denoiser, sample
 from ulcodec.errors import ModelError
 from ulcodec.model.base_model import BaseModel, BaseModelConfig
-from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, recover_directory
+from ulcodec.model.checkpoint import consistent, load_weights, read_document, read_tensors
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import tracked
 from ulcodec.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, STEP_WIDTH
@@ -87,8 +87,7 @@ def load_sampler(run_dir: Path, *, model: str | Path | None = None, device: torc
     Raises ModelError if there is no stage-2 checkpoint, or if the codec is not the one that made its latents.
     """
     checkpoint = run_dir / "checkpoint"
-    recover_directory(checkpoint)
-    config = read_document(checkpoint, "config")
+    config, ema = consistent(checkpoint, lambda: (read_document(checkpoint, "config"), read_tensors(checkpoint, "ema")))
     if "stage2" not in config:
         raise ModelError(f"{run_dir} is not a run of stage 2")
     trained = config["model"]
@@ -98,6 +97,6 @@ def load_sampler(run_dir: Path, *, model: str | Path | None = None, device: torc
             f"{run_dir} draws latents of model {trained['codec_sha256'][:8]}, not of {stored.fingerprint.hex()[:8]}"
         )
     base = BaseModel(BaseModelConfig(**trained["base"]))
-    load_weights(base, read_tensors(checkpoint, "ema"))
+    load_weights(base, ema)
     base = base.to(device).eval().requires_grad_(False)
     return Sampler(base, stored.networks(device), trained["codec_sha256"], trained["quality"] / 100, device)

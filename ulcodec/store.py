@@ -13,7 +13,7 @@ from ulcodec.catalogue import model_directory
 from ulcodec.entropy import FrequencyTables, build_tables
 from ulcodec.errors import ModelError
 from ulcodec.latent_coding import LatentCoder, check_reveal_steps
-from ulcodec.model.checkpoint import load_network, read_document, read_tensors, write_directory
+from ulcodec.model.checkpoint import consistent, load_network, read_document, read_tensors, write_directory
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.integer import IntegerPrior, fingerprint, integer_tensors
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
@@ -55,6 +55,11 @@ class StoredModel:
 def open_model(model: str | Path) -> StoredModel:
     """Read a shipped model by name, any other by directory. Raises ModelError if missing, incomplete or altered."""
     directory = model_directory(model)
+    return consistent(directory, lambda: read_model(directory))
+
+
+def read_model(directory: Path) -> StoredModel:
+    """`open_model` of a directory that nobody writes meanwhile."""
     document = read_document(directory, "config")
     try:
         config = ModelConfig.from_json(document["model"])

@@ -18,7 +18,8 @@ from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
 from ulcodec.sources import Source, as_source
 from ulcodec.store import DENOISER, open_model
 from ulcodec.train.graphs import compile_parts
-from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind
+from ulcodec.train.limits import check_bias, check_common
+from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind, run_config
 from ulcodec.train.objective import normal_noise, per_picture, round_around, stratified_times
 from ulcodec.train.revival import revive
 from ulcodec.train.workers import Workers, begin, draw_rows, without_denormals
@@ -74,12 +75,16 @@ class DenoiserSettings:
     def check(self) -> None:
         """Raises TrainingError for settings that cannot run."""
         self.loop_settings().check()
-        if self.crop_px < 64 or self.crop_px % 64:
-            raise TrainingError(f"the crop must be a multiple of 64 pixels, got {self.crop_px}")
-        if not 0 < self.validation_share <= 0.5:
-            raise TrainingError(
-                f"the share of pictures held out must be above 0 and at most 0.5, got {self.validation_share}"
-            )
+        check_common(
+            batch_size=self.batch_size,
+            crop_px=self.crop_px,
+            crop_step=64,
+            seed=self.seed,
+            threads=self.threads,
+            limit_pictures=self.limit_pictures,
+            share=self.validation_share,
+        )
+        check_bias(self.bias)
 
 
 @torch.no_grad()
@@ -229,8 +234,10 @@ def resume_denoiser(
 ) -> Path:
     """As `resume_stage1`."""
     longer = minutes is not None or n_images is not None
-    settings = DenoiserSettings.from_json(rewind(run_dir, longer=longer)["denoiser"])
+    settings = DenoiserSettings.from_json(run_config(run_dir)["denoiser"])
     settings = replace(settings, out=run_dir, init=None, data=data or settings.data)
     if longer:
         settings = replace(settings, minutes=minutes, n_images=n_images)
+        settings.check()
+        rewind(run_dir, settings.loop_settings(), settings.device)
     return train_denoiser(settings)

@@ -1,14 +1,22 @@
 """From a training run to a model directory that encodes and decodes."""
 
-from errno import EEXIST
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ulcodec.catalogue import model_directory
 from ulcodec.errors import ModelError, TrainingError
-from ulcodec.model.checkpoint import load_weights, read_document, read_tensors, recover_directory
+from ulcodec.model.checkpoint import (
+    consistent,
+    is_written,
+    load_weights,
+    read_document,
+    read_tensors,
+    recover_directory,
+)
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store import DENOISER, open_model, save_model, write_model
@@ -17,42 +25,56 @@ from ulcodec.store import DENOISER, open_model, save_model, write_model
 def export_model(run_dir: Path, out_dir: Path, name: str | None = None) -> str:
     """Export the EMA weights of a run's newest checkpoint; returns the model's SHA-256 in hexadecimal digits.
 
-    Raises TrainingError if `run_dir` holds no checkpoint.
+    The model's files take the place of those of another model in `out_dir`; others stay there. Raises TrainingError if
+    `run_dir` holds no checkpoint, or as `check_output`.
     """
     checkpoint = run_dir / "checkpoint"
-    recover_directory(checkpoint)
-    if not checkpoint.exists():
+    if not is_written(checkpoint):
         raise TrainingError(f"{run_dir}: no checkpoint to export")
-    config, progress = read_document(checkpoint, "config"), read_document(checkpoint, "progress")
+    check_output(run_dir, out_dir)
+    config, progress, ema = consistent(
+        checkpoint,
+        lambda: (
+            read_document(checkpoint, "config"),
+            read_document(checkpoint, "progress"),
+            read_tensors(checkpoint, "ema"),
+        ),
+    )
     if "denoiser" in config:
-        return export_denoiser(config, progress, read_tensors(checkpoint, "ema"), out_dir)
+        return export_denoiser(config, progress, ema, out_dir)
     if "stage1" not in config:
         raise TrainingError(f"{run_dir} is a run of stage 2, which makes no codec: draw from it with ulcodec sample")
     model = UnifiedLatentModel(ModelConfig.from_json(config["model"]))
-    load_weights(model, read_tensors(checkpoint, "ema"))
+    load_weights(model, ema)
     rounded = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
     load_weights(model, rounded)
     provenance = {"training": without_folders(config["stage1"]), "progress": progress}
     return save_model(out_dir, name or model.config.name, model, provenance)
 
 
-def check_output(run_dir: Path, out_dir: Path, *, force: bool) -> None:
-    """Raise OSError where an export would hide in, or spoil, something that is not a model directory of its own."""
-    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
-        return
-    target, run = out_dir.resolve(), run_dir.resolve()
-    if target in (run, *run.parents) or run in target.parents:
-        raise FileExistsError(
-            EEXIST, "the run itself, a folder in it or around it is no place for its model", str(out_dir)
-        )
+def check_output(run_dir: Path, out_dir: Path) -> None:
+    """Raise TrainingError for a directory that holds other things than a model, or what the export reads."""
+    inputs = [run_dir, run_dir / "checkpoint", run_dir / "constant", run_dir / "latents"]
+    if is_written(run_dir / "checkpoint"):
+        config = read_document(run_dir / "checkpoint", "config")
+        with suppress(KeyError, ModelError):
+            inputs.append(model_directory(config["denoiser"]["model"]))
+    if out_dir.exists() and any(path.exists() and path.samefile(out_dir) for path in inputs):
+        raise TrainingError(f"{out_dir} is an input of this export; choose another directory")
+    if out_dir.exists() and not out_dir.is_dir():
+        raise TrainingError(f"{out_dir} is not a directory")
+    if out_dir.is_dir():
+        recover_directory(out_dir)
+        if any(out_dir.iterdir()) and not is_model(out_dir):
+            raise TrainingError(f"{out_dir} is not empty and no model directory; choose another one")
+
+
+def is_model(directory: Path) -> bool:
+    """Whether a directory says that it holds a model."""
     try:
-        document = read_document(out_dir, "config")
+        return "coding_sha256" in read_document(directory, "config")
     except ModelError:
-        document = {}
-    if "coding_sha256" not in document:
-        raise FileExistsError(EEXIST, "exists and is not a model directory", str(out_dir))
-    if not force:
-        raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(out_dir))
+        return False
 
 
 def export_denoiser(config: dict[str, Any], progress: dict[str, Any], ema: dict[str, Tensor], out_dir: Path) -> str:

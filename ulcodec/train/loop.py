@@ -2,7 +2,6 @@
 
 import csv
 import math
-import os
 import signal
 import statistics
 import time
@@ -10,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,13 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from ulcodec.errors import TrainingError
+from ulcodec.files import atomic_write
 from ulcodec.model.checkpoint import (
+    is_written,
     read_document,
     read_tensors,
     recover_directory,
     write_directory,
 )
 from ulcodec.train.graphs import WARM_UP_STEPS, CapturableLoss, GraphedStep, Pace, can_be_captured, own_stream
+from ulcodec.train.limits import MOST_CROPS, MOST_IMAGES, MOST_MINUTES, check_number, check_whole
 from ulcodec.train.soap import Soap
 from ulcodec.train.workers import Workers, fill, whole
 
@@ -80,10 +83,16 @@ class LoopSettings:
         """Raises TrainingError for settings that cannot run."""
         if self.minutes is None and self.n_images is None:
             raise TrainingError("give the run a length: minutes or a number of images")
+        if self.minutes is not None:
+            check_number("minutes", self.minutes, above=0, most=MOST_MINUTES)
+        if self.n_images is not None:
+            check_whole("the number of images", self.n_images, 1, MOST_IMAGES)
+        check_whole("the batch size", self.batch_size, 1, MOST_CROPS)
+        check_number("the learning rate", self.learning_rate, above=0, most=1)
+        check_whole("the images of the warm-up", self.warmup_images, 1, MOST_IMAGES)
         if self.optimizer not in OPTIMIZERS:
             raise TrainingError(f"unknown optimiser {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
-        if not 0 < self.decay_share <= 1:
-            raise TrainingError(f"the decay's share of the run must be above 0 and at most 1, got {self.decay_share}")
+        check_number("the decay's share of the run", self.decay_share, above=0, most=1)
 
 
 class Loop:
@@ -167,7 +176,7 @@ class Loop:
         if self.workers.first:
             recover_directory(path)
         self.workers.wait()
-        if not path.exists():
+        if not is_written(path):
             return
         if (model := read_document(path, "config").get("model")) != self.config["model"]:
             raise TrainingError(f"{path} holds another model configuration: {model}")
@@ -203,12 +212,7 @@ class Loop:
 
     def progress(self) -> float:
         """Share of the run that is over, 0 to 1."""
-        shares = [0.0]
-        if self.settings.minutes is not None:
-            shares.append(self.seconds / (60 * self.settings.minutes))
-        if self.settings.n_images is not None:
-            shares.append(self.n_images / self.settings.n_images)
-        return min(1.0, max(shares))
+        return progress_of(self.settings, self.n_images, self.seconds)
 
     def learning_rate(self) -> float:
         warmup = min(1.0, (self.n_images + self.settings.batch_size) / self.settings.warmup_images)
@@ -339,23 +343,45 @@ class Loop:
         return SwappedWeights(self.weights, self.ema)
 
 
-def rewind(run_dir: Path, *, longer: bool) -> dict[str, Any]:
-    """Make a run ready to go on; returns its configuration. Raises TrainingError if there is no checkpoint.
-
-    A `longer` run whose learning rate fell already goes back to the state before that.
-    """
-    checkpoint = run_dir / "checkpoint"
-    recover_directory(checkpoint)
-    if not checkpoint.exists():
+def run_config(run_dir: Path) -> dict[str, Any]:
+    """The configuration that a run's checkpoint holds. Raises TrainingError if there is none."""
+    if not is_written(run_dir / "checkpoint"):
         raise TrainingError(f"{run_dir}: no checkpoint to resume")
-    # Under torchrun all processes come here; the others read the state after the first one has met them.
-    is_first = os.environ.get("RANK", "0") == "0"
-    if longer and is_first and read_document(checkpoint, "progress")["decaying"]:
-        constant = run_dir / "constant"
-        documents = {name: read_document(constant, name) for name in ("config", "progress")}
-        groups = {name: read_tensors(constant, name) for name in ("model", "ema", "optimizer")}
-        write_directory(checkpoint, groups, documents)
-    return read_document(checkpoint, "config")
+    return read_document(run_dir / "checkpoint", "config")
+
+
+def rewind(run_dir: Path, settings: LoopSettings, device: str) -> None:
+    """Make a run ready for a new length: if its learning rate fell already, go back to the state before that.
+
+    Every worker calls it, the first one writes. Raises TrainingError, and changes nothing, if that state is beyond the
+    new length.
+    """
+    workers = Workers.join(device)
+    checkpoint, constant = run_dir / "checkpoint", run_dir / "constant"
+    if workers.first:
+        for path in (checkpoint, constant):
+            recover_directory(path)
+        if read_document(checkpoint, "progress")["decaying"]:
+            documents = {name: read_document(constant, name) for name in ("config", "progress")}
+            n_images, seconds = documents["progress"]["n_images"], documents["progress"]["seconds"]
+            if progress_of(settings, n_images, seconds) >= 1:
+                raise TrainingError(
+                    f"{run_dir}: its rate began to fall at {n_images} images and {seconds / 60:.2f} minutes; "
+                    "give it a greater length"
+                )
+            groups = {name: read_tensors(constant, name) for name in ("model", "ema", "optimizer")}
+            write_directory(checkpoint, groups, documents)
+    workers.wait()
+
+
+def progress_of(settings: LoopSettings, n_images: int, seconds: float) -> float:
+    """Share of a run's length that is over, 0 to 1."""
+    shares = [0.0]
+    if settings.minutes is not None:
+        shares.append(seconds / (60 * settings.minutes))
+    if settings.n_images is not None:
+        shares.append(n_images / settings.n_images)
+    return min(1.0, max(shares))
 
 
 def parameter_groups(weights: dict[str, nn.Parameter], slow: tuple[tuple[str, float], ...]) -> list[dict[str, Any]]:
@@ -439,8 +465,9 @@ def drop_rows_after(path: Path, n_images: int) -> None:
         with open(path, newline="") as handle:
             lines = list(csv.reader(handle))
         kept = [line for line in lines if line[:1] == ["n_images"] or (line and int(line[0]) <= n_images)]
-        with open(path, "w", newline="") as handle:
-            csv.writer(handle).writerows(kept)
+        text = StringIO(newline="")
+        csv.writer(text).writerows(kept)
+        atomic_write(path, text.getvalue().encode())
 
 
 class Log:

@@ -19,7 +19,8 @@ from ulcodec.model.presets import build_model, preset
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.sources import Source, as_source
 from ulcodec.train.graphs import compile_parts
-from ulcodec.train.loop import Loop, LoopSettings, rewind
+from ulcodec.train.limits import MOST_IMAGES, check_common, check_whole
+from ulcodec.train.loop import Loop, LoopSettings, rewind, run_config
 from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings
 from ulcodec.train.revival import revive
 from ulcodec.train.workers import Workers, begin, without_denormals
@@ -132,14 +133,17 @@ class Stage1Settings:
         if self.objective == "codec" and not isinstance(preset(self.config), ModelConfig):
             raise TrainingError(f"configuration {self.config!r} writes no files: train it with the objective ul")
         self.loop_settings().check()
-        if not 0 < self.validation_share <= 0.5:
-            raise TrainingError(
-                f"the share of pictures held out must be above 0 and at most 0.5, got {self.validation_share}"
-            )
-        if self.crop_px % 64:
-            raise TrainingError(f"the crop must be a multiple of 64 pixels, got {self.crop_px}")
-        if self.crops_per_shard < 1:
-            raise TrainingError(f"the crops for every shard must be at least 1, got {self.crops_per_shard}")
+        check_common(
+            batch_size=self.batch_size,
+            crop_px=self.crop_px,
+            crop_step=64,
+            seed=self.seed,
+            threads=self.threads,
+            limit_pictures=self.limit_pictures,
+            share=self.validation_share,
+        )
+        check_whole("the shards in memory", self.shards_in_memory, 0, MOST_IMAGES)
+        check_whole("the crops for every shard", self.crops_per_shard, 1, MOST_IMAGES)
         if self.shards_in_memory and self.limit_pictures is not None:
             raise TrainingError("shards that are streamed cannot be limited to a number of pictures")
 
@@ -287,13 +291,15 @@ def resume_stage1(
     """Continue a run with the settings that its checkpoint holds, to a new length if one is given.
 
     A run whose learning rate fell already goes back to the state before that, and falls at its new end. Raises
-    TrainingError if there is no checkpoint, or as `train_stage1`.
+    TrainingError if there is no checkpoint, if that state is beyond the new length, or as `train_stage1`.
     """
     longer = minutes is not None or n_images is not None
-    settings = Stage1Settings.from_resolved(rewind(run_dir, longer=longer)["stage1"])
+    settings = Stage1Settings.from_resolved(run_config(run_dir)["stage1"])
     settings = replace(settings, out=run_dir, init=None, data=data or settings.data)
     if longer:
         settings = replace(settings, minutes=minutes, n_images=n_images)
+        settings.check()
+        rewind(run_dir, settings.loop_settings(), settings.device)
     return train_stage1(settings)
 
 

@@ -12,13 +12,14 @@ from ulcodec.data import PictureSet, load_pictures, pack
 from ulcodec.devices import bfloat16_pays
 from ulcodec.errors import TrainingError
 from ulcodec.model.base_model import BaseModel, base_model_config
-from ulcodec.model.checkpoint import read_document, read_tensors, write_directory
+from ulcodec.model.checkpoint import is_written, read_document, read_tensors, recover_directory, write_directory
 from ulcodec.model.likelihood import sum_per_picture
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma
 from ulcodec.sources import Source, as_source
 from ulcodec.store import StoredModel, open_model
-from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind
+from ulcodec.train.limits import MOST_IMAGES, check_bias, check_common, check_whole
+from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind, run_config
 from ulcodec.train.objective import (
     normal_noise,
     per_picture,
@@ -81,14 +82,18 @@ class Stage2Settings:
     def check(self) -> None:
         """Raises TrainingError for settings that cannot run."""
         self.loop_settings().check()
-        if not 0 <= self.quality <= 100:
-            raise TrainingError(f"quality must be a whole number from 0 to 100, got {self.quality}")
-        if self.crop_px < PATCH_PX or self.crop_px % PATCH_PX:
-            raise TrainingError(f"the crop must be a multiple of {PATCH_PX} pixels, got {self.crop_px}")
-        if not 0 < self.validation_share <= 0.5:
-            raise TrainingError(
-                f"the share of pictures held out must be above 0 and at most 0.5, got {self.validation_share}"
-            )
+        check_whole("quality", self.quality, 0, 100)
+        check_common(
+            batch_size=self.batch_size,
+            crop_px=self.crop_px,
+            crop_step=PATCH_PX,
+            seed=self.seed,
+            threads=self.threads,
+            limit_pictures=self.limit_pictures,
+            share=self.validation_share,
+        )
+        check_bias(self.bias)
+        check_whole("the number of validations", self.n_validations, 0, MOST_IMAGES)
 
 
 @torch.no_grad()
@@ -117,7 +122,9 @@ def latents_of(
     """
     path = settings.out / "latents"
     origin = {"codec_sha256": codec.fingerprint.hex(), "quality": settings.quality}
-    if workers.first and not path.exists():
+    if workers.first:
+        recover_directory(path)
+    if workers.first and not is_written(path):
         pictures = load_pictures(
             settings.data,
             min_side_px=settings.crop_px,
@@ -240,8 +247,10 @@ def resume_stage2(
     run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
 ) -> Path:
     """As `resume_stage1`."""
-    settings = Stage2Settings.from_json(rewind(run_dir, longer=minutes is not None or n_images is not None)["stage2"])
+    settings = Stage2Settings.from_json(run_config(run_dir)["stage2"])
     settings = replace(settings, out=run_dir, data=data or settings.data)
     if minutes is not None or n_images is not None:
         settings = replace(settings, minutes=minutes, n_images=n_images)
+        settings.check()
+        rewind(run_dir, settings.loop_settings(), settings.device)
     return train_stage2(settings)
