@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from ulcodec import attachments
 from ulcodec.attachments import (
     MAX_METADATA_BYTES,
-    decode_alpha,
+    decode_lossless,
     deflate,
-    encode_alpha,
+    encode_lossless,
     from_full_range,
     inflate,
     without_hidden,
@@ -43,15 +43,15 @@ def test_metadata_that_is_refused() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (40, 33), (1, 60)])
 def test_alpha_round_trip(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attachments, "ALPHA_TILE_PX", 16)
+    monkeypatch.setattr(attachments, "TILE_PX", 16)
     alpha = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    data = encode_alpha(alpha)
-    np.testing.assert_array_equal(decode_alpha(data, shape[1], shape[0]), alpha)
+    data = encode_lossless(alpha)
+    np.testing.assert_array_equal(decode_lossless(data, shape, "alpha"), alpha)
     for damaged in (data[:-1], data + b"x", data[: len(data) // 2], b""):
         with pytest.raises(FormatError):
-            decode_alpha(damaged, shape[1], shape[0])
+            decode_lossless(damaged, shape, "alpha")
     with pytest.raises(FormatError):
-        decode_alpha(data, shape[1] + 1, shape[0])
+        decode_lossless(data, (shape[0], shape[1] + 1), "alpha")
 
 
 def test_hidden_samples_become_smooth() -> None:

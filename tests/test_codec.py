@@ -197,6 +197,8 @@ def test_info(tiny_codec: Codec, picture: np.ndarray, coded: bytes) -> None:
         "height": 80,
         "layout": "RGB",
         "bit_depth": 8,
+        "significant_bits": 8,
+        "lossless": False,
         "attachment_bytes": {},
         "quality": 70,
         "model": None,

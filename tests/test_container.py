@@ -168,7 +168,7 @@ def test_no_prefix_opens(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "attachments", [b"", b"\0", b"\10\0\0", b"\1\1", b"\3\0\1\0\0", b"\2\0\2\0\0", b"\1\x81\0x\0", b"\1\0"]
+    "attachments", [b"", b"\0", b"\x0b\0\0", b"\1\1", b"\3\0\1\0\0", b"\2\0\2\0\0", b"\1\x81\0x\0", b"\1\0"]
 )
 def test_attachments_that_are_refused(attachments: bytes) -> None:
     head = HEAD[:8] + bytes([0x80 | 50]) + leb128(768) + leb128(512) + b"\x10" + attachments

@@ -14,7 +14,8 @@ from ulcodec.container import Attachment, Container, leb128, read_leb128
 from ulcodec.errors import CorruptDataError, LimitError
 
 MAX_METADATA_BYTES = 2**24
-ALPHA_TILE_PX = 8192
+TILE_PX = 8192
+PROBED_ROWS, MAX_PROBED_ROW_PX, DRAWN_SHARE = 16, 4096, 0.35
 MAX_SIGNIFICANT_BITS = 14
 """Samples that use more of their 16 bits than so many are coded as they are."""
 MAX_TILE_BYTES = 2**28 - 1
@@ -85,38 +86,53 @@ def from_full_range(samples: NDArray[np.integer], said: Container) -> NDArray[np
     return scaled
 
 
-def encode_alpha(alpha: NDArray[np.uint8]) -> bytes:
-    """Alpha [H, W] without loss: tiles in row-major order, each its length (LEB128) and a lossless WebP file."""
+def encode_lossless(samples: NDArray[np.uint8]) -> bytes:
+    """Samples [H, W] or [H, W, 3]: tiles in row-major order, each its length (LEB128) and a lossless WebP file."""
     coded = bytearray()
-    for top, left in tile_corners(*alpha.shape):
+    for top, left in tile_corners(*samples.shape[:2]):
         buffer = BytesIO()
-        tile = alpha[top : top + ALPHA_TILE_PX, left : left + ALPHA_TILE_PX]
+        tile = np.ascontiguousarray(samples[top : top + TILE_PX, left : left + TILE_PX])
         Image.fromarray(tile).save(buffer, "WEBP", lossless=True, quality=100, method=4)
         coded += leb128(len(buffer.getvalue())) + buffer.getvalue()
     return bytes(coded)
 
 
-def decode_alpha(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
-    """Inverse of `encode_alpha`. Raises a FormatError."""
-    alpha, position = np.empty((height, width), np.uint8), 0
-    for top, left in tile_corners(height, width):
+def decode_lossless(data: bytes, shape: tuple[int, ...], what: str) -> NDArray[np.uint8]:
+    """Inverse of `encode_lossless`, for [H, W] or [H, W, 3]; errors say `what` it is. Raises a FormatError."""
+    samples, position = np.empty(shape, np.uint8), 0
+    for top, left in tile_corners(*shape[:2]):
         length, start = read_leb128(data, position, MAX_TILE_BYTES)
         position = start + length
-        tile = alpha[top : top + ALPHA_TILE_PX, left : left + ALPHA_TILE_PX]
+        tile = samples[top : top + TILE_PX, left : left + TILE_PX]
         try:
             image = Image.open(BytesIO(data[start:position]), formats=["WEBP"])
-            if image.size != tile.shape[::-1]:
-                raise CorruptDataError("an alpha channel of another size than its picture")
-            tile[:] = np.asarray(image.convert("RGB"))[:, :, 1]
+            if image.size != tile.shape[1::-1]:
+                raise CorruptDataError(f"{what} of another size than its picture")
+            colours = np.asarray(image.convert("RGB"))
+            tile[:] = colours if len(shape) == 3 else colours[:, :, 1]
         except (OSError, ValueError, SyntaxError) as error:
-            raise CorruptDataError(f"an alpha channel that cannot be read: {error}") from error
+            raise CorruptDataError(f"{what} that cannot be read: {error}") from error
     if position != len(data):
-        raise CorruptDataError("bytes after the alpha channel")
-    return alpha
+        raise CorruptDataError(f"bytes after {what}")
+    return samples
+
+
+def lossless_candidate(samples: NDArray[np.integer], alpha: NDArray[np.uint8] | None) -> bytes | None:
+    """`encode_lossless` of 8-bit samples that look drawn, the hidden ones as zeros; None for photographs.
+
+    What looks drawn: some rows deflate, at the quickest, to less than `DRAWN_SHARE`.
+    """
+    rows = samples[:: max(1, len(samples) // PROBED_ROWS), :MAX_PROBED_ROW_PX]
+    if samples.dtype != np.uint8 or len(zlib.compress(rows.tobytes(), 1)) > DRAWN_SHARE * rows.size:
+        return None
+    shown = samples.astype(np.uint8)
+    if alpha is not None:
+        shown[alpha == 0] = 0
+    return encode_lossless(shown)
 
 
 def tile_corners(height: int, width: int) -> list[tuple[int, int]]:
-    return [(top, left) for top in range(0, height, ALPHA_TILE_PX) for left in range(0, width, ALPHA_TILE_PX)]
+    return [(top, left) for top in range(0, height, TILE_PX) for left in range(0, width, TILE_PX)]
 
 
 def without_hidden(pixels: NDArray[np.integer], alpha: NDArray[np.uint8]) -> NDArray[np.integer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,10 +26,11 @@ from ulcodec.arrays import (
 )
 from ulcodec.attachments import (
     MAX_SIGNIFICANT_BITS,
-    decode_alpha,
+    decode_lossless,
     deflate,
-    encode_alpha,
+    encode_lossless,
     from_full_range,
+    lossless_candidate,
     metadata_field,
     significant_bits,
     to_full_range,
@@ -168,6 +169,8 @@ class Codec:
         container = self.open(data, max_pixels)
         if crop is not None:
             check_crop(crop, container)
+        if container.is_lossless:
+            return self.lossless_picture(container, crop)
         if fraction < 1:
             container = container.within(int(fraction * len(data)))
         return self.picture(self.decode_latents(container), container, crop, drawing)
@@ -181,6 +184,8 @@ class Codec:
         fields = self.detach(container)
         if "alpha" in fields:
             fields["alpha"] = np.asarray(Image.fromarray(fields["alpha"]).reduce(THUMBNAIL_PX))
+        if container.is_lossless:
+            return Picture(np.asarray(Image.fromarray(lossless_pixels(container)).reduce(THUMBNAIL_PX)), **fields)
         y = unflattened(self.decode_latents(container).y_16, latent_grid(container))
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             quality = quality_tensor(container.quality, self.device)
@@ -200,6 +205,8 @@ class Codec:
             damage = error
         container = remains(data, max_pixels=max_pixels)
         self.check_fingerprint(container.fingerprint)
+        if container.is_lossless:
+            return Recovery(self.lossless_picture(container), N_SEGMENTS, damage)
         grid = latent_grid(container)
         whole = container.segments[: container.n_whole_segments]
         with share(DECODING_SHARE):
@@ -209,9 +216,12 @@ class Codec:
     def describe(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, float]:
         """The prior's bound on a file's description length beside the file: `bound_bits`, `payload_bits`, `file_bits`.
 
-        The bound is that of the float prior with continuous scales, on the symbols that the file holds.
+        The bound is that of the float prior with continuous scales, on the symbols that the file holds; 0 for a file
+        without loss, which holds none.
         """
         container = self.open(data, max_pixels)
+        if container.is_lossless:
+            return {"bound_bits": 0.0, "payload_bits": 0.0, "file_bits": 8.0 * len(data)}
         grid = latent_grid(container)
         decoded = self.decode_latents(container)
         y = unflattened(decoded.y_16, grid)
@@ -243,10 +253,11 @@ class Codec:
             if data is not None:
                 found[kind] = deflate(data)
         if picture.alpha is not None and alpha_quality is None:
-            found[Attachment.ALPHA] = encode_alpha(picture.alpha)
+            found[Attachment.ALPHA] = encode_lossless(picture.alpha)
         elif picture.alpha is not None and alpha_quality is not None:
             with share(ALPHA_SHARE):
-                found[Attachment.ALPHA_ULC] = self.encode(picture.alpha, quality=alpha_quality)
+                alpha = Encoding(self, Picture(picture.alpha), exact_if_smaller=False)
+                found[Attachment.ALPHA_ULC] = alpha.code_once(checked_quality(alpha_quality))
         if picture.cicp is not None:
             found[Attachment.CICP] = bytes(picture.cicp)
         if (bits := significant_bits(picture.pixels)) <= MAX_SIGNIFICANT_BITS and picture.bit_depth == 16:
@@ -260,10 +271,10 @@ class Codec:
         fields: dict[str, Any] = {}
         for kind, data in container.attachments:
             if kind is Attachment.ALPHA:
-                fields["alpha"] = decode_alpha(data, container.width, container.height)
+                fields["alpha"] = decode_lossless(data, (container.height, container.width), "an alpha channel")
             elif kind is Attachment.ALPHA_ULC:
                 fields["alpha"] = self.decode_alpha_ulc(data, container)
-            elif kind is not Attachment.SIGNIFICANT_BITS:
+            elif kind not in (Attachment.SIGNIFICANT_BITS, Attachment.SAMPLES):
                 fields |= metadata_field(kind, data)
         return fields
 
@@ -323,6 +334,19 @@ class Codec:
         own = [slice(start, start + part.stop - part.start) for start, part in zip(first, target, strict=True)]
         hyper[:, :, target[0], target[1]] = hyper_part[:, :, own[0], own[1]]
 
+    def lossless_picture(self, said: Container, crop: Crop | None = None) -> Picture:
+        """The picture of a file that holds the samples themselves, or a part of it."""
+        picture = Picture(lossless_pixels(said), **self.detach(said))
+        if crop is None:
+            return picture
+        left, top, width, height = crop
+        part = slice(top, top + height), slice(left, left + width)
+        return replace(
+            picture,
+            pixels=np.ascontiguousarray(picture.pixels[part]),
+            alpha=None if picture.alpha is None else picture.alpha[part],
+        )
+
     def picture(
         self, decoded: DecodedLatent, said: Container, crop: Crop | None = None, drawing: Realism = MEAN
     ) -> Picture:
@@ -379,13 +403,20 @@ class Encoding:
     """One picture on its way into files of several qualities: what they share is made once."""
 
     def __init__(
-        self, codec: Codec, picture: Picture, alpha_quality: int | None = None, strip: bool = False, effort: int = 1
+        self,
+        codec: Codec,
+        picture: Picture,
+        alpha_quality: int | None = None,
+        strip: bool = False,
+        effort: int = 1,
+        exact_if_smaller: bool = True,
     ) -> None:
         picture = (picture.without("exif", "xmp") if strip else picture).within_limits()
         self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[checked_effort(effort) - 1]
         shown = to_full_range(picture.pixels, significant_bits(picture.pixels))
         self.pixels = shown if picture.alpha is None else without_hidden(shown, picture.alpha)
         self.attachments = codec.attach(picture, alpha_quality)
+        self.lossless = lossless_candidate(picture.pixels, picture.alpha) if exact_if_smaller else None
         self.analysed: dict[int, tuple[Tensor, Tensor, Refined | None]] = {}
 
     @property
@@ -419,17 +450,40 @@ class Encoding:
         return refined.y, hyper, refined
 
     def file(self, coded: EncodedLatent | Refined, quality: int) -> bytes:
+        """The file of a coded latent, or that of the samples themselves if it is not larger."""
+        learned = self.container(quality, coded.segments, coded.symbol_check, self.attachments).to_bytes()
+        if self.lossless is None or len(self.lossless) > min(len(learned), MAX_ATTACHMENT_BYTES):
+            return learned
+        attachments = (*self.attachments, (Attachment.SAMPLES, self.lossless))
+        exact = self.container(quality, (b"",) * N_SEGMENTS, 0, attachments).to_bytes()
+        return exact if len(exact) <= len(learned) else learned
+
+    def container(
+        self,
+        quality: int,
+        segments: tuple[bytes, ...],
+        symbol_check: int,
+        attachments: tuple[tuple[Attachment, bytes], ...],
+    ) -> Container:
         return Container(
             self.codec.fingerprint_bytes,
             quality,
             self.pixels.shape[1],
             self.pixels.shape[0],
             Layout.GREY if self.pixels.ndim == 2 else Layout.RGB,
-            coded.segments,
-            coded.symbol_check,
+            segments,
+            symbol_check,
             self.picture.bit_depth,
-            self.attachments,
-        ).to_bytes()
+            attachments,
+        )
+
+
+def lossless_pixels(said: Container) -> np.ndarray:
+    """The samples that a file holds. Raises a FormatError."""
+    if said.bit_depth != 8 or any(said.segments):
+        raise CorruptDataError("samples that do not belong to the picture")
+    shape = (said.height, said.width) if said.layout is Layout.GREY else (said.height, said.width, 3)
+    return decode_lossless(dict(said.attachments)[Attachment.SAMPLES], shape, "samples")
 
 
 def load(model: str | Path = "small", *, device: str = "auto") -> Codec:

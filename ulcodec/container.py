@@ -59,6 +59,7 @@ class Attachment(IntEnum):
     ALPHA_ULC = 5
     CICP = 6
     SIGNIFICANT_BITS = 7
+    SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,11 @@ class Container:
     @property
     def n_pixels(self) -> int:
         return self.width * self.height
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether the file holds the samples themselves."""
+        return any(kind is Attachment.SAMPLES for kind, _ in self.attachments)
 
     @property
     def n_whole_segments(self) -> int:

@@ -20,6 +20,7 @@ def info(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> dict[str, Any]:
         "bit_depth": container.bit_depth,
         "significant_bits": attached[Attachment.SIGNIFICANT_BITS][0] if bits_stated else container.bit_depth,
         "quality": container.quality,
+        "lossless": container.is_lossless,
         "model": installed_fingerprints().get(fingerprint),
         "fingerprint": fingerprint,
         "file_bytes": len(data),

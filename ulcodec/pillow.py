@@ -58,7 +58,7 @@ class UlcImageFile(ImageFile.ImageFile):
             container = Container.from_bytes(self.file_bytes, max_pixels=None)
             fields: dict[str, Any] = {}
             for kind, data in container.attachments:
-                if kind not in (*ALPHA_KINDS, Attachment.SIGNIFICANT_BITS):
+                if kind <= Attachment.XMP or kind is Attachment.CICP:
                     fields |= metadata_field(kind, data)
         except FormatError as error:
             raise SyntaxError(str(error)) from error
