@@ -8,7 +8,7 @@ import typer
 
 from ulcodec.errors import ImageError
 from ulcodec.progress import tracked
-from ulcodec_cli.common import DEFAULT_MODEL, Json, Model, print_json
+from ulcodec_cli.common import DEFAULT_MODEL, Json, Model, print_json, say
 from ulcodec_cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -55,11 +55,14 @@ def evaluate(
     levels = parse_qualities(qualities)
 
     from ulcodec.metrics import bd_rate_percent
-    from ulcodec.sources import as_source, read_pictures
+    from ulcodec.sources import LeftOut, as_source, read_pictures
 
-    pictures = read_pictures(map(as_source, sources), limit)
+    left_out = LeftOut()
+    pictures = read_pictures(map(as_source, sources), limit, left_out)
     if not pictures:
-        raise ImageError(f"no pictures in {', '.join(sources)}")
+        raise ImageError(left_out.after(f"no pictures in {', '.join(sources)}"))
+    if left_out:
+        say(f"ulcodec: left out: {left_out}", err=True)
 
     from ulcodec.evaluation import middle, rate_distortion  # imports torch
 

@@ -1,6 +1,7 @@
 """Training pictures: reading, splitting and cropping."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from ulcodec.data import PictureSet, ShardStream, load_pictures, pack
 from ulcodec.errors import TrainingError
-from ulcodec.sources import Source, expand_sources
+from ulcodec.sources import LeftOut, Source, expand_sources, read_pictures
 
 SIZES = [(40, 50), (33, 64), (64, 32), (57, 41), (32, 32), (48, 90)]
 
@@ -91,6 +92,62 @@ def test_tar_shards_alone_and_in_a_folder(tmp_path: Path) -> None:
         training, validation = load_pictures(sources, min_side_px=32, validation_share=0.25)
         assert held(validation) == [0, 4]
         assert held(training) == [1, 2, 3, 5]
+
+
+def test_a_folder_with_pictures_and_shards_counts_both(tmp_path: Path) -> None:
+    names = sorted(files())
+    write_shard(tmp_path / "backup.tar", names[:4])
+    (tmp_path / "deep").mkdir()
+    write_shard(tmp_path / "deep" / "more.TAR", names[4:])
+    (tmp_path / "own.png").write_bytes(png(PICTURES[0]))
+    assert expand_sources([tmp_path]) == [tmp_path / "backup.tar", tmp_path / "deep" / "more.TAR", tmp_path]
+    training, validation = load_pictures([tmp_path], min_side_px=32, validation_share=0.25)
+    assert (held(validation), held(training)) == ([0, 4], [1, 2, 3, 5, 0])
+    (tmp_path / "own.png").unlink()
+    assert expand_sources([tmp_path]) == [tmp_path / "backup.tar", tmp_path / "deep" / "more.TAR"]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tga", "pgm", "jfif", "JPG", "pcx"])
+def test_what_pillow_opens_is_a_picture(tmp_path: Path, suffix: str) -> None:
+    for name in "ab":
+        Image.new("L" if suffix == "pgm" else "RGB", (40, 40), "grey").save(tmp_path / f"{name}.{suffix}")
+    training, validation = load_pictures([tmp_path], min_side_px=32, validation_share=0.5)
+    assert (len(training), len(validation)) == (1, 1)
+
+
+def test_what_is_left_out_is_counted_by_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file or folder that cannot be read is left out, not what is beside it."""
+    for number in (0, 1):
+        (tmp_path / f"{number}.png").write_bytes(png(PICTURES[number]))
+    Image.new("RGBA", (40, 40), (9, 9, 9, 99)).save(tmp_path / "transparent.png")
+    Image.new("RGB", (40, 31)).save(tmp_path / "small.png")
+    (tmp_path / "damaged.jpg").write_bytes(b"text")
+    (tmp_path / "damaged.tar").write_bytes(b"text" * 300)
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("no picture")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def refusing(path: Path) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    left_out = LeftOut()
+    training, validation = load_pictures([tmp_path], min_side_px=32, validation_share=0.5, left_out=left_out)
+    assert (held(validation), held(training)) == ([0], [1])
+    assert left_out == {"too small": 1, "transparent": 1, "unreadable": 3, "unreadable folders": 1}
+    assert left_out.after("2 pictures") == (
+        "2 pictures; left out: 1 too small, 1 transparent, 3 unreadable, 1 unreadable folders"
+    )
+    seen = LeftOut()
+    assert len(read_pictures([tmp_path], left_out=seen)) == 3
+    assert seen == {"transparent": 1, "unreadable": 3, "unreadable folders": 1}
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(TrainingError, match=r"found 1 pictures .*; left out: 1 too small, 1 transparent, 3 unreadable"):
+        load_pictures([tmp_path], min_side_px=32, validation_share=0.5)
 
 
 def test_shards_at_urls(tmp_path: Path) -> None:

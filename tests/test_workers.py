@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,18 +45,23 @@ def launch(
     script: Path, data: Path, out: Path, n_workers: int, arguments: list[str] = STAGE_1, **environment: str
 ) -> list[float]:
     """Train; returns the loss of every step."""
+    start(script, [*arguments, "--data", str(data), "--out", str(out)], n_workers, **environment)
+    with open(out / "log.csv", newline="") as handle:
+        return [float(row["loss"]) for row in csv.DictReader(handle)]
+
+
+def start(script: Path, arguments: list[str], n_workers: int, **environment: str) -> None:
+    """Run a command in so many processes."""
     script.write_text(LOGGING_EVERY_STEP)
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}", "--max-restarts=3"]
-    command = [sys.executable, *(start if n_workers > 1 else []), str(script), *arguments]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}", "--max-restarts=3"]
+    command = [sys.executable, *(torchrun if n_workers > 1 else []), str(script), *arguments]
     finished = subprocess.run(
-        [*command, "--data", str(data), "--out", str(out)],
+        command,
         capture_output=True,
         text=True,
         env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
     )
     assert finished.returncode == 0, f"exit code {finished.returncode}: ... {finished.stderr[-STDERR_SHOWN:]}"
-    with open(out / "log.csv", newline="") as handle:
-        return [float(row["loss"]) for row in csv.DictReader(handle)]
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +83,21 @@ def test_two_processes_equal_one(
     ours, theirs = (read_tensors(path / "checkpoint", "ema") for path in (tmp_path / "run", run))
     moved = max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
     assert moved < 1e-3
+
+
+def test_two_processes_go_on_with_a_finished_run(alone: tuple[Path, list[float]], tmp_path: Path) -> None:
+    """One of them goes back to where the rate was full, and finishes what a killed writer left; the other waits."""
+    runs = []
+    for n_workers in (1, 2):
+        run = shutil.copytree(alone[0], tmp_path / str(n_workers))
+        if n_workers == 2:
+            (run / "checkpoint" / f".ulcodec-{'0' * 16}.tmp").mkdir()
+            shutil.copy(run / "checkpoint" / "config.json", run / "checkpoint" / f".ulcodec-{'0' * 16}.tmp")
+        start(tmp_path / "train.py", ["train", "resume", str(run), "--images", "256"], n_workers)
+        assert read_document(run / "checkpoint", "progress")["n_images"] == 256
+        assert not list(run.glob("checkpoint/.*"))
+        runs.append(read_tensors(run / "checkpoint", "ema"))
+    assert max(float((runs[0][name] - runs[1][name]).abs().max()) for name in runs[0]) < 1e-3
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ All of them, or a few shards at a time of those that do not fit.
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ulcodec.errors import TrainingError
-from ulcodec.sources import Source, decode_rgb, expand_sources, picture_files
+from ulcodec.sources import LeftOut, Source, decode_rgb, expand_sources, picture_files, pictures_of, usable
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,16 @@ class PictureSet:
         return crops.permute(0, 3, 1, 2).float() / 255
 
 
-def read_pictures(files: Iterable[tuple[str, bytes]], min_side_px: int) -> Iterator[np.ndarray]:
-    """The usable ones among named files, decoded: uint8 [H, W, 3] with both sides at least `min_side_px`."""
+def read_pictures(files: Iterable[tuple[str, bytes]], min_side_px: int, left_out: LeftOut) -> Iterator[np.ndarray]:
+    """The usable ones among named files, decoded: uint8 [H, W, 3] with both sides at least `min_side_px`.
+
+    The others are counted in `left_out`.
+    """
     remaining = iter(files)
     with ThreadPoolExecutor() as pool:
         while chunk := list(islice(remaining, 64)):
             decoded = pool.map(decode_rgb, (data for _, data in chunk))
-            yield from (p for p in decoded if p is not None and min(p.shape[:2]) >= min_side_px)
+            yield from usable(decoded, left_out, min_side_px)
 
 
 def held_out_every(validation_share: float) -> int:
@@ -94,17 +97,24 @@ def held_out_every(validation_share: float) -> int:
 
 
 def load_pictures(
-    sources: Iterable[Source], *, min_side_px: int, validation_share: float, limit: int | None = None
+    sources: Iterable[Source],
+    *,
+    min_side_px: int,
+    validation_share: float,
+    limit: int | None = None,
+    left_out: LeftOut | None = None,
 ) -> tuple[PictureSet, PictureSet]:
     """Decode every picture once and split: returns (training, validation).
 
     Every `1 / validation_share`-th usable picture goes to validation (at least one). Pictures with a side below
-    `min_side_px` are left out. Raises TrainingError if fewer than two pictures remain.
+    `min_side_px` are left out, those with transparency, and what cannot be read; `left_out` counts them. Raises
+    TrainingError if fewer than two pictures remain.
     """
-    files = chain.from_iterable(map(picture_files, expand_sources(sources)))
-    pictures = list(islice(read_pictures(files, min_side_px), limit))
+    counted = LeftOut() if left_out is None else left_out
+    pictures = list(islice(read_pictures(pictures_of(sources, counted), min_side_px, counted), limit))
     if len(pictures) < 2:
-        raise TrainingError(f"found {len(pictures)} pictures with sides of at least {min_side_px} px; need two or more")
+        found = f"found {len(pictures)} pictures with sides of at least {min_side_px} px; need two or more"
+        raise TrainingError(counted.after(found))
     every = held_out_every(validation_share)
     held_out = [p for i, p in enumerate(pictures) if i % every == 0]
     return pack([p for i, p in enumerate(pictures) if i % every]), pack(held_out)
@@ -137,6 +147,7 @@ class ShardStream:
         self.reading: dict[int, Future[PictureSet | None]] = {}
         self.first = -1
         self.held: PictureSet | None = None
+        self.left_out = LeftOut()
 
     def at(self, n_images: int) -> PictureSet:
         """The pictures to train on after `n_images`. Raises TrainingError if a shard is unreadable or none usable."""
@@ -145,15 +156,18 @@ class ShardStream:
             wanted = range(first, first + self.n_held)
             for position in (*wanted, wanted.stop):
                 if position not in self.reading:
-                    self.reading[position] = self.reader.submit(self.read, self.shard(position), held_out=False)
+                    self.reading[position] = self.reader.submit(self.read, self.shard(position), False, LeftOut())
             self.reading = {position: future for position, future in self.reading.items() if position >= first}
             self.held = None  # free its memory before the next one takes as much
             self.first, self.held = first, self.joined(self.reading[position].result() for position in wanted)
         return self.held
 
     def validation(self) -> PictureSet:
-        """Pictures held out of the first `n_held` shards in the order given. Raises TrainingError if there are none."""
-        return self.joined(self.read(shard, held_out=True) for shard in self.shards[: self.n_held])
+        """Pictures held out of the first `n_held` shards in the order given. Raises TrainingError if there are none.
+
+        `left_out` counts what is not used of these shards.
+        """
+        return self.joined(self.read(shard, True, self.left_out) for shard in self.shards[: self.n_held])
 
     def shard(self, position: int) -> Source:
         """The shard at a position of the endless shuffled order."""
@@ -161,15 +175,16 @@ class ShardStream:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + n_pass)
         return self.shards[int(torch.randperm(len(self.shards), generator=generator)[index])]
 
-    def read(self, shard: Source, held_out: bool) -> PictureSet | None:
-        pictures = read_pictures(picture_files(shard), self.min_side_px)
+    def read(self, shard: Source, held_out: bool, left_out: LeftOut) -> PictureSet | None:
+        pictures = read_pictures(picture_files(shard, left_out), self.min_side_px, left_out)
         chosen = [picture for index, picture in enumerate(pictures) if (index % self.every == 0) == held_out]
         return pack(chosen) if chosen else None
 
     def joined(self, sets: Iterable[PictureSet | None]) -> PictureSet:
         found = [pictures for pictures in sets if pictures is not None]
         if not found:
-            raise TrainingError(f"no pictures with sides of at least {self.min_side_px} px in {self.n_held} shards")
+            nothing = f"no pictures with sides of at least {self.min_side_px} px in {self.n_held} shards"
+            raise TrainingError(self.left_out.after(nothing))
         return join(found).to(self.device)
 
 

@@ -15,7 +15,7 @@ from ulcodec.model.decoder import Denoiser
 from ulcodec.model.likelihood import coding_walk
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
-from ulcodec.sources import Source, as_source
+from ulcodec.sources import LeftOut, Source, as_source
 from ulcodec.store import DENOISER, open_model
 from ulcodec.train.graphs import compile_parts
 from ulcodec.train.limits import check_bias, check_common
@@ -205,6 +205,7 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
     identity = {"codec_sha256": stored.fingerprint.hex()}
     config = {"model": identity, "denoiser": settings.to_json()}
     loop = Loop(denoiser, settings.out, settings.loop_settings(), config, workers)
+    left_out = LeftOut()
     training, validation = (
         part.to(device)
         for part in load_pictures(
@@ -212,9 +213,10 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
             min_side_px=settings.crop_px,
             validation_share=settings.validation_share,
             limit=settings.limit_pictures,
+            left_out=left_out,
         )
     )
-    counts = f"{len(training)} training and {len(validation)} validation pictures"
+    counts = left_out.after(f"{len(training)} training and {len(validation)} validation pictures")
     if loop.n_images == 0:
         looking = DenoiserStep(model, denoiser, training, replace(settings, compile=False), workers)
         counts += "; " + revive(loop, looking)

@@ -17,7 +17,7 @@ from ulcodec.model.checkpoint import load_weights, read_document, read_tensors
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.presets import build_model, preset
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.sources import Source, as_source
+from ulcodec.sources import LeftOut, Source, as_source
 from ulcodec.train.graphs import compile_parts
 from ulcodec.train.limits import MOST_IMAGES, check_common, check_whole
 from ulcodec.train.loop import Loop, LoopSettings, rewind, run_config
@@ -269,16 +269,18 @@ def training_pictures(
         )
         held_out = stream.validation()
         counts = f"{len(stream.shards)} shards, {stream.n_held} at a time, and {len(held_out)} validation pictures"
-        return stream.at, held_out, counts
+        return stream.at, held_out, stream.left_out.after(counts)
+    left_out = LeftOut()
     training, validation = load_pictures(
         settings.data,
         min_side_px=settings.crop_px,
         validation_share=settings.validation_share,
         limit=settings.limit_pictures,
+        left_out=left_out,
     )
     training = training.to(device)
     counts = f"{len(training)} training and {len(validation)} validation pictures"
-    return lambda n_images: training, validation.to(device), counts
+    return lambda n_images: training, validation.to(device), left_out.after(counts)
 
 
 def resume_stage1(

@@ -16,7 +16,7 @@ from ulcodec.model.checkpoint import is_written, read_document, read_tensors, re
 from ulcodec.model.likelihood import sum_per_picture
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma
-from ulcodec.sources import Source, as_source
+from ulcodec.sources import LeftOut, Source, as_source
 from ulcodec.store import StoredModel, open_model
 from ulcodec.train.limits import MOST_IMAGES, check_bias, check_common, check_whole
 from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind, run_config
@@ -125,12 +125,16 @@ def latents_of(
     if workers.first:
         recover_directory(path)
     if workers.first and not is_written(path):
+        left_out = LeftOut()
         pictures = load_pictures(
             settings.data,
             min_side_px=settings.crop_px,
             validation_share=settings.validation_share,
             limit=settings.limit_pictures,
+            left_out=left_out,
         )
+        if left_out:
+            print(f"left out: {left_out}")
         model = codec.networks(device)
         groups = {}
         for name, part in zip(("training", "validation"), pictures, strict=True):
