@@ -111,7 +111,9 @@ def found_in(folder: Path, wanted: set[str], recursive: bool, failed: list[tuple
         found.extend(Path(place) / name for name in names if Path(name).suffix.lower() in wanted)
         if not recursive:
             inner.clear()
-    return sorted(file for file in found if os.path.isfile(file))
+    return sorted(
+        file for file in found if os.path.isfile(file) or not file.exists()
+    )  # a broken link says so when read
 
 
 def run_plan(plan: Plan, read: Read, finish: Finish, *, doing: str, force: bool, json: bool, options: object) -> None:
@@ -139,13 +141,13 @@ def run_plan(plan: Plan, read: Read, finish: Finish, *, doing: str, force: bool,
             if len(jobs) == 1:
                 failed.append((jobs[0].source, failure(error, jobs[0].source)))
                 return
-            del error  # it holds the memory of what failed
-            for job in tracked(jobs):
-                finish_all([job])
+        else:
+            for job, result in zip(jobs, results, strict=True):
+                record.add(job.source, job.target)
+                done.append({"source": str(job.source), "error": None, **result})
             return
-        for job, result in zip(jobs, results, strict=True):
-            record.add(job.source, job.target)
-            done.append({"source": str(job.source), "error": None, **result})
+        for job in tracked(jobs):  # the error is gone, and with it the memory that its traceback holds
+            finish_all([job])
 
     started = time.perf_counter()
     pairs = [pair for pair in plan.pairs if force or not record.is_current(*pair)]
