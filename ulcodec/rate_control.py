@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from ulcodec.codec import Codec, Encoding
 from ulcodec.errors import ImageError
 from ulcodec.images import Picture
-from ulcodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db
+from ulcodec.metrics import MS_SSIM_MIN_SIDE, SSIMULACRA2_MIN_SIDE, ms_ssim, psnr_db, ssimulacra2
+from ulcodec.metrics.perceptual import ssimulacra2_function
 from ulcodec.progress import share
 
 MAX_TRIES = 8
@@ -20,6 +21,13 @@ LOG_SIZE_PER_QUALITY = 0.027
 LOG_SIZE_PER_THRIFT = 0.11
 MAX_THRIFT = 4.0
 FIRST_QUALITY = 50
+
+MEASURES = {
+    "psnr_db": ("PSNR", psnr_db, 1),
+    "ms_ssim": ("MS-SSIM", ms_ssim, MS_SSIM_MIN_SIDE),
+    "ssimulacra2": ("SSIMULACRA2", ssimulacra2, SSIMULACRA2_MIN_SIDE),
+}
+"""Name to print, function of two uint8 pictures, and smallest side in pixels."""
 
 
 @dataclass
@@ -102,17 +110,24 @@ def encode_to_quality(
     strip: bool = False,
     effort: int = 1,
 ) -> bytes:
-    """The smallest file found whose decoded picture reaches a value; `measure`: "psnr_db" or "ms_ssim".
+    """The smallest file found whose decoded picture reaches a value; `measure`: "psnr_db", "ms_ssim", "ssimulacra2".
 
-    Raises ImageError if quality 100 does not reach it, or the picture is too small for MS-SSIM.
+    Samples are compared at 8 bits as they are, without their profile; colours that alpha hides count as equal, and
+    alpha itself is not measured. Raises ValueError for a value that is not finite, ImageError if quality 100 does not
+    reach it or the picture is too small for the measure, MissingPackageError where SSIMULACRA2 is not installed.
     """
-    if measure == "ms_ssim" and min(picture.pixels.shape[:2]) < MS_SSIM_MIN_SIDE:
-        raise ImageError(f"MS-SSIM needs sides of at least {MS_SSIM_MIN_SIDE} pixels")
-    compare = {"psnr_db": psnr_db, "ms_ssim": ms_ssim}[measure]
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite value of {measure}, got {value}")
+    name, compare, min_side = MEASURES[measure]
+    if measure == "ssimulacra2":
+        ssimulacra2_function()
+    if min(picture.pixels.shape[:2]) < min_side:
+        raise ImageError(f"{name} needs sides of at least {min_side} pixels")
+    n_pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
     hidden = False if picture.alpha is None else picture.alpha == 0
 
     def reached(data: bytes) -> float:
-        decoded = codec.decode_picture(data).pixels_8
+        decoded = codec.decode_picture(data, max_pixels=n_pixels).pixels_8
         decoded[hidden] = picture.pixels_8[hidden]
         return compare(picture.pixels_8, decoded)
 
