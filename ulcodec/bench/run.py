@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ulcodec import metrics
 from ulcodec.arrays import padded, to_tensor
 from ulcodec.bench.ours import our_codec, our_peer
 from ulcodec.bench.peers import OURS, PEERS, Peer, Pixels
@@ -21,7 +22,6 @@ from ulcodec.bench.perceptual import NETWORKS, distance, frechet_distance
 from ulcodec.bench.pictures import Picture
 from ulcodec.codec import Codec
 from ulcodec.errors import MissingPackageError
-from ulcodec import metrics
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, SSIMULACRA2_MIN_SIDE, bits_per_pixel, ms_ssim, mse, psnr_db
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import NATS_TO_BITS

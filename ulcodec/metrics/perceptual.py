@@ -17,7 +17,7 @@ SSIMULACRA2_MIN_SIDE = 8
 
 
 def ssimulacra2(original: Pixels, decoded: Pixels) -> float:
-    """Score of two uint8 pictures [H, W, 3] or [H, W], taken as sRGB: 100 for equal ones, lower is worse, even negative.
+    """Score of two uint8 pictures [H, W, 3] or [H, W], taken as sRGB: 100 for equal ones, and lower the worse.
 
     Raises MissingPackageError; ValueError unless both are uint8 of one shape, with sides of at least
     `SSIMULACRA2_MIN_SIDE` pixels.
