@@ -1,5 +1,6 @@
 """`ulcodec encode`: pictures to .ulc files."""
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -76,6 +77,9 @@ def encode(
     target_ssim: Annotated[
         float | None, typer.Option(max=1, callback=finite, help="MS-SSIM: the smallest file that reaches it.")
     ] = None,
+    target_ssimulacra2: Annotated[
+        float | None, typer.Option(max=100, help="SSIMULACRA2: the smallest file that reaches it.")
+    ] = None,
     alpha_quality: Annotated[
         int | None, typer.Option(min=0, max=100, help="Of the alpha channel. Default: kept exactly.")
     ] = None,
@@ -99,9 +103,17 @@ def encode(
 ) -> None:
     """Encode pictures."""
     wanted = {"--quality": quality, "--target-bpp": target_bpp, "--target-size": target_size,
-              "--target-psnr": target_psnr, "--target-ssim": target_ssim}  # fmt: skip
+              "--target-psnr": target_psnr, "--target-ssim": target_ssim,
+              "--target-ssimulacra2": target_ssimulacra2}  # fmt: skip
     if len(given := [name for name, value in wanted.items() if value is not None]) > 1:
         raise typer.BadParameter(f"{' and '.join(given)} exclude each other")
+    for name, value in wanted.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise typer.BadParameter(f"{name} is a finite number, got {value}")
+    if target_ssimulacra2 is not None:
+        from ulcodec.metrics.perceptual import ssimulacra2_function
+
+        ssimulacra2_function()  # a missing package is told before anything is coded
     target_bytes = None if target_size is None else parse_bytes(target_size)
     targeted = bool(given) and quality is None
     slow = targeted or effort > 1  # then each is written as soon as it is coded
@@ -133,8 +145,9 @@ def encode(
         if target_bpp is not None or target_bytes is not None:
             n_bytes = int(min(target_bpp, MAX_BPP) * width * height / 8) if target_bpp is not None else target_bytes
             return encode_to_size(codec, picture, n_bytes or 0, **options)
-        measure, value = ("psnr_db", target_psnr) if target_ssim is None else ("ms_ssim", target_ssim)
-        return encode_to_quality(codec, picture, measure, value or 0.0, **options)
+        targets = {"psnr_db": target_psnr, "ms_ssim": target_ssim, "ssimulacra2": target_ssimulacra2}
+        [(measure, value)] = ((name, value) for name, value in targets.items() if value is not None)
+        return encode_to_quality(codec, picture, measure, value, **options)
 
     def read(source: Path) -> tuple[tuple["Picture", int], int]:
         from ulcodec.images import load_image

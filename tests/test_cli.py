@@ -229,6 +229,11 @@ def test_models_that_do_not_fit(photo: Path, coded: Path, tiny_model_dir: Path, 
         ("encode",),
         ("encode", "a.png", "-q", "5", "--target-bpp", "1"),
         ("encode", "a.png", "--target-size", "5 apples"),
+        ("encode", "a.png", "--target-bpp", "nan"),
+        ("encode", "a.png", "--target-psnr", "inf"),
+        ("encode", "a.png", "--target-ssimulacra2", "nan"),
+        ("encode", "a.png", "--target-ssimulacra2", "101"),
+        ("encode", "a.png", "--target-ssimulacra2", "70", "-q", "50"),
         ("decode", "a.ulc", "--depth", "12"),
         ("decode", "a.ulc", "--crop", "1,2,3"),
         ("truncate", "a.ulc", "-o", "b.ulc"),
@@ -653,9 +658,15 @@ def test_targets(photo: Path, tiny_model_dir: Path, run: Run, monkeypatch: pytes
     monkeypatch.setattr(rate_control, "encode_to_size", to_size)
     monkeypatch.setattr(rate_control, "encode_to_quality", to_quality)
     for option in (["--target-bpp", 0.5], ["--target-size", "1.5kB"], ["--target-size", "2KiB"],
-                   ["--target-psnr", 30], ["--target-ssim", 0.9]):  # fmt: skip
+                   ["--target-psnr", 30], ["--target-ssim", 0.9], ["--target-ssimulacra2", 70]):  # fmt: skip
         assert run("encode", photo, "--force", "--model", tiny_model_dir, *option).code == 0
-    assert asked == [51 * 37 // 16, 1500, 2048, ("psnr_db", 30.0), ("ms_ssim", 0.9)]
+    assert asked == [51 * 37 // 16, 1500, 2048, ("psnr_db", 30.0), ("ms_ssim", 0.9), ("ssimulacra2", 70.0)]
+
+
+def test_ssimulacra2_without_its_package(photo: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ssimulacra2", None)
+    assert_refused(run("encode", photo, "--target-ssimulacra2", 70), 'pip install "ulcodec[bench]"')
+    assert not photo.with_suffix(".ulc").exists()
 
 
 def test_truncate_and_fraction(photo: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Files of a wanted size or quality, with the shipped model."""
 
+import math
+import sys
 from importlib.resources import files
 
 import numpy as np
@@ -7,9 +9,9 @@ import pytest
 
 from ulcodec import rate_control
 from ulcodec.codec import Codec, Encoding, load
-from ulcodec.errors import ImageError
+from ulcodec.errors import ImageError, MissingPackageError
 from ulcodec.images import Picture, load_image
-from ulcodec.metrics import psnr_db
+from ulcodec.metrics import psnr_db, ssimulacra2
 from ulcodec.rate_control import Search, encode_to_quality, encode_to_size
 
 
@@ -78,6 +80,62 @@ def test_ms_ssim_is_met(small: Codec, photo: Picture) -> None:
     assert sizes[0] < sizes[1]
     with pytest.raises(ImageError, match="at least"):
         encode_to_quality(small, Picture(photo.pixels[:100]), "ms_ssim", 0.9)
+
+
+@pytest.mark.parametrize("kind", ["colour", "grey", "16 bits", "alpha", "8 pixels"])
+def test_ssimulacra2_is_met_by_the_smallest_file(small: Codec, photo: Picture, kind: str) -> None:
+    pixels = photo.pixels[:96, :112].copy()
+    alpha = np.where(np.arange(112) < 30, 0, 255).astype(np.uint8) + np.zeros((96, 1), np.uint8)
+    picture = {
+        "colour": Picture(pixels),
+        "grey": Picture(pixels[:, :, 1].copy()),
+        "16 bits": Picture(pixels.astype(np.uint16) * 257),
+        "alpha": Picture(pixels, alpha),
+        "8 pixels": Picture(pixels[:8, :40].copy()),
+    }[kind]
+
+    def score(data: bytes) -> float:
+        decoded = small.decode_picture(data).pixels_8
+        if kind == "alpha":
+            decoded[alpha == 0] = picture.pixels_8[alpha == 0]
+        return ssimulacra2(picture.pixels_8, decoded)
+
+    target = score(small.encode(picture, quality=55))
+    data = encode_to_quality(small, picture, "ssimulacra2", target)
+    assert score(data) >= target
+    quality = data[8] & 127
+    assert 0 < quality < 100
+    assert score(small.encode(picture, quality=quality - 1)) < target
+
+
+def test_ssimulacra2_with_effort(small: Codec, photo: Picture) -> None:
+    picture = Picture(photo.pixels[:64, :64].copy())
+    data = encode_to_quality(small, picture, "ssimulacra2", 50.0, effort=2)
+    assert ssimulacra2(picture.pixels, small.decode_array(data)) >= 50.0
+
+
+def test_ssimulacra2_of_equal_and_of_too_small_pictures(small: Codec, photo: Picture) -> None:
+    assert ssimulacra2(photo.pixels, photo.pixels) == 100
+    tiny = Picture(photo.pixels[:7].copy())
+    with pytest.raises(ValueError, match="sides of at least 8"):
+        ssimulacra2(tiny.pixels, tiny.pixels)
+    with pytest.raises(ImageError, match="SSIMULACRA2 needs sides of at least 8 pixels"):
+        encode_to_quality(small, tiny, "ssimulacra2", 10.0)
+    with pytest.raises(ImageError, match="no file reaches 100: quality 100 gives"):
+        encode_to_quality(small, Picture(photo.pixels[:32].copy()), "ssimulacra2", 100.0)
+
+
+def test_ssimulacra2_without_its_package(small: Codec, photo: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ssimulacra2", None)
+    monkeypatch.setattr(Encoding, "code", lambda *_: pytest.fail("coded before the package was looked for"))
+    with pytest.raises(MissingPackageError, match=r'pip install "ulcodec\[bench\]"'):
+        encode_to_quality(small, photo, "ssimulacra2", 50.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_targets_are_finite(small: Codec, photo: Picture, value: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        encode_to_quality(small, photo, "psnr_db", value)
 
 
 def test_quality_out_of_reach(small: Codec, photo: Picture) -> None:

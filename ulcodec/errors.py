@@ -12,6 +12,7 @@
     ├── ImageError                   the input is not a picture that can be coded
     ├── ModelError                   a model directory is missing, incomplete or inconsistent
     │   └── UnknownModelError        the file was made by a model that is not installed
+    ├── MissingPackageError          an optional package that is not installed
     ├── TrainingError                a training run cannot start or had to stop
     └── BenchmarkError               a benchmark cannot start, or a codec in it failed
 
@@ -69,6 +70,10 @@ class UnknownModelError(ModelError):
 
 class DeviceError(UlcError):
     """A device that torch does not know, or cannot use here."""
+
+
+class MissingPackageError(UlcError):
+    """An optional package that is not installed."""
 
 
 class TrainingError(UlcError):

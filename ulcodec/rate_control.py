@@ -12,7 +12,8 @@ from ulcodec.attachments import significant_bits, to_full_range
 from ulcodec.codec import Codec, Encoding
 from ulcodec.errors import ImageError
 from ulcodec.images import Picture
-from ulcodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db
+from ulcodec.metrics import MS_SSIM_MIN_SIDE, SSIMULACRA2_MIN_SIDE, ms_ssim, psnr_db, ssimulacra2
+from ulcodec.metrics.perceptual import ssimulacra2_function
 from ulcodec.progress import share
 
 MAX_TRIES = 8
@@ -21,6 +22,13 @@ LOG_SIZE_PER_QUALITY = 0.027
 LOG_SIZE_PER_THRIFT = 0.11
 MAX_THRIFT = 4.0
 FIRST_QUALITY = 50
+
+MEASURES = {
+    "psnr_db": ("PSNR", psnr_db, 1),
+    "ms_ssim": ("MS-SSIM", ms_ssim, MS_SSIM_MIN_SIDE),
+    "ssimulacra2": ("SSIMULACRA2", ssimulacra2, SSIMULACRA2_MIN_SIDE),
+}
+"""Name to print, function of two uint8 pictures, and smallest side in pixels."""
 
 
 @dataclass
@@ -104,25 +112,30 @@ def encode_to_quality(
     strip: bool = False,
     effort: int = 1,
 ) -> bytes:
-    """The smallest file found whose decoded picture reaches a value; `measure`: "psnr_db" or "ms_ssim".
+    """The smallest file found whose decoded picture reaches a value; `measure`: "psnr_db", "ms_ssim", "ssimulacra2".
 
-    Both are of 8 bits of the range that the samples use. Colours under a zero alpha do not count. Raises ImageError if
-    quality 100 does not reach it, or the picture is too small for MS-SSIM; ValueError for a value that is not finite.
+    Samples are compared at 8 bits of the range that they use, without their profile; colours that alpha hides count as
+    equal, and alpha itself is not measured. Raises ValueError for a value that is not finite, ImageError if quality 100
+    does not reach it or the picture is too small for the measure, MissingPackageError where SSIMULACRA2 is not
+    installed.
     """
-    if measure == "ms_ssim" and min(picture.pixels.shape[:2]) < MS_SSIM_MIN_SIDE:
-        raise ImageError(f"MS-SSIM needs sides of at least {MS_SSIM_MIN_SIDE} pixels")
     if not math.isfinite(value):
-        raise ValueError(f"a quality to reach is a finite number, got {value}")
-    compare = {"psnr_db": psnr_db, "ms_ssim": ms_ssim}[measure]
+        raise ValueError(f"expected a finite value of {measure}, got {value}")
+    name, compare, min_side = MEASURES[measure]
+    if measure == "ssimulacra2":
+        ssimulacra2_function()
+    if min(picture.pixels.shape[:2]) < min_side:
+        raise ImageError(f"{name} needs sides of at least {min_side} pixels")
     encoding = Encoding(codec, picture, alpha_quality, strip, effort)
     alpha, bits = encoding.picture.alpha, significant_bits(encoding.picture.pixels)
     hidden = False if alpha is None else alpha == 0
     original = Picture(encoding.pixels).pixels_8
 
     def reached(data: bytes) -> float:
-        decoded = Picture(to_full_range(codec.decode_picture(data).pixels, bits)).pixels_8
-        decoded[hidden] = original[hidden]
-        return compare(original, decoded)
+        decoded = codec.decode_picture(data, max_pixels=original.shape[0] * original.shape[1]).pixels
+        shown = Picture(to_full_range(decoded, bits)).pixels_8.copy()
+        shown[hidden] = original[hidden]
+        return compare(original, shown)
 
     search = Search(encoding, reached)
     low, high = -1, 100

@@ -8,21 +8,21 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
+from ulcodec import metrics
 from ulcodec.arrays import padded, to_tensor
 from ulcodec.bench.ours import our_codec, our_peer
 from ulcodec.bench.peers import OURS, PEERS, Peer, Pixels
 from ulcodec.bench.perceptual import NETWORKS, distance, frechet_distance
 from ulcodec.bench.pictures import Picture
 from ulcodec.codec import Codec
-from ulcodec.metrics import MS_SSIM_MIN_SIDE, bits_per_pixel, ms_ssim, mse, psnr_db
+from ulcodec.errors import MissingPackageError
+from ulcodec.metrics import MS_SSIM_MIN_SIDE, SSIMULACRA2_MIN_SIDE, bits_per_pixel, ms_ssim, mse, psnr_db
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.schedule import NATS_TO_BITS
 from ulcodec.train.objective import latent_bound_nats
@@ -114,19 +114,13 @@ def bounds(codec: Codec, pixels: Pixels, data: bytes, quality: int) -> dict[str,
 
 
 def ssimulacra2(original: Pixels, decoded: Pixels) -> float | None:
-    """SSIMULACRA2 by the package of that name, None where it is not installed. Higher is better, 100 at most."""
-    try:
-        from ssimulacra2 import compute_ssimulacra2
-    except ImportError:
+    """SSIMULACRA2, None where its package is not installed or a side is too short. Higher is better, 100 at most."""
+    if min(original.shape[:2]) < SSIMULACRA2_MIN_SIDE:
         return None
-    return float(compute_ssimulacra2(png_file(original), png_file(decoded)))
-
-
-def png_file(pixels: Pixels) -> BytesIO:
-    buffer = BytesIO()
-    Image.fromarray(pixels).convert("RGB").save(buffer, "PNG", compress_level=1)
-    buffer.seek(0)
-    return buffer
+    try:
+        return metrics.ssimulacra2(original, decoded)
+    except MissingPackageError:
+        return None
 
 
 def measure(job: Job) -> dict[str, Any]:

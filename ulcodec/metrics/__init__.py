@@ -4,10 +4,12 @@
 """
 
 from ulcodec.metrics.distortion import MS_SSIM_MIN_SIDE, bd_rate_percent, bits_per_pixel, ms_ssim, mse, pchip, psnr_db
+from ulcodec.metrics.perceptual import SSIMULACRA2_MIN_SIDE, ssimulacra2
 from ulcodec.metrics.statistics import sliced_wasserstein, spectral_power_ratio
 
 __all__ = [
     "MS_SSIM_MIN_SIDE",
+    "SSIMULACRA2_MIN_SIDE",
     "bd_rate_percent",
     "bits_per_pixel",
     "ms_ssim",
@@ -16,4 +18,5 @@ __all__ = [
     "psnr_db",
     "sliced_wasserstein",
     "spectral_power_ratio",
+    "ssimulacra2",
 ]
