@@ -20,6 +20,8 @@ LAYERS = [
         "schedule",
         "diffusion",
         "metrics",
+        "colour",
+        "metadata",
         "images",
         "container",
         "attachments",
