@@ -112,7 +112,7 @@ def found_in(folder: Path, wanted: set[str], recursive: bool, failed: list[tuple
         if not recursive:
             inner.clear()
     return sorted(
-        file for file in found if os.path.isfile(file) or not file.exists()
+        file for file in found if os.path.isfile(file) or not os.path.exists(file)
     )  # a broken link says so when read
 
 

@@ -1,6 +1,7 @@
 """`ulcodec encode`: pictures to .ulc files."""
 
 import math
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -120,7 +121,7 @@ def encode(
 
     from ulcodec.images import readable_extensions
 
-    wanted_extensions = readable_extensions() if any(source.is_dir() for source in sources) else set()
+    wanted_extensions = readable_extensions() if any(map(os.path.isdir, sources)) else set()
     plan = make_plan(sources, output, ".ulc", wanted_extensions, recursive=recursive, force=force)
     show_warnings()
 
