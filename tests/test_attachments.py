@@ -104,3 +104,11 @@ def test_significant_bits_that_are_refused(tiny_codec: Codec, stated: bytes, dep
     data = replace(said, attachments=((Attachment.SIGNIFICANT_BITS, stated),)).to_bytes()
     with pytest.raises(CorruptDataError, match="significant bits"):
         tiny_codec.decode(data)
+
+
+def test_hidden_samples_do_not_count_for_the_range(tiny_codec: Codec) -> None:
+    samples = np.full((16, 16, 2), 4000, np.uint16)
+    samples[:8, :, 1] = 65535
+    samples[8:] = 65535, 0
+    said = Container.from_bytes(tiny_codec.encode(samples))
+    assert dict(said.attachments)[Attachment.SIGNIFICANT_BITS] == bytes([12])

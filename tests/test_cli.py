@@ -442,6 +442,8 @@ def test_errors_of_many_files_come_at_the_end(album: Path, tiny_model_dir: Path,
 
 def test_one_bad_file_does_not_cost_those_decoded_with_it(album: Path, tiny_model_dir: Path, run: Run) -> None:
     model = ("--model", tiny_model_dir)
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(album / "b.jpg")  # one that is not kept without loss
     assert run("encode", album, "-r", *model).code == 0
     bad = album / "b.ulc"
     said = Container.from_bytes(bad.read_bytes())

@@ -104,17 +104,24 @@ def decode_lossless(data: bytes, shape: tuple[int, ...], what: str) -> NDArray[n
         length, start = read_leb128(data, position, MAX_TILE_BYTES)
         position = start + length
         tile = samples[top : top + TILE_PX, left : left + TILE_PX]
+        if webp_size(data[start:position]) != tile.shape[1::-1]:
+            raise CorruptDataError(f"{what} that is no lossless WebP of its picture's size")
         try:
-            image = Image.open(BytesIO(data[start:position]), formats=["WEBP"])
-            if image.size != tile.shape[1::-1]:
-                raise CorruptDataError(f"{what} of another size than its picture")
-            colours = np.asarray(image.convert("RGB"))
-            tile[:] = colours if len(shape) == 3 else colours[:, :, 1]
-        except (OSError, ValueError, SyntaxError) as error:
+            colours = np.asarray(Image.open(BytesIO(data[start:position]), formats=["WEBP"]).convert("RGB"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise CorruptDataError(f"{what} that cannot be read: {error}") from error
+        tile[:] = colours if len(shape) == 3 else colours[:, :, 1]
     if position != len(data):
         raise CorruptDataError(f"bytes after {what}")
     return samples
+
+
+def webp_size(file: bytes) -> tuple[int, int] | None:
+    """Width and height of a WebP file that is one lossless picture and no more; None for any other (RFC 9649)."""
+    if file[:4] != b"RIFF" or file[8:16] != b"WEBPVP8L" or file[20:21] != b"\x2f" or len(file) < 25:
+        return None
+    packed = int.from_bytes(file[21:25], "little")
+    return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
 
 
 def lossless_candidate(samples: NDArray[np.integer], alpha: NDArray[np.uint8] | None) -> bytes | None:

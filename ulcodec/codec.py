@@ -25,7 +25,6 @@ from ulcodec.arrays import (
     unflattened,
 )
 from ulcodec.attachments import (
-    MAX_SIGNIFICANT_BITS,
     decode_lossless,
     deflate,
     encode_lossless,
@@ -182,10 +181,13 @@ class Codec:
         """
         container = self.open(data, max_pixels)
         fields = self.detach(container)
+        visible = lossless_pixels(container) if container.is_lossless else None
         if "alpha" in fields:
+            if visible is not None:
+                visible = without_hidden(visible, fields["alpha"])
             fields["alpha"] = np.asarray(Image.fromarray(fields["alpha"]).reduce(THUMBNAIL_PX))
-        if container.is_lossless:
-            return Picture(np.asarray(Image.fromarray(lossless_pixels(container)).reduce(THUMBNAIL_PX)), **fields)
+        if visible is not None:
+            return Picture(np.asarray(Image.fromarray(visible).reduce(THUMBNAIL_PX)), **fields)
         y = unflattened(self.decode_latents(container).y_16, latent_grid(container))
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             quality = quality_tensor(container.quality, self.device)
@@ -255,13 +257,14 @@ class Codec:
         if picture.alpha is not None and alpha_quality is None:
             found[Attachment.ALPHA] = encode_lossless(picture.alpha)
         elif picture.alpha is not None and alpha_quality is not None:
+            exact = encode_lossless(picture.alpha)
             with share(ALPHA_SHARE):
                 alpha = Encoding(self, Picture(picture.alpha), exact_if_smaller=False)
-                found[Attachment.ALPHA_ULC] = alpha.code_once(checked_quality(alpha_quality))
+                coded = alpha.code_once(checked_quality(alpha_quality))
+            kind = Attachment.ALPHA if len(exact) <= len(coded) else Attachment.ALPHA_ULC
+            found[kind] = min(exact, coded, key=len)
         if picture.cicp is not None:
             found[Attachment.CICP] = bytes(picture.cicp)
-        if (bits := significant_bits(picture.pixels)) <= MAX_SIGNIFICANT_BITS and picture.bit_depth == 16:
-            found[Attachment.SIGNIFICANT_BITS] = bytes([bits])
         if max(map(len, found.values()), default=0) > MAX_ATTACHMENT_BYTES:
             raise ImageError(f"an alpha channel of more than {MAX_ATTACHMENT_BYTES} bytes; see alpha_quality")
         return tuple(found.items())
@@ -413,9 +416,12 @@ class Encoding:
     ) -> None:
         picture = (picture.without("exif", "xmp") if strip else picture).within_limits()
         self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[checked_effort(effort) - 1]
-        shown = to_full_range(picture.pixels, significant_bits(picture.pixels))
-        self.pixels = shown if picture.alpha is None else without_hidden(shown, picture.alpha)
+        shown = picture.pixels if picture.alpha is None else without_hidden(picture.pixels, picture.alpha)
+        self.significant_bits = significant_bits(shown)
+        self.pixels = to_full_range(shown, self.significant_bits)
         self.attachments = codec.attach(picture, alpha_quality)
+        if picture.bit_depth == 16 and self.significant_bits < picture.bit_depth:
+            self.attachments += ((Attachment.SIGNIFICANT_BITS, bytes([self.significant_bits])),)
         self.lossless = lossless_candidate(picture.pixels, picture.alpha) if exact_if_smaller else None
         self.analysed: dict[int, tuple[Tensor, Tensor, Refined | None]] = {}
 
@@ -452,11 +458,15 @@ class Encoding:
     def file(self, coded: EncodedLatent | Refined, quality: int) -> bytes:
         """The file of a coded latent, or that of the samples themselves if it is not larger."""
         learned = self.container(quality, coded.segments, coded.symbol_check, self.attachments).to_bytes()
-        if self.lossless is None or len(self.lossless) > min(len(learned), MAX_ATTACHMENT_BYTES):
-            return learned
+        exact = self.exact_file(quality)
+        return learned if exact is None or len(exact) > len(learned) else exact
+
+    def exact_file(self, quality: int) -> bytes | None:
+        """The file that holds the samples themselves, of a picture that looks drawn."""
+        if self.lossless is None or len(self.lossless) > MAX_ATTACHMENT_BYTES:
+            return None
         attachments = (*self.attachments, (Attachment.SAMPLES, self.lossless))
-        exact = self.container(quality, (b"",) * N_SEGMENTS, 0, attachments).to_bytes()
-        return exact if len(exact) <= len(learned) else learned
+        return self.container(quality, (b"",) * N_SEGMENTS, 0, attachments).to_bytes()
 
     def container(
         self,
@@ -480,7 +490,7 @@ class Encoding:
 
 def lossless_pixels(said: Container) -> np.ndarray:
     """The samples that a file holds. Raises a FormatError."""
-    if said.bit_depth != 8 or any(said.segments):
+    if said.bit_depth != 8 or any(said.segments) or said.symbol_check:
         raise CorruptDataError("samples that do not belong to the picture")
     shape = (said.height, said.width) if said.layout is Layout.GREY else (said.height, said.width, 3)
     return decode_lossless(dict(said.attachments)[Attachment.SAMPLES], shape, "samples")

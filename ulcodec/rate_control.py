@@ -8,8 +8,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ulcodec.attachments import significant_bits, to_full_range
+from ulcodec.attachments import to_full_range
 from ulcodec.codec import Codec, Encoding
+from ulcodec.container import MAX_QUALITY
 from ulcodec.errors import ImageError
 from ulcodec.images import Picture
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, SSIMULACRA2_MIN_SIDE, ms_ssim, psnr_db, ssimulacra2
@@ -66,7 +67,11 @@ def encode_to_size(
     Raises ImageError if no file is so small.
     """
     n_bytes = max(n_bytes, 1)
-    search = Search(Encoding(codec, picture, alpha_quality, strip, effort), lambda data: float(len(data)))
+    encoding = Encoding(codec, picture, alpha_quality, strip, effort)
+    exact = encoding.exact_file(MAX_QUALITY)
+    if exact is not None and len(exact) <= n_bytes:
+        return exact
+    search = Search(encoding, lambda data: float(len(data)))
     good = (1 - SIZE_TOLERANCE) * n_bytes
     low, high = -1, 101  # qualities whose file is known to fit, and not to fit
     quality, slope = FIRST_QUALITY, LOG_SIZE_PER_QUALITY
@@ -127,7 +132,7 @@ def encode_to_quality(
     if min(picture.pixels.shape[:2]) < min_side:
         raise ImageError(f"{name} needs sides of at least {min_side} pixels")
     encoding = Encoding(codec, picture, alpha_quality, strip, effort)
-    alpha, bits = encoding.picture.alpha, significant_bits(encoding.picture.pixels)
+    alpha, bits = encoding.picture.alpha, encoding.significant_bits
     hidden = False if alpha is None else alpha == 0
     original = Picture(encoding.pixels).pixels_8
 
@@ -140,6 +145,8 @@ def encode_to_quality(
     search = Search(encoding, reached)
     low, high = -1, 100
     if search.at(100) < value:
+        if (exact := encoding.exact_file(MAX_QUALITY)) is not None:
+            return exact
         raise ImageError(f"no file reaches {value:g}: quality 100 gives {search.at(100):.4g}")
     while high - low > 1 and search.codings < MAX_TRIES:
         quality = (low + high) // 2

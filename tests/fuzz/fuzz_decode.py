@@ -35,7 +35,7 @@ class Outcome:
 
 
 def sound_files(codec: Codec, seed: int = 0) -> list[bytes]:
-    """Small pictures of noise over gradients: RGB, grey, 16 bits, with alpha and metadata, and files that were cut."""
+    """Small pictures of noise over gradients: RGB, grey, 16 and 12 bits, drawn, with alpha and metadata, and cut."""
     rng = np.random.default_rng(seed)
     files = []
     for width, height in SIZES:
@@ -44,6 +44,8 @@ def sound_files(codec: Codec, seed: int = 0) -> list[bytes]:
         files += [codec.encode(pixels, quality=quality) for quality in QUALITIES]
         files.append(codec.encode(pixels[:, :, 0], quality=50))
         files.append(codec.encode(pixels.astype(np.uint16) * 257, quality=60))
+        files.append(codec.encode(pixels.astype(np.uint16) * 16, quality=60))
+        files.append(codec.encode(pixels // 128 * 255, quality=100))
         alpha = pixels[:, :, 1].copy()
         rich = Picture(pixels, alpha, None, bytes(40), b"<x:xmpmeta/>")
         files += [codec.encode(rich, quality=50), codec.encode(rich, quality=50, alpha_quality=30)]
