@@ -26,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders in depth.")]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse larger pictures before any memory is taken.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: torch's choice.")]
 
 DEFAULT_MODEL = "small"
 STANDARD_STREAM = Path("-")

@@ -87,8 +87,10 @@ def shown(first: "Picture", second: "Picture") -> "tuple[NDArray[np.uint8], NDAr
     from ulcodec.attachments import significant_bits, to_full_range, without_hidden
     from ulcodec.images import Picture
 
-    bits = significant_bits(first.pixels)
-    a, b = (Picture(to_full_range(picture.pixels, bits)).pixels_8 for picture in (first, second))
+    a, b = first.pixels_8, second.pixels_8
+    if first.bit_depth == second.bit_depth:
+        bits = significant_bits(first.pixels)
+        a, b = (Picture(to_full_range(picture.pixels, bits)).pixels_8 for picture in (first, second))
     if first.alpha is None:
         return a, b
     a = without_hidden(a, first.alpha).astype(a.dtype)

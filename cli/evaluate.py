@@ -44,9 +44,9 @@ def evaluate(
     model: Model = DEFAULT_MODEL,
     against: Annotated[str | None, typer.Option(help="Another model or run: report the BD-rate against it.")] = None,
     qualities: Annotated[str, typer.Option(help="Qualities, with commas.")] = "0,25,50,75,100",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Only the first pictures.")] = None,
     crop: Annotated[
-        int | None, typer.Option(min=1, help="Only the middle of each, at most so many pixels a side.")
+        int | None, typer.Option(min=1, max=2**31 - 1, help="Only the middle of each, at most so many pixels a side.")
     ] = None,
     json: Json = False,
 ) -> None:

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from ulcodec.batch import decode_batch, encode_batch
 from ulcodec.codec import Codec
 from ulcodec.container import Attachment, Container
 from ulcodec.errors import ImageError
-from ulcodec.images import Picture, load_image, picture_file
+from ulcodec.images import Picture, image_format, load_image, picture_file
 from ulcodec_cli.compare import compared
 
 COLOUR = np.arange(24 * 40 * 3, dtype=np.uint32).reshape(24, 40, 3).astype(np.uint8)
@@ -224,3 +225,31 @@ def test_comparison_turns_and_leaves_hidden_colours_out(tiny_codec: Codec) -> No
     other[0, 0, 0] += 5
     found = compared(Picture(hidden, alpha), Picture(other, alpha), 1)
     assert found["psnr_db"] == pytest.approx(10 * np.log10(255**2 / (25 / SMOOTH.size)))
+
+
+def test_grey_that_counts_down_from_white() -> None:
+    """TIFF of 16 bits whose zero is white, for which Pillow has no writer: the tag is changed by hand."""
+    samples = np.arange(40 * 24, dtype=np.uint16).reshape(24, 40) * 60
+    data = bytearray(saved("TIFF", samples))
+    at = data.index(struct.pack("<HHI", 262, 3, 1))
+    data[at + 8 : at + 10] = b"\0\0"
+    np.testing.assert_array_equal(load_image(bytes(data)).pixels, 65535 - samples)
+
+
+def test_pictures_of_two_depths_are_compared_at_8_bits() -> None:
+    assert compared(Picture(SMOOTH), Picture(SMOOTH.astype(np.uint16) * 257), 1)["psnr_db"] == np.inf
+
+
+def test_a_gamma_chunk_that_is_cut_costs_nothing() -> None:
+    data = saved("PNG")
+    chunk = struct.pack(">I", 1) + b"gAMA\1" + struct.pack(">I", zlib.crc32(b"gAMA\1"))
+    with pytest.warns(UserWarning, match="metadata that cannot be read"):
+        np.testing.assert_array_equal(load_image(data[:33] + chunk + data[33:]).pixels, SMOOTH)
+
+
+def test_heic_of_a_picture_that_lies_on_its_side(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif", reason="pillow_heif (of the formats extra) is not installed")
+    stored = load_image(saved("PNG", exif=tiff(turned(6))), upright=False)
+    assert image_format(tmp_path / "a.heic") == "HEIF"
+    shown = load_image(picture_file(stored, "HEIF"))
+    assert np.abs(shown.pixels.astype(int) - np.rot90(SMOOTH, -1)).mean() < 5

@@ -35,12 +35,13 @@ from ulcodec.metadata import (
 
 ImageSource = str | Path | bytes | BinaryIO | Image.Image
 
-XMP_TIFF_TAG = 700
+XMP_TIFF_TAG, PHOTOMETRIC_TIFF_TAG, PLANAR_TIFF_TAG = 700, 262, 284
 GREY_MODES = {"1", "L", "LA", "La"}
 PNG_HEADER_BYTES = 33
 FORMATS_THAT_TURN = {"JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF"}
 """Formats whose readers turn the picture as its EXIF says."""
 FORMATS_WITH_CICP = {"PNG", "AVIF", "HEIF"}
+NO_ALPHA = "{} does not hold an alpha channel; take png, webp, avif or tif"
 LAYERED_FORMATS = {"PSD", "ICO", "ICNS", "CUR"}
 """Formats whose further frames are parts or sizes of the first."""
 METADATA_NAMES = {"icc": "the colour profile", "exif": "EXIF", "xmp": "XMP", "cicp": "CICP"}
@@ -174,6 +175,8 @@ def _read(image: Image.Image, data: bytes | None, max_pixels: int) -> tuple[Pict
     if image.width * image.height > max_pixels:
         raise ImageError(f"{image.width}x{image.height} is more than {max_pixels} pixels")
     depth = 8 if data is None else depth_of(image, data)
+    if image.format == "TIFF" and depth > 8 and getattr(image, "tag_v2", {}).get(PLANAR_TIFF_TAG) == 2:
+        raise ImageError(f"TIFF of {depth} bits with a plane for each channel is not supported")
     deep = None if data is None or depth == 8 else _deep_samples(data, image, depth)
     n_frames = 1 if data is None or image.format in LAYERED_FORMATS else getattr(image, "n_frames", 1)
     exif = exif_of(image)  # of TIFF before its file is closed
@@ -265,6 +268,8 @@ def image_format(path: Path) -> str:
     """Pillow's name of the format that the extension stands for, PNG if there is none. Raises ImageError if unknown."""
     suffix = path.suffix.lower() or ".png"
     Image.preinit()  # the common formats; registered_extensions imports all
+    if suffix not in Image.EXTENSION:
+        use_plugins()
     name = Image.EXTENSION.get(suffix) or Image.registered_extensions().get(suffix, "")
     if name not in Image.SAVE or name == "ULC":  # ulcodec's own, which `ulcodec.pillow` may have added
         raise ImageError(f"cannot write pictures with the extension {suffix!r}; try .png")
@@ -298,6 +303,8 @@ def picture_file(picture: Picture, name: str) -> bytes:
     except MemoryError:
         raise
     except Exception as error:  # writers raise almost anything for a size that does not fit their fields
+        if picture.alpha is not None and "mode" in str(error):
+            raise ImageError(NO_ALPHA.format(name)) from error
         raise ImageError(f"cannot write this picture as {name}: {error}") from error
 
 
@@ -360,10 +367,11 @@ def _checked(file: bytes, picture: Picture, name: str) -> bytes:
         found = _opened(file)
     except Exception as error:
         raise ImageError(f"cannot write {width}x{height} pixels as {name}: no reader would open them") from error
-    if found.size != (width, height):
+    turned = name == "HEIF" and picture.orientation >= 5  # what opens it turns it
+    if found.size != ((height, width) if turned else (width, height)):
         raise ImageError(f"{name} cannot hold {width}x{height} pixels; it would be {found.width}x{found.height}")
     if picture.alpha is not None and not found.has_transparency_data:
-        raise ImageError(f"{name} does not hold an alpha channel; take png, webp, avif or tif")
+        raise ImageError(NO_ALPHA.format(name))
     return file
 
 
@@ -413,6 +421,8 @@ def _picture(
         return Picture(np.ascontiguousarray(pixels), _unless_opaque(alpha_8), profile(grey), **metadata)
     if image.mode.startswith("I"):
         samples = np.asarray(image)
+        if image.mode != "I" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC_TIFF_TAG) == 0:
+            samples = 65535 - samples  # white is zero, which Pillow heeds with 8 bits alone
         if samples.min() < 0 or samples.max() > 65535:
             raise ImageError("grey samples beyond 16 bits are not supported")
         key = image.info.get("transparency")

@@ -133,7 +133,7 @@ def tiff_exif(image: Image.Image) -> bytes | None:
 def without_metadata(data: bytes) -> bytes | None:
     """A PNG, JPEG or WebP file without what is not its samples, alpha or palette; None for other files."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return data[:8] + b"".join(part for name, part in png_chunks(data) if name not in PNG_METADATA)
+        return data[:8] + b"".join(part for name, part in png_chunks(data) if name[:1].isupper() or name == b"tRNS")
     if data.startswith(b"\xff\xd8"):
         return b"\xff\xd8" + b"".join(part for marker, part in jpeg_parts(data) if marker not in JPEG_METADATA)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
@@ -142,7 +142,6 @@ def without_metadata(data: bytes) -> bytes | None:
     return None
 
 
-PNG_METADATA = {b"zTXt", b"iTXt", b"tEXt", b"iCCP", b"eXIf"}
 JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 """APP1 to APP15 and comments, but for APP14: it says which colours CMYK is."""
 
