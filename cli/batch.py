@@ -81,18 +81,14 @@ def make_plan(
         files.extend((file, file if target is None else target / file.relative_to(base)) for file in found)
     if not files and not failed:
         raise FileNotFoundError(ENOENT, "nothing to do in this folder", str(folders[0]))
-    doubled = repeated(place.with_suffix(suffix) for _, place in files)
-    pairs = [
-        (
-            file,
-            place.with_name(place.name + suffix) if place.with_suffix(suffix) in doubled else place.with_suffix(suffix),
-        )
-        for file, place in files
-    ]
+    files = list(dict(files).items())  # an input given twice is done once
+    pairs = [(file, place.with_suffix(suffix)) for file, place in files]
     doubled = repeated(place for _, place in pairs)
-    failed.extend(
-        (file, f"{place}: would be written by more than one input") for file, place in pairs if place in doubled
-    )
+    longer = [place.with_name(place.name + suffix) for _, place in files]
+    pairs = [(file, long if place in doubled else place) for (file, place), long in zip(pairs, longer, strict=True)]
+    doubled = repeated(place for _, place in pairs)
+    message = "would be written by more than one input"
+    failed.extend((file, f"{place}: {message}") for file, place in pairs if place in doubled)
     return Plan([pair for pair in pairs if pair[1] not in doubled], many=True, failed=failed)
 
 

@@ -468,6 +468,8 @@ def test_two_inputs_for_one_output(album: Path, tiny_model_dir: Path, run: Run, 
     assert finished.code == 1
     assert finished.stderr.count("would be written by more than one input") == 2
     assert found(tmp_path / "one") == {"b.ulc", ".ulcodec.jsonl"}
+    twice = run("encode", album / "a.png", album / "a.png", "-o", tmp_path / "twice", "--model", tiny_model_dir)
+    assert twice.stdout.startswith("1 done, 0 up to date, 0 failed")
     assert_refused(run("encode", album / "a.png", album / "b.jpg", "-o", album / "notes.txt"), "not a directory")
     assert_refused(run("encode", album / "a.png", album / "b.jpg", "-o", album / "c.ulc"), "into a folder")
     assert not (album / "c.ulc").exists()
