@@ -6,20 +6,20 @@ from typing import Annotated
 
 import typer
 
-from ulcodec_cli.common import Force, say
+from ulcodec_cli.common import Force, finite, say
 from ulcodec_cli.progress import progress_bar
 
 
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run of `ulcodec train stage2`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory for the pictures, 0000.png and on.")],
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of pictures.")] = 8,
-    width: Annotated[int, typer.Option(min=16, help="Pixels, rounded up to a multiple of 16.")] = 256,
-    height: Annotated[int, typer.Option(min=16, help="Pixels, rounded up to a multiple of 16.")] = 256,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of the pictures.")] = 0,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=2**20, help="Number of pictures.")] = 8,
+    width: Annotated[int, typer.Option(min=16, max=2**14, help="Pixels, rounded up to a multiple of 16.")] = 256,
+    height: Annotated[int, typer.Option(min=16, max=2**14, help="Pixels, rounded up to a multiple of 16.")] = 256,
+    steps: Annotated[int, typer.Option(min=1, max=10**6, help="Steps of the sampler.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the pictures.")] = 0,
     guide: Annotated[Path | None, typer.Option(help="A weaker stage-2 run to move away from (autoguidance).")] = None,
-    guidance: Annotated[float, typer.Option(help="How far; 1 is without.")] = 1.5,
+    guidance: Annotated[float, typer.Option(callback=finite, help="How far; 1 is without.")] = 1.5,
     model: Annotated[str | None, typer.Option(help="The codec's model, if not where it was in training.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     force: Force = False,

@@ -30,7 +30,7 @@ from ulcodec.model.presets import PRESETS, build_model, preset
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.sources import read_pictures
 from ulcodec.train import loop
-from ulcodec.train.export import export_model
+from ulcodec.train.export import check_output, export_model
 from ulcodec.train.loop import LossGuard
 from ulcodec.train.objective import OBJECTIVES, Metrics, ObjectiveSettings, codec_loss
 from ulcodec.train.stage1 import (
@@ -597,3 +597,24 @@ def test_nothing_to_export(tmp_path: Path) -> None:
 def test_training_needs_neither_entropy_coder_nor_video() -> None:
     code = "import sys; sys.modules['constriction'] = sys.modules['av'] = None; import ulcodec.train.stage1"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "validation.csv"])
+@pytest.mark.parametrize("text", ["100,0.5\n200,0.4\n", "epoch,loss\n1,2\n"])
+def test_logs_of_others_are_refused(photographs: Path, tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    settings = Stage1Settings(data=(photographs,), out=tmp_path, config="tiny", n_images=4, batch_size=2, crop_px=64)
+    with pytest.raises(TrainingError, match=f"{name} is not the log of a run"):
+        train_stage1(settings)
+    assert (tmp_path / name).read_text() == text
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_export_leaves_a_writer_at_work_alone(tmp_path: Path) -> None:
+    staging = tmp_path / "other" / ".ulcodec-0123456789abcdef.tmp"
+    staging.mkdir(parents=True)
+    (staging / "ema-00000.safetensors").write_bytes(b"being written")
+    (tmp_path / "other" / "config.json").write_text("{}")
+    with pytest.raises(TrainingError, match="no model directory"):
+        check_output(tmp_path / "run", tmp_path / "other")
+    assert (staging / "ema-00000.safetensors").exists()

@@ -10,12 +10,12 @@ from torch import Tensor
 from ulcodec.catalogue import model_directory
 from ulcodec.errors import ModelError, TrainingError
 from ulcodec.model.checkpoint import (
+    STAGING_NAME,
     consistent,
     is_written,
     load_weights,
     read_document,
     read_tensors,
-    recover_directory,
 )
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
@@ -57,16 +57,17 @@ def check_output(run_dir: Path, out_dir: Path) -> None:
     inputs = [run_dir, run_dir / "checkpoint", run_dir / "constant", run_dir / "latents"]
     if is_written(run_dir / "checkpoint"):
         config = read_document(run_dir / "checkpoint", "config")
-        with suppress(KeyError, ModelError):
-            inputs.append(model_directory(config["denoiser"]["model"]))
+        for settings in (config.get("stage1", {}), config.get("denoiser", {})):
+            for name in filter(None, (settings.get("model"), settings.get("init"))):
+                with suppress(ModelError):
+                    inputs.append(model_directory(name))
     if out_dir.exists() and any(path.exists() and path.samefile(out_dir) for path in inputs):
         raise TrainingError(f"{out_dir} is an input of this export; choose another directory")
     if out_dir.exists() and not out_dir.is_dir():
         raise TrainingError(f"{out_dir} is not a directory")
-    if out_dir.is_dir():
-        recover_directory(out_dir)
-        if any(out_dir.iterdir()) and not is_model(out_dir):
-            raise TrainingError(f"{out_dir} is not empty and no model directory; choose another one")
+    foreign = out_dir.is_dir() and any(not STAGING_NAME.fullmatch(path.name) for path in out_dir.iterdir())
+    if foreign and not is_model(out_dir):
+        raise TrainingError(f"{out_dir} is not empty and no model directory; choose another one")
 
 
 def is_model(directory: Path) -> bool:

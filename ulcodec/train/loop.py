@@ -52,6 +52,9 @@ def soap(groups: Groups) -> torch.optim.Optimizer:
 OPTIMIZERS: dict[str, Callable[[Groups], torch.optim.Optimizer]] = {"adamw": adamw, "soap": soap}
 
 
+LOGS = ("log.csv", "validation.csv")
+
+
 @dataclass(frozen=True)
 class LoopSettings:
     """Length, optimisation and housekeeping of a run.
@@ -131,6 +134,7 @@ class Loop:
         self.captures = settings.graphs and self.device.type == "cuda" and self.workers.count == 1
         self.n_steps_here = 0
         self.graphed: GraphedStep | None = None
+        check_logs(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         self.resume()
 
@@ -451,7 +455,7 @@ def summarise(
 
 def append_row(path: Path, row: dict[str, float]) -> None:
     """Add a line to a CSV file, the first with the names above it."""
-    new = not path.exists()
+    new = not path.exists() or path.stat().st_size == 0
     with open(path, "a", newline="") as handle:
         writer = csv.writer(handle)
         if new:
@@ -459,14 +463,23 @@ def append_row(path: Path, row: dict[str, float]) -> None:
         writer.writerow([value if isinstance(value, int) else f"{value:.6g}" for value in row.values()])
 
 
+def check_logs(run_dir: Path) -> None:
+    """Raise TrainingError where a log of this name is not that of a run: its rows would be dropped."""
+    for path in (run_dir / name for name in LOGS):
+        if path.is_file() and path.stat().st_size:
+            with open(path, "rb") as handle:
+                if not handle.readline().startswith(b"n_images,"):
+                    raise TrainingError(f"{path} is not the log of a run; choose another run directory")
+
+
 def drop_rows_after(path: Path, n_images: int) -> None:
     """Forget what was logged after the checkpoint from which the run resumes."""
     if path.exists():
         with open(path, newline="") as handle:
             lines = list(csv.reader(handle))
-        kept = [line for line in lines if line[:1] == ["n_images"] or (line and int(line[0]) <= n_images)]
+        rows = [line for line in lines[1:] if line and line[0].isdecimal() and int(line[0]) <= n_images]
         text = StringIO(newline="")
-        csv.writer(text).writerows(kept)
+        csv.writer(text).writerows([*lines[:1], *rows])
         atomic_write(path, text.getvalue().encode())
 
 
@@ -475,7 +488,7 @@ class Log:
 
     def __init__(self, run_dir: Path, n_images: int):
         self.path = run_dir / "log.csv"
-        for path in (self.path, run_dir / "validation.csv"):
+        for path in (run_dir / name for name in LOGS):
             drop_rows_after(path, n_images)
         self.tensorboard = summary_writer(run_dir)
 
