@@ -155,7 +155,8 @@ def run_plan(plan: Plan, read: Read, finish: Finish, *, doing: str, force: bool,
             try:
                 with share(0, note), about(source):
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    place = output_path(source, target, "", force or record.is_ours(target))
+                    place = output_path(source, target, "", force or record.is_ours(source, target))
+                    record.see(source)
                     waiting.append(Job(source, place, *read(source)))
             except Exception as error:  # whatever a file makes a library raise
                 failed.append((source, failure(error, source)))

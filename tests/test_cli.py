@@ -25,8 +25,9 @@ from ulcodec.images import Picture, load_image
 from ulcodec.metrics import psnr_db
 from ulcodec.model.products import PRODUCTS
 from ulcodec.progress import share
+from ulcodec_cli import encode
 from ulcodec_cli import progress as cli_progress
-from ulcodec_cli.common import say
+from ulcodec_cli.common import say, write_file
 from ulcodec_cli.main import app
 
 
@@ -956,3 +957,38 @@ def test_a_bar_that_fails_leaves_no_file(
     finished = run("encode", photo, "--model", tiny_model_dir)
     assert (finished.code, finished.stdout) == (2, "")
     assert names(photo.parent) == before
+
+
+def test_a_source_of_the_same_name_elsewhere_does_not_overwrite(photo: Path, tiny_model_dir: Path, run: Run) -> None:
+    folders = [photo.parent / name for name in ("x", "y")]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        Image.open(photo).rotate(90 * number).save(folder / "photo.png")
+    out = photo.parent / "out"
+    assert run("encode", folders[0], "-o", out, "--model", tiny_model_dir).code == 0
+    before = (out / "photo.ulc").read_bytes()
+    finished = run("encode", folders[1], "-o", out, "--model", tiny_model_dir)
+    assert (finished.code, (out / "photo.ulc").read_bytes()) == (1, before)
+    assert "exists already; --force" in finished.stderr
+    assert run("encode", folders[0], "-o", out, "--model", tiny_model_dir, "-q", 90).code == 0
+    assert (out / "photo.ulc").read_bytes() != before
+
+
+def test_a_source_that_changes_while_it_is_encoded_is_encoded_again(
+    photo: Path, tiny_model_dir: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = photo.parent / "d", photo.parent / "out"
+    folder.mkdir()
+    photo = photo.rename(folder / "photo.png")
+    command = ("encode", folder, "-o", out, "--model", tiny_model_dir)
+
+    def write_and_change(target: Path, data: bytes) -> None:
+        write_file(target, data)
+        Image.open(photo).rotate(90, expand=True).save(photo)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(encode, "write_file", write_and_change)
+        assert run(*command).code == 0
+    before = (out / "photo.ulc").read_bytes()
+    assert "1 done, 0 up to date" in run(*command).stdout
+    assert (out / "photo.ulc").read_bytes() != before
