@@ -107,9 +107,8 @@ def found_in(folder: Path, wanted: set[str], recursive: bool, failed: list[tuple
         found.extend(Path(place) / name for name in names if Path(name).suffix.lower() in wanted)
         if not recursive:
             inner.clear()
-    return sorted(
-        file for file in found if os.path.isfile(file) or not os.path.exists(file)
-    )  # a broken link says so when read
+    # A broken link stays: reading it says what is wrong.
+    return sorted(file for file in found if os.path.isfile(file) or not os.path.exists(file))
 
 
 def run_plan(plan: Plan, read: Read, finish: Finish, *, doing: str, force: bool, json: bool, options: object) -> None:

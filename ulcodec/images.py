@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from ulcodec.attachments import MAX_METADATA_BYTES
+from ulcodec.attachments import MAX_METADATA_BYTES, to_full_range
 from ulcodec.colour import Cicp, cicp_of, png_profile, to_srgb, usable_profile, with_cicp
 from ulcodec.container import MAX_PIXELS
 from ulcodec.errors import ImageError
@@ -298,9 +298,7 @@ def picture_file(picture: Picture, name: str) -> bytes:
         if _needs_deep_png(picture, name):
             return _deep_png(picture)
         return _checked(_pillow_file(picture, name), picture, name)
-    except ImageError:
-        raise
-    except MemoryError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # writers raise almost anything for a size that does not fit their fields
         if picture.alpha is not None and "mode" in str(error):
@@ -393,7 +391,7 @@ def _pillow_file(picture: Picture, name: str) -> bytes:
 
 
 def _picture(
-    image: Image.Image, deep: NDArray[np.uint16] | None, data: bytes | None, stored_exif: bytes | None
+    image: Image.Image, deep: NDArray[np.integer] | None, data: bytes | None, stored_exif: bytes | None
 ) -> Picture:
     """A picture of an image that is loaded, of its samples with 16 bits if there are, of its file and its EXIF."""
     exif = tiff_structure(stored_exif or b"")
@@ -450,7 +448,7 @@ DEEP_READERS = {"PNG": "png_decode", "AVIF": "avif_decode"}
 """The function of imagecodecs that reads all bits of a format."""
 
 
-def _deep_samples(data: bytes, image: Image.Image, depth: int) -> NDArray[np.uint16] | None:
+def _deep_samples(data: bytes, image: Image.Image, depth: int) -> NDArray[np.integer] | None:
     """All bits of a file's samples, [H, W] or [H, W, 2, 3 or 4], scaled to 16; None where nothing reads them."""
     try:
         import imagecodecs
@@ -460,9 +458,7 @@ def _deep_samples(data: bytes, image: Image.Image, depth: int) -> NDArray[np.uin
     samples = None if reader is None else getattr(imagecodecs, reader)(data)
     if samples is None or samples.dtype != np.uint16 or samples.shape[:2] != image.size[::-1]:
         return None
-    peak = 2**depth - 1
-    scaled: NDArray[np.uint16] = ((samples.astype(np.uint32) * 65535 + peak // 2) // peak).astype(np.uint16)
-    return scaled
+    return to_full_range(samples, depth)
 
 
 TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
