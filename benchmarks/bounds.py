@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 import ulcodec
-from ulcodec.arrays import padded, to_tensor
 from ulcodec.bench.pictures import find_pictures, fitted
-from ulcodec.codec import Codec
-from ulcodec.schedule import NATS_TO_BITS
-from ulcodec.train.objective import latent_bound_nats
+from ulcodec.codec.image import Codec
+from ulcodec.codec.pixels import padded, to_tensor
+from ulcodec.diffusion.bound import latent_bound_nats
+from ulcodec.diffusion.schedule import NATS_TO_BITS
 
 CROP_PX = 256
 N_LEVELS = 64

@@ -14,7 +14,7 @@ from PIL import Image
 
 import ulcodec
 from ulcodec.bench.pictures import SAMPLES, Picture, sample_picture
-from ulcodec.images import save_image
+from ulcodec.io.picture_files import save_image
 from ulcodec.metrics import bits_per_pixel, psnr_db
 
 GAP_PX = 8

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ulcodec.bench.pictures import SAMPLES
-from ulcodec.images import load_image
+from ulcodec.io.pictures import load_image
 from ulcodec.metrics import psnr_db
 
 QUALITIES = (20, 50, 80)

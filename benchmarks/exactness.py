@@ -52,7 +52,7 @@ def in_batches(prior: Any, batch: int) -> Any:
     """The prior, run on as many copies of the picture; the last one's result counts."""
     import torch
 
-    from ulcodec.model.integer import CodingParameters, IntegerPrior
+    from ulcodec.coding.integer_prior import CodingParameters, IntegerPrior
 
     class BatchPrior(IntegerPrior):
         def __init__(self) -> None:
@@ -72,10 +72,10 @@ def work(
     import torch
 
     import ulcodec
-    from ulcodec.arrays import unflattened
-    from ulcodec.codec import latent_grid
-    from ulcodec.container import Container
-    from ulcodec.latent_coding import encode_latent, hyper_grid
+    from ulcodec.codec.image import latent_grid
+    from ulcodec.codec.pixels import unflattened
+    from ulcodec.coding.latents import encode_latent, hyper_grid
+    from ulcodec.format.container import Container
 
     codec = ulcodec.load(model, device=device)
     prior = codec.coder.prior
@@ -111,7 +111,7 @@ def worker(arguments: argparse.Namespace) -> None:
     if arguments.no_mkldnn:
         torch.backends.mkldnn.enabled = False
     if arguments.product:
-        from ulcodec.model import integer
+        from ulcodec.coding import integer_prior as integer
 
         integer.choose_product = lambda device: arguments.product
     seen = work(arguments.files, arguments.model, arguments.device, arguments.batch, arguments.tile)

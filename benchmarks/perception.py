@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 
 import ulcodec
 from benchmarks.report import progress, write_text
-from ulcodec import images
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.peers import PEERS, AbsentError, Peer
 from ulcodec.bench.pictures import Picture, find_pictures
 from ulcodec.bench.run import level_of_size
 from ulcodec.bench.tables import text_table, to_json
-from ulcodec.codec import Codec
+from ulcodec.codec.image import Codec
+from ulcodec.codec.rate_control import encode_to_size
+from ulcodec.codec.realism import Realism
 from ulcodec.errors import ImageError
+from ulcodec.io import pictures as images
 from ulcodec.metrics import bits_per_pixel, psnr_db, sliced_wasserstein, spectral_power_ratio
 from ulcodec.metrics.critic import critic_accuracy
-from ulcodec.rate_control import encode_to_size
-from ulcodec.realism import Realism
 
 Pixels = NDArray[np.uint8]
 

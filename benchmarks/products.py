@@ -38,12 +38,12 @@ def measure(model: str, n_threads: int) -> dict[str, Any]:
     import ulcodec
     from benchmarks.speed import stopwatch
     from ulcodec.bench.pictures import find_pictures, fitted
-    from ulcodec.codec import latent_grid
-    from ulcodec.container import N_SEGMENTS, Container
-    from ulcodec.latent_coding import step_parameters
-    from ulcodec.model.integer import IntegerPrior
-    from ulcodec.model.products import PRODUCTS, is_exact
-    from ulcodec.store import open_model
+    from ulcodec.codec.image import latent_grid
+    from ulcodec.coding.integer_prior import IntegerPrior
+    from ulcodec.coding.latents import step_parameters
+    from ulcodec.coding.products import PRODUCTS, is_exact
+    from ulcodec.format.container import N_SEGMENTS, Container
+    from ulcodec.store.model_directory import open_model
 
     torch.set_num_threads(n_threads)
     device, stored = torch.device("cpu"), open_model(model)

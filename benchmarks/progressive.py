@@ -22,8 +22,8 @@ from ulcodec.bench.peers import Peer, Pixels
 from ulcodec.bench.pictures import find_pictures
 from ulcodec.bench.run import level_of_size
 from ulcodec.bench.tables import to_json
-from ulcodec.codec import Codec
-from ulcodec.container import Container
+from ulcodec.codec.image import Codec
+from ulcodec.format.container import Container
 from ulcodec.metrics import psnr_db
 
 FRACTIONS = tuple(round(0.05 * step, 2) for step in range(1, 21))

@@ -18,15 +18,16 @@ from benchmarks.report import progress, write_text
 from benchmarks.short_runs import trained
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.tables import text_table, to_json
-from ulcodec.data import PictureSet, load_pictures
+from ulcodec.io.locations import as_source
 from ulcodec.metrics import bd_rate_percent
 from ulcodec.model.blocks import conv
 from ulcodec.model.config import N_PHASES, TINY, ModelConfig, spread_reveal
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.sources import as_source
-from ulcodec.train.objective import ObjectiveSettings
+from ulcodec.train.data.loading import load_pictures
+from ulcodec.train.data.pictures import PictureSet
 from ulcodec.train.revival import dead_units
-from ulcodec.train.stage1 import VALIDATION_QUALITIES, Stage1Settings, validation_scores
+from ulcodec.train.settings import ObjectiveSettings, Stage1Settings
+from ulcodec.train.stage1 import VALIDATION_QUALITIES, validation_scores
 
 CROP_PX, MIN_SIDE_PX = 128, 256
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from ulcodec.files import atomic_write
+from ulcodec.io.files import atomic_write
 
 
 def progress(text: str, *, last: bool = False) -> None:

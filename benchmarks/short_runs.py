@@ -6,11 +6,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from ulcodec.data import PictureSet
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.train.data.pictures import PictureSet
 from ulcodec.train.loop import Loop
-from ulcodec.train.stage1 import Stage1Settings, Stage1Step
+from ulcodec.train.settings import Stage1Settings
+from ulcodec.train.stage1 import Stage1Step
 from ulcodec.train.workers import without_denormals
 
 

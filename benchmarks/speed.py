@@ -23,10 +23,10 @@ from benchmarks.report import progress, write_text
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
 from ulcodec.bench.tables import text_table, to_json
-from ulcodec.codec import latent_grid
-from ulcodec.container import Container
-from ulcodec.latent_coding import LatentCoder, decode_latent, encode_latent
-from ulcodec.realism import Realism
+from ulcodec.codec.image import latent_grid
+from ulcodec.codec.realism import Realism
+from ulcodec.coding.latents import LatentCoder, decode_latent, encode_latent
+from ulcodec.format.container import Container
 
 WIDTH, HEIGHT = 768, 512
 COLD_RUNS = 7

@@ -16,20 +16,20 @@ from torch import Tensor
 
 from benchmarks.report import progress, write_text
 from benchmarks.short_runs import trained
-from ulcodec.arrays import to_pixels
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.run import continuous_bound_bits
 from ulcodec.bench.tables import text_table, to_json
-from ulcodec.container import Layout
-from ulcodec.data import PictureSet, load_pictures
-from ulcodec.diffusion import sample
+from ulcodec.codec.pixels import to_pixels
+from ulcodec.diffusion.sampler import sample
+from ulcodec.diffusion.schedule import ALPHA_0, PIXEL_LOG_SNR_RANGE, SIGMA_0
+from ulcodec.format.container import Layout
+from ulcodec.io.locations import as_source
 from ulcodec.metrics import psnr_db, sliced_wasserstein
 from ulcodec.model.config import TINY
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.schedule import ALPHA_0, PIXEL_LOG_SNR_RANGE, SIGMA_0
-from ulcodec.sources import as_source
-from ulcodec.train.objective import ObjectiveSettings
-from ulcodec.train.stage1 import Stage1Settings
+from ulcodec.train.data.loading import load_pictures
+from ulcodec.train.data.pictures import PictureSet
+from ulcodec.train.settings import ObjectiveSettings, Stage1Settings
 
 SETTINGS = ((1.3, 0.0), (1.5, 0.0), (1.7, 0.0), (1.9, 0.0), (2.1, 0.0), (1.5, -1.0), (1.5, -2.0), (1.5, 1.0))
 PAPER = ((1.3, 0.035, 25.7), (1.5, 0.059, 27.6), (1.7, 0.083, 28.9), (1.9, 0.101, 29.6), (2.1, 0.116, 30.1))

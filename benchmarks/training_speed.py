@@ -17,19 +17,20 @@ import torch
 
 from benchmarks.report import progress, write_text
 from benchmarks.speed import stopwatch
+from ulcodec.bench.complexity import describe
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.tables import decimals, text_table, to_json
-from ulcodec.data import PictureSet, pack
 from ulcodec.errors import UlcError
-from ulcodec.model.config import ModelConfig
-from ulcodec.model.describe import describe
-from ulcodec.model.paper import PaperConfig
-from ulcodec.model.presets import build_model, preset
+from ulcodec.model.build import build_model
+from ulcodec.model.config import ModelConfig, PaperConfig
+from ulcodec.model.presets import preset
+from ulcodec.train.data.pictures import PictureSet, pack
 from ulcodec.train.graphs import WARM_UP_STEPS, GraphedStep, own_stream
-from ulcodec.train.loop import OPTIMIZERS, Loop
-from ulcodec.train.objective import ObjectiveSettings
+from ulcodec.train.loop import Loop
+from ulcodec.train.optimizers import OPTIMIZERS
+from ulcodec.train.settings import ObjectiveSettings, Stage1Settings
 from ulcodec.train.soap import Soap
-from ulcodec.train.stage1 import Stage1Settings, Stage1Step
+from ulcodec.train.stage1 import Stage1Step
 from ulcodec.train.workers import begin, without_denormals
 
 PICTURE_PX, N_PICTURES = 768, 16

@@ -67,13 +67,13 @@ def bench(
     published = read_anchors(anchors)
     pictures = find_pictures(folder, limit or (QUICK_PICTURES if quick else None))
 
-    from ulcodec.bench.machine import run_record  # imports torch, as most of what follows
+    from ulcodec.bench.complexity import coding_kmac_per_px, describe
+    from ulcodec.bench.machine import run_record
     from ulcodec.bench.ours import our_codec, our_peer
     from ulcodec.bench.perceptual import absent_networks
     from ulcodec.bench.report import level_near, summarise, write_report
     from ulcodec.bench.run import Job, add_fid, jobs_of, measure_all
     from ulcodec.bench.speed import measure_speed
-    from ulcodec.model.describe import coding_kmac_per_px, describe
 
     present, absent = available([PEERS[name] for name in names])
     missing = absent_networks() if perceptual else {}

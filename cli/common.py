@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ulcodec.catalogue import model_directory
+from ulcodec.store.installed import model_directory
 from ulcodec_cli.progress import hide_bar
 
 if TYPE_CHECKING:
-    from ulcodec.codec import Codec
+    from ulcodec.codec.image import Codec
 
 Model = Annotated[str, typer.Option(help="Name of an installed model, or a model directory.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
@@ -88,7 +88,7 @@ def read_file(source: Path) -> bytes:
 
 def write_file(target: Path, data: bytes) -> None:
     """A whole file or none, or to standard output."""
-    from ulcodec.files import atomic_write
+    from ulcodec.io.files import atomic_write
 
     if target == STANDARD_STREAM:
         sys.stdout.buffer.write(data)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ulcodec.container import MAGIC, MAX_PIXELS
 from ulcodec.errors import ImageError
+from ulcodec.format.container import MAGIC, MAX_PIXELS
 from ulcodec.progress import share
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ulcodec.images import Picture
+    from ulcodec.io.pictures import Picture
 
 OPENING_SHARE = 0.5
 """Rough time of reading and decoding; the rest is MS-SSIM and writing."""
@@ -84,8 +84,9 @@ def compared(first: "Picture", second: "Picture", n_bytes: int) -> dict[str, Any
 
 def shown(first: "Picture", second: "Picture") -> "tuple[NDArray[np.uint8], NDArray[np.uint8]]":
     """Both with 8 bits of the range that the first one uses, and alike where it is fully transparent."""
-    from ulcodec.attachments import significant_bits, to_full_range, without_hidden
-    from ulcodec.images import Picture
+    from ulcodec.codec.pixels import without_hidden
+    from ulcodec.format.attachments import significant_bits, to_full_range
+    from ulcodec.io.pictures import Picture
 
     a, b = first.pixels_8, second.pixels_8
     if first.bit_depth == second.bit_depth:
@@ -104,7 +105,7 @@ def opened(path: Path, model: str, device: str, threads: int | None, max_pixels:
     data = path.read_bytes()
     if data[: len(MAGIC)] == MAGIC:
         return load_codec(model, device, threads).decode_picture(data, max_pixels=max_pixels).upright()
-    from ulcodec.images import load_image
+    from ulcodec.io.pictures import load_image
 
     return load_image(data, max_pixels=max_pixels)
 
@@ -113,7 +114,7 @@ def write_side_by_side(first: "Picture", second: "Picture", target: Path) -> Non
     """Both pictures and, around grey, four times their difference."""
     import numpy as np
 
-    from ulcodec.images import save_image
+    from ulcodec.io.picture_files import save_image
 
     a, b = shown(first, second)
     difference = (128 + 4 * (b.astype(int) - a)).clip(0, 255).astype(np.uint8)

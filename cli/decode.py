@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ulcodec.container import MAX_PIXELS, N_SEGMENTS, Container, check_crop
+from ulcodec.format.container import MAX_PIXELS, N_SEGMENTS, Container, check_crop
 from ulcodec.progress import share, tracked
 from ulcodec_cli.batch import WINDOW_PIXELS, Job, make_plan, run_plan
 from ulcodec_cli.common import (
@@ -32,7 +32,7 @@ from ulcodec_cli.common import (
 )
 
 if TYPE_CHECKING:
-    from ulcodec.codec import Codec, Recovery
+    from ulcodec.codec.image import Codec, Recovery
 
 DECODING_SHARE = 0.85
 """Rough time of decoding; the rest is writing PNG."""
@@ -97,7 +97,7 @@ def decode(
     plan = make_plan(sources, output, suffix, {".ulc"}, recursive=recursive, force=force)
     show_warnings()
 
-    from ulcodec.images import image_format, picture_file
+    from ulcodec.io.picture_files import image_format, picture_file
 
     formats = {target: image_format(named(target, suffix)) for _, target in plan.pairs}
 
@@ -115,9 +115,9 @@ def decode(
         return data, WINDOW_PIXELS if alone else container.n_pixels
 
     def decoded(codec: "Codec", files: list[bytes]) -> "list[Recovery]":
-        from ulcodec.batch import decode_batch
-        from ulcodec.codec import Recovery
-        from ulcodec.realism import Realism
+        from ulcodec.codec.batch import decode_batch
+        from ulcodec.codec.image import Recovery
+        from ulcodec.codec.realism import Realism
 
         if recover:
             return [codec.recover(data, max_pixels=max_pixels) for data in tracked(files)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ulcodec.container import MAX_PIXELS
+from ulcodec.format.container import MAX_PIXELS
 from ulcodec.progress import tracked
 from ulcodec_cli.batch import WINDOW_PIXELS, Job, make_plan, run_plan
 from ulcodec_cli.common import (
@@ -33,8 +33,8 @@ from ulcodec_cli.common import (
 )
 
 if TYPE_CHECKING:
-    from ulcodec.codec import Codec
-    from ulcodec.images import Picture
+    from ulcodec.codec.image import Codec
+    from ulcodec.io.pictures import Picture
 
 DEFAULT_QUALITY = 50
 MAX_BPP = 1000.0
@@ -119,7 +119,7 @@ def encode(
     targeted = bool(given) and quality is None
     slow = targeted or effort > 1  # then each is written as soon as it is coded
 
-    from ulcodec.images import readable_extensions
+    from ulcodec.io.pictures import readable_extensions
 
     wanted_extensions = readable_extensions() if any(map(os.path.isdir, sources)) else set()
     plan = make_plan(sources, output, ".ulc", wanted_extensions, recursive=recursive, force=force)
@@ -134,13 +134,13 @@ def encode(
         if targeted:
             return [to_target(loaded(), picture, options) for picture in tracked(pictures)]
 
-        from ulcodec.batch import encode_batch
+        from ulcodec.codec.batch import encode_batch
 
         fixed = DEFAULT_QUALITY if quality is None else quality
         return encode_batch(loaded(), pictures, quality=fixed, max_pixels=max_pixels, **options)
 
     def to_target(codec: "Codec", picture: "Picture", options: dict[str, Any]) -> bytes:
-        from ulcodec.rate_control import encode_to_quality, encode_to_size
+        from ulcodec.codec.rate_control import encode_to_quality, encode_to_size
 
         height, width = picture.pixels.shape[:2]
         if target_bpp is not None or target_bytes is not None:
@@ -151,7 +151,7 @@ def encode(
         return encode_to_quality(codec, picture, measure, value, **options)
 
     def read(source: Path) -> tuple[tuple["Picture", int], int]:
-        from ulcodec.images import load_image
+        from ulcodec.io.pictures import load_image
 
         original = read_file(source)
         picture = load_image(original, max_pixels=max_pixels, upright=not keep_orientation)

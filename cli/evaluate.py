@@ -12,7 +12,7 @@ from ulcodec_cli.common import DEFAULT_MODEL, Json, Model, print_json, say
 from ulcodec_cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from ulcodec.codec import Codec
+    from ulcodec.codec.image import Codec
 
 
 def parse_qualities(text: str) -> list[int]:
@@ -27,12 +27,12 @@ def parse_qualities(text: str) -> list[int]:
 
 def open_codec(model: str) -> "Codec":
     """A model by name or directory, or the newest checkpoint of a run directory."""
-    from ulcodec.codec import load
+    from ulcodec.codec.image import load
 
     if not (Path(model) / "checkpoint").is_dir():
         return load(model)
 
-    from ulcodec.train.export import export_model
+    from ulcodec.export.pipeline import export_model
 
     with TemporaryDirectory() as folder:
         export_model(Path(model), Path(folder) / "model")
@@ -54,8 +54,9 @@ def evaluate(
     model."""
     levels = parse_qualities(qualities)
 
+    from ulcodec.io.locations import as_source
+    from ulcodec.io.sources import LeftOut, read_pictures
     from ulcodec.metrics import bd_rate_percent
-    from ulcodec.sources import LeftOut, as_source, read_pictures
 
     left_out = LeftOut()
     pictures = read_pictures(map(as_source, sources), limit, left_out)
@@ -64,7 +65,7 @@ def evaluate(
     if left_out:
         say(f"ulcodec: left out: {left_out}", err=True)
 
-    from ulcodec.evaluation import middle, rate_distortion  # imports torch
+    from ulcodec.codec.evaluation import middle, rate_distortion
 
     if crop:
         pictures = [middle(pixels, crop) for pixels in pictures]

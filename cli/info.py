@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ulcodec.container import MAX_PIXELS
+from ulcodec.format.container import MAX_PIXELS
 from ulcodec_cli.common import DEFAULT_MODEL, Json, MaxPixels, Model, print_fields, print_json
 from ulcodec_cli.progress import progress_bar
 

@@ -24,10 +24,10 @@ def describe_model(
 
     Operations are thousand multiply-accumulates per pixel of the picture.
     """
+    from ulcodec.bench.complexity import describe
+    from ulcodec.coding.products import choose_product, trials
     from ulcodec.devices import choose_device
-    from ulcodec.model.describe import describe
     from ulcodec.model.presets import preset
-    from ulcodec.model.products import choose_product, trials
 
     rows, chosen_device = describe(preset(config)), choose_device(device)
     product, tried = choose_product(chosen_device), trials(chosen_device)

@@ -31,9 +31,9 @@ def sample(
     if not force and (existing := next((file for file in files if file.exists()), None)):
         raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(existing))
 
+    from ulcodec.codec.generate import load_sampler
     from ulcodec.devices import choose_device
-    from ulcodec.images import save_image
-    from ulcodec.sampling import load_sampler
+    from ulcodec.io.picture_files import save_image
 
     sampler = load_sampler(run, model=model, device=choose_device(device))
     guiding = None if guide is None else load_sampler(guide, model=model, device=sampler.device)

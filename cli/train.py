@@ -52,8 +52,9 @@ def stage1(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
 ) -> None:
     """Train encoder, prior and decoder together. What is not given keeps the default that --dry-run prints."""
-    from ulcodec.sources import as_source
-    from ulcodec.train.stage1 import Stage1Settings, train_stage1
+    from ulcodec.io.locations import as_source
+    from ulcodec.train.settings import Stage1Settings
+    from ulcodec.train.stage1 import train_stage1
 
     given = {
         "minutes": minutes,
@@ -105,8 +106,9 @@ def stage2(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
 ) -> None:
     """Train a base model that draws a codec's latents. What is not given keeps the default that --dry-run prints."""
-    from ulcodec.sources import as_source
-    from ulcodec.train.stage2 import Stage2Settings, train_stage2
+    from ulcodec.io.locations import as_source
+    from ulcodec.train.settings import Stage2Settings
+    from ulcodec.train.stage2 import train_stage2
 
     given = {
         "model": model,
@@ -158,8 +160,9 @@ def denoiser(
 
     What is not given keeps the default that --dry-run prints.
     """
-    from ulcodec.sources import as_source
-    from ulcodec.train.denoiser import DenoiserSettings, train_denoiser
+    from ulcodec.io.locations import as_source
+    from ulcodec.train.denoiser import train_denoiser
+    from ulcodec.train.settings import DenoiserSettings
 
     given = {
         "model": model,
@@ -202,9 +205,9 @@ def resume(
     data: Annotated[list[str] | None, typer.Option(help="Where the pictures are now; default: as before.")] = None,
 ) -> None:
     """Continue a run with its own settings. With a new length, a finished run goes on from where its rate was full."""
-    from ulcodec.sources import as_source
+    from ulcodec.io.locations import as_source
     from ulcodec.train.denoiser import resume_denoiser
-    from ulcodec.train.loop import run_config
+    from ulcodec.train.runs import run_config
     from ulcodec.train.stage1 import resume_stage1
     from ulcodec.train.stage2 import resume_stage2
 
@@ -226,12 +229,13 @@ def export(
     force: Force = False,
 ) -> None:
     """Turn a run into a model directory that encode and decode take as --model."""
-    from ulcodec.calibration import calibrate
-    from ulcodec.codec import load
-    from ulcodec.evaluation import integer_cost_percent, middle
-    from ulcodec.model.checkpoint import read_document
-    from ulcodec.sources import as_source, read_pictures
-    from ulcodec.train.export import check_output, export_model, is_model
+    from ulcodec.codec.evaluation import integer_cost_percent, middle
+    from ulcodec.codec.image import load
+    from ulcodec.export.calibration import calibrate
+    from ulcodec.export.pipeline import check_output, export_model, is_model
+    from ulcodec.io.locations import as_source
+    from ulcodec.io.sources import read_pictures
+    from ulcodec.store.tensor_files import read_document
 
     check_output(run, output)
     if is_model(output) and not force:

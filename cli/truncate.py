@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ulcodec.container import N_SEGMENTS, Container
+from ulcodec.format.container import N_SEGMENTS, Container
 from ulcodec_cli.batch import report
 from ulcodec_cli.common import Force, Json, output_path, read_file, write_file
 from ulcodec_cli.encode import parse_bytes

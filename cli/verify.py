@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ulcodec.container import MAX_PIXELS, Container
 from ulcodec.errors import FormatError
+from ulcodec.format.container import MAX_PIXELS, Container
 from ulcodec_cli.common import Json, MaxPixels, print_json
 
 

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 import ulcodec
-from ulcodec.codec import Codec
+from ulcodec.codec.image import Codec
 from ulcodec.model.config import TINY
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.store import save_model
+from ulcodec.store.model_directory import save_model
 
 torch.set_num_threads(1)
 

@@ -13,7 +13,7 @@ from ulcodec.bench.curves import Curve, bd_rows, increasing
 from ulcodec.bench.machine import without_folder
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
 from ulcodec.bench.tables import markdown_table, text_table, to_json
-from ulcodec.codec import Codec
+from ulcodec.codec.image import Codec
 
 
 @pytest.fixture(autouse=True)

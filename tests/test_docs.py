@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ulcodec.images import load_image
+from ulcodec.io.pictures import load_image
 from ulcodec_cli.main import app
 
 ROOT = Path(__file__).parent.parent
@@ -70,5 +70,5 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
     assert built.returncode == 0, built.stderr
     page = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
-    for name in ("codec.Codec.encode", "rate_control.encode_to_size", "train.stage1.Stage1Settings"):
+    for name in ("codec.image.Codec.encode", "codec.rate_control.encode_to_size", "train.settings.Stage1Settings"):
         assert f'id="ulcodec.{name}"' in page

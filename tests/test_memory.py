@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import ulcodec
-from ulcodec.codec import Codec
-from ulcodec.container import Container
+from ulcodec.codec.image import Codec
+from ulcodec.format.container import Container
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS and /proc are Linux's")
 

@@ -31,7 +31,7 @@ def test_wheel(distributions: Path, tmp_path: Path) -> None:
     [wheel] = distributions.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        assert names >= PACKAGE_FILES | {"ulcodec/codec.py", "ulcodec_cli/main.py"}
+        assert names >= PACKAGE_FILES | {"ulcodec/codec/image.py", "ulcodec_cli/main.py"}
         assert not any(name.startswith(("tests", "benchmarks")) for name in names)
         archive.extractall(tmp_path)
     code = "import ulcodec; print(ulcodec.__file__, ulcodec.load('small').fingerprint)"

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from ulcodec import pillow
-from ulcodec.codec import Codec
-from ulcodec.images import Picture
+from ulcodec.codec.image import Codec
+from ulcodec.io.pictures import Picture
 
 
 @pytest.fixture(autouse=True)

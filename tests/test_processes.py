@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ulcodec.codec import Codec
+from ulcodec.codec.image import Codec
 
 PIXELS = np.arange(160 * 160 * 3, dtype=np.uint32).reshape(160, 160, 3).astype(np.uint8)
 

@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ulcodec import codec as codec_module
-from ulcodec.batch import decode_batch, encode_batch
-from ulcodec.calibration import calibrate
-from ulcodec.codec import Codec
-from ulcodec.container import Container
-from ulcodec.evaluation import integer_cost_percent, rate_distortion
-from ulcodec.images import Picture
+from ulcodec.codec import image as codec_module
+from ulcodec.codec.batch import decode_batch, encode_batch
+from ulcodec.codec.evaluation import integer_cost_percent, rate_distortion
+from ulcodec.codec.generate import Sampler
+from ulcodec.codec.image import Codec
+from ulcodec.codec.rate_control import MAX_TRIES, encode_to_quality, encode_to_size
+from ulcodec.codec.realism import Realism
+from ulcodec.export.calibration import calibrate
+from ulcodec.format.container import Container
+from ulcodec.io.pictures import Picture
 from ulcodec.model.base_model import BaseModel, BaseModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import observed, share, tracked
-from ulcodec.rate_control import MAX_TRIES, encode_to_quality, encode_to_size
-from ulcodec.realism import Realism
-from ulcodec.sampling import Sampler
-from ulcodec.store import save_model
+from ulcodec.store.model_directory import save_model
 
 
 class Seen:

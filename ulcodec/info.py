@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ulcodec.catalogue import installed_fingerprints
-from ulcodec.container import MAX_PIXELS, VERSION, Attachment, Container
+from ulcodec.format.container import MAX_PIXELS, VERSION, Attachment, Container
+from ulcodec.store.installed import installed_fingerprints
 
 
 def info(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> dict[str, Any]:

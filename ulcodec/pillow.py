@@ -15,11 +15,11 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile
 
-from ulcodec.attachments import metadata_field
-from ulcodec.container import MAGIC, THUMBNAIL_PX, Attachment, Container, Layout
 from ulcodec.errors import FormatError, UlcError
-from ulcodec.images import load_image
-from ulcodec.metadata import EXIF_PREFIX
+from ulcodec.format.attachments import metadata_field
+from ulcodec.format.container import MAGIC, THUMBNAIL_PX, Attachment, Container, Layout
+from ulcodec.io.metadata import EXIF_PREFIX
+from ulcodec.io.pictures import load_image
 
 FORMAT = "ULC"
 ALPHA_KINDS = (Attachment.ALPHA, Attachment.ALPHA_ULC)
@@ -40,7 +40,7 @@ options = Options()
 
 @lru_cache(maxsize=2)
 def codec(model: str, device: str) -> Any:
-    from ulcodec.codec import load
+    from ulcodec.codec.image import load
 
     return load(model, device=device)
 

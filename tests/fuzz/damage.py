@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 import ulcodec
-from ulcodec.codec import Codec
-from ulcodec.container import Container, leb128, read_header
+from ulcodec.codec.image import Codec
 from ulcodec.errors import FormatError
-from ulcodec.images import load_image
+from ulcodec.format.container import Container, read_header
+from ulcodec.format.primitives import leb128
+from ulcodec.io.pictures import load_image
 from ulcodec.metrics import psnr_db
 
 CROP_WIDTH, CROP_HEIGHT = 384, 256

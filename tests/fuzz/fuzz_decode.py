@@ -14,10 +14,10 @@ import torch
 from mutations import mutated
 
 import ulcodec
-from ulcodec.codec import Codec
-from ulcodec.container import Container
+from ulcodec.codec.image import Codec
 from ulcodec.errors import UlcError
-from ulcodec.images import Picture
+from ulcodec.format.container import Container
+from ulcodec.io.pictures import Picture
 
 SIZES = ((1, 1), (16, 16), (33, 17), (96, 80))
 MAX_PIXELS = 2**15

@@ -2,16 +2,9 @@
 
 import random
 
-from ulcodec.container import (
-    CRC_BYTES,
-    FIXED_HEADER_BYTES,
-    crc8,
-    crc16,
-    leb128,
-    read_header,
-    read_leb128,
-)
 from ulcodec.errors import FormatError
+from ulcodec.format.container import FIXED_HEADER_BYTES, read_header
+from ulcodec.format.primitives import CRC_BYTES, crc8, crc16, leb128, read_leb128
 
 MAX_SIDE_PX = 200
 """Forged sides stay below this, so that what a forged file may cost stays small."""

@@ -6,9 +6,9 @@ import pytest
 from fuzz_decode import fuzz, sound_files, undetected_flips
 from mutations import mutated, sealed
 
-from ulcodec.codec import Codec
-from ulcodec.container import Container
+from ulcodec.codec.image import Codec
 from ulcodec.errors import FormatError
+from ulcodec.format.container import Container
 
 
 def test_mutated_files_raise_nothing_but_our_errors(tiny_codec: Codec) -> None:

@@ -12,7 +12,7 @@ import PIL
 import torch
 
 import ulcodec
-from ulcodec.codec import Codec
+from ulcodec.codec.image import Codec
 from ulcodec.devices import bfloat16_pays
 
 ROOT = Path(ulcodec.__file__).parents[1]

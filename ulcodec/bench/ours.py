@@ -4,7 +4,7 @@ from functools import cache
 
 import ulcodec
 from ulcodec.bench.peers import OURS, Peer
-from ulcodec.codec import Codec, load
+from ulcodec.codec.image import Codec, load
 
 LEVELS = tuple(range(0, 101, 10))
 

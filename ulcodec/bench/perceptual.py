@@ -15,7 +15,7 @@ from ulcodec.bench.peers import AbsentError, Pixels
 
 NETWORKS = ("lpips", "dists")
 """Distances of one picture to another: Zhang et al. 2018 with AlexNet, and Ding et al. 2020. 0 for equal pictures."""
-PATCH_PX = 256
+INPUT_PX = 256
 
 
 @cache
@@ -34,7 +34,7 @@ def network(name: str) -> Any:
             from torchmetrics.image.fid import FrechetInceptionDistance
 
             return FrechetInceptionDistance(feature=2048)
-        probe = torch.zeros(1, 3, PATCH_PX, PATCH_PX)
+        probe = torch.zeros(1, 3, INPUT_PX, INPUT_PX)
         measure(probe, probe)
     except (ImportError, OSError, RuntimeError) as error:
         raise AbsentError(" ".join(str(error).split()) or type(error).__name__) from error
@@ -82,11 +82,11 @@ def hific_patches(pixels: Pixels) -> Tensor:
     """Non-overlapping patches, and those shifted by half a side: uint8 [N, 3, 256, 256]."""
     picture = batch(pixels)[0]
     found = []
-    for offset in (0, PATCH_PX // 2):
+    for offset in (0, INPUT_PX // 2):
         part = picture[:, offset:, offset:]
-        rows, columns = part.shape[1] // PATCH_PX, part.shape[2] // PATCH_PX
-        grid = part[:, : rows * PATCH_PX, : columns * PATCH_PX].reshape(3, rows, PATCH_PX, columns, PATCH_PX)
-        found.append(grid.permute(1, 3, 0, 2, 4).reshape(-1, 3, PATCH_PX, PATCH_PX))
+        rows, columns = part.shape[1] // INPUT_PX, part.shape[2] // INPUT_PX
+        grid = part[:, : rows * INPUT_PX, : columns * INPUT_PX].reshape(3, rows, INPUT_PX, columns, INPUT_PX)
+        found.append(grid.permute(1, 3, 0, 2, 4).reshape(-1, 3, INPUT_PX, INPUT_PX))
     return torch.cat(found)
 
 

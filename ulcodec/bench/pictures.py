@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ulcodec.errors import BenchmarkError
-from ulcodec.images import load_image
+from ulcodec.io.pictures import load_image
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 SAMPLES = ("astronaut", "coffee", "chelsea")

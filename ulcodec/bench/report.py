@@ -19,7 +19,7 @@ from ulcodec.bench.peers import OURS, Peer, Pixels
 from ulcodec.bench.perceptual import NETWORKS
 from ulcodec.bench.tables import decimals, markdown_table, to_json
 from ulcodec.errors import BenchmarkError
-from ulcodec.files import atomic_write
+from ulcodec.io.files import atomic_write
 
 MEANS = ("bpp", "psnr_db", "ms_ssim", "ssimulacra2", *NETWORKS)
 BOUND_FACTOR, BOUND_BYTES = 1.01, 24

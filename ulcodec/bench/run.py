@@ -15,17 +15,17 @@ from typing import Any
 import torch
 
 from ulcodec import metrics
-from ulcodec.arrays import padded, to_tensor
 from ulcodec.bench.ours import our_codec, our_peer
 from ulcodec.bench.peers import OURS, PEERS, Peer, Pixels
 from ulcodec.bench.perceptual import NETWORKS, distance, frechet_distance
 from ulcodec.bench.pictures import Picture
-from ulcodec.codec import Codec
+from ulcodec.codec.image import Codec
+from ulcodec.codec.pixels import padded, to_tensor
+from ulcodec.diffusion.bound import latent_bound_nats
+from ulcodec.diffusion.schedule import NATS_TO_BITS
 from ulcodec.errors import MissingPackageError
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, SSIMULACRA2_MIN_SIDE, bits_per_pixel, ms_ssim, mse, psnr_db
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.schedule import NATS_TO_BITS
-from ulcodec.train.objective import latent_bound_nats
 
 QUICK_STRIDE = 4
 SEARCH_STEPS = 7

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 Pixels = NDArray[np.uint8]
 
-PATCH_PX = 64
+CRITIC_CROP_PX = 64
 BATCH = 32
 
 
@@ -26,8 +26,8 @@ def critic_accuracy(
     """
     if len(originals) < 2 or [p.shape for p in originals] != [p.shape for p in others]:
         raise ValueError("expected two sets of as many pictures, two or more, of the same sizes")
-    if min(min(p.shape[:2]) for p in originals) < PATCH_PX:
-        raise ValueError(f"expected sides of at least {PATCH_PX} px")
+    if min(min(p.shape[:2]) for p in originals) < CRITIC_CROP_PX:
+        raise ValueError(f"expected sides of at least {CRITIC_CROP_PX} px")
     rng = np.random.default_rng(seed)
     right = []
     with torch.random.fork_rng():
@@ -65,7 +65,7 @@ def batch(pair: tuple[Sequence[Pixels], Sequence[Pixels]], rng: np.random.Genera
     patches: list[Pixels] = []
     for index in rng.integers(0, len(pair[0]), BATCH):
         height, width = pair[0][index].shape[:2]
-        top, left = rng.integers(0, height - PATCH_PX + 1), rng.integers(0, width - PATCH_PX + 1)
-        patches += [kind[index][top : top + PATCH_PX, left : left + PATCH_PX] for kind in pair]
+        top, left = rng.integers(0, height - CRITIC_CROP_PX + 1), rng.integers(0, width - CRITIC_CROP_PX + 1)
+        patches += [kind[index][top : top + CRITIC_CROP_PX, left : left + CRITIC_CROP_PX] for kind in pair]
     x = torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return x, torch.tensor([1.0, 0.0]).repeat(BATCH)

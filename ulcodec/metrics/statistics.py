@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-PATCH_PX = 7
+DESCRIPTOR_PX = 7
 N_LEVELS = 3
 N_DIRECTIONS = 512
 BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
@@ -34,19 +34,19 @@ def sliced_wasserstein(
     is the low-pass rest. Raises ValueError for sets of other sizes or pictures too small for the levels.
     """
     _check(originals, others)
-    if min(min(pixels.shape[:2]) for pixels in originals) < PATCH_PX * 2 ** (n_levels - 1):
-        raise ValueError(f"{n_levels} levels need sides of at least {PATCH_PX * 2 ** (n_levels - 1)} px")
+    if min(min(pixels.shape[:2]) for pixels in originals) < DESCRIPTOR_PX * 2 ** (n_levels - 1):
+        raise ValueError(f"{n_levels} levels need sides of at least {DESCRIPTOR_PX * 2 ** (n_levels - 1)} px")
     distances = []
     for level in range(n_levels):
         rng = np.random.default_rng((seed, level))
         pairs = []
         for original, other in zip(originals, others, strict=True):
             a, b = (_pyramid_level(pixels, level, n_levels) for pixels in (original, other))
-            rows, columns = (rng.integers(0, side - PATCH_PX + 1, patches_per_picture) for side in a.shape[:2])
+            rows, columns = (rng.integers(0, side - DESCRIPTOR_PX + 1, patches_per_picture) for side in a.shape[:2])
             pairs.append([_patches(x, rows, columns) for x in (a, b)])
         first, second = (np.concatenate(side) for side in zip(*pairs, strict=True))
         mean, std = first.mean((0, 1)), first.std((0, 1))
-        directions = rng.standard_normal((PATCH_PX**2 * 3, N_DIRECTIONS), np.float32)
+        directions = rng.standard_normal((DESCRIPTOR_PX**2 * 3, N_DIRECTIONS), np.float32)
         directions /= np.linalg.norm(directions, axis=0)
         distances.append(1000 * _sliced_distance((first - mean) / std, (second - mean) / std, directions))
     return distances
@@ -112,9 +112,9 @@ def _smooth(x: Floats) -> Floats:
 
 def _patches(x: Floats, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
     """[N, 49, 3] at these upper left corners."""
-    offset = np.arange(PATCH_PX)
+    offset = np.arange(DESCRIPTOR_PX)
     patches: Floats = x[rows[:, None, None] + offset[:, None], columns[:, None, None] + offset]
-    return patches.reshape(len(rows), PATCH_PX**2, 3)
+    return patches.reshape(len(rows), DESCRIPTOR_PX**2, 3)
 
 
 def _sliced_distance(first: Floats, second: Floats, directions: Floats) -> float:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_1, alpha, sigma
 from ulcodec.errors import ModelError
-from ulcodec.model.paper import LevelEmbedding, Transformer, zero
-from ulcodec.schedule import LATENT_LOG_SNR_1, alpha, sigma
+from ulcodec.model.transformer import LevelEmbedding, Transformer, zero
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ from typing import Any
 
 from ulcodec.errors import ModelError
 
+PATCH_PX = 16
+"""Pixels per side of one latent position."""
+
 N_CHANNEL_GROUPS = 16
 PHASE_ROWS, PHASE_COLUMNS = 2, 4
 N_PHASES = PHASE_ROWS * PHASE_COLUMNS
@@ -115,4 +118,37 @@ BASE = ModelConfig(
     encoder_blocks_8=6, encoder_blocks_16=6, decoder_blocks_16=8, decoder_blocks_8=8,
     prior_width=384, prior_blocks=8, hyper_width=192, denoiser_width=192, denoiser_blocks=6,
     n_quality_anchors=9, lagrangian_high=NINTH_LAGRANGIAN,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PaperConfig:
+    """Shapes of the three networks; `decoder_blocks` counts the blocks of a stage each way.
+
+    `prior_width` and `middle_width` are multiples of `head_size`, `head_size` of 4, convolution widths of 4 below 128
+    and of 32 from there on.
+    """
+
+    name: str
+    encoder_widths: tuple[int, int, int, int]
+    encoder_blocks: tuple[int, int, int, int]
+    prior_width: int
+    prior_blocks: int
+    decoder_widths: tuple[int, int, int]
+    decoder_blocks: int
+    middle_width: int
+    middle_blocks: int
+    head_size: int
+    latent_channels: int = 32
+    decoder_dropout: float = 0.1
+
+
+PAPER = PaperConfig(
+    name="paper", encoder_widths=(128, 256, 512, 512), encoder_blocks=(2, 2, 2, 3), prior_width=1024, prior_blocks=8,
+    decoder_widths=(128, 256, 512), decoder_blocks=2, middle_width=1024, middle_blocks=8, head_size=64,
+)  # fmt: skip
+
+PAPER_TINY = PaperConfig(
+    name="paper_tiny", encoder_widths=(16, 16, 32, 32), encoder_blocks=(1, 1, 1, 1), prior_width=32, prior_blocks=2,
+    decoder_widths=(16, 16, 32), decoder_blocks=1, middle_width=32, middle_blocks=2, head_size=16,
 )  # fmt: skip

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ulcodec.diffusion.schedule import alpha, sigma
 from ulcodec.model.blocks import BottleneckBlock, QualityTable, blocks, conv, cropped, dct_basis, opponent_dct
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.encoder import anchor_log_gains
 from ulcodec.model.tiles import Tile, whole
-from ulcodec.schedule import alpha, sigma
 
 RESIDUAL_STD = 0.05
 """Spread of a picture around its posterior mean that a fresh denoiser assumes, pictures scaled to [-1, 1]."""

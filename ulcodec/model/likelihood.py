@@ -8,11 +8,12 @@ import math
 import torch
 from torch import Tensor
 
+from ulcodec.diffusion.bound import sum_per_picture
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
 from ulcodec.model.fusion import fused
 from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction, in_steps, wiener
 from ulcodec.model.reveal import step_elements, step_map
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.schedule import LATENT_LOG_SNR_0
 
 MIN_PROBABILITY = 1e-9
 
@@ -140,10 +141,6 @@ def reveal_predictions(
     own = torch.stack([steps == step for step in model.config.reveal_steps])[:, None]
     chosen = ((part.view(n_steps, *y_known.shape) * own).sum(0) for part in corrections)
     return in_steps(Prediction(*chosen), gain)
-
-
-def sum_per_picture(x: Tensor) -> Tensor:
-    return x.flatten(1).sum(1)
 
 
 def chain_bits(model: UnifiedLatentModel, y: Tensor, hyper: Tensor, quality: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Diffusion prior P over the latent, with a log-SNR for every element, and the hyper-latent's prior and decoder.
 
-Everything here is shaped so that it can run in integers (see `integer.py`): products with constants, ReLU, clamps.
+Everything here is shaped so that it can run in integers (see `ulcodec.coding.integer_prior`): products with constants, ReLU, clamps.
 """
 
 import math
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, step_noise_variance
 from ulcodec.model.blocks import QualityTable, conv
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.encoder import HYPER_LOG_GAIN, anchor_log_gains
 from ulcodec.model.fusion import fused
-from ulcodec.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, step_noise_variance
 
 N_SCALES = 64
 SCALE_MIN, SCALE_MAX = 0.11, 64.0

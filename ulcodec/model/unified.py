@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
+from ulcodec.diffusion.schedule import ALPHA_0, STEP_WIDTH, alpha
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.decoder import Decoder
 from ulcodec.model.encoder import Encoder, HyperEncoder
 from ulcodec.model.prior import HyperDecoder, Prior
-from ulcodec.schedule import ALPHA_0, STEP_WIDTH, alpha
 
 
 class UnifiedLatentModel(nn.Module):

@@ -1,90 +1,34 @@
 """Training of the denoiser alone, around the pictures that a frozen codec decodes."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ulcodec.data import PictureSet, load_pictures
 from ulcodec.devices import autocast
-from ulcodec.errors import ModelError, TrainingError
-from ulcodec.model.checkpoint import load_weights
+from ulcodec.diffusion.bound import per_picture, stratified_times
+from ulcodec.diffusion.noise import draw_rows, normal_noise
+from ulcodec.diffusion.schedule import alpha, decoder_weight, residual_log_snr, sigma
+from ulcodec.io.locations import Source
+from ulcodec.io.sources import LeftOut
 from ulcodec.model.decoder import Denoiser
 from ulcodec.model.likelihood import coding_walk
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.schedule import alpha, decoder_weight, residual_log_snr, sigma
-from ulcodec.sources import LeftOut, Source, as_source
-from ulcodec.store import DENOISER, open_model
+from ulcodec.store.model_directory import open_model
+from ulcodec.train.data.loading import load_pictures
+from ulcodec.train.data.pictures import PictureSet
 from ulcodec.train.graphs import compile_parts
-from ulcodec.train.limits import check_bias, check_common
-from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind, run_config
-from ulcodec.train.objective import normal_noise, per_picture, round_around, stratified_times
+from ulcodec.train.log import Metrics
+from ulcodec.train.loop import Loop
+from ulcodec.train.objective import round_around
 from ulcodec.train.revival import revive
-from ulcodec.train.workers import Workers, begin, draw_rows, without_denormals
+from ulcodec.train.runs import rewind, run_config
+from ulcodec.train.settings import DenoiserSettings
+from ulcodec.train.warm_start import load_denoiser
+from ulcodec.train.workers import Workers, begin, without_denormals
 
 VALIDATION_QUALITIES = (0.0, 0.2, 0.5)
-
-
-@dataclass(frozen=True)
-class DenoiserSettings:
-    """What `ulcodec train denoiser` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
-
-    `model`: name or directory of the codec. `init`: the same of a model whose denoiser the run starts from, such as the
-    one trained around the codec before; the codec's own unless told. Its dead units are drawn anew
-    (`ulcodec.train.revival`). `bias`: b of the sigmoid weighting, in log-SNR of the residual.
-    """
-
-    data: tuple[Source, ...]
-    out: Path
-    model: str = "small"
-    init: str | None = None
-    minutes: float | None = None
-    n_images: int | None = None
-    batch_size: int = 8
-    crop_px: int = 256
-    learning_rate: float = 6e-4
-    optimizer: str = "adamw"
-    bias: float = 2.0
-    seed: int = 0
-    device: str = "auto"
-    threads: int = 0
-    validation_share: float = 0.02
-    limit_pictures: int | None = None
-    compile: bool = True
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "data": [str(path) for path in self.data], "out": str(self.out)}
-
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> "DenoiserSettings":
-        return DenoiserSettings(**{**values, "data": tuple(map(as_source, values["data"])), "out": Path(values["out"])})
-
-    def loop_settings(self) -> LoopSettings:
-        return LoopSettings(
-            minutes=self.minutes,
-            n_images=self.n_images,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            optimizer=self.optimizer,
-            clip_norm=1.0,
-            graphs=self.compile,
-        )
-
-    def check(self) -> None:
-        """Raises TrainingError for settings that cannot run."""
-        self.loop_settings().check()
-        check_common(
-            batch_size=self.batch_size,
-            crop_px=self.crop_px,
-            crop_step=64,
-            seed=self.seed,
-            threads=self.threads,
-            limit_pictures=self.limit_pictures,
-            share=self.validation_share,
-        )
-        check_bias(self.bias)
 
 
 @torch.no_grad()
@@ -176,17 +120,6 @@ def validation_scores(
             for name, value in {"loss": loss, **metrics}.items():
                 scores[f"{name}@{q:g}"] = float(value)
     return scores
-
-
-def load_denoiser(denoiser: Denoiser, name: str) -> None:
-    """Take the weights of another model's denoiser. Raises TrainingError if they do not fit."""
-    prefix = f"{DENOISER}."
-    weights = open_model(name).weights
-    found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    try:
-        load_weights(denoiser, found)
-    except ModelError as error:
-        raise TrainingError(f"{name}: its denoiser is of another configuration") from error
 
 
 @without_denormals()

@@ -1,101 +1,27 @@
 """The training loop: one object owns all state, and resuming is running the same command again."""
 
-import csv
-import math
-import signal
-import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from io import StringIO
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ulcodec.errors import TrainingError
-from ulcodec.files import atomic_write
-from ulcodec.model.checkpoint import (
-    is_written,
-    read_document,
-    read_tensors,
-    recover_directory,
-    write_directory,
-)
+from ulcodec.store.tensor_files import is_written, read_document, read_tensors, recover_directory, write_directory
 from ulcodec.train.graphs import WARM_UP_STEPS, CapturableLoss, GraphedStep, Pace, can_be_captured, own_stream
-from ulcodec.train.limits import MOST_CROPS, MOST_IMAGES, MOST_MINUTES, check_number, check_whole
+from ulcodec.train.log import Log, LossGuard, Metrics, append_row, check_logs, summarise
+from ulcodec.train.optimizers import OPTIMIZERS, parameter_groups
+from ulcodec.train.runs import progress_of
+from ulcodec.train.settings import LoopSettings
+from ulcodec.train.signals import StopRequest
 from ulcodec.train.soap import Soap
 from ulcodec.train.workers import Workers, fill, whole
 
-Metrics = dict[str, Tensor]
 LossFunction = Callable[[int], tuple[Tensor, Metrics]]
 """Takes the number of images seen so far, which seeds everything random in the step; returns the loss and metrics."""
-
-Groups = list[dict[str, Any]]
-
-
-def adamw(groups: Groups) -> torch.optim.Optimizer:
-    device = groups[0]["params"][0].device
-    for group in groups:
-        group["lr"] = torch.zeros((), device=device)
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0, fused=True, capturable=device.type == "cuda")
-
-
-def soap(groups: Groups) -> torch.optim.Optimizer:
-    return Soap(groups, lr=0.0)
-
-
-OPTIMIZERS: dict[str, Callable[[Groups], torch.optim.Optimizer]] = {"adamw": adamw, "soap": soap}
-
-
-LOGS = ("log.csv", "validation.csv")
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """Length, optimisation and housekeeping of a run.
-
-    The run ends at `minutes` of training time or at `n_images`, whichever is set; the rate falls to zero over the last
-    `decay_share` of it. `explosion_factor`: a loss this many times its recent median stops the run.
-    `slow`: pairs of a parameter-name ending and the factor on its learning rate. `optimizer`: a key of `OPTIMIZERS`.
-    `n_validations`: how often the EMA weights are scored on the way, the last time at the end. `graphs`: on one GPU,
-    replay steps as a CUDA graph where their loss function can be captured.
-    """
-
-    minutes: float | None
-    n_images: int | None
-    batch_size: int
-    learning_rate: float = 6e-4
-    warmup_images: int = 1600
-    decay_share: float = 0.2
-    ema_decay: float = 0.999
-    clip_norm: float = 100.0
-    checkpoint_seconds: float = 120.0
-    log_seconds: float = 10.0
-    explosion_factor: float = 20.0
-    slow: tuple[tuple[str, float], ...] = ()
-    optimizer: str = "adamw"
-    n_validations: int = 1
-    graphs: bool = True
-
-    def check(self) -> None:
-        """Raises TrainingError for settings that cannot run."""
-        if self.minutes is None and self.n_images is None:
-            raise TrainingError("give the run a length: minutes or a number of images")
-        if self.minutes is not None:
-            check_number("minutes", self.minutes, above=0, most=MOST_MINUTES)
-        if self.n_images is not None:
-            check_whole("the number of images", self.n_images, 1, MOST_IMAGES)
-        check_whole("the batch size", self.batch_size, 1, MOST_CROPS)
-        check_number("the learning rate", self.learning_rate, above=0, most=1)
-        check_whole("the images of the warm-up", self.warmup_images, 1, MOST_IMAGES)
-        if self.optimizer not in OPTIMIZERS:
-            raise TrainingError(f"unknown optimiser {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
-        check_number("the decay's share of the run", self.decay_share, above=0, most=1)
 
 
 class Loop:
@@ -347,56 +273,6 @@ class Loop:
         return SwappedWeights(self.weights, self.ema)
 
 
-def run_config(run_dir: Path) -> dict[str, Any]:
-    """The configuration that a run's checkpoint holds. Raises TrainingError if there is none."""
-    if not is_written(run_dir / "checkpoint"):
-        raise TrainingError(f"{run_dir}: no checkpoint to resume")
-    return read_document(run_dir / "checkpoint", "config")
-
-
-def rewind(run_dir: Path, settings: LoopSettings, device: str) -> None:
-    """Make a run ready for a new length: if its learning rate fell already, go back to the state before that.
-
-    Every worker calls it, the first one writes. Raises TrainingError, and changes nothing, if that state is beyond the
-    new length.
-    """
-    workers = Workers.join(device)
-    checkpoint, constant = run_dir / "checkpoint", run_dir / "constant"
-    if workers.first:
-        for path in (checkpoint, constant):
-            recover_directory(path)
-        if read_document(checkpoint, "progress")["decaying"]:
-            documents = {name: read_document(constant, name) for name in ("config", "progress")}
-            n_images, seconds = documents["progress"]["n_images"], documents["progress"]["seconds"]
-            if progress_of(settings, n_images, seconds) >= 1:
-                raise TrainingError(
-                    f"{run_dir}: its rate began to fall at {n_images} images and {seconds / 60:.2f} minutes; "
-                    "give it a greater length"
-                )
-            groups = {name: read_tensors(constant, name) for name in ("model", "ema", "optimizer")}
-            write_directory(checkpoint, groups, documents)
-    workers.wait()
-
-
-def progress_of(settings: LoopSettings, n_images: int, seconds: float) -> float:
-    """Share of a run's length that is over, 0 to 1."""
-    shares = [0.0]
-    if settings.minutes is not None:
-        shares.append(seconds / (60 * settings.minutes))
-    if settings.n_images is not None:
-        shares.append(n_images / settings.n_images)
-    return min(1.0, max(shares))
-
-
-def parameter_groups(weights: dict[str, nn.Parameter], slow: tuple[tuple[str, float], ...]) -> list[dict[str, Any]]:
-    """Optimiser groups by the factor on their learning rate."""
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, weight in weights.items():
-        factor = next((factor for ending, factor in slow if name.endswith(ending)), 1.0)
-        groups.setdefault(factor, []).append(weight)
-    return [{"params": members, "factor": factor} for factor, members in groups.items()]
-
-
 class SwappedWeights:
     def __init__(self, weights: list[nn.Parameter], others: list[Tensor]):
         self.weights, self.others = weights, others
@@ -413,130 +289,3 @@ class SwappedWeights:
 
     def __exit__(self, *_: object) -> None:
         self.swap()
-
-
-class LossGuard:
-    """Stops a run whose loss is not finite or leaves its recent range."""
-
-    def __init__(self, factor: float):
-        self.factor = factor
-        self.recent: deque[float] = deque(maxlen=200)
-
-    def check(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss became {loss}; the last good checkpoint is kept. Try a lower learning rate")
-        if len(self.recent) >= 50:
-            typical = statistics.median(self.recent)
-            if loss > self.factor * abs(typical):
-                raise TrainingError(
-                    f"the loss exploded to {loss:.4g} from a median of {typical:.4g}; the last good checkpoint is "
-                    "kept. Try a lower learning rate"
-                )
-        self.recent.append(loss)
-
-
-def summarise(
-    pending: list[tuple[Tensor, Metrics]], guard: LossGuard, workers: Workers | None = None
-) -> dict[str, float]:
-    """Means over the steps since the last line and the workers; the only place where the loop waits for the device."""
-    if not pending:
-        return {}
-    losses = torch.stack([loss for loss, _ in pending]).float()
-    names = pending[0][1]
-    metrics = torch.stack([torch.stack([metrics[name] for _, metrics in pending]).float().mean() for name in names])
-    (workers or Workers()).average([losses, metrics])
-    for loss in losses.tolist():
-        guard.check(loss)
-    means = dict(zip(names, metrics.tolist(), strict=True))
-    if not math.isfinite(means["gradient_norm"]):
-        raise TrainingError("the gradient is not finite; the last good checkpoint is kept. Try a lower learning rate")
-    return {"loss": float(losses.mean()), **means}
-
-
-def append_row(path: Path, row: dict[str, float]) -> None:
-    """Add a line to a CSV file, the first with the names above it."""
-    new = not path.exists() or path.stat().st_size == 0
-    with open(path, "a", newline="") as handle:
-        writer = csv.writer(handle)
-        if new:
-            writer.writerow(row)
-        writer.writerow([value if isinstance(value, int) else f"{value:.6g}" for value in row.values()])
-
-
-def check_logs(run_dir: Path) -> None:
-    """Raise TrainingError where a log of this name is not that of a run: its rows would be dropped."""
-    for path in (run_dir / name for name in LOGS):
-        if path.is_file() and path.stat().st_size:
-            with open(path, "rb") as handle:
-                if not handle.readline().startswith(b"n_images,"):
-                    raise TrainingError(f"{path} is not the log of a run; choose another run directory")
-
-
-def drop_rows_after(path: Path, n_images: int) -> None:
-    """Forget what was logged after the checkpoint from which the run resumes."""
-    if path.exists():
-        with open(path, newline="") as handle:
-            lines = list(csv.reader(handle))
-        rows = [line for line in lines[1:] if line and line[0].isdecimal() and int(line[0]) <= n_images]
-        text = StringIO(newline="")
-        csv.writer(text).writerows([*lines[:1], *rows])
-        atomic_write(path, text.getvalue().encode())
-
-
-class Log:
-    """A CSV row and a progress line each time, and TensorBoard scalars where tensorboard is installed."""
-
-    def __init__(self, run_dir: Path, n_images: int):
-        self.path = run_dir / "log.csv"
-        for path in (run_dir / name for name in LOGS):
-            drop_rows_after(path, n_images)
-        self.tensorboard = summary_writer(run_dir)
-
-    def write(self, row: dict[str, float], progress: float) -> None:
-        append_row(self.path, row)
-        if self.tensorboard is not None:
-            for name, value in row.items():
-                self.tensorboard.add_scalar(name, value, int(row["n_images"]))
-        print(progress_line(row, progress), flush=True)
-
-    def close(self) -> None:
-        if self.tensorboard is not None:
-            self.tensorboard.close()
-
-
-def progress_line(row: dict[str, float], progress: float) -> str:
-    rate = next((f"{row[name]:.3f} bpp  " for name in ("chain_bpp", "continuous_bpp") if name in row), "")
-    psnr = f"{row['psnr_db']:.2f} dB  " if "psnr_db" in row else ""
-    remaining_s = row["seconds"] * (1 - progress) / progress if progress else math.nan
-    return (
-        f"{100 * progress:5.1f} %  {row['n_images']:>9} images  {row['images_per_s']:7.1f} images/s  "
-        f"loss {row['loss']:.4f}  {rate}{psnr}{remaining_s / 60:.1f} min left"
-    )
-
-
-def summary_writer(run_dir: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(run_dir))
-
-
-class StopRequest:
-    """Turns SIGINT and SIGTERM into a clean stop after the current step, with a checkpoint."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.requested = False
-        try:
-            self.previous = [signal.signal(number, self.request) for number in self.SIGNALS]
-        except ValueError:  # not in the main thread: the caller keeps the signals
-            self.previous = []
-
-    def request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-
-    def restore(self) -> None:
-        for number, handler in zip(self.SIGNALS, self.previous, strict=False):
-            signal.signal(number, handler)

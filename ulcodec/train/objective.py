@@ -7,62 +7,32 @@ steps.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ulcodec.model.config import ModelConfig
-from ulcodec.model.likelihood import coding_walk, sum_per_picture, unit_bin_bits
-from ulcodec.model.prior import Prediction
-from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.schedule import (
+from ulcodec.diffusion.bound import latent_bound_nats, per_picture, stratified_times, sum_per_picture
+from ulcodec.diffusion.noise import normal_noise, uniform_noise
+from ulcodec.diffusion.schedule import (
     ALPHA_0,
-    LATENT_LOG_SNR_1,
     NATS_TO_BITS,
     SIGMA_0,
     STEP_WIDTH,
     alpha,
     decoder_weight,
-    latent_log_snr,
     pixel_log_snr,
     sigma,
 )
-from ulcodec.train.workers import draw_rows
-
-Metrics = dict[str, Tensor]
+from ulcodec.model.config import ModelConfig
+from ulcodec.model.likelihood import coding_walk, unit_bin_bits
+from ulcodec.model.prior import Prediction
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.train.log import Metrics
+from ulcodec.train.settings import ObjectiveSettings
 
 YCBCR_OF_RGB = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 """Luma and the two colour differences of ITU-R BT.601, rows."""
-
-
-@dataclass(frozen=True)
-class ObjectiveSettings:
-    """Weights of the objectives.
-
-    `continuous_share`: weight of the continuous-time bound beside the reveal chain's bits in `codec`, measured on every
-    `subset`-th picture. `loss_factor` and `bias` are the paper's c_lf and b; `ul_quality` is the quality input held
-    fixed in `ul`. `ycbcr_weights`: of the squared errors of luma, Cb and Cr, whose sum `codec` takes as distortion in
-    place of the mean over R, G and B. `codec` divides a picture's loss by its Lagrangian to the power of
-    `quality_power`: 0 lets high qualities drown the low ones, 1 the other way round.
-    """
-
-    continuous_share: float = 0.05
-    subset: int = 4
-    loss_factor: float = 1.5
-    bias: float = 0.0
-    ul_quality: float = 0.5
-    ycbcr_weights: tuple[float, float, float] | None = None
-    quality_power: float = 0.5
-
-
-def uniform_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    return draw_rows(torch.rand, like.shape, generator) - 0.5
-
-
-def normal_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    return draw_rows(torch.randn, like.shape, generator)
 
 
 def round_around(y: Tensor, mean: Tensor) -> Tensor:
@@ -70,45 +40,8 @@ def round_around(y: Tensor, mean: Tensor) -> Tensor:
     return y + (torch.round(y - mean) + mean - y).detach()
 
 
-LatentDenoiser = Callable[[Tensor, Tensor], Tensor]
-"""(z_t [B, C, h, w], log_snr [B]) -> z_hat, in the paper's units."""
-
 PictureDenoiser = Callable[[Tensor, Tensor], Tensor]
 """(x_t [B, 3, H, W] scaled to [-1, 1], log_snr [B]) -> x_hat."""
-
-
-def per_picture(x: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, 1]"""
-    return x[:, None, None, None]
-
-
-def latent_bound_nats(denoise: LatentDenoiser, z: Tensor, generator: torch.Generator) -> Tensor:
-    """UL's bound on `KL[q(z_0 | x) || p(z_0)]`, one noise level a picture: [B] nats, an unbiased sample of the bound.
-
-    `L_z = E_t[-lambda' exp(lambda) / 2 |z - z_hat(z_t)|^2] + KL[q(z_1 | x) || N(0, I)]` (arXiv 2602.17270, 3.1).
-    """
-    log_snr, slope = latent_log_snr(stratified_times(len(z), generator))
-    level = per_picture(log_snr)
-    z_t = alpha(level) * z + sigma(level) * normal_noise(z, generator)
-    squared_error = sum_per_picture((z - denoise(z_t, log_snr)) ** 2)
-    return slope * log_snr.exp() / 2 * squared_error + terminal_kl_nats(z)
-
-
-def terminal_kl_nats(z: Tensor) -> Tensor:
-    """`KL[q(z_1 | x) || N(0, I)]` for clean latents z [B, ...]: [B] nats."""
-    last = torch.full((), LATENT_LOG_SNR_1, device=z.device)
-    variance = sigma(last) ** 2
-    return sum_per_picture((alpha(last) * z) ** 2 + variance - 1 - variance.log()) / 2
-
-
-def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
-    """[B] times in [0, 1], one in each of B equal strata, one shared offset (low discrepancy, Kingma et al. 2021)."""
-
-    def strata(shape: tuple[int], generator: torch.Generator, device: torch.device) -> Tensor:
-        offset = torch.rand(1, generator=generator, device=device)
-        return (torch.arange(*shape, device=device) / shape[0] + offset) % 1
-
-    return draw_rows(strata, (batch,), generator)
 
 
 def picture_loss_nats(

@@ -1,99 +1,34 @@
 """Stage 2: a base model that draws latents, trained on those of a frozen codec."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ulcodec.data import PictureSet, load_pictures, pack
 from ulcodec.devices import bfloat16_pays
+from ulcodec.diffusion.bound import per_picture, stratified_times, sum_per_picture, terminal_kl_nats
+from ulcodec.diffusion.noise import normal_noise
+from ulcodec.diffusion.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma
 from ulcodec.errors import TrainingError
+from ulcodec.io.locations import Source
+from ulcodec.io.sources import LeftOut
 from ulcodec.model.base_model import BaseModel, base_model_config
-from ulcodec.model.checkpoint import is_written, read_document, read_tensors, recover_directory, write_directory
-from ulcodec.model.likelihood import sum_per_picture
+from ulcodec.model.config import PATCH_PX
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma
-from ulcodec.sources import LeftOut, Source, as_source
-from ulcodec.store import StoredModel, open_model
-from ulcodec.train.limits import MOST_IMAGES, check_bias, check_common, check_whole
-from ulcodec.train.loop import Loop, LoopSettings, Metrics, rewind, run_config
-from ulcodec.train.objective import (
-    normal_noise,
-    per_picture,
-    stratified_times,
-    terminal_kl_nats,
-)
+from ulcodec.store.model_directory import StoredModel, open_model
+from ulcodec.store.tensor_files import is_written, read_document, read_tensors, recover_directory, write_directory
+from ulcodec.train.data.loading import load_pictures
+from ulcodec.train.data.pictures import PictureSet, pack
+from ulcodec.train.log import Metrics
+from ulcodec.train.loop import Loop
+from ulcodec.train.runs import rewind, run_config
+from ulcodec.train.settings import Stage2Settings
 from ulcodec.train.workers import Workers, begin, without_denormals
 
-PATCH_PX = 16
 LATENT_PARTS = ("pixels", "heights", "widths", "starts")
 VALIDATION_PASSES = 8
-
-
-@dataclass(frozen=True)
-class Stage2Settings:
-    """What `ulcodec train stage2` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
-
-    `model`: name or directory of the codec; `quality` (0 to 100): whose latents. `bias`: b of the sigmoid weighting.
-    `n_validations`: how often in the run the held-out loss is measured. `shard`: split the weights and the optimiser's
-    state between the processes of torchrun, for models that do not fit one GPU; it is not compiled then.
-    """
-
-    data: tuple[Source, ...]
-    out: Path
-    model: str = "small"
-    config: str = "small"
-    quality: int = 10
-    minutes: float | None = None
-    n_images: int | None = None
-    batch_size: int = 32
-    crop_px: int = 256
-    learning_rate: float = 3e-4
-    bias: float = 0.0
-    n_validations: int = 10
-    seed: int = 0
-    device: str = "auto"
-    threads: int = 0
-    validation_share: float = 0.02
-    limit_pictures: int | None = None
-    shard: bool = False
-    compile: bool = True
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "data": [str(path) for path in self.data], "out": str(self.out)}
-
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> "Stage2Settings":
-        return Stage2Settings(**{**values, "data": tuple(map(as_source, values["data"])), "out": Path(values["out"])})
-
-    def loop_settings(self) -> LoopSettings:
-        return LoopSettings(
-            minutes=self.minutes,
-            n_images=self.n_images,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            clip_norm=1.0,
-            n_validations=self.n_validations,
-        )
-
-    def check(self) -> None:
-        """Raises TrainingError for settings that cannot run."""
-        self.loop_settings().check()
-        check_whole("quality", self.quality, 0, 100)
-        check_common(
-            batch_size=self.batch_size,
-            crop_px=self.crop_px,
-            crop_step=PATCH_PX,
-            seed=self.seed,
-            threads=self.threads,
-            limit_pictures=self.limit_pictures,
-            share=self.validation_share,
-        )
-        check_bias(self.bias)
-        check_whole("the number of validations", self.n_validations, 0, MOST_IMAGES)
 
 
 @torch.no_grad()

@@ -1,0 +1,69 @@
+"""Files of the shipped model must decode to the same latents for ever.
+
+`python tests/codec/test_golden.py --regenerate` writes new golden files. Do that only for a new model or a new format
+version, with a note under "Format" in CHANGELOG.md.
+"""
+
+import hashlib
+import json
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ulcodec
+from ulcodec.codec.image import Codec
+from ulcodec.format.container import Container
+from ulcodec.io.pictures import load_image
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = {"astronaut": (20, 200, 240, 104, 136), "coffee": (80, 100, 200, 61, 77), "chelsea": (100, 80, 120, 40, 24)}
+"""Name -> quality, top, left, height, width of a crop of scikit-image's picture."""
+
+
+def latent_sha256(codec: Codec, data: bytes) -> str:
+    container = Container.from_bytes(data)
+    integers = np.concatenate([part.cpu().numpy().astype("<i8").ravel() for part in codec.decode_latents(container)])
+    return hashlib.sha256(integers.tobytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def small() -> Codec:
+    return ulcodec.load(device="cpu")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_latents_are_the_golden_ones(small: Codec, name: str) -> None:
+    expected = json.loads((GOLDEN / "latents.json").read_text())
+    assert latent_sha256(small, (GOLDEN / f"{name}.ulc").read_bytes()) == expected[name]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden_files_look_like_their_pictures(small: Codec, name: str) -> None:
+    decoded = small.decode_array((GOLDEN / f"{name}.ulc").read_bytes()).astype(float)
+    error = decoded - source_crop(name)
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 24
+
+
+def source_crop(name: str) -> np.ndarray:
+    _, top, left, height, width = CASES[name]
+    pixels = load_image((files("skimage.data") / f"{name}.png").read_bytes()).pixels
+    return pixels[top : top + height, left : left + width]
+
+
+def regenerate() -> None:
+    codec = ulcodec.load(device="cpu")
+    hashes = {}
+    for name, (quality, *_) in CASES.items():
+        data = codec.encode(source_crop(name), quality=quality)
+        (GOLDEN / f"{name}.ulc").write_bytes(data)
+        hashes[name] = latent_sha256(codec, data)
+    (GOLDEN / "latents.json").write_text(json.dumps(hashes, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--regenerate"]:
+        sys.exit("nothing done: --regenerate writes new golden files over the old ones")
+    regenerate()

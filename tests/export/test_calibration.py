@@ -1,0 +1,121 @@
+"""Means and frequency tables fitted to real files."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ulcodec
+from ulcodec.codec.image import Codec
+from ulcodec.codec.pixels import grid_of
+from ulcodec.coding.integer_prior import ACTIVATION_BITS, MEAN_GRID
+from ulcodec.coding.latents import encode_latent, symbols_of
+from ulcodec.coding.quantise_prior import flat, float_layers, integer_tensors, with_mean_bias
+from ulcodec.coding.range_coder import TOTAL
+from ulcodec.coding.tables import fit_tables
+from ulcodec.export.calibration import QUALITIES, calibrate, count_symbols, input_moments, mean_errors, side_by_side
+from ulcodec.model.blocks import conv
+from ulcodec.store.model_directory import open_model, write_model
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_model_dir: Path, picture: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = shutil.copytree(tiny_model_dir, tmp_path_factory.mktemp("models") / "fitted")
+    sha256 = calibrate(directory, [picture])
+    assert open_model(directory).fingerprint.hex() == sha256
+    return directory
+
+
+def test_symbols_of_a_latent_restore_it(tiny_codec: Codec, picture: np.ndarray) -> None:
+    coder, grid = tiny_codec.coder, grid_of(*picture.shape[:2])
+    coded = encode_latent(coder, *tiny_codec.analyse(picture, 40), 40)
+    groups = list(symbols_of(coder, coded.latent, 40, grid))
+    assert sum(len(symbols) for symbols, _ in groups) == coded.latent.y_16.numel() + coded.latent.hyper_16.numel()
+    assert all((symbols[index == 0] == 0).all() for symbols, index in groups)
+    means = coder.prior.hyper_parameters(40, len(coded.latent.hyper_16)).mean_16.flatten().numpy()
+    assert np.array_equal(groups[0][0] * MEAN_GRID + means, coded.latent.hyper_16.flatten().numpy())
+
+
+def test_every_element_is_counted_once(tiny_codec: Codec, picture: np.ndarray) -> None:
+    counts = np.zeros(tiny_codec.coder.tables.frequencies.shape, np.int64)
+    count_symbols(tiny_codec, picture, 40, counts)
+    config, (h, w) = tiny_codec.model.config, grid_of(*picture.shape[:2])
+    assert counts.sum() == config.latent_channels * h * w + config.hyper_channels * -(-h // 4) * -(-w // 4)
+
+
+def test_counts_become_shares(tiny_codec: Codec) -> None:
+    tables = tiny_codec.coder.tables
+    unchanged = fit_tables(tables, np.zeros(tables.frequencies.shape, np.int64))
+    assert np.abs(unchanged.frequencies - tables.frequencies).max() / TOTAL < 2e-3
+    counts = np.zeros(tables.frequencies.shape, np.int64)
+    row, middle = 20, tables.escapes[20] // 2
+    counts[row, middle], counts[row, middle + 1] = 600_000, 400_000
+    shares = fit_tables(tables, counts).frequencies[row] / TOTAL
+    assert shares[middle - 1 : middle + 2] == pytest.approx([0.2, 0.6, 0.2], abs=2e-3)
+
+
+def test_files_are_smaller_with_tables_of_their_own(fitted: Path, tiny_codec: Codec, picture: np.ndarray) -> None:
+    codec = ulcodec.load(fitted, device="cpu")
+    assert codec.fingerprint != tiny_codec.fingerprint
+    sizes = []
+    for quality in QUALITIES:
+        ours, theirs = (c.encode(picture, quality=quality) for c in (codec, tiny_codec))
+        assert codec.decode_array(ours).shape == picture.shape
+        sizes.append((len(ours), len(theirs)))
+    assert sum(ours for ours, _ in sizes) < sum(theirs for _, theirs in sizes)
+
+
+def test_errors_of_the_means_are_found_and_mended(
+    tiny_model_dir: Path, tiny_codec: Codec, picture: np.ndarray, tmp_path: Path
+) -> None:
+    stored, pictures = open_model(tiny_model_dir), [picture] * 20
+    wrong = 0.3 * torch.linspace(-1, 1, stored.config.latent_channels, dtype=torch.float64)
+    directory = tmp_path / "biased"
+    write_model(directory, stored.weights, stored.coding | with_mean_bias(stored.coding, wrong), stored.document)
+    biased = ulcodec.load(directory, device="cpu")
+    before, after = (mean_errors(codec, pictures) for codec in (tiny_codec, biased))
+    coded = (after - before).abs() > wrong.abs() / 2
+    assert coded.sum() > len(wrong) / 4
+    assert torch.allclose((after - before)[coded], wrong[coded], rtol=0.5, atol=0.02)
+    mending = stored.coding | with_mean_bias(open_model(directory).coding, -after)
+    write_model(directory, stored.weights, mending, stored.document)
+    mended = ulcodec.load(directory, device="cpu")
+    assert mean_errors(mended, pictures)[coded].abs().mean() < after[coded].abs().mean() / 3
+    assert len(mended.encode(picture, quality=60)) < len(biased.encode(picture, quality=60))
+
+
+def test_only_layers_and_frequencies_change(fitted: Path, tiny_model_dir: Path) -> None:
+    before, after = open_model(tiny_model_dir), open_model(fitted)
+    assert before.weights.keys() == after.weights.keys()
+    assert all((before.weights[name] == weight).all() for name, weight in after.weights.items())
+    changed = {name for name, tensor in after.coding.items() if not tensor.equal(before.coding[name])}
+    assert "tables.frequencies" in changed
+    assert {name.rsplit(".", 1)[1] for name in changed - {"tables.frequencies"}} == {"weight", "bias"}
+
+
+def test_rounding_for_the_inputs_that_files_give_changes_layers_less(
+    tiny_codec: Codec, tiny_model_dir: Path, picture: np.ndarray
+) -> None:
+    moments = input_moments(tiny_codec, [picture])
+    nearest, rounded = open_model(tiny_model_dir).coding, integer_tensors(tiny_codec.model, moments)
+    layers = float_layers(tiny_codec.model)
+    assert moments.keys() == layers.keys()
+
+    def error(name: str, coding: dict[str, torch.Tensor]) -> float:
+        weight, bias, exponent = (coding[f"{name}.{part}"].double() for part in ("weight", "bias", "exponent"))
+        integers = torch.cat((weight, bias[:, None] / 2**ACTIVATION_BITS), dim=1) / 2 ** exponent[:, None]
+        change = integers - torch.cat((layers[name].weight, layers[name].bias[:, None]), dim=1)
+        return float(((change @ moments[name]) * change).sum())
+
+    ratios = {name: error(name, rounded) / error(name, nearest) for name in layers}
+    assert max(ratios.values()) < 1.05, ratios
+    assert np.median(list(ratios.values())) < 0.7, ratios
+
+
+def test_columns_are_what_a_convolution_sees() -> None:
+    layer, x = conv(3, 5, 3), torch.randn(2, 3, 4, 6)
+    weight, bias = flat(layer)
+    found = (side_by_side(x, 3) @ weight.T + bias).view(2, 4, 6, 5).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found, layer(x), atol=1e-5, rtol=1e-5)

@@ -1,0 +1,106 @@
+"""Drawings, which a file holds without loss where that is not larger."""
+
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ulcodec
+from ulcodec.codec.batch import decode_batch, encode_batch
+from ulcodec.codec.image import Codec, Encoding
+from ulcodec.codec.pixels import without_hidden
+from ulcodec.codec.rate_control import encode_to_quality, encode_to_size
+from ulcodec.errors import FormatError
+from ulcodec.format.container import N_SEGMENTS, Attachment, Container, Layout
+from ulcodec.format.primitives import leb128
+from ulcodec.io.pictures import Picture
+
+ROWS, COLUMNS = np.mgrid[:61, :90]
+DRAWING = np.where(((ROWS // 4 + COLUMNS // 4) % 2 == 0)[:, :, None], [0, 0, 255], [255, 255, 0]).astype(np.uint8)
+NOISE = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
+ALPHA = np.where((ROWS - 30) ** 2 + (COLUMNS - 40) ** 2 < 900, 255, 0).astype(np.uint8)
+
+
+def test_drawings_come_back_exactly_and_photographs_do_not_pay(tiny_codec: Codec) -> None:
+    for pixels in (DRAWING, DRAWING[:, :, 0]):
+        data = tiny_codec.encode(pixels, quality=100)
+        assert ulcodec.info(data)["lossless"]
+        np.testing.assert_array_equal(tiny_codec.decode_array(data), pixels)
+    assert not ulcodec.info(tiny_codec.encode(NOISE, quality=100))["lossless"]
+
+
+@pytest.mark.parametrize("quality", [0, 50, 100])
+def test_the_smaller_file_is_kept(tiny_codec: Codec, quality: int) -> None:
+    learned = Encoding(tiny_codec, Picture(DRAWING), exact_if_smaller=False).code_once(quality)
+    data = tiny_codec.encode(DRAWING, quality=quality)
+    assert len(data) <= len(learned)
+    assert ulcodec.info(data)["lossless"] == (data != learned)
+    assert ulcodec.info(data)["quality"] == quality
+
+
+def test_every_way_of_reading(tiny_codec: Codec) -> None:
+    picture = Picture(DRAWING, ALPHA, xmp=b"<x/>")
+    data = tiny_codec.encode(picture, quality=100)
+    assert encode_batch(tiny_codec, [picture, NOISE], quality=100)[0] == data
+    decoded = tiny_codec.decode_picture(data)
+    np.testing.assert_array_equal(decoded.pixels[ALPHA > 0], DRAWING[ALPHA > 0])
+    np.testing.assert_array_equal(decoded.alpha, ALPHA)
+    assert decoded.xmp == b"<x/>"
+    other = tiny_codec.encode(NOISE, quality=100)
+    both = decode_batch(tiny_codec, [data, other, data])
+    np.testing.assert_array_equal(both[0].pixels, decoded.pixels)
+    np.testing.assert_array_equal(both[2].pixels, decoded.pixels)
+    np.testing.assert_array_equal(both[1].pixels, tiny_codec.decode_array(other))
+    part = tiny_codec.decode_picture(data, crop=(7, 5, 30, 20))
+    np.testing.assert_array_equal(part.pixels, decoded.pixels[5:25, 7:37])
+    np.testing.assert_array_equal(part.alpha, ALPHA[5:25, 7:37])
+    for whole in (tiny_codec.decode_picture(data, fraction=0.3), tiny_codec.recover(data).picture):
+        np.testing.assert_array_equal(whole.pixels, decoded.pixels)
+    small = tiny_codec.thumbnail(data)
+    seen = without_hidden(decoded.pixels, ALPHA)
+    np.testing.assert_array_equal(small.pixels, np.asarray(Image.fromarray(seen).reduce(8)))
+    assert tiny_codec.describe(data)["payload_bits"] == 0
+    cut = Container.from_bytes(data).truncated(1).to_bytes()
+    np.testing.assert_array_equal(tiny_codec.decode_picture(cut).pixels, decoded.pixels)
+
+
+def test_targets(tiny_codec: Codec) -> None:
+    picture = Picture(DRAWING)
+    exact = tiny_codec.encode(picture, quality=100)
+    np.testing.assert_array_equal(
+        tiny_codec.decode_array(encode_to_quality(tiny_codec, picture, "psnr_db", 90.0)), DRAWING
+    )
+    assert len(encode_to_size(tiny_codec, picture, len(exact))) <= len(exact)
+
+
+def test_coded_alpha_is_a_picture_or_exact(tiny_codec: Codec) -> None:
+    data = tiny_codec.encode(Picture(NOISE, ALPHA), alpha_quality=60)
+    assert Container.from_bytes(data).attachments[0][0] is Attachment.ALPHA
+    np.testing.assert_array_equal(tiny_codec.decode_picture(data).alpha, ALPHA)
+    data = tiny_codec.encode(Picture(NOISE, NOISE[:, :, 0]), alpha_quality=0)
+    assert Container.from_bytes(data).attachments[0][0] is Attachment.ALPHA_ULC
+
+
+@pytest.mark.parametrize("damage", ["size", "bytes", "cut", "segments", "depth", "check", "lossy"])
+def test_samples_that_are_refused(tiny_codec: Codec, damage: str) -> None:
+    said = Container.from_bytes(tiny_codec.encode(DRAWING, quality=100))
+    samples = dict(said.attachments)[Attachment.SAMPLES]
+    buffer = BytesIO()
+    Image.fromarray(DRAWING).save(buffer, "WEBP", quality=50)
+    lossy = buffer.getvalue()
+    forged = {
+        "size": replace(said, width=said.width + 1),
+        "bytes": replace(said, attachments=((Attachment.SAMPLES, samples + b"x"),)),
+        "cut": replace(said, attachments=((Attachment.SAMPLES, samples[:-20]),)),
+        "segments": replace(said, segments=(b"x",) * N_SEGMENTS),
+        "depth": replace(said, bit_depth=16),
+        "check": replace(said, symbol_check=7),
+        "lossy": replace(said, attachments=((Attachment.SAMPLES, leb128(len(lossy)) + lossy),)),
+    }[damage]
+    for read in (tiny_codec.decode, tiny_codec.thumbnail, lambda data: decode_batch(tiny_codec, [data])):
+        with pytest.raises(FormatError):
+            read(forged.to_bytes())
+    with pytest.raises(FormatError):
+        tiny_codec.decode(replace(said, attachments=((Attachment.SAMPLES, b""),), layout=Layout.GREY).to_bytes())

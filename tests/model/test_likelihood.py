@@ -1,0 +1,176 @@
+"""The reveal schedule, and what elements cost under the float prior."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from ulcodec.codec.image import Codec
+from ulcodec.coding.integer_prior import MEAN_GRID
+from ulcodec.coding.latents import encode_latent
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
+from ulcodec.model.config import BASE, N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, ModelConfig
+from ulcodec.model.likelihood import chain_bits, coding_walk, lower_bound, reveal_predictions, unit_bin_bits
+from ulcodec.model.prior import Prediction
+from ulcodec.model.reveal import step_map
+from ulcodec.model.unified import UnifiedLatentModel
+
+GRID = (6, 9)
+QUALITY = torch.tensor([0.6])
+
+
+@pytest.fixture
+def latents() -> tuple[Tensor, Tensor]:
+    """y [1, C, 6, 9] and hyper [1, C_hyper, 2, 3], integers."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(1, TINY.latent_channels, *GRID, generator=generator) * 5
+    return y.round(), (torch.randn(1, TINY.hyper_channels, 2, 3, generator=generator) * 3).round()
+
+
+@pytest.mark.parametrize("scale", [0.11, 0.3, 1.0, 7.0, 64.0])
+@pytest.mark.parametrize("mean", [0.0, 0.3, -0.5])
+def test_probabilities_of_all_integers_sum_to_one(scale: float, mean: float) -> None:
+    integers = torch.arange(-400.0, 401.0)
+    bits = unit_bin_bits(integers - mean, torch.tensor(scale).log())
+    assert (2**-bits).sum().item() == pytest.approx(1, abs=2e-4)
+
+
+def test_scales_are_clamped() -> None:
+    residual = torch.tensor([0.4, 3.0])
+    for inside, beyond in ((0.11, 0.01), (64.0, 1000.0)):
+        bits = [unit_bin_bits(residual, torch.tensor(scale).log()) for scale in (inside, beyond)]
+        torch.testing.assert_close(*bits)
+
+
+def test_lower_bound_lets_only_raising_gradients_pass() -> None:
+    for gradient, expected in ((1.0, [0.0, 1.0, 1.0]), (-1.0, [-1.0, -1.0, -1.0])):
+        x = torch.tensor([-1.0, 0.5, 2.0], requires_grad=True)
+        bounded = lower_bound(x, 0.5)
+        bounded.backward(torch.full((3,), gradient))
+        assert bounded.tolist() == [0.5, 0.5, 2.0]
+        assert x.grad is not None
+        assert x.grad.tolist() == expected
+
+
+@pytest.mark.parametrize("config", [TINY, SMALL, BASE], ids=lambda config: config.name)
+def test_every_element_is_revealed_once_in_doubling_shares(config: ModelConfig) -> None:
+    steps = step_map(config, (4, 8))
+    assert steps.shape == (config.latent_channels, 4, 8)
+    shares = [(steps == step).float().mean().item() for step in config.reveal_steps]
+    assert shares == [1 / 8, 1 / 8, 1 / 4, 1 / 2]
+
+
+def test_known_elements_have_neighbours_in_space_and_channels() -> None:
+    steps = step_map(TINY, (6, 12))
+    first = steps == 1
+    assert first[:, :2, :4].any(dim=(1, 2)).all(), "every channel begins in every 2x4 tile"
+    assert first.any(dim=0).all(), "every position begins in some channel"
+    inner = steps[:, 1:-1, 1:-1]
+    directions = ((0, 1), (2, 1), (1, 0), (1, 2))
+    around = torch.stack([steps[:, row : row + 4, column : column + 10] for row, column in directions])
+    beside = (around < inner).any(0)
+    assert beside[inner >= 3].all(), "from step 3 on, a neighbour in the same channel is known"
+
+
+def test_channel_groups_do_not_all_begin_at_one_place() -> None:
+    starts = [row.index("1") for row in TINY.reveal]
+    assert len(starts) == N_CHANNEL_GROUPS
+    assert [starts.count(phase) for phase in range(N_PHASES)] == [N_CHANNEL_GROUPS // N_PHASES] * N_PHASES
+
+
+def step_by_step(model: UnifiedLatentModel, y: Tensor, features: Tensor) -> Prediction:
+    """Slow reference of `reveal_predictions` for one picture: one pass a step, which sees only what was revealed."""
+    steps = step_map(model.config, GRID)
+    mean, log_scale = torch.zeros_like(y), torch.zeros_like(y)
+    revealed = torch.zeros_like(y)
+    for step in model.config.reveal_steps:
+        now = (steps == step)[None]
+        log_snr = torch.where(steps < step, LATENT_LOG_SNR_0, -torch.inf)
+        prediction = model.prior(revealed, log_snr[None], QUALITY, features)
+        mean[now], log_scale[now] = prediction.mean[now], prediction.log_scale[now]
+        revealed[now] = y[now]
+    return Prediction(mean, log_scale)
+
+
+def test_all_steps_in_one_batch_equal_one_step_at_a_time(
+    tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]
+) -> None:
+    y, hyper = latents
+    features = tiny_model.hyper_decoder(hyper, QUALITY, GRID)
+    expected = step_by_step(tiny_model, y, features)
+    for batched, single in zip(reveal_predictions(tiny_model, y, QUALITY, features), expected, strict=True):
+        torch.testing.assert_close(batched, single, rtol=1e-4, atol=1e-4)
+
+
+def test_predictions_depend_on_earlier_elements_only(
+    tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]
+) -> None:
+    y, hyper = latents
+    steps = step_map(TINY, GRID)
+    features = tiny_model.hyper_decoder(hyper, QUALITY, GRID)
+    places = [(steps == step).nonzero()[number] for step, number in product(TINY.reveal_steps, (0, 17, -1))]
+    changed = y.repeat(len(places), 1, 1, 1)
+    for index, place in enumerate(places):
+        changed[(index, *place.tolist())] += 20
+    predictions = reveal_predictions(
+        tiny_model, torch.cat((y, changed)), QUALITY.repeat(1 + len(places)), features.repeat(1 + len(places), 1, 1, 1)
+    )
+    differs = (predictions.mean[1:] != predictions.mean[:1]) | (predictions.log_scale[1:] != predictions.log_scale[:1])
+    for place, difference in zip(places, differs, strict=True):
+        step = int(steps[tuple(place.tolist())])
+        assert not difference[steps <= step].any()
+        assert difference[steps > step].any() == (step < max(TINY.reveal_steps))
+        if step < max(TINY.reveal_steps):
+            reached = difference.any(dim=(1, 2))
+            assert reached.sum() > 1, "the change must reach other channels"
+
+
+def test_predictions_depend_on_the_hyper_latent(tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]) -> None:
+    y, hyper = latents
+    first = step_map(TINY, GRID)[None] == 1
+    one, other = (
+        reveal_predictions(tiny_model, y, QUALITY, tiny_model.hyper_decoder(h, QUALITY, GRID)) for h in (hyper, -hyper)
+    )
+    assert (one.mean != other.mean)[first].float().mean() > 0.9
+
+
+def test_restored_latents_are_those_of_files(tiny_codec: Codec, tiny_model: UnifiedLatentModel) -> None:
+    """The float walk chooses nearly all symbols that the integer one does; means differ by their grid of 1/16."""
+    y = 2 * torch.randn(1, TINY.latent_channels, *GRID, generator=torch.Generator().manual_seed(2))
+    hyper = torch.zeros(1, TINY.hyper_channels, -(-GRID[0] // 4), -(-GRID[1] // 4))
+    coded = encode_latent(tiny_codec.coder, y[0], hyper[0], round(100 * float(QUALITY)))
+    expected = coded.latent.y_16.T.reshape(y.shape) / MEAN_GRID
+    decoded_hyper = coded.latent.hyper_16.T.reshape(hyper.shape) / MEAN_GRID
+    features = tiny_model.hyper_decoder(decoded_hyper, QUALITY, GRID)
+    restored, _ = coding_walk(tiny_model, y, QUALITY, features)
+    assert ((restored - expected).abs() < 0.3).float().mean() > 0.95
+
+
+def test_the_walk_predicts_from_what_it_restores(
+    tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]
+) -> None:
+    y, hyper = latents[0].requires_grad_(True), latents[1]
+    features = tiny_model.hyper_decoder(hyper, QUALITY, GRID)
+    restored, prediction = coding_walk(tiny_model, y, QUALITY, features)
+    expected = reveal_predictions(tiny_model, restored, QUALITY, features)
+    for walked, batched in zip(prediction, expected, strict=True):
+        torch.testing.assert_close(walked, batched, rtol=1e-4, atol=1e-4)
+    weights = torch.arange(y.numel()).view_as(y).sin()
+    gradients = []
+    for found in (prediction, expected):
+        gradients.append(torch.autograd.grad((weights * (found.mean + found.log_scale)).sum(), y, retain_graph=True)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+    assert gradients[0].abs().max() > 0.1
+    [passed] = torch.autograd.grad(restored.sum(), y)
+    torch.testing.assert_close(passed, torch.ones_like(passed))
+
+
+def test_chain_bits_add_up(tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]) -> None:
+    y, hyper = latents
+    expected = step_by_step(tiny_model, y, tiny_model.hyper_decoder(hyper, QUALITY, GRID))
+    prior = tiny_model.hyper_decoder.predict(QUALITY)
+    bits = unit_bin_bits(y - expected.mean, expected.log_scale).sum()
+    hyper_bits = unit_bin_bits(hyper - prior.mean, prior.log_scale).sum()
+    assert chain_bits(tiny_model, y, hyper, QUALITY).item() == pytest.approx((bits + hyper_bits).item(), rel=1e-4)
+    assert hyper_bits > 0

@@ -1,0 +1,234 @@
+"""Training objectives against closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from ulcodec.diffusion.bound import latent_bound_nats, stratified_times, terminal_kl_nats
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, STEP_WIDTH, alpha, sigma
+from ulcodec.model.config import TINY
+from ulcodec.model.prior import Prediction
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.train.objective import (
+    OBJECTIVES,
+    lagrangians,
+    noisy_bits,
+    picture_loss_nats,
+    round_around,
+    symbol_bits,
+    ycbcr_distortion,
+)
+from ulcodec.train.settings import ObjectiveSettings
+from ulcodec.train.workers import Workers
+
+
+def mutual_information_nats(std: Tensor) -> Tensor:
+    """What z_0 tells about `z ~ N(0, std^2)` at the fixed noise, an element."""
+    return torch.log1p(std**2 * math.exp(LATENT_LOG_SNR_0)) / 2
+
+
+def bound_nats(std: Tensor) -> Tensor:
+    """`latent_bound_nats` an element, with the exact denoiser of `z ~ N(0, std^2)`.
+
+    Its mean squared error is `std^2 / (1 + std^2 exp(lambda))`, which integrates to logarithms; the terminal KL follows
+    from `E z^2 = std^2`.
+    """
+    start = torch.log1p(std**2 * math.exp(LATENT_LOG_SNR_1)) / 2
+    last = torch.tensor(LATENT_LOG_SNR_1)
+    terminal = (alpha(last) ** 2 * std**2 + sigma(last) ** 2 - 1 - 2 * sigma(last).log()) / 2
+    return mutual_information_nats(std) - start + terminal
+
+
+@pytest.mark.parametrize("std", [0.1, 1.0, 10.0])
+def test_bound_of_a_gaussian_is_its_closed_form(std: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(4000, 8, 4, 4, generator=generator) * std
+
+    def exact(z_t: Tensor, log_snr: Tensor) -> Tensor:
+        a, s = alpha(log_snr), sigma(log_snr)
+        weight = a * std**2 / (a**2 * std**2 + s**2)
+        return z_t * weight[:, None, None, None]
+
+    sampled = latent_bound_nats(exact, z, generator)
+    assert sampled.shape == (4000,)
+    expected = bound_nats(torch.tensor(std)).item()
+    assert sampled.mean().item() / z[0].numel() == pytest.approx(expected, rel=0.01)
+    if std == 1:
+        information = mutual_information_nats(torch.tensor(std)).item()
+        assert expected == pytest.approx(information, rel=1e-5), "the bound is tight where the end is N(0, I)"
+
+
+def test_a_worse_denoiser_costs_more() -> None:
+    z = torch.randn(1000, 8, 2, 2, generator=torch.Generator().manual_seed(0))
+    bounds = [
+        latent_bound_nats(
+            lambda z_t, log_snr, share=share: share * z_t * alpha(log_snr)[:, None, None, None],
+            z,
+            torch.Generator().manual_seed(1),
+        ).mean()
+        for share in (1.0, 0.9, 0.0)
+    ]
+    assert bounds[0] < bounds[1] < bounds[2]
+
+
+def test_untrained_prior_is_the_gaussian_of_each_channel() -> None:
+    """The network stands around a Wiener estimate, so fresh weights meet the closed form of their own spread."""
+    torch.manual_seed(0)
+    model = UnifiedLatentModel(TINY).requires_grad_(False)
+    quality = torch.full((512,), 0.3)
+    std = model.prior.log_gain.gain(quality[:1])[0, :, 0, 0] * STEP_WIDTH
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(512, TINY.latent_channels, 2, 2, generator=generator) * std[None, :, None, None]
+    sampled = latent_bound_nats(lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality), z, generator).mean()
+    assert sampled.item() == pytest.approx(4 * bound_nats(std).sum().item(), rel=0.02)
+
+
+def test_terminal_kl_of_nothing_is_almost_nothing() -> None:
+    assert terminal_kl_nats(torch.zeros(1, 10)).item() == pytest.approx(0, abs=1e-6)
+    assert terminal_kl_nats(torch.full((1, 10), 100.0)).item() == pytest.approx(10 * 1e4 * math.exp(-10) / 2, rel=1e-3)
+
+
+def test_times_are_stratified() -> None:
+    times = stratified_times(64, torch.Generator().manual_seed(0))
+    assert sorted((times * 64).long().tolist()) == list(range(64))
+
+
+@pytest.mark.parametrize(("bias", "loss_factor"), [(0.0, 1.5), (-2.0, 1.3)])
+def test_picture_loss_of_a_constant_error_is_its_closed_form(bias: float, loss_factor: float) -> None:
+    """The weight integrates to `c_lf exp(b) / 2 (softplus(10 - b) - softplus(-10 - b))` over the levels."""
+    settings = ObjectiveSettings(loss_factor=loss_factor, bias=bias)
+    x = torch.rand(4000, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    error = 0.25
+    losses, x_hat = picture_loss_nats(
+        lambda x_t, log_snr: 2 * x - 1 + error, x, settings, torch.Generator().manual_seed(1)
+    )
+    torch.testing.assert_close(x_hat, 2 * x - 1 + error)
+    area = math.log1p(math.exp(10 - bias)) - math.log1p(math.exp(-10 - bias))
+    expected = loss_factor * math.exp(bias) / 2 * area * error**2 * 48
+    assert losses.mean().item() == pytest.approx(expected, rel=0.005)
+
+
+def test_noisy_pictures_follow_the_schedule() -> None:
+    """x_t is `alpha x + sigma eps` in [-1, 1] units: unbiased, with the stated variance."""
+    x = torch.full((500, 3, 16, 16), 0.9)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def denoise(x_t: Tensor, log_snr: Tensor) -> Tensor:
+        seen.append((x_t, log_snr))
+        return x_t
+
+    picture_loss_nats(denoise, x, ObjectiveSettings(), torch.Generator().manual_seed(0))
+    [(x_t, log_snr)] = seen
+    residual = (x_t - 0.8 * alpha(log_snr)[:, None, None, None]) / sigma(log_snr)[:, None, None, None]
+    assert residual.mean().item() == pytest.approx(0, abs=0.01)
+    assert residual.std().item() == pytest.approx(1, abs=0.01)
+
+
+def test_round_around_rounds_forward_and_passes_the_gradient() -> None:
+    y = torch.tensor([0.2, 0.9, -3.6], requires_grad=True)
+    mean = torch.tensor([0.1, 0.25, 0.25], requires_grad=True)
+    rounded = round_around(y, mean)
+    torch.testing.assert_close(rounded, torch.tensor([0.1, 1.25, -3.75]))
+    rounded.sum().backward()
+    assert y.grad is not None
+    assert y.grad.tolist() == [1, 1, 1]
+    assert mean.grad is None
+
+
+def test_each_part_of_the_rate_moves_what_it_should() -> None:
+    y = torch.tensor([0.2, 0.9, -3.6], requires_grad=True)
+    mean = torch.tensor([0.1, 0.25, 0.25], requires_grad=True)
+    log_scale = torch.zeros(3, requires_grad=True)
+    restored, prediction = torch.tensor([0.1, 1.25, -3.75]), Prediction(mean, log_scale)
+    weights = (y, mean, log_scale)
+
+    def moved(bits: Tensor) -> list[Tensor | None]:
+        return list(torch.autograd.grad(bits.sum(), weights, allow_unused=True))
+
+    dy, dmean, dscale = moved(symbol_bits(restored, prediction))
+    assert dy is None
+    assert dmean is not None
+    assert dscale is not None
+    assert (dmean.sign().tolist(), dscale.sign().tolist()) == ([0, -1, 1], [1, 1, -1])
+    dy, dmean, dscale = moved(noisy_bits(y, prediction, torch.Generator().manual_seed(0)))
+    assert (dy is not None, dmean, dscale) == (True, None, None)
+
+
+def test_lagrangians_are_log_linear() -> None:
+    quality = torch.tensor([0.0, 0.5, 1.0])
+    expected = [TINY.lagrangian(q) for q in quality.tolist()]
+    assert lagrangians(TINY, quality).tolist() == pytest.approx(expected, rel=1e-5)
+    assert expected == pytest.approx([0.001, math.sqrt(0.001 * 0.12), 0.12])
+
+
+def test_colour_errors_are_weighed() -> None:
+    grey = torch.full((1, 3, 4, 4), 0.5)
+    orange_against_blue = torch.tensor([1.0, 0.0, -0.299 / 0.114])[None, :, None, None].expand(1, 3, 4, 4)
+    assert ycbcr_distortion(grey, (1.0, 0.0, 0.0)).item() == pytest.approx(0.25)
+    assert ycbcr_distortion(grey, (0.0, 1.0, 1.0)).item() == pytest.approx(0, abs=1e-6)
+    assert ycbcr_distortion(orange_against_blue, (1.0, 0.0, 0.0)).item() == pytest.approx(0, abs=1e-6)
+    noise = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    parts = [ycbcr_distortion(noise, weights) for weights in ((2.0, 0.0, 0.0), (0.0, 3.0, 0.0), (0.0, 0.0, 0.5))]
+    torch.testing.assert_close(ycbcr_distortion(noise, (2.0, 3.0, 0.5)), sum(parts))
+
+
+def test_losses_are_divided_by_a_power_of_the_lagrangian(tiny_model: UnifiedLatentModel) -> None:
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def loss(quality: float, power: float) -> float:
+        settings = ObjectiveSettings(quality_power=power)
+        generator = torch.Generator().manual_seed(0)
+        return OBJECTIVES["codec"](tiny_model, x, torch.tensor([quality]), settings, generator)[0].item()
+
+    for quality in (0.0, 0.7):
+        plain, lagrangian = loss(quality, 0.0), TINY.lagrangian(quality)
+        assert loss(quality, 0.5) == pytest.approx(plain / math.sqrt(lagrangian), rel=1e-4)
+        assert loss(quality, 1.0) == pytest.approx(plain / lagrangian, rel=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["codec", "ul"])
+def test_losses_reach_every_network(objective: str, tiny_model: UnifiedLatentModel) -> None:
+    """Every parameter of the networks that an objective trains gets a finite gradient: all but the codec's denoiser."""
+    model = UnifiedLatentModel(TINY)
+    model.load_state_dict(tiny_model.state_dict())
+    x = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    quality = torch.tensor([0.1, 0.4, 0.6, 0.9])
+    generator = torch.Generator().manual_seed(0)
+    loss, metrics = OBJECTIVES[objective](model, x, quality, ObjectiveSettings(), generator)
+    assert loss.shape == ()
+    assert all(math.isfinite(float(value)) and not value.requires_grad for value in metrics.values())
+    loss.backward()
+    without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
+    if objective == "codec":
+        assert set(without) == {f"decoder.denoiser.{name}" for name, _ in model.decoder.denoiser.named_parameters()}
+    else:
+        assert {name.split(".")[0] for name in without} == {"hyper_encoder", "hyper_decoder", "prior"}
+        assert {name for name in without if name.startswith("prior")} == {
+            *("prior.hyper.weight", "prior.hyper.bias", "prior.scale_head.weight", "prior.scale_head.bias")
+        }
+
+
+@pytest.mark.parametrize("objective", ["codec", "ul"])
+def test_the_generator_decides_the_loss(objective: str, tiny_model: UnifiedLatentModel) -> None:
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    first, again, other = (
+        OBJECTIVES[objective](
+            tiny_model, x, torch.tensor([0.2, 0.8]), ObjectiveSettings(), torch.Generator().manual_seed(seed)
+        )[0].item()
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own
+def test_compiling_changes_nothing(tiny_model: UnifiedLatentModel) -> None:
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    generator = Workers(1, 2).generator(torch.device("cpu"))
+    plain, compiled = (
+        loss(tiny_model, x, torch.tensor([0.2, 0.8]), ObjectiveSettings(), generator.manual_seed(3))[0]
+        for loss in (OBJECTIVES["ul"], torch.compile(OBJECTIVES["ul"], backend="aot_eager"))
+    )
+    torch.testing.assert_close(compiled, plain)

@@ -1,0 +1,72 @@
+"""Dead hidden units are found and drawn anew, and the model stays as it is until it is trained."""
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store.model_directory import save_model
+from ulcodec.train.objective import codec_loss
+from ulcodec.train.revival import dead_units, hidden_layers, redraw
+from ulcodec.train.settings import ObjectiveSettings, Stage1Settings
+from ulcodec.train.stage1 import train_stage1
+
+N_KILLED = 5
+
+
+@pytest.fixture
+def dying(tiny_model: UnifiedLatentModel) -> UnifiedLatentModel:
+    """`tiny_model` with the first units of every hidden layer dead."""
+    model = copy.deepcopy(tiny_model).requires_grad_(True)
+    with torch.no_grad():
+        for source, _ in hidden_layers(model):
+            assert source.bias is not None
+            source.weight[:N_KILLED] = 0
+            source.bias[:N_KILLED] = -1
+    return model
+
+
+def loss_of(model: UnifiedLatentModel) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(4, 3, 64, 64, generator=generator)
+    quality = torch.linspace(0, 1, len(x))
+    return codec_loss(model, x, quality, ObjectiveSettings(), generator)[0]
+
+
+def test_dead_units_come_back_and_change_nothing(dying: UnifiedLatentModel) -> None:
+    losses = []
+    dead = dead_units(dying, lambda: losses.append(loss_of(dying)))
+    ran = [units for units in dead if units.any()]
+    assert len(ran) == 2 * 5, "a block of two hidden layers in each of five networks; the denoiser does not run"
+    assert all(units[:N_KILLED].all() for units in ran)
+    torch.manual_seed(0)
+    redraw(dying, dead)
+    left = dead_units(dying, lambda: losses.append(loss_of(dying)))
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-6)
+    assert sum(int(units.sum()) for units in left) < sum(int(units.sum()) for units in dead) / 2
+    loss_of(dying).backward()
+    for (_, reader), units in zip(hidden_layers(dying), dead, strict=True):
+        if units.any():
+            assert reader.weight.grad is not None
+            assert reader.weight.grad[:, units].any(), "they learn"
+
+
+def test_a_run_that_starts_from_a_model_says_how_many_there_were(
+    dying: UnifiedLatentModel, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "model", "tiny", dying, {"training": "none: seeded weights"})
+    settings = Stage1Settings(
+        data=(photographs,), out=tmp_path / "run", config="tiny", n_images=4, batch_size=4, crop_px=64, threads=1,
+        device="cpu", init=tmp_path / "model",
+    )  # fmt: skip
+    train_stage1(settings)
+    said = "hidden units were dead and are drawn anew"
+    out = capsys.readouterr().out
+    assert said in out
+    assert int(out.split(f" {said}")[0].split()[-3]) >= 10 * N_KILLED
+    train_stage1(dataclasses.replace(settings, n_images=8))
+    assert said not in capsys.readouterr().out, "a run that goes on is left alone"

@@ -1,0 +1,92 @@
+"""Parameters and multiply-accumulates of each part of a model."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ulcodec.model.build import build_model
+from ulcodec.model.config import ModelConfig, PaperConfig
+from ulcodec.model.decoder import CELL_PX, N_COEFFICIENTS
+from ulcodec.model.paper import PaperModel
+from ulcodec.model.unified import UnifiedLatentModel
+
+SIDE_PX = 256
+
+
+def describe(config: ModelConfig | PaperConfig) -> list[dict[str, Any]]:
+    """Rows `{part, parameters, kmac_per_px, passes}` for a configuration, measured on a 256x256 picture.
+
+    The paper's model is described without allocating it. `kmac_per_px` is thousands of multiply-accumulates of one pass
+    over pixels of the picture; `passes` how often coding or decoding runs the part (a denoising step counts once).
+    """
+    with torch.device("meta" if isinstance(config, PaperConfig) else "cpu"), torch.no_grad():
+        model = build_model(config)
+        parts = paper_parts(model) if isinstance(model, PaperModel) else codec_parts(model)
+        return [
+            {
+                "part": name,
+                "parameters": sum(p.numel() for module in modules for p in module.parameters()),
+                "kmac_per_px": kmac_per_px(run),
+                "passes": passes,
+            }
+            for name, modules, run, passes in parts
+        ]
+
+
+Part = tuple[str, Iterable[nn.Module], Callable[[], object], int]
+
+
+def codec_parts(model: UnifiedLatentModel) -> list[Part]:
+    config, side = model.config, SIDE_PX // 16
+    quality = torch.zeros(1)
+    picture, latent = torch.zeros(1, 3, SIDE_PX, SIDE_PX), torch.zeros(1, config.latent_channels, side, side)
+    hyper = torch.zeros(1, config.hyper_channels, side // 4, side // 4)
+    hyper_features = torch.zeros(1, config.hyper_width, side, side)
+    features, level = torch.zeros(1, config.width_8, 2 * side, 2 * side), torch.zeros(1, 1, 1, 1)
+    denoiser = model.decoder.denoiser
+    once = [denoiser.log_std, denoiser.features_fine, denoiser.features_coarse, denoiser.picture]
+    steps = [part for part in denoiser.children() if part not in once]
+    known, r_t = denoiser.conditions(features, picture), torch.zeros(1, N_COEFFICIENTS, *2 * [SIDE_PX // CELL_PX])
+    return [
+        ("encoder", [model.encoder], lambda: model.encoder(picture, quality), 1),
+        ("hyper-encoder", [model.hyper_encoder], lambda: model.hyper_encoder(latent, quality), 1),
+        ("hyper-decoder", [model.hyper_decoder], lambda: model.hyper_decoder(hyper, quality, (side, side)), 1),
+        (
+            "prior",
+            [model.prior],
+            lambda: model.prior(latent, latent, quality, hyper_features),
+            len(config.reveal_steps),
+        ),
+        ("decoder trunk", [model.decoder.trunk], lambda: model.decoder.trunk(latent, quality), 1),
+        ("denoiser, once", once, lambda: denoiser.conditions(features, picture), 1),
+        ("denoiser, a step", steps, lambda: denoiser(r_t, level, known), 1),
+    ]
+
+
+def paper_parts(model: PaperModel) -> list[Part]:
+    side, level = SIDE_PX // 16, torch.zeros(1)
+    picture, latent = torch.zeros(1, 3, SIDE_PX, SIDE_PX), torch.zeros(1, model.config.latent_channels, side, side)
+    return [
+        ("encoder", [model.encoder], lambda: model.encoder(picture, level), 1),
+        ("prior", [model.prior], lambda: model.prior(latent, level, level), 1),
+        ("decoder", [model.decoder], lambda: model.decoder(picture, level, latent, level), 1),
+    ]
+
+
+def kmac_per_px(run: Callable[[], Tensor | object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops()) / 2 / SIDE_PX**2 / 1000
+
+
+def coding_kmac_per_px(config: ModelConfig) -> dict[str, float]:
+    """Thousand multiply-accumulates for a pixel of the picture, all passes together: `{"encode", "decode"}`."""
+    cost = {row["part"]: row["kmac_per_px"] * row["passes"] for row in describe(config)}
+    coding = cost["hyper-decoder"] + cost["prior"]
+    return {
+        "encode": cost["encoder"] + cost["hyper-encoder"] + coding,
+        "decode": coding + cost["decoder trunk"],
+    }

@@ -1,0 +1,104 @@
+"""New pictures: the base model of a stage-2 run draws latents, the codec's decoder shows them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ulcodec.codec.pixels import to_pixels
+from ulcodec.devices import bfloat16_pays
+from ulcodec.diffusion.sampler import Denoiser, sample
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, STEP_WIDTH
+from ulcodec.errors import ModelError
+from ulcodec.format.container import Layout
+from ulcodec.model.base_model import BaseModel, BaseModelConfig
+from ulcodec.model.config import PATCH_PX
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.progress import tracked
+from ulcodec.store.model_directory import open_model
+from ulcodec.store.networks import load_weights
+from ulcodec.store.tensor_files import consistent, read_document, read_tensors
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A base model, the codec (named by its SHA-256) whose latents it draws, and that codec's quality in [0, 1]."""
+
+    base: BaseModel
+    codec: UnifiedLatentModel
+    codec_sha256: str
+    quality: float
+    device: torch.device
+
+    def sample(
+        self,
+        count: int,
+        *,
+        height: int = 256,
+        width: int = 256,
+        n_steps: int = 100,
+        seed: int = 0,
+        guide: "Sampler | None" = None,
+        guidance: float = 1.0,
+    ) -> Iterator[np.ndarray]:
+        """Draw pictures, one after another: uint8 [height, width, 3], sides rounded up to multiples of 16 pixels.
+
+        The decoder of a codec knows latents in whole steps, as files hold them. So it is shown the last estimate of the
+        clean latent, rounded, where the paper's, trained on noisy latents, takes z_0 itself.
+
+        `guide`: a weaker base model for the same codec (smaller, or trained for less time); `guidance` above 1 moves
+        away from what it would draw (autoguidance, Karras et al., arXiv 2406.02507, eq. 3). Raises ModelError for
+        a guide of another codec.
+        """
+        if guide is not None and (guide.codec_sha256, guide.quality) != (self.codec_sha256, self.quality):
+            raise ModelError("the guide was trained on other latents")
+        generator = torch.Generator(self.device).manual_seed(seed)
+        denoise = self.base if guide is None else guided(self.base, guide.base, guidance)
+        grid = (-(-height // PATCH_PX), -(-width // PATCH_PX))
+        cleanest = torch.tensor([LATENT_LOG_SNR_0], device=self.device)
+        quality = torch.tensor([self.quality], device=self.device)
+        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(self.device))
+        with torch.inference_mode(), autocast:
+            for _ in tracked(range(count)):
+                z_0 = sample_latents(denoise, self.base.draw_noisiest((1, *grid), generator), n_steps)
+                y = torch.round(denoise(z_0, cleanest) / STEP_WIDTH).contiguous(memory_format=torch.channels_last)
+                yield to_pixels(self.codec.decoder.trunk(y, quality)[1][0].float(), Layout.RGB)
+
+
+def guided(base: Denoiser, guide: Denoiser, guidance: float) -> Denoiser:
+    """`guide + guidance (base - guide)`, of the two estimates of the clean latent."""
+
+    def denoise(z_t: Tensor, log_snr: Tensor) -> Tensor:
+        weaker = guide(z_t, log_snr)
+        return weaker + guidance * (base(z_t, log_snr) - weaker)
+
+    return denoise
+
+
+def sample_latents(denoise: Denoiser, z_1: Tensor, n_steps: int) -> Tensor:
+    """z_0 [B, C, h, w] at log-SNR 5 from the noisiest latents z_1, in second-order steps even in log-SNR."""
+    return sample(denoise, z_1, torch.linspace(LATENT_LOG_SNR_1, LATENT_LOG_SNR_0, n_steps + 1).tolist())
+
+
+def load_sampler(run_dir: Path, *, model: str | Path | None = None, device: torch.device) -> Sampler:
+    """EMA weights of a stage-2 run with its codec. `model`: where that codec is, if not where it was in training.
+
+    Raises ModelError if there is no stage-2 checkpoint, or if the codec is not the one that made its latents.
+    """
+    checkpoint = run_dir / "checkpoint"
+    config, ema = consistent(checkpoint, lambda: (read_document(checkpoint, "config"), read_tensors(checkpoint, "ema")))
+    if "stage2" not in config:
+        raise ModelError(f"{run_dir} is not a run of stage 2")
+    trained = config["model"]
+    stored = open_model(model or config["stage2"]["model"])
+    if stored.fingerprint.hex() != trained["codec_sha256"]:
+        raise ModelError(
+            f"{run_dir} draws latents of model {trained['codec_sha256'][:8]}, not of {stored.fingerprint.hex()[:8]}"
+        )
+    base = BaseModel(BaseModelConfig(**trained["base"]))
+    load_weights(base, ema)
+    base = base.to(device).eval().requires_grad_(False)
+    return Sampler(base, stored.networks(device), trained["codec_sha256"], trained["quality"] / 100, device)

@@ -1,0 +1,154 @@
+"""Files of a wanted size or quality: the search over what the encoder can choose.
+
+A step of quality changes the rate by about 3 %. Between two steps, `thrift` moves more symbols towards zero, which
+costs little at small amounts.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ulcodec.codec.image import Codec, Encoding
+from ulcodec.errors import ImageError
+from ulcodec.format.attachments import to_full_range
+from ulcodec.format.container import MAX_QUALITY
+from ulcodec.io.pictures import Picture
+from ulcodec.metrics import MS_SSIM_MIN_SIDE, SSIMULACRA2_MIN_SIDE, ms_ssim, psnr_db, ssimulacra2
+from ulcodec.metrics.perceptual import ssimulacra2_function
+from ulcodec.progress import share
+
+MAX_TRIES = 8
+SIZE_TOLERANCE = 0.02
+LOG_SIZE_PER_QUALITY = 0.027
+LOG_SIZE_PER_THRIFT = 0.11
+MAX_THRIFT = 4.0
+FIRST_QUALITY = 50
+
+MEASURES = {
+    "psnr_db": ("PSNR", psnr_db, 1),
+    "ms_ssim": ("MS-SSIM", ms_ssim, MS_SSIM_MIN_SIDE),
+    "ssimulacra2": ("SSIMULACRA2", ssimulacra2, SSIMULACRA2_MIN_SIDE),
+}
+"""Name to print, function of two uint8 pictures, and smallest side in pixels."""
+
+
+@dataclass
+class Search:
+    """Files of one picture, each made once; `codings` counts them."""
+
+    encoding: Encoding
+    measure: Callable[[bytes], float]
+    found: dict[tuple[int, float], tuple[float, bytes]] = field(default_factory=dict)
+
+    @property
+    def codings(self) -> int:
+        return len(self.found)
+
+    def at(self, quality: int, thrift: float = 1.0) -> float:
+        """The measure of the file at a quality."""
+        if (quality, thrift) not in self.found:
+            with share(1 / (MAX_TRIES - self.codings), f"try {self.codings + 1} of at most {MAX_TRIES}"):
+                data = self.encoding.code(quality, thrift)
+                self.found[quality, thrift] = self.measure(data), data
+        return self.found[quality, thrift][0]
+
+
+def encode_to_size(
+    codec: Codec,
+    picture: Picture,
+    n_bytes: int,
+    *,
+    alpha_quality: int | None = None,
+    strip: bool = False,
+    effort: int = 1,
+) -> bytes:
+    """A file of at most `n_bytes`, and at least 98 % of them where quality 100 reaches that; 8 codings at most.
+
+    Raises ImageError if no file is so small.
+    """
+    n_bytes = max(n_bytes, 1)
+    encoding = Encoding(codec, picture, alpha_quality, strip, effort)
+    exact = encoding.exact_file(MAX_QUALITY)
+    if exact is not None and len(exact) <= n_bytes:
+        return exact
+    search = Search(encoding, lambda data: float(len(data)))
+    good = (1 - SIZE_TOLERANCE) * n_bytes
+    low, high = -1, 101  # qualities whose file is known to fit, and not to fit
+    quality, slope = FIRST_QUALITY, LOG_SIZE_PER_QUALITY
+    before: tuple[int, float] | None = None
+    while high - low > 1 and search.codings < MAX_TRIES - 3:
+        size = search.at(quality)
+        if before is not None and (size > before[1]) == (quality > before[0]) and size != before[1]:
+            slope = math.log(size / before[1]) / (quality - before[0])
+        before = quality, size
+        low, high = (quality, high) if size <= n_bytes else (low, quality)
+        if good <= size <= n_bytes or (size < good and quality == 100):
+            return search.found[quality, 1.0][1]
+        step = math.log(0.99 * n_bytes / size) / slope
+        quality = min(max(quality + round(step), low + 1), high - 1)
+    if high <= 100:
+        thrifty(search, high, n_bytes, good)
+    fitting = [(size, data) for size, data in search.found.values() if size <= n_bytes]
+    if not fitting:
+        smallest = int(min(size for size, _ in search.found.values()))
+        raise ImageError(f"no file of {n_bytes} bytes: the smallest of this picture has {smallest}")
+    return max(fitting, key=lambda entry: entry[0])[1]
+
+
+def thrifty(search: Search, quality: int, n_bytes: int, good: float) -> None:
+    """Try files between this quality's, which is too large, and the one before."""
+    thrift, size, slope = 1.0, search.at(quality), LOG_SIZE_PER_THRIFT
+    while search.codings < MAX_TRIES and not good <= size <= n_bytes and thrift < MAX_THRIFT:
+        wanted = math.log(size / (0.99 * n_bytes)) / slope
+        new = min(max(thrift + wanted, 1.01), MAX_THRIFT)
+        new_size = search.at(quality, new)
+        if new_size < size and new > thrift:
+            slope = math.log(size / new_size) / (new - thrift)
+        thrift, size = new, new_size
+
+
+def encode_to_quality(
+    codec: Codec,
+    picture: Picture,
+    measure: str,
+    value: float,
+    *,
+    alpha_quality: int | None = None,
+    strip: bool = False,
+    effort: int = 1,
+) -> bytes:
+    """The smallest file found whose decoded picture reaches a value; `measure`: "psnr_db", "ms_ssim", "ssimulacra2".
+
+    Samples are compared at 8 bits of the range that they use, without their profile; colours that alpha hides count as
+    equal, and alpha itself is not measured. Raises ValueError for a value that is not finite, ImageError if quality 100
+    does not reach it or the picture is too small for the measure, MissingPackageError where SSIMULACRA2 is not
+    installed.
+    """
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite value of {measure}, got {value}")
+    name, compare, min_side = MEASURES[measure]
+    if measure == "ssimulacra2":
+        ssimulacra2_function()
+    if min(picture.pixels.shape[:2]) < min_side:
+        raise ImageError(f"{name} needs sides of at least {min_side} pixels")
+    encoding = Encoding(codec, picture, alpha_quality, strip, effort)
+    alpha, bits = encoding.picture.alpha, encoding.significant_bits
+    hidden = False if alpha is None else alpha == 0
+    original = Picture(encoding.pixels).pixels_8
+
+    def reached(data: bytes) -> float:
+        decoded = codec.decode_picture(data, max_pixels=original.shape[0] * original.shape[1]).pixels
+        shown = Picture(to_full_range(decoded, bits)).pixels_8.copy()
+        shown[hidden] = original[hidden]
+        return compare(original, shown)
+
+    search = Search(encoding, reached)
+    low, high = -1, 100
+    if search.at(100) < value:
+        if (exact := encoding.exact_file(MAX_QUALITY)) is not None:
+            return exact
+        raise ImageError(f"no file reaches {value:g}: quality 100 gives {search.at(100):.4g}")
+    while high - low > 1 and search.codings < MAX_TRIES:
+        quality = (low + high) // 2
+        low, high = (low, quality) if search.at(quality) >= value else (quality, high)
+    return search.found[high, 1.0][1]

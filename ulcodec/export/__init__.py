@@ -1,0 +1,4 @@
+"""From a training run to a model directory that encodes and decodes.
+
+`pipeline` reads the run and writes the model; `calibration` fits the integer prior and the frequency tables to files.
+"""

@@ -1,0 +1,81 @@
+"""What a file carries beside the picture: metadata, deflated, and the alpha channel. No torch and no model."""
+
+import warnings
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ulcodec.errors import CorruptDataError, LimitError
+from ulcodec.format.cicp import Cicp
+from ulcodec.format.container import Attachment, Container
+
+MAX_METADATA_BYTES = 2**24
+MAX_SIGNIFICANT_BITS = 14
+"""Samples that use more of their 16 bits than so many are coded as they are."""
+
+
+def deflate(data: bytes) -> bytes:
+    """Raw deflate (RFC 1951)."""
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+def inflate(data: bytes) -> bytes:
+    """Inverse of `deflate`. Raises CorruptDataError, or LimitError beyond `MAX_METADATA_BYTES`."""
+    unpacker = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    try:
+        unpacked = unpacker.decompress(data, MAX_METADATA_BYTES + 1)
+    except zlib.error as error:
+        raise CorruptDataError(f"metadata that does not inflate: {error}") from error
+    if len(unpacked) > MAX_METADATA_BYTES:
+        raise LimitError(f"metadata of more than {MAX_METADATA_BYTES} bytes")
+    if not unpacker.eof or unpacker.unused_data:
+        raise CorruptDataError("metadata that does not inflate to its end")
+    return unpacked
+
+
+def metadata_field(kind: Attachment, data: bytes) -> dict[str, Any]:
+    """The field of a `Picture` that attached ICC, EXIF, XMP or CICP gives.
+
+    None, with a warning, for what inflates beyond `MAX_METADATA_BYTES`. Raises CorruptDataError.
+    """
+    if kind is Attachment.CICP:
+        cicp = Cicp.read(data)
+        if cicp is None:
+            raise CorruptDataError("CICP that is not 4 bytes of an RGB picture")
+        return {"cicp": cicp}
+    try:
+        return {kind.name.lower(): inflate(data)}
+    except LimitError as error:
+        warnings.warn(f"{kind.name} is left out: {error}", stacklevel=2)
+        return {}
+
+
+def significant_bits(samples: NDArray[np.integer]) -> int:
+    """Bits that the largest of uint16 samples takes, if they are 1 to `MAX_SIGNIFICANT_BITS`; otherwise all 8 or 16."""
+    depth = 8 * samples.dtype.itemsize
+    bits = int(samples.max()).bit_length() if depth == 16 else 0
+    return bits if 1 <= bits <= MAX_SIGNIFICANT_BITS else depth
+
+
+def to_full_range(samples: NDArray[np.integer], bits: int) -> NDArray[np.integer]:
+    """uint16 samples up to 2^bits - 1 -> up to 65535: round(s * 65535 / (2^bits - 1)). Others stay as they are."""
+    if bits > MAX_SIGNIFICANT_BITS or samples.dtype != np.uint16:
+        return samples
+    peak = 2**bits - 1
+    scaled: NDArray[np.integer] = ((samples.astype(np.uint32) * 65535 + peak // 2) // peak).astype(np.uint16)
+    return scaled
+
+
+def from_full_range(samples: NDArray[np.integer], said: Container) -> NDArray[np.integer]:
+    """Inverse of `to_full_range`, for a file's samples. Raises CorruptDataError for bits that no writer states."""
+    stated = dict(said.attachments).get(Attachment.SIGNIFICANT_BITS)
+    if stated is None:
+        return samples
+    if len(stated) != 1 or not 1 <= stated[0] <= MAX_SIGNIFICANT_BITS or said.bit_depth != 16:
+        raise CorruptDataError("significant bits that do not belong to the picture")
+    peak = 2 ** stated[0] - 1
+    scaled: NDArray[np.integer] = ((samples.astype(np.uint32) * peak + 32767) // 65535).astype(np.uint16)
+    return scaled

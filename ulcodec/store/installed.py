@@ -1,0 +1,26 @@
+"""Which models are installed, without loading any of them."""
+
+import json
+from pathlib import Path
+
+from ulcodec.errors import ModelError
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+
+
+def model_directory(model: str | Path) -> Path:
+    """Directory of a shipped model by its name, or of any model by its path. Raises ModelError if there is none."""
+    for candidate in (WEIGHTS / str(model), Path(model)):
+        if (candidate / "config.json").is_file():
+            return candidate
+    shipped = ", ".join(sorted(installed_fingerprints().values())) or "none"
+    raise ModelError(f"no model {str(model)!r}: it is neither a shipped model ({shipped}) nor a model directory")
+
+
+def installed_fingerprints() -> dict[str, str]:
+    """Shipped models: the fingerprint that files carry (8 hexadecimal digits) -> name."""
+    found = {}
+    for file in sorted(WEIGHTS.glob("*/config.json")):
+        document = json.loads(file.read_text())
+        found[document["coding_sha256"][:8]] = document["name"]
+    return found

@@ -1,0 +1,114 @@
+"""Model directories: configuration, float weights (fp16), and the integers that define how files are coded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ulcodec.coding.integer_prior import IntegerPrior, fingerprint
+from ulcodec.coding.latents import LatentCoder, check_reveal_steps
+from ulcodec.coding.quantise_prior import integer_tensors
+from ulcodec.coding.tables import FrequencyTables, build_tables
+from ulcodec.errors import ModelError
+from ulcodec.model.config import ModelConfig
+from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store.installed import model_directory
+from ulcodec.store.networks import load_network
+from ulcodec.store.tensor_files import consistent, read_document, read_tensors, write_directory
+
+DENOISER = "decoder.denoiser"
+"""Prefix of the denoiser's weights."""
+
+TABLE_PARTS = ("frequencies", "lengths", "minima")
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model directory that has been read and whose integers match their fingerprint (SHA-256)."""
+
+    name: str
+    config: ModelConfig
+    fingerprint: bytes
+    weights: dict[str, Tensor]
+    coding: dict[str, Tensor]
+    document: dict[str, Any]
+
+    @property
+    def denoiser(self) -> dict[str, Any] | None:
+        """How the denoiser was trained, None if it was not."""
+        return self.document.get("denoiser")
+
+    def networks(self, device: torch.device) -> UnifiedLatentModel:
+        """Float networks, ready to run."""
+        return load_network(lambda: UnifiedLatentModel(self.config), self.weights, device)
+
+    def coder(self, device: torch.device) -> LatentCoder:
+        """Integer prior and frequency tables."""
+        frequencies, lengths, minima = (self.coding[f"tables.{part}"].numpy().astype(np.int32) for part in TABLE_PARTS)
+        prior = IntegerPrior(self.config, self.coding, device)
+        return LatentCoder(prior, FrequencyTables(frequencies, lengths, minima))
+
+
+def open_model(model: str | Path) -> StoredModel:
+    """Read a shipped model by name, any other by directory. Raises ModelError if missing, incomplete or altered."""
+    directory = model_directory(model)
+    return consistent(directory, lambda: read_model(directory))
+
+
+def read_model(directory: Path) -> StoredModel:
+    """`open_model` of a directory that nobody writes meanwhile."""
+    document = read_document(directory, "config")
+    try:
+        config = ModelConfig.from_json(document["model"])
+        name, sha256 = str(document["name"]), document["coding_sha256"]
+    except KeyError as error:
+        raise ModelError(f"{directory / 'config.json'}: missing {error}") from error
+    coding = read_tensors(directory, "coding")
+    digest = fingerprint(config, coding)
+    if digest.hex() != sha256:
+        raise ModelError(f"{directory}: the coding integers do not match their fingerprint; the model is damaged")
+    return StoredModel(name, config, digest, read_tensors(directory, "weights"), coding, document)
+
+
+def save_model(directory: Path, name: str, model: UnifiedLatentModel, provenance: dict[str, Any]) -> str:
+    """Write a trained model as a model directory; returns its SHA-256 in hexadecimal digits.
+
+    `provenance` (how it was trained; JSON values) is stored in `config.json`. Raises ModelError if a file
+    cannot hold what the model codes.
+    """
+    check_reveal_steps(model.config)
+    coding = integer_tensors(model) | table_tensors(scale_tables())
+    weights = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
+    document = {"name": name, "model": model.config.to_json(), "provenance": provenance}
+    return write_model(directory, weights, coding, document)
+
+
+def write_model(
+    directory: Path, weights: dict[str, Tensor], coding: dict[str, Tensor], document: dict[str, Any]
+) -> str:
+    """Write a model directory of these parts; returns its SHA-256, which `document` need not hold."""
+    sha256 = fingerprint(ModelConfig.from_json(document["model"]), coding).hex()
+    config = document | {"coding_sha256": sha256}
+    write_directory(directory, {"weights": weights, "coding": coding}, {"config": config})
+    return sha256
+
+
+def table_tensors(tables: FrequencyTables) -> dict[str, Tensor]:
+    """Frequency tables as a model directory holds them."""
+    return {f"tables.{part}": torch.from_numpy(getattr(tables, part)) for part in TABLE_PARTS}
+
+
+def scale_tables() -> FrequencyTables:
+    """The frequency tables of the prior's 64 log-spaced scales."""
+    return build_tables(table_scales())
+
+
+def table_scales() -> NDArray[np.float64]:
+    """Their standard deviations in symbols, [N_SCALES]."""
+    scales: NDArray[np.float64] = SCALE_MIN * np.exp(LOG_SCALE_STEP * np.arange(N_SCALES))
+    return scales

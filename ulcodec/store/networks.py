@@ -1,0 +1,56 @@
+"""Load stored tensors into networks."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ulcodec.errors import ModelError
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into a module of the same names and shapes, converting dtypes. Raises ModelError otherwise."""
+    set_weights(module, tensors, assign=False)
+
+
+def load_network(make: Callable[[], Network], tensors: Mapping[str, Tensor], device: torch.device) -> Network:
+    """Make a float32 network that holds these tensors, ready to run on the device: channels last, without gradients.
+
+    Raises ModelError if names or shapes differ.
+    """
+    with SkipInitialisation():
+        network = make()
+    # Conversion, device and layout in one copy, in place of one each: the tensors are mapped from their files.
+    placed = {
+        name: tensor.to(device, torch.float32, memory_format=layout_of(tensor)) for name, tensor in tensors.items()
+    }
+    set_weights(network, placed, assign=True)
+    ready: Network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ready.eval().requires_grad_(False)
+
+
+def layout_of(tensor: Tensor) -> torch.memory_format:
+    """Channels last for the weights of convolutions, as `Module.to` chooses."""
+    return torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+
+
+class SkipInitialisation(TorchFunctionMode):
+    """Leaves the weights of modules made within as memory happens to be: random ones take longer than reading them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return options["tensor"] if "tensor" in options else args[0]
+        return func(*args, **options)
+
+
+def set_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, assign: bool) -> None:
+    """Copy tensors into a module's parameters, or put them in their place. Raises ModelError if they do not fit."""
+    try:
+        module.load_state_dict(dict(tensors), assign=assign)
+    except RuntimeError as error:
+        raise ModelError(f"weights do not fit the configuration: {str(error).splitlines()[-1].strip()}") from error

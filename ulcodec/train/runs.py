@@ -1,0 +1,50 @@
+"""Run directories: read the configuration of a run, measure its progress, and rewind it for a new length."""
+
+from pathlib import Path
+from typing import Any
+
+from ulcodec.errors import TrainingError
+from ulcodec.store.tensor_files import is_written, read_document, read_tensors, recover_directory, write_directory
+from ulcodec.train.settings import LoopSettings
+from ulcodec.train.workers import Workers
+
+
+def run_config(run_dir: Path) -> dict[str, Any]:
+    """The configuration that a run's checkpoint holds. Raises TrainingError if there is none."""
+    if not is_written(run_dir / "checkpoint"):
+        raise TrainingError(f"{run_dir}: no checkpoint to resume")
+    return read_document(run_dir / "checkpoint", "config")
+
+
+def rewind(run_dir: Path, settings: LoopSettings, device: str) -> None:
+    """Make a run ready for a new length: if its learning rate fell already, go back to the state before that.
+
+    Every worker calls it, the first one writes. Raises TrainingError, and changes nothing, if that state is beyond the
+    new length.
+    """
+    workers = Workers.join(device)
+    checkpoint, constant = run_dir / "checkpoint", run_dir / "constant"
+    if workers.first:
+        for path in (checkpoint, constant):
+            recover_directory(path)
+        if read_document(checkpoint, "progress")["decaying"]:
+            documents = {name: read_document(constant, name) for name in ("config", "progress")}
+            n_images, seconds = documents["progress"]["n_images"], documents["progress"]["seconds"]
+            if progress_of(settings, n_images, seconds) >= 1:
+                raise TrainingError(
+                    f"{run_dir}: its rate began to fall at {n_images} images and {seconds / 60:.2f} minutes; "
+                    "give it a greater length"
+                )
+            groups = {name: read_tensors(constant, name) for name in ("model", "ema", "optimizer")}
+            write_directory(checkpoint, groups, documents)
+    workers.wait()
+
+
+def progress_of(settings: LoopSettings, n_images: int, seconds: float) -> float:
+    """Share of a run's length that is over, 0 to 1."""
+    shares = [0.0]
+    if settings.minutes is not None:
+        shares.append(seconds / (60 * settings.minutes))
+    if settings.n_images is not None:
+        shares.append(n_images / settings.n_images)
+    return min(1.0, max(shares))
