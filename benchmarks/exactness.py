@@ -89,7 +89,7 @@ def work(
         for part in latents:
             decoded_digest.update(part.cpu().numpy().astype("<i8").tobytes())
         y, hyper = unflattened(latents.y_16, grid)[0], unflattened(latents.hyper_16, hyper_grid(grid))[0]
-        coded = encode_latent(codec.coder, y, hyper, container.quality)
+        coded = encode_latent(codec.coder, y, hyper, container.header.quality)
         coded_digest.update(b"".join(coded.segments) + coded.symbol_check.to_bytes(2, "big"))
     return {
         "torch": torch.__version__,

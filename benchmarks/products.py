@@ -40,7 +40,7 @@ def measure(model: str, n_threads: int) -> dict[str, Any]:
     from ulcodec.bench.pictures import find_pictures, fitted
     from ulcodec.codec.image import latent_grid
     from ulcodec.coding.integer_prior import IntegerPrior
-    from ulcodec.coding.latents import step_parameters
+    from ulcodec.coding.latents import pass_parameters
     from ulcodec.coding.products import PRODUCTS, is_exact
     from ulcodec.format.container import N_SEGMENTS, Container
     from ulcodec.store.model_directory import open_model
@@ -58,9 +58,9 @@ def measure(model: str, n_threads: int) -> dict[str, Any]:
             prior = IntegerPrior(stored.config, stored.coding, device, name)
             features = prior.hyper_features(decoded.hyper_16, QUALITY, grid)
             last = (prior, decoded.y_16.view(1, *grid, -1), N_SEGMENTS, QUALITY, features)
-            first_ms = stopwatch(device, step_parameters, *last)[1]
+            first_ms = stopwatch(device, pass_parameters, *last)[1]
             n_runs = RUNS if RUNS * first_ms < BUDGET_MS else int(first_ms < BUDGET_MS)
-            passes[name] = median([stopwatch(device, step_parameters, *last)[1] for _ in range(n_runs)] or [first_ms])
+            passes[name] = median([stopwatch(device, pass_parameters, *last)[1] for _ in range(n_runs)] or [first_ms])
     return {"chosen": codec.coder.prior.product, "pass_ms": passes}
 
 

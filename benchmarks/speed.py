@@ -111,7 +111,7 @@ def decode_stages(codec: ulcodec.Codec, file: bytes) -> dict[str, float]:
     grid = latent_grid(container)
     prior: Any = TimedPrior(codec.coder.prior, codec.device)
     coder = LatentCoder(prior, codec.coder.tables)
-    segments, check, quality = container.segments, container.symbol_check, container.quality
+    segments, check, quality = container.segments, container.symbol_check, container.header.quality
     decoded, coding_ms = stopwatch(codec.device, decode_latent, coder, segments, check, quality, grid)
     _, synthesis_ms = stopwatch(codec.device, codec.synthesise, [decoded], [container])
     return {

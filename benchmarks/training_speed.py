@@ -53,7 +53,7 @@ def gflop_per_crop(config: ModelConfig | PaperConfig, crop_px: int) -> float:
     The continuous bound asks the prior once more, for a part of the crops.
     """
     kmac = {row["part"]: row["kmac_per_px"] * row["passes"] for row in describe(config)}
-    kmac["prior"] *= 1 + 1 / (ObjectiveSettings().subset * len(config.reveal_steps))
+    kmac["prior"] *= 1 + 1 / (ObjectiveSettings().subset * len(config.reveal_passes))
     return 6e-6 * crop_px**2 * sum(cost for part, cost in kmac.items() if not part.startswith("denoiser"))
 
 

@@ -112,7 +112,7 @@ def decode(
         container = Container.from_bytes(data, max_pixels=max_pixels)  # what is wrong is told before the model loads
         if part is not None:
             check_crop(part, container)
-        return data, WINDOW_PIXELS if alone else container.n_pixels
+        return data, WINDOW_PIXELS if alone else container.header.n_pixels
 
     def decoded(codec: "Codec", files: list[bytes]) -> "list[Recovery]":
         from ulcodec.codec.batch import decode_batch

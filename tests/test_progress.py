@@ -129,7 +129,7 @@ def test_an_abandoned_iterator_may_be_closed_late() -> None:
 @pytest.fixture
 def tiled(tiny_codec: Codec, monkeypatch: pytest.MonkeyPatch) -> Codec:
     """The tiny codec with a denoiser, all of whose loops take tiles of a small picture."""
-    monkeypatch.setattr(codec_module, "TILE", 4)
+    monkeypatch.setattr(codec_module, "CODEC_TILE", 4)
     monkeypatch.setattr(tiny_codec.coder.prior, "tile", 2)
     return replace(tiny_codec, has_denoiser=True)
 

@@ -9,17 +9,17 @@ from ulcodec.store.installed import installed_fingerprints
 def info(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> dict[str, Any]:
     """Header, sizes and segments of a `.ulc` file; verifies checksums, decodes no pixels. Raises FormatError."""
     container = Container.from_bytes(data, max_pixels=max_pixels)
-    fingerprint = container.fingerprint.hex()
+    fingerprint = container.header.fingerprint.hex()
     attached = dict(container.attachments)
     bits_stated = bool(attached.get(Attachment.SIGNIFICANT_BITS))
     return {
         "version": VERSION,
-        "width": container.width,
-        "height": container.height,
-        "layout": container.layout.name,
-        "bit_depth": container.bit_depth,
-        "significant_bits": attached[Attachment.SIGNIFICANT_BITS][0] if bits_stated else container.bit_depth,
-        "quality": container.quality,
+        "width": container.header.width,
+        "height": container.header.height,
+        "layout": container.header.layout.name,
+        "bit_depth": container.header.bit_depth,
+        "significant_bits": attached[Attachment.SIGNIFICANT_BITS][0] if bits_stated else container.header.bit_depth,
+        "quality": container.header.quality,
         "lossless": container.is_lossless,
         "model": installed_fingerprints().get(fingerprint),
         "fingerprint": fingerprint,
@@ -27,5 +27,5 @@ def info(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> dict[str, Any]:
         "overhead_bytes": container.overhead_bytes,
         "attachment_bytes": {kind.name.lower(): len(content) for kind, content in container.attachments},
         "segment_bytes": [len(segment) for segment in container.segments],
-        "bits_per_pixel": 8 * len(data) / container.n_pixels,
+        "bits_per_pixel": 8 * len(data) / container.header.n_pixels,
     }

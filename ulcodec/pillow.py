@@ -65,11 +65,11 @@ class UlcImageFile(ImageFile.ImageFile):
         if "exif" in fields:
             fields["exif"] = EXIF_PREFIX + fields["exif"]
         self.info.update({INFO_NAMES[name]: bytes(value) for name, value in fields.items()})
-        self.info["quality"] = container.quality
-        self._size = container.width, container.height
+        self.info["quality"] = container.header.quality
+        self._size = container.header.width, container.header.height
         has_alpha = any(kind in ALPHA_KINDS for kind, _ in container.attachments)
-        deep_grey = container.layout is Layout.GREY and container.bit_depth == 16 and not has_alpha
-        mode = "L" if container.layout is Layout.GREY else "RGB"
+        deep_grey = container.header.layout is Layout.GREY and container.header.bit_depth == 16 and not has_alpha
+        mode = "L" if container.header.layout is Layout.GREY else "RGB"
         self._mode = "I;16" if deep_grey else {"L": "LA", "RGB": "RGBA"}[mode] if has_alpha else mode
         self.reduced = False
         self.tile = []

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 import ulcodec
-from ulcodec.codec import image as codec_module
 from ulcodec.codec.image import Codec, latent_grid
 from ulcodec.coding import latents as latent_coding
 from ulcodec.coding.latents import decode_latent, encode_latent
@@ -28,7 +27,7 @@ from ulcodec.errors import (
 from ulcodec.format.container import Attachment, Container
 from ulcodec.io.pictures import Picture, load_image
 from ulcodec.model.config import TINY, spread_reveal
-from ulcodec.model.reveal import step_map
+from ulcodec.model.reveal import pass_map
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import save_model
 
@@ -396,7 +395,7 @@ def test_tiles_change_neither_bytes_nor_pixels(
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     data = tiny_codec.encode(noise)
     decoded = tiny_codec.decode_array(data)
-    monkeypatch.setattr(codec_module, "TILE", tile)
+    monkeypatch.setattr(codec_module, "CODEC_TILE", tile)
     assert tiny_codec.encode(noise) == data
     np.testing.assert_array_equal(tiny_codec.decode_array(data), decoded)
 
@@ -406,7 +405,7 @@ def test_shipped_model_in_tiles(picture: np.ndarray, monkeypatch: pytest.MonkeyP
     wide = np.tile(picture, (2, 3, 1))
     data = small.encode(wide)
     decoded = small.decode_array(data)
-    monkeypatch.setattr(codec_module, "TILE", 8)
+    monkeypatch.setattr(codec_module, "CODEC_TILE", 8)
     assert small.encode(wide) == data
     np.testing.assert_array_equal(small.decode_array(data), decoded)
 
@@ -419,7 +418,7 @@ def test_crop_is_part_of_the_whole(
     left, top, width, height = crop
     whole = tiny_codec.decode_array(data)[top : top + height, left : left + width]
     for tile in (128, 4):
-        monkeypatch.setattr(codec_module, "TILE", tile)
+        monkeypatch.setattr(codec_module, "CODEC_TILE", tile)
         part = tiny_codec.decode_picture(data, crop=crop)
         np.testing.assert_array_equal(np.dstack([part.pixels, part.alpha]), whole)
 
@@ -450,7 +449,7 @@ def test_a_cut_file_gives_the_sure_symbols_of_the_whole_one() -> None:
     photograph = load_image((files("skimage.data") / "coffee.png").read_bytes()).pixels[:192, :256]
     container = Container.from_bytes(small.encode(photograph, quality=60))
     whole = small.decode_latents(container).y_16
-    steps = step_map(small.model.config, latent_grid(container)).flatten(1).T
+    steps = pass_map(small.model.config, latent_grid(container)).flatten(1).T
     for n, share in ((1, 0.5), (2, 0.1), (3, 0.9)):
         part = container.segments[n][: int(share * len(container.segments[n]))]
         cut = dataclasses.replace(container, segments=(*container.segments[:n], part), symbol_check=None)

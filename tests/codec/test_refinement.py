@@ -67,7 +67,7 @@ def test_tiles_give_the_gradient_of_the_whole_picture(
     latent = refinement.encode_latent(small.coder, y, hyper, 50).latent
     grid = (y.shape[1], y.shape[2])
     whole = refinement.slope(small.model, tall, latent, grid, 50)
-    monkeypatch.setattr(refinement, "TILE", 8)
+    monkeypatch.setattr(refinement, "GRADIENT_TILE", 8)
     tiles = refinement.slope(small.model, tall, latent, grid, 50)
     assert tiles.error_bits == pytest.approx(whole.error_bits, rel=1e-4)
     difference = (tiles.gradient - whole.gradient).square().mean() / whole.gradient.square().mean()

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from ulcodec.coding import integer_prior as integer
 from ulcodec.coding.integer_prior import MEAN_GRID, CodingParameters, IntegerPrior, fingerprint, shuffled, stored_layer
-from ulcodec.coding.latents import step_parameters
+from ulcodec.coding.latents import pass_parameters
 from ulcodec.coding.products import LARGEST_ACTIVATION, PRODUCTS, is_exact, neighbourhoods
 from ulcodec.coding.quantise_prior import FloatLayer, integer_layer, integer_tensors
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
 from ulcodec.errors import ModelError
 from ulcodec.model.config import N_CHANNEL_GROUPS, N_PHASES, TINY, ModelConfig
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
-from ulcodec.model.reveal import StepElements, step_map
+from ulcodec.model.reveal import PassElements, pass_map
 from ulcodec.model.unified import UnifiedLatentModel
 
 GRID = (7, 10)
@@ -74,17 +74,17 @@ def walk(prior: IntegerPrior, latents: Latents, quality: int) -> list[CodingPara
     """Parameters of the elements of every reveal step."""
     features = prior.hyper_features(latents.hyper_16, quality, GRID)
     y_16 = latents.y_16.view(-1, *GRID, TINY.latent_channels)
-    return [step_parameters(prior, y_16, step, quality, features) for step in TINY.reveal_steps]
+    return [pass_parameters(prior, y_16, step, quality, features) for step in TINY.reveal_passes]
 
 
 def float_walk(model: UnifiedLatentModel, latents: Latents, quality: int) -> list[tuple[Tensor, Tensor]]:
     """Mean in steps and fractional table index, [N, C], of every reveal step by the float networks."""
     q = torch.tensor([quality / 100])
-    steps = step_map(TINY, GRID)
+    steps = pass_map(TINY, GRID)
     features = model.hyper_decoder(picture_of(latents.hyper_16, COARSE), q, GRID)
     y = picture_of(latents.y_16, GRID)
     predictions = []
-    for step in TINY.reveal_steps:
+    for step in TINY.reveal_passes:
         y_known = torch.where(steps < step, y, 0.0)
         log_snr = torch.where(steps < step, LATENT_LOG_SNR_0, -torch.inf)
         mean, log_scale = model.prior(y_known, log_snr[None], q, features)
@@ -97,9 +97,9 @@ def float_walk(model: UnifiedLatentModel, latents: Latents, quality: int) -> lis
 def test_integer_prior_follows_the_float_prior(
     tiny_model: UnifiedLatentModel, prior: IntegerPrior, latents: Latents, quality: int
 ) -> None:
-    steps = positions_of(step_map(TINY, GRID)[None])
+    steps = positions_of(pass_map(TINY, GRID)[None])
     predictions = zip(
-        TINY.reveal_steps, walk(prior, latents, quality), float_walk(tiny_model, latents, quality), strict=True
+        TINY.reveal_passes, walk(prior, latents, quality), float_walk(tiny_model, latents, quality), strict=True
     )
     for step, parameters, (mean, index) in predictions:
         coded = steps == step
@@ -201,19 +201,19 @@ def test_a_reveal_with_uneven_steps(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(integer, "LEAST_BY_PHASE", least_by_phase)
     config = replace(TINY, reveal=UNEVEN)
-    prior, steps = IntegerPrior(config, tensors, CPU), step_map(config, GRID)
+    prior, steps = IntegerPrior(config, tensors, CPU), pass_map(config, GRID)
     features = prior.hyper_features(latents.hyper_16, 37, GRID)
     y_16, q = latents.y_16.view(1, *GRID, -1), torch.tensor([0.37])
     float_features = tiny_model.hyper_decoder(picture_of(latents.hyper_16, COARSE), q, GRID)
-    for step in config.reveal_steps:
-        elements = StepElements(config, step, CPU)
+    for step in config.reveal_passes:
+        elements = PassElements(config, step, CPU)
         now = positions_of(steps[None]) == step
         assert torch.equal(elements.in_order(elements.gather(y_16)), latents.y_16[now])
         own = elements.placed(latents.y_16[now], (1, *GRID))
         copy = torch.zeros_like(y_16)
         elements.scatter(own, copy)
         assert torch.equal(copy.flatten(0, 2), torch.where(now, latents.y_16, 0))
-        found = step_parameters(prior, y_16, step, 37, features)
+        found = pass_parameters(prior, y_16, step, 37, features)
         log_snr = torch.where(steps < step, LATENT_LOG_SNR_0, -torch.inf)
         y_known = torch.where(steps < step, picture_of(latents.y_16, GRID), 0.0)
         mean = positions_of(tiny_model.prior(y_known, log_snr[None], q, float_features).mean)[now]

@@ -8,7 +8,7 @@ from ulcodec.coding.integer_prior import MEAN_GRID, CodingParameters
 from ulcodec.coding.latents import quantise, zeroward_savings
 from ulcodec.coding.symbols import ideal_bits
 from ulcodec.coding.tables import FrequencyTables
-from ulcodec.model.likelihood import SQUARED_STEP_BITS
+from ulcodec.model.likelihood import SQUARED_BIN_BITS
 from ulcodec.store.model_directory import scale_tables
 
 TABLES = scale_tables()
@@ -40,7 +40,7 @@ def test_quantisation_takes_the_cheaper_of_two_symbols() -> None:
 
     def cost(symbol: int, i: int) -> float:
         error = float(y[i].double() - mean_16[i] / MEAN_GRID) - symbol
-        return bits(symbol, int(table[i])) + SQUARED_STEP_BITS * error**2
+        return bits(symbol, int(table[i])) + SQUARED_BIN_BITS * error**2
 
     for i in np.flatnonzero(table.numpy()):
         nearest, taken = int(plain[i]), int(chosen[i])

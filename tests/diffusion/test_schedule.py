@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ulcodec.diffusion import schedule
-from ulcodec.diffusion.schedule import alpha, decoder_weight, latent_log_snr, pixel_log_snr, sigma, step_noise_variance
+from ulcodec.diffusion.schedule import alpha, bin_noise_variance, decoder_weight, latent_log_snr, pixel_log_snr, sigma
 
 LEVELS = torch.linspace(-20, 20, 401, dtype=torch.float64)
 TIMES = torch.linspace(0, 1, 101, dtype=torch.float64)
@@ -30,7 +30,7 @@ def test_variance_is_preserved() -> None:
 def test_levels_of_the_fixed_noise() -> None:
     assert pytest.approx(0.99665, abs=1e-5) == schedule.ALPHA_0
     assert pytest.approx(0.08181, abs=1e-5) == schedule.SIGMA_0
-    assert pytest.approx(0.2844, abs=1e-4) == schedule.STEP_WIDTH
+    assert pytest.approx(0.2844, abs=1e-4) == schedule.BIN_WIDTH
     level = torch.tensor(schedule.LATENT_LOG_SNR_0, dtype=torch.float64)
     assert alpha(level).item() == pytest.approx(schedule.ALPHA_0)
     assert sigma(level).item() == pytest.approx(schedule.SIGMA_0)
@@ -39,7 +39,7 @@ def test_levels_of_the_fixed_noise() -> None:
 def test_one_step_has_the_power_of_the_fixed_noise() -> None:
     """A uniform channel of width 1 has variance 1/12."""
     levels = torch.tensor([schedule.LATENT_LOG_SNR_0, -torch.inf], dtype=torch.float64)
-    known, unknown = step_noise_variance(levels).tolist()
+    known, unknown = bin_noise_variance(levels).tolist()
     assert known == pytest.approx(1 / 12)
     assert unknown == math.inf
 

@@ -25,7 +25,7 @@ from ulcodec.format.container import (
     Attachment,
     Container,
     Layout,
-    read_header,
+    read_head,
 )
 from ulcodec.format.primitives import crc8, leb128, read_leb128
 
@@ -100,7 +100,7 @@ def test_round_trip(contents: Container) -> None:
 
 @given(cut_containers)
 def test_head_alone_is_enough(contents: Container) -> None:
-    header = read_header(contents.to_bytes()[:MAX_HEADER_BYTES])
+    header = read_head(contents.to_bytes()[:MAX_HEADER_BYTES])
     for field in ("fingerprint", "quality", "width", "height", "layout", "bit_depth"):
         assert getattr(header, field) == getattr(contents, field)
     assert header.size_bytes <= MAX_HEADER_BYTES

@@ -91,7 +91,7 @@ def test_samples_that_are_refused(tiny_codec: Codec, damage: str) -> None:
     Image.fromarray(DRAWING).save(buffer, "WEBP", quality=50)
     lossy = buffer.getvalue()
     forged = {
-        "size": replace(said, width=said.width + 1),
+        "size": replace(said, width=said.header.width + 1),
         "bytes": replace(said, attachments=((Attachment.SAMPLES, samples + b"x"),)),
         "cut": replace(said, attachments=((Attachment.SAMPLES, samples[:-20]),)),
         "segments": replace(said, segments=(b"x",) * N_SEGMENTS),

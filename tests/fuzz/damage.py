@@ -16,7 +16,7 @@ import numpy as np
 import ulcodec
 from ulcodec.codec.image import Codec
 from ulcodec.errors import FormatError
-from ulcodec.format.container import Container, read_header
+from ulcodec.format.container import Container, read_head
 from ulcodec.format.primitives import leb128
 from ulcodec.io.pictures import load_image
 from ulcodec.metrics import psnr_db
@@ -48,7 +48,7 @@ def dropped(data: bytes, rng: random.Random) -> bytes:
     segments = Container.from_bytes(data).segments
     sizes = [len(leb128(len(segment))) + len(segment) + 1 for segment in segments[:3]]
     number = rng.randrange(3)
-    position = read_header(data).size_bytes + sum(sizes[:number])
+    position = read_head(data).size_bytes + sum(sizes[:number])
     return data[:position] + data[position + sizes[number] :]
 
 

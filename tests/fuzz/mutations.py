@@ -3,7 +3,7 @@
 import random
 
 from ulcodec.errors import FormatError
-from ulcodec.format.container import FIXED_HEADER_BYTES, read_header
+from ulcodec.format.container import FIXED_HEADER_BYTES, read_head
 from ulcodec.format.primitives import CRC_BYTES, crc8, crc16, leb128, read_leb128
 
 MAX_SIDE_PX = 200
@@ -64,7 +64,7 @@ def sealed(data: bytes) -> bytes:
     """The file with the checksums that its bytes ask for, as far as its structure can be followed."""
     body = bytearray(data)
     try:
-        header = read_header(data)
+        header = read_head(data)
         position = header.size_bytes
         if header.has_attachments:
             while body[position]:

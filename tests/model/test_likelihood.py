@@ -13,7 +13,7 @@ from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
 from ulcodec.model.config import BASE, N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, ModelConfig
 from ulcodec.model.likelihood import chain_bits, coding_walk, lower_bound, reveal_predictions, unit_bin_bits
 from ulcodec.model.prior import Prediction
-from ulcodec.model.reveal import step_map
+from ulcodec.model.reveal import pass_map
 from ulcodec.model.unified import UnifiedLatentModel
 
 GRID = (6, 9)
@@ -55,14 +55,14 @@ def test_lower_bound_lets_only_raising_gradients_pass() -> None:
 
 @pytest.mark.parametrize("config", [TINY, SMALL, BASE], ids=lambda config: config.name)
 def test_every_element_is_revealed_once_in_doubling_shares(config: ModelConfig) -> None:
-    steps = step_map(config, (4, 8))
+    steps = pass_map(config, (4, 8))
     assert steps.shape == (config.latent_channels, 4, 8)
-    shares = [(steps == step).float().mean().item() for step in config.reveal_steps]
+    shares = [(steps == step).float().mean().item() for step in config.reveal_passes]
     assert shares == [1 / 8, 1 / 8, 1 / 4, 1 / 2]
 
 
 def test_known_elements_have_neighbours_in_space_and_channels() -> None:
-    steps = step_map(TINY, (6, 12))
+    steps = pass_map(TINY, (6, 12))
     first = steps == 1
     assert first[:, :2, :4].any(dim=(1, 2)).all(), "every channel begins in every 2x4 tile"
     assert first.any(dim=0).all(), "every position begins in some channel"
@@ -81,10 +81,10 @@ def test_channel_groups_do_not_all_begin_at_one_place() -> None:
 
 def step_by_step(model: UnifiedLatentModel, y: Tensor, features: Tensor) -> Prediction:
     """Slow reference of `reveal_predictions` for one picture: one pass a step, which sees only what was revealed."""
-    steps = step_map(model.config, GRID)
+    steps = pass_map(model.config, GRID)
     mean, log_scale = torch.zeros_like(y), torch.zeros_like(y)
     revealed = torch.zeros_like(y)
-    for step in model.config.reveal_steps:
+    for step in model.config.reveal_passes:
         now = (steps == step)[None]
         log_snr = torch.where(steps < step, LATENT_LOG_SNR_0, -torch.inf)
         prediction = model.prior(revealed, log_snr[None], QUALITY, features)
@@ -107,9 +107,9 @@ def test_predictions_depend_on_earlier_elements_only(
     tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]
 ) -> None:
     y, hyper = latents
-    steps = step_map(TINY, GRID)
+    steps = pass_map(TINY, GRID)
     features = tiny_model.hyper_decoder(hyper, QUALITY, GRID)
-    places = [(steps == step).nonzero()[number] for step, number in product(TINY.reveal_steps, (0, 17, -1))]
+    places = [(steps == step).nonzero()[number] for step, number in product(TINY.reveal_passes, (0, 17, -1))]
     changed = y.repeat(len(places), 1, 1, 1)
     for index, place in enumerate(places):
         changed[(index, *place.tolist())] += 20
@@ -120,15 +120,15 @@ def test_predictions_depend_on_earlier_elements_only(
     for place, difference in zip(places, differs, strict=True):
         step = int(steps[tuple(place.tolist())])
         assert not difference[steps <= step].any()
-        assert difference[steps > step].any() == (step < max(TINY.reveal_steps))
-        if step < max(TINY.reveal_steps):
+        assert difference[steps > step].any() == (step < max(TINY.reveal_passes))
+        if step < max(TINY.reveal_passes):
             reached = difference.any(dim=(1, 2))
             assert reached.sum() > 1, "the change must reach other channels"
 
 
 def test_predictions_depend_on_the_hyper_latent(tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]) -> None:
     y, hyper = latents
-    first = step_map(TINY, GRID)[None] == 1
+    first = pass_map(TINY, GRID)[None] == 1
     one, other = (
         reveal_predictions(tiny_model, y, QUALITY, tiny_model.hyper_decoder(h, QUALITY, GRID)) for h in (hyper, -hyper)
     )

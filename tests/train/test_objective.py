@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ulcodec.diffusion.bound import latent_bound_nats, stratified_times, terminal_kl_nats
-from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, STEP_WIDTH, alpha, sigma
+from ulcodec.diffusion.schedule import BIN_WIDTH, LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, alpha, sigma
 from ulcodec.model.config import TINY
 from ulcodec.model.prior import Prediction
 from ulcodec.model.unified import UnifiedLatentModel
@@ -78,7 +78,7 @@ def test_untrained_prior_is_the_gaussian_of_each_channel() -> None:
     torch.manual_seed(0)
     model = UnifiedLatentModel(TINY).requires_grad_(False)
     quality = torch.full((512,), 0.3)
-    std = model.prior.log_gain.gain(quality[:1])[0, :, 0, 0] * STEP_WIDTH
+    std = model.prior.log_gain.gain(quality[:1])[0, :, 0, 0] * BIN_WIDTH
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(512, TINY.latent_channels, 2, 2, generator=generator) * std[None, :, None, None]
     sampled = latent_bound_nats(lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality), z, generator).mean()

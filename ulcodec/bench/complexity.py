@@ -58,7 +58,7 @@ def codec_parts(model: UnifiedLatentModel) -> list[Part]:
             "prior",
             [model.prior],
             lambda: model.prior(latent, latent, quality, hyper_features),
-            len(config.reveal_steps),
+            len(config.reveal_passes),
         ),
         ("decoder trunk", [model.decoder.trunk], lambda: model.decoder.trunk(latent, quality), 1),
         ("denoiser, once", once, lambda: denoiser.conditions(features, picture), 1),

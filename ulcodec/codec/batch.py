@@ -69,7 +69,9 @@ def decode_batch(codec: Codec, files: Sequence[bytes], *, max_pixels: int = MAX_
     """The pictures of several files, of any sizes. Errors as in `Codec.decode`: that of a broken file is raised."""
     containers = [codec.open(data, max_pixels) for data in files]
     pictures: dict[int, Picture] = {}
-    kinds = [(latent_grid(said), said.quality, said.symbol_check is None, said.is_lossless) for said in containers]
+    kinds = [
+        (latent_grid(said), said.header.quality, said.symbol_check is None, said.is_lossless) for said in containers
+    ]
     for indices in tracked(list(together(codec, kinds))):
         said = [containers[index] for index in indices]
         grid, quality, is_cut, is_lossless = kinds[indices[0]]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ulcodec.codec.pixels import to_pixels
 from ulcodec.devices import bfloat16_pays
 from ulcodec.diffusion.sampler import Denoiser, sample
-from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, STEP_WIDTH
+from ulcodec.diffusion.schedule import BIN_WIDTH, LATENT_LOG_SNR_0, LATENT_LOG_SNR_1
 from ulcodec.errors import ModelError
 from ulcodec.format.container import Layout
 from ulcodec.model.base_model import BaseModel, BaseModelConfig
@@ -64,7 +64,7 @@ class Sampler:
         with torch.inference_mode(), autocast:
             for _ in tracked(range(count)):
                 z_0 = sample_latents(denoise, self.base.draw_noisiest((1, *grid), generator), n_steps)
-                y = torch.round(denoise(z_0, cleanest) / STEP_WIDTH).contiguous(memory_format=torch.channels_last)
+                y = torch.round(denoise(z_0, cleanest) / BIN_WIDTH).contiguous(memory_format=torch.channels_last)
                 yield to_pixels(self.codec.decoder.trunk(y, quality)[1][0].float(), Layout.RGB)
 
 

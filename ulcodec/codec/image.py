@@ -63,14 +63,14 @@ from ulcodec.progress import share, tracked
 from ulcodec.store.installed import installed_fingerprints
 from ulcodec.store.model_directory import StoredModel, open_model
 
-TILE = 96
+CODEC_TILE = 96
 """Latent positions a side that encoder and decoder take at once, a multiple of 4."""
 HYPER_HALO = 4
 ANALYSIS_SHARE, DECODING_SHARE, ALPHA_SHARE = 0.4, 0.5, 0.5
 """Rough time of the networks in encoding, of entropy decoding in decoding, and of a coded alpha channel in both."""
 REFINEMENT_TIME = 3
 """Rough time of a step of refinement, in encodings without one."""
-MEAN = Realism()
+POSTERIOR_MEAN = Realism()
 SAMPLE_TYPES = {8: np.uint8, 16: np.uint16}
 ImageLike = Any
 """What `Codec.encode` takes: see there."""
@@ -115,9 +115,8 @@ class Codec:
         `image`: a path, a PIL image, a NumPy array uint8 or uint16 [H, W], [H, W, 3], or with straight alpha [H, W, 2]
         or [H, W, 4], or a torch tensor with channels first, uint8 or float in [0, 1]. `quality`: 0 (smallest file) to
         100. `alpha_quality`: that of the alpha channel, None to keep it exactly. `strip`: leave EXIF and XMP out.
-        `effort`: 1 (at once) to 9 (fewest bits at equal error): how long to look for a better latent, see
-        `ulcodec.codec.refinement`. Raises ImageError for what is not a picture, ValueError for a quality or an effort out of
-        range.
+        `effort`: 1 (fastest) to 9 (smallest file): how long to refine the latent, see `ulcodec.codec.refinement`. Raises
+        ImageError for an invalid picture, ValueError for a quality or an effort out of range.
         """
         picture = as_picture(image, max_pixels)
         return Encoding(self, picture, alpha_quality, strip, effort).code_once(checked_quality(quality))
@@ -159,7 +158,7 @@ class Codec:
             raise ModelError(f"the denoiser of model {self.name} was never trained: it decodes with realism 0 only")
         container = self.open(data, max_pixels)
         if crop is not None:
-            check_crop(crop, container)
+            check_crop(crop, container.header)
         if container.is_lossless:
             return self.lossless_picture(container, crop)
         if fraction < 1:
@@ -182,10 +181,10 @@ class Codec:
             return Picture(np.asarray(Image.fromarray(visible).reduce(THUMBNAIL_PX)), **fields)
         y = unflattened(self.decode_latents(container).y_16, latent_grid(container))
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            quality = quality_tensor(container.quality, self.device)
+            quality = quality_tensor(container.header.quality, self.device)
             small = self.model.decoder.trunk.thumbnail(y, quality)[0]
-        height, width = (-(-side // THUMBNAIL_PX) for side in (container.height, container.width))
-        pixels = to_pixels(small[:, :height, :width], container.layout, container.bit_depth)
+        height, width = (-(-side // THUMBNAIL_PX) for side in (container.header.height, container.header.width))
+        pixels = to_pixels(small[:, :height, :width], container.header.layout, container.header.bit_depth)
         return Picture(from_full_range(pixels, container), **fields)
 
     def recover(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Recovery:
@@ -198,13 +197,13 @@ class Codec:
         except FormatError as error:
             damage = error
         container = remains(data, max_pixels=max_pixels)
-        self.check_fingerprint(container.fingerprint)
+        self.check_fingerprint(container.header.fingerprint)
         if container.is_lossless:
             return Recovery(self.lossless_picture(container), N_SEGMENTS, damage)
         grid = latent_grid(container)
         whole = container.segments[: container.n_whole_segments]
         with share(DECODING_SHARE):
-            decoded, n_segments = conceal_latent(self.coder, whole, container.quality, grid)
+            decoded, n_segments = conceal_latent(self.coder, whole, container.header.quality, grid)
         return Recovery(self.picture(decoded, container), n_segments, damage)
 
     def describe(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, float]:
@@ -221,7 +220,7 @@ class Codec:
         y = unflattened(decoded.y_16, grid)
         hyper = unflattened(decoded.hyper_16, hyper_grid(grid))
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            bits = chain_bits(self.model, y, hyper, quality_tensor(container.quality, self.device))
+            bits = chain_bits(self.model, y, hyper, quality_tensor(container.header.quality, self.device))
         return {
             "bound_bits": float(bits),
             "payload_bits": 8.0 * sum(map(len, container.segments)),
@@ -233,8 +232,8 @@ class Codec:
         coder, segments, grid = self.coder, container.segments, latent_grid(container)
         with share(DECODING_SHARE):
             if container.symbol_check is None:
-                return decode_cut_latent(coder, segments, container.quality, grid)
-            return decode_latent(coder, segments, container.symbol_check, container.quality, grid)
+                return decode_cut_latent(coder, segments, container.header.quality, grid)
+            return decode_latent(coder, segments, container.symbol_check, container.header.quality, grid)
 
     def attach(self, picture: Picture, alpha_quality: int | None) -> tuple[tuple[Attachment, bytes], ...]:
         """What goes into the file beside the picture's samples. Raises ImageError for alpha beyond the limit."""
@@ -266,7 +265,9 @@ class Codec:
         fields: dict[str, Any] = {}
         for kind, data in container.attachments:
             if kind is Attachment.ALPHA:
-                fields["alpha"] = decode_lossless(data, (container.height, container.width), "an alpha channel")
+                fields["alpha"] = decode_lossless(
+                    data, (container.header.height, container.header.width), "an alpha channel"
+                )
             elif kind is Attachment.ALPHA_ULC:
                 fields["alpha"] = self.decode_alpha_ulc(data, container)
             elif kind not in (Attachment.SIGNIFICANT_BITS, Attachment.SAMPLES):
@@ -275,9 +276,9 @@ class Codec:
 
     def decode_alpha_ulc(self, data: bytes, said: Container) -> np.ndarray:
         """An alpha channel that is a `.ulc` file of its own: plain, 8-bit grey, of the picture's size."""
-        container = self.open(data, said.n_pixels)
-        plain = container.layout is Layout.GREY and container.bit_depth == 8 and not container.attachments
-        if not plain or (container.width, container.height) != (said.width, said.height):
+        container = self.open(data, said.header.n_pixels)
+        plain = container.header.layout is Layout.GREY and container.header.bit_depth == 8 and not container.attachments
+        if not plain or (container.header.width, container.header.height) != (said.header.width, said.header.height):
             raise CorruptDataError("an alpha channel that does not belong to its picture")
         with share(ALPHA_SHARE):
             return self.picture(self.decode_latents(container), container).pixels
@@ -285,7 +286,7 @@ class Codec:
     def open(self, data: bytes, max_pixels: int) -> Container:
         """Parse a file and check that this model made it."""
         container = Container.from_bytes(data, max_pixels=max_pixels)
-        self.check_fingerprint(container.fingerprint)
+        self.check_fingerprint(container.header.fingerprint)
         return container
 
     def check_fingerprint(self, fingerprint: bytes) -> None:
@@ -308,7 +309,7 @@ class Codec:
         y = torch.empty(shape, memory_format=torch.channels_last, **as_float32)
         hyper = torch.empty(len(pictures), config.hyper_channels, *hyper_grid((h, w)), **as_float32)
         q = quality_tensor(quality, self.device)
-        for tile in released(tracked(tiles((h, w), TILE, HYPER_HALO + encoder.halo))):
+        for tile in released(tracked(tiles((h, w), CODEC_TILE, HYPER_HALO + encoder.halo))):
             self.analyse_tile(pictures, q, tile, y, hyper)
         return y, hyper
 
@@ -343,7 +344,7 @@ class Codec:
         )
 
     def picture(
-        self, decoded: DecodedLatent, said: Container, crop: Crop | None = None, drawing: Realism = MEAN
+        self, decoded: DecodedLatent, said: Container, crop: Crop | None = None, drawing: Realism = POSTERIOR_MEAN
     ) -> Picture:
         """From a latent, with the size, layout, depth, quality and attachments that the file says; or a part of it."""
         fields = self.detach(said)
@@ -358,7 +359,7 @@ class Codec:
         decoded: Sequence[DecodedLatent],
         said: Sequence[Container],
         crop: Crop | None = None,
-        drawing: Realism = MEAN,
+        drawing: Realism = POSTERIOR_MEAN,
     ) -> list[np.ndarray]:
         """Latents of one grid and quality -> pictures as their files say, or this part of each: uint8 or uint16.
 
@@ -366,17 +367,17 @@ class Codec:
         """
         config, trunk, grid = self.model.config, self.model.decoder.trunk, latent_grid(said[0])
         latents = [latent.y_16.reshape(*grid, -1) for latent in decoded]
-        q = quality_tensor(said[0].quality, self.device)
-        areas = [crop or (0, 0, own.width, own.height) for own in said]
+        q = quality_tensor(said[0].header.quality, self.device)
+        areas = [crop or (0, 0, own.header.width, own.header.height) for own in said]
         pictures = [empty_pixels(own, area) for own, area in zip(said, areas, strict=True)]
         kept_halo = drawing.halo(config) if drawing.share else 0
         wanted = [in_latents(side) for side in sides(areas[0])]
-        for tile in released(tracked(tiles(grid, TILE, trunk.halo + kept_halo, *wanted))):
+        for tile in released(tracked(tiles(grid, CODEC_TILE, trunk.halo + kept_halo, *wanted))):
             shown = self.synthesise_tile(latents, q, tile, kept_halo, drawing)
             for pixels, own, area, picture in zip(pictures, said, areas, shown, strict=True):
                 pairs = zip(tile.limited(kept_halo), sides(area), strict=True)
                 inside, target = zip(*(overlap(*pair) for pair in pairs), strict=True)
-                pixels[target] = to_pixels(picture[:, inside[0], inside[1]], own.layout, own.bit_depth)
+                pixels[target] = to_pixels(picture[:, inside[0], inside[1]], own.header.layout, own.header.bit_depth)
         return pictures
 
     def synthesise_tile(
@@ -467,24 +468,26 @@ class Encoding:
         symbol_check: int,
         attachments: tuple[tuple[Attachment, bytes], ...],
     ) -> Container:
-        return Container(
+        header = Header(
             self.codec.fingerprint_bytes,
             quality,
             self.pixels.shape[1],
             self.pixels.shape[0],
             Layout.GREY if self.pixels.ndim == 2 else Layout.RGB,
-            segments,
-            symbol_check,
             self.picture.bit_depth,
-            attachments,
         )
+        return Container(header, segments=segments, symbol_check=symbol_check, attachments=attachments)
 
 
 def lossless_pixels(said: Container) -> np.ndarray:
     """The samples that a file holds. Raises a FormatError."""
-    if said.bit_depth != 8 or any(said.segments) or said.symbol_check:
+    if said.header.bit_depth != 8 or any(said.segments) or said.symbol_check:
         raise CorruptDataError("samples that do not belong to the picture")
-    shape = (said.height, said.width) if said.layout is Layout.GREY else (said.height, said.width, 3)
+    shape = (
+        (said.header.height, said.header.width)
+        if said.header.layout is Layout.GREY
+        else (said.header.height, said.header.width, 3)
+    )
     return decode_lossless(dict(said.attachments)[Attachment.SAMPLES], shape, "samples")
 
 
@@ -527,11 +530,11 @@ def sides(area: Crop) -> tuple[range, range]:
 
 def empty_pixels(said: Container, area: Crop) -> np.ndarray:
     shape = tuple(map(len, sides(area)))
-    return np.empty(shape if said.layout is Layout.GREY else (*shape, 3), SAMPLE_TYPES[said.bit_depth])
+    return np.empty(shape if said.header.layout is Layout.GREY else (*shape, 3), SAMPLE_TYPES[said.header.bit_depth])
 
 
-def latent_grid(said: Container | Header) -> tuple[int, int]:
-    return grid_of(said.height, said.width)
+def latent_grid(container: Container) -> tuple[int, int]:
+    return grid_of(container.header.height, container.header.width)
 
 
 def overlap(span: Span, wanted: range) -> tuple[slice, slice]:

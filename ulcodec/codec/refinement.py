@@ -34,8 +34,8 @@ what it is measured. Measured with the present weights: 9 to 15, more at low qua
 THRIFT = 1.2
 """Of the choice of symbols (see `encode_latents`): here the gradient pays for what an error costs other elements."""
 
-TILE = 64
-HALO = 16
+GRADIENT_TILE = 64
+GRADIENT_HALO = 16
 """Latent positions a side that a gradient is computed for at once, and around them, multiples of 4."""
 
 
@@ -161,8 +161,8 @@ class Tile(NamedTuple):
 
 
 def tiles(grid: tuple[int, int]) -> Iterator[Tile]:
-    for rows in spans(range(grid[0]), grid[0], TILE, HALO):
-        for columns in spans(range(grid[1]), grid[1], TILE, HALO):
+    for rows in spans(range(grid[0]), grid[0], GRADIENT_TILE, GRADIENT_HALO):
+        for columns in spans(range(grid[1]), grid[1], GRADIENT_TILE, GRADIENT_HALO):
             yield Tile(rows, columns)
 
 

@@ -6,7 +6,7 @@ with integers, right shifts that round, and clamps, in int32 and int64. Everythi
 integers of `tensors`; how the matrix products are computed is free, as long as they are exact (`products.py`).
 
 N = B h w positions of B pictures in row-major order, C latent channels; K channels at most at a position in a reveal
-step (`reveal.StepElements`); Q = 101 quality levels.
+step (`reveal.PassElements`); Q = 101 quality levels.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from ulcodec.errors import ModelError
 from ulcodec.memory import released
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.prior import N_SCALES
-from ulcodec.model.reveal import Phase, StepElements, step_map, step_phases
+from ulcodec.model.reveal import PassElements, Phase, pass_map, pass_phases
 from ulcodec.model.tiles import Tile, tiles
 from ulcodec.progress import tracked
 
@@ -49,7 +49,7 @@ MAX_LATENT = 2**24
 
 Integers = Mapping[str, Tensor]
 
-TILE = 96
+PRIOR_TILE = 96
 """Side in latent positions (1536 pixels) of the tiles in which the prior takes large pictures."""
 
 LEAST_BY_PHASE = 1536
@@ -216,7 +216,7 @@ class IntegerPrior:
         tensors: Integers,
         device: torch.device,
         product: str | None = None,
-        tile: int = TILE,
+        tile: int = PRIOR_TILE,
     ):
         self.product = product or choose_product(device)
         multiply = PRODUCTS[self.product]
@@ -245,20 +245,20 @@ class IntegerPrior:
         )
         self.made_layers: dict[int, list[PhaseLayers]] = {}
 
-    def phase_layers(self, step: int) -> list[PhaseLayers]:
+    def phase_layers(self, reveal_pass: int) -> list[PhaseLayers]:
         """The layers of a step's phases, made when they are first needed."""
-        if step not in self.made_layers:
-            self.made_layers[step] = self.make_phase_layers(step)
-        return self.made_layers[step]
+        if reveal_pass not in self.made_layers:
+            self.made_layers[reveal_pass] = self.make_phase_layers(reveal_pass)
+        return self.made_layers[reveal_pass]
 
-    def make_phase_layers(self, step: int) -> list[PhaseLayers]:
+    def make_phase_layers(self, reveal_pass: int) -> list[PhaseLayers]:
         """The shares of the stem and of the heads that the phases of a step take."""
         n_channels, device = self.config.latent_channels, self.device
         hyper = torch.arange(2 * n_channels, len(self.stem.weight), device=device)
         everything = torch.arange(self.stem.weight.shape[1], device=device)
         inputs = torch.arange(len(self.heads[0].weight), device=device)
         found = []
-        for phase in step_phases(self.config, step, device):
+        for phase in pass_phases(self.config, reveal_pass, device):
             # Of a known element the stem sees its estimate, and a 1 that says so.
             ones = self.stem.weight[n_channels + phase.known].sum(0, dtype=torch.int32) << ACTIVATION_BITS
             stem = self.stem.part(torch.cat((phase.known, hyper)), everything, self.stem.start + ones)
@@ -301,55 +301,59 @@ class IntegerPrior:
         """The parts of a picture that `__call__` takes, row after row."""
         return released(tracked(tiles(grid, self.tile, len(self.blocks))))  # each block sees one position further
 
-    def __call__(self, y_16: Tensor, step: int, quality: int, hyper_features: Tensor, tile: Tile) -> CodingParameters:
+    def __call__(
+        self, y_16: Tensor, reveal_pass: int, quality: int, hyper_features: Tensor, tile: Tile
+    ) -> CodingParameters:
         """Parameters [B, h, w, K] of the elements that are coded in a step, of the inner part of a tile.
 
         y_16 int32 [B, h, w, C]: latent of whole pictures in 1/16 steps, which counts where an earlier step coded it;
         hyper_features: see there.
         """
         with exact_arithmetic(self.device):
-            return self.predict(tile.outer_of(y_16), step, quality, tile.outer_of(hyper_features), tile)
+            return self.predict(tile.outer_of(y_16), reveal_pass, quality, tile.outer_of(hyper_features), tile)
 
-    def predict(self, y_16: Tensor, step: int, quality: int, hyper_features: Tensor, tile: Tile) -> CodingParameters:
+    def predict(
+        self, y_16: Tensor, reveal_pass: int, quality: int, hyper_features: Tensor, tile: Tile
+    ) -> CodingParameters:
         """`__call__` from the outer part of a tile, [B, h, w, ...]."""
-        elements = StepElements(self.config, step, y_16.device)
+        elements = PassElements(self.config, reveal_pass, y_16.device)
         shape = len(y_16), *tile.inner_grid
         if not elements.n_channels:
             nothing = torch.zeros(*shape, 0, dtype=torch.int32, device=y_16.device)
             return CodingParameters(nothing, nothing.to(torch.uint8))
         by_phase = y_16[..., 0].numel() >= LEAST_BY_PHASE
         begin, end = (self.begun, self.ended) if by_phase else (self.begun_at_once, self.ended_at_once)
-        x = limited_relu_(begin(y_16, step, quality, hyper_features, tile).add_(self.bias[quality]))
+        x = limited_relu_(begin(y_16, reveal_pass, quality, hyper_features, tile).add_(self.bias[quality]))
         for number, block in enumerate(self.blocks, start=1):
             x, following = block(x, quality), tile.limited(len(self.blocks) - number)
             rows, columns = following.of(tile)  # what no later block needs is cut off
             x, tile = x[:, rows, columns], following
-        return end(limited_relu_(x), step, quality, tile)
+        return end(limited_relu_(x), reveal_pass, quality, tile)
 
-    def begun_at_once(self, y_16: Tensor, step: int, quality: int, hyper_features: Tensor, tile: Tile) -> Tensor:
+    def begun_at_once(self, y_16: Tensor, reveal_pass: int, quality: int, hyper_features: Tensor, tile: Tile) -> Tensor:
         """The stem, int32 [B, h, w, prior_width], from all channels: unknown ones are 0."""
-        known = step_map(self.config, tile.outer_grid, y_16.device, tile.outer_origin).permute(1, 2, 0) < step
+        known = pass_map(self.config, tile.outer_grid, y_16.device, tile.outer_origin).permute(1, 2, 0) < reveal_pass
         estimate = scaled_latent(torch.where(known, y_16, 0), self.estimate[quality])
         ones = (known.to(torch.int32) << ACTIVATION_BITS).expand_as(estimate)
         return self.stem.over(torch.cat((estimate, ones, hyper_features), dim=3))
 
-    def ended_at_once(self, x: Tensor, step: int, quality: int, tile: Tile) -> CodingParameters:
+    def ended_at_once(self, x: Tensor, reveal_pass: int, quality: int, tile: Tile) -> CodingParameters:
         """The heads, from x [B, h, w, prior_width]: parameters of all channels, of which those of the step are kept."""
-        everything, elements = slice(None), StepElements(self.config, step, x.device)
+        everything, elements = slice(None), PassElements(self.config, reveal_pass, x.device)
         mean, index = (head.over(x) for head in self.heads)
         found = self.mean(mean, quality, everything), self.table_index(index, quality, everything)
-        coded = step_map(self.config, tile.inner_grid, x.device, tile.inner_origin).permute(1, 2, 0) == step
+        coded = pass_map(self.config, tile.inner_grid, x.device, tile.inner_origin).permute(1, 2, 0) == reveal_pass
         shape = len(x), *tile.inner_grid
         return CodingParameters(
             *(elements.placed(part[:, coded].flatten(), shape, tile.inner_origin) for part in found)
         )
 
-    def ended(self, x: Tensor, step: int, quality: int, tile: Tile) -> CodingParameters:
+    def ended(self, x: Tensor, reveal_pass: int, quality: int, tile: Tile) -> CodingParameters:
         """The same, phase by phase, of the channels of the step alone."""
-        n_elements = StepElements(self.config, step, x.device).n_channels
+        n_elements = PassElements(self.config, reveal_pass, x.device).n_channels
         mean_16 = torch.zeros(*x.shape[:3], n_elements, dtype=torch.int32, device=x.device)
         table_index = torch.zeros_like(mean_16, dtype=torch.uint8)
-        for phase, _, heads in self.phase_layers(step):
+        for phase, _, heads in self.phase_layers(reveal_pass):
             own, n_coded = phase.positions(tile.inner_origin), len(phase.coded)
             if not n_coded or not x[own].numel():
                 continue
@@ -358,10 +362,10 @@ class IntegerPrior:
             table_index[own][..., :n_coded] = self.table_index(result[..., n_coded:], quality, phase.coded)
         return CodingParameters(mean_16, table_index)
 
-    def begun(self, y_16: Tensor, step: int, quality: int, hyper_features: Tensor, tile: Tile) -> Tensor:
+    def begun(self, y_16: Tensor, reveal_pass: int, quality: int, hyper_features: Tensor, tile: Tile) -> Tensor:
         """The same, phase by phase, from the channels that are known there."""
         x = torch.empty(*y_16.shape[:3], self.stem.weight.shape[1], dtype=torch.int32, device=y_16.device)
-        for phase, stem, _ in self.phase_layers(step):
+        for phase, stem, _ in self.phase_layers(reveal_pass):
             own = phase.positions(tile.outer_origin)
             if not x[own].numel():
                 continue

@@ -2,7 +2,7 @@
 
 N = B h w positions of B pictures in row-major order, C latent channels. Within a step, elements are coded in the order
 of their positions, and of their channels within a position. The pictures of a batch share the prior's passes, and each
-has segments of its own. Symbols and indices of a step are [B, h, w, K]: K channels at a position (`StepElements`).
+has segments of its own. Symbols and indices of a step are [B, h, w, K]: K channels at a position (`PassElements`).
 """
 
 import math
@@ -32,13 +32,13 @@ from ulcodec.format.container import N_SEGMENTS
 from ulcodec.memory import release
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.likelihood import zeroward
-from ulcodec.model.reveal import StepElements
+from ulcodec.model.reveal import PassElements
 from ulcodec.progress import share, tracked
 
-MAX_SYMBOL = 2**19
+LARGEST_CODED_SYMBOL = 2**19
 """Larger symbols are clamped by the encoder; the entropy coder's escape goes to 2^20."""
 
-FILE_STEPS = range(1, N_SEGMENTS + 1)
+FILE_PASSES = range(1, N_SEGMENTS + 1)
 """A segment each, empty where the model has fewer reveal steps."""
 
 ELEMENTS_AT_ONCE = 2**18
@@ -56,7 +56,7 @@ class LatentCoder:
     tables: FrequencyTables
 
     def __post_init__(self) -> None:
-        check_reveal_steps(self.prior.config)
+        check_reveal_passes(self.prior.config)
 
     @cached_property
     def savings(self) -> Tensor:
@@ -64,10 +64,10 @@ class LatentCoder:
         return zeroward_savings(self.tables).to(self.prior.device)
 
 
-def check_reveal_steps(config: ModelConfig) -> None:
+def check_reveal_passes(config: ModelConfig) -> None:
     """Raises ModelError if the model has more reveal steps than a file has segments."""
-    if len(config.reveal_steps) > N_SEGMENTS:
-        raise ModelError(f"a file holds {N_SEGMENTS} reveal steps, and the model has {len(config.reveal_steps)}")
+    if len(config.reveal_passes) > N_SEGMENTS:
+        raise ModelError(f"a file holds {N_SEGMENTS} reveal steps, and the model has {len(config.reveal_passes)}")
 
 
 class DecodedLatent(NamedTuple):
@@ -106,7 +106,7 @@ def quantise(y: Tensor, parameters: CodingParameters, savings: Tensor | None = N
     The nearest integer or, with `savings` [T, N], the one before it towards zero where its bits are worth the error.
     """
     residual = y.double() - parameters.mean_16 / MEAN_GRID
-    symbols = torch.floor(residual + 0.5).clamp(-MAX_SYMBOL, MAX_SYMBOL)
+    symbols = torch.floor(residual + 0.5).clamp(-LARGEST_CODED_SYMBOL, LARGEST_CODED_SYMBOL)
     if savings is not None:
         magnitude = symbols.abs()
         saved = savings[parameters.table_index.long(), magnitude.clamp(max=savings.shape[1] - 1).long()]
@@ -187,8 +187,8 @@ def encode_latents(
 
     y_16 = y.view(torch.int32) if overwrite_y else torch.zeros(y.shape, dtype=torch.int32, device=y.device)
     segments = []
-    for step in tracked(FILE_STEPS):
-        rows_of_tiles = encoded_rows(coder, y, y_16, step, quality, features, savings)
+    for reveal_pass in tracked(FILE_PASSES):
+        rows_of_tiles = encoded_rows(coder, y, y_16, reveal_pass, quality, features, savings)
         for encoder, group in zip(encoders, grouped(coder, checks, rows_of_tiles), strict=True):
             encoder.encode_group(group)
         segments.append([encoder.finish() for encoder in encoders])
@@ -216,13 +216,13 @@ def grouped(
 
 
 def encoded_rows(
-    coder: LatentCoder, y: Tensor, y_16: Tensor, step: int, quality: int, features: Tensor, savings: Tensor
+    coder: LatentCoder, y: Tensor, y_16: Tensor, reveal_pass: int, quality: int, features: Tensor, savings: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Symbols and table indices [B, M] of a step, a row of tiles at a time; what they restore goes into `y_16`.
 
     y float32 and y_16 int32 [B, h, w, C], which may share their memory.
     """
-    prior, elements = coder.prior, StepElements(coder.prior.config, step, y.device)
+    prior, elements = coder.prior, PassElements(coder.prior.config, reveal_pass, y.device)
     batch, n_columns = len(y), y.shape[2]
     for tile in prior.tiles((y.shape[1], n_columns)):
         rows, columns = tile.rows.inner, tile.columns.inner
@@ -230,7 +230,7 @@ def encoded_rows(
             shape = (batch, rows.stop - rows.start, n_columns, elements.n_channels)
             symbols = torch.empty(shape, dtype=torch.int32, device="cpu")
             indices = torch.empty_like(symbols, dtype=torch.uint8)
-        predicted = prior(y_16, step, quality, features, tile)
+        predicted = prior(y_16, reveal_pass, quality, features, tile)
         indices[:, :, columns] = predicted.table_index
         for part in row_spans(predicted.mean_16.shape):
             origin = rows.start + part.start, columns.start
@@ -258,20 +258,22 @@ def symbols_of(
     yield symbols_between(latent.hyper_16.flatten(), parameters.mean_16), as_array(parameters.table_index)
     features = prior.hyper_features(latent.hyper_16, quality, grid)
     y_16 = latent.y_16.view(1, *grid, -1)
-    for step in FILE_STEPS:
-        elements = StepElements(prior.config, step, y_16.device)
-        parameters = step_parameters(prior, y_16, step, quality, features)
+    for reveal_pass in FILE_PASSES:
+        elements = PassElements(prior.config, reveal_pass, y_16.device)
+        parameters = pass_parameters(prior, y_16, reveal_pass, quality, features)
         restored = elements.in_order(elements.gather(y_16))
         yield symbols_between(restored, parameters.mean_16), as_array(parameters.table_index)
 
 
-def step_parameters(prior: IntegerPrior, y_16: Tensor, step: int, quality: int, features: Tensor) -> CodingParameters:
+def pass_parameters(
+    prior: IntegerPrior, y_16: Tensor, reveal_pass: int, quality: int, features: Tensor
+) -> CodingParameters:
     """Parameters [M] of all elements of a step, in the order of coding. y_16 [B, h, w, C], features [B, h, w, ...]."""
-    elements = StepElements(prior.config, step, y_16.device)
+    elements = PassElements(prior.config, reveal_pass, y_16.device)
     mean_16 = torch.empty(*y_16.shape[:3], elements.n_channels, dtype=torch.int32, device=y_16.device)
     whole = CodingParameters(mean_16, torch.empty_like(mean_16, dtype=torch.uint8))
     for tile in prior.tiles((y_16.shape[1], y_16.shape[2])):
-        predicted = prior(y_16, step, quality, features, tile)
+        predicted = prior(y_16, reveal_pass, quality, features, tile)
         for target, part in zip(whole, predicted, strict=True):
             target[:, tile.rows.inner, tile.columns.inner] = part
     return CodingParameters(*(elements.in_order(part) for part in whole))
@@ -334,16 +336,16 @@ def conceal_latent(
         try:
             walk.advance([segment])
         except CorruptDataError:
-            if walk.step == 0:
+            if walk.reveal_pass == 0:
                 raise
             break
-    n_used = walk.step
+    n_used = walk.reveal_pass
     walk.conceal()
     return walk.latent, n_used
 
 
 class DecodingWalk:
-    """The state of decoding `batch` pictures between two segments: `step` of them are decoded."""
+    """The state of decoding `batch` pictures between two segments: `reveal_pass` of them are decoded."""
 
     def __init__(self, coder: LatentCoder, quality: int, grid: tuple[int, int], batch: int = 1):
         self.coder, self.quality, self.grid = coder, quality, grid
@@ -351,7 +353,7 @@ class DecodingWalk:
         self.y_16 = torch.zeros(batch, *grid, config.latent_channels, dtype=torch.int32, device=device)
         self.hyper_16 = self.features = torch.empty(0, dtype=torch.int32, device=device)
         self.checks = [SymbolCheck() for _ in range(batch)]
-        self.step = 0
+        self.reveal_pass = 0
 
     @property
     def latent(self) -> DecodedLatent:
@@ -359,9 +361,9 @@ class DecodingWalk:
         return DecodedLatent(self.y_16.flatten(0, 2), self.hyper_16)
 
     def advance(self, segments: Sequence[bytes]) -> None:
-        """Decode each picture's next segment. On CorruptDataError `step` stays, and what earlier steps restored."""
+        """Decode each picture's next segment. A CorruptDataError leaves the state after the passes before."""
         decoders = [SymbolDecoder(segment) for segment in segments]
-        if self.step == 0:
+        if self.reveal_pass == 0:
             self.decode_hyper(decoders)
         indices = self.predict()
         groups = []
@@ -369,13 +371,13 @@ class DecodingWalk:
             groups.append(decoder.decode_group(self.count(own), self.coder.tables))
             decoder.finish()
         self.restore(groups, indices)
-        self.step += 1
+        self.reveal_pass += 1
 
     def advance_by_front(self, front: bytes) -> None:
         """Decode what is sure by the front of the next segment; the rest of the step becomes the prior's mean."""
         indices = self.predict()
         self.restore([decode_front_group(front, self.count(indices[0]), self.coder.tables)], indices)
-        self.step += 1
+        self.reveal_pass += 1
 
     def decode_hyper(self, decoders: Sequence[SymbolDecoder]) -> None:
         prior, tables = self.coder.prior, self.coder.tables
@@ -389,17 +391,17 @@ class DecodingWalk:
         self.features = prior.hyper_features(self.hyper_16, self.quality, self.grid)
 
     @property
-    def elements(self) -> StepElements:
+    def elements(self) -> PassElements:
         """Those of the next step."""
-        return StepElements(self.coder.prior.config, self.step + 1, self.y_16.device)
+        return PassElements(self.coder.prior.config, self.reveal_pass + 1, self.y_16.device)
 
     def predict(self) -> Tensor:
         """Put the means of the next step's elements into their places in y_16; returns their table indices."""
         prior, elements = self.coder.prior, self.elements
         indices = torch.empty(*self.y_16.shape[:3], elements.n_channels, dtype=torch.uint8, device="cpu")
-        with share(1 / (N_SEGMENTS - self.step)):
+        with share(1 / (N_SEGMENTS - self.reveal_pass)):
             for tile in prior.tiles(self.grid):
-                predicted = prior(self.y_16, self.step + 1, self.quality, self.features, tile)
+                predicted = prior(self.y_16, self.reveal_pass + 1, self.quality, self.features, tile)
                 elements.scatter(predicted.mean_16, tile.inner_of(self.y_16), tile.inner_origin)
                 tile.inner_of(indices).copy_(predicted.table_index)
         return indices
@@ -427,6 +429,6 @@ class DecodingWalk:
 
     def conceal(self) -> None:
         """Give what is not decoded the prior's mean, step after step: each is trained on those before it."""
-        while self.step < N_SEGMENTS:
+        while self.reveal_pass < N_SEGMENTS:
             self.predict()
-            self.step += 1
+            self.reveal_pass += 1

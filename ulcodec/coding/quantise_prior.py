@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ulcodec.coding.integer_prior import FACTOR_BITS, MAX_EXPONENT, MEAN_BITS, MEAN_GRID, N_QUALITIES, Integers
 from ulcodec.coding.products import ACTIVATION_BITS, MAX_WEIGHT
 from ulcodec.coding.rounding import compensated
-from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, step_noise_variance
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, bin_noise_variance
 from ulcodec.errors import ModelError
 from ulcodec.model.blocks import QualityTable
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
@@ -105,7 +105,7 @@ def integer_tensors(model: UnifiedLatentModel, moments: Mapping[str, Tensor] | N
         tables[f"blocks.{i}.bias"] = every_quality(block.get_submodule("bias")) * one  # type: ignore[arg-type]
 
     log_gain = every_quality(prior.log_gain)
-    noise = float(step_noise_variance(torch.tensor(LATENT_LOG_SNR_0, dtype=torch.float64)))
+    noise = float(bin_noise_variance(torch.tensor(LATENT_LOG_SNR_0, dtype=torch.float64)))
     factor = 2.0 ** (ACTIVATION_BITS + FACTOR_BITS) / MEAN_GRID
     tables["estimate"] = log_gain.exp() / (log_gain.exp() ** 2 + noise) * factor
     tables["mean_gain"] = log_gain.exp() * MEAN_GRID * one

@@ -26,7 +26,7 @@ RESIDUAL_LOG_SNR_CENTRE = 1.0
 ALPHA_0 = math.sqrt(1 / (1 + math.exp(-LATENT_LOG_SNR_0)))
 SIGMA_0 = math.sqrt(1 / (1 + math.exp(LATENT_LOG_SNR_0)))
 
-STEP_WIDTH = math.sqrt(12) * SIGMA_0 / ALPHA_0
+BIN_WIDTH = math.sqrt(12) * SIGMA_0 / ALPHA_0
 """Width of the uniform channel with the noise power of `LATENT_LOG_SNR_0`: one quantisation step, 0.2844 in z."""
 
 NATS_TO_BITS = 1 / math.log(2)
@@ -42,9 +42,9 @@ def sigma(log_snr: Tensor) -> Tensor:
     return torch.sigmoid(-log_snr).sqrt()
 
 
-def step_noise_variance(log_snr: Tensor) -> Tensor:
-    """Variance of the noise on `z_t / (alpha STEP_WIDTH)`, in squared steps; infinite where `log_snr` is -inf."""
-    return torch.exp(-log_snr) / STEP_WIDTH**2
+def bin_noise_variance(log_snr: Tensor) -> Tensor:
+    """Variance of the noise on `z_t / (alpha BIN_WIDTH)`, in squared steps; infinite where `log_snr` is -inf."""
+    return torch.exp(-log_snr) / BIN_WIDTH**2
 
 
 def latent_log_snr(t: Tensor) -> tuple[Tensor, Tensor]:

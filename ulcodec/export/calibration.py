@@ -19,14 +19,14 @@ from torch.utils.hooks import RemovableHandle
 from ulcodec.codec.image import Codec, codec_of
 from ulcodec.codec.pixels import grid_of, unflattened
 from ulcodec.coding.integer_prior import MEAN_GRID
-from ulcodec.coding.latents import FILE_STEPS, DecodedLatent, encode_latent, hyper_grid, symbols_of
+from ulcodec.coding.latents import FILE_PASSES, DecodedLatent, encode_latent, hyper_grid, symbols_of
 from ulcodec.coding.products import neighbourhoods
 from ulcodec.coding.quantise_prior import float_layers, integer_tensors, with_mean_bias
 from ulcodec.coding.symbols import table_entries
 from ulcodec.coding.tables import fit_tables
 from ulcodec.devices import choose_device
 from ulcodec.model.likelihood import reveal_predictions
-from ulcodec.model.reveal import step_map
+from ulcodec.model.reveal import pass_map
 from ulcodec.progress import share, tracked
 from ulcodec.store.model_directory import open_model, table_scales, table_tensors, write_model
 
@@ -137,10 +137,10 @@ def add_mean_errors(codec: Codec, pixels: NDArray[np.uint8], quality: int, total
     with torch.inference_mode():
         gain = model.prior.log_gain.gain(torch.tensor([quality / 100], device=codec.device)).flatten().double().cpu()
     exact, restored = exact[0].flatten(1).T.double().cpu(), latent.y_16.cpu() / MEAN_GRID
-    steps, variance = step_map(model.config, grid).flatten(1).T, table_scales() ** 2 + ROUNDING_VARIANCE
+    passes, variance = pass_map(model.config, grid).flatten(1).T, table_scales() ** 2 + ROUNDING_VARIANCE
     _, *groups = symbols_of(coder, latent, quality, grid)
-    for step, (symbols, index) in zip(FILE_STEPS, groups, strict=True):
-        now = steps == step
+    for reveal_pass, (symbols, index) in zip(FILE_PASSES, groups, strict=True):
+        now = passes == reveal_pass
         channel = now.nonzero()[:, 1]
         error = restored[now] - torch.from_numpy(symbols) - exact[now]
         weight = torch.from_numpy((index > 0) / variance[index]) * gain[channel] ** 2

@@ -1,6 +1,6 @@
 """The `.ulc` file format: bytes only, without torch and without a model.
 
-`container` parses and writes a file, `attachments` its metadata, `lossless` its lossless samples, `cicp` its colour code
-points, `primitives` its numbers and checksums. `docs/format.md` is the specification. Every error is a `FormatError`.
-Imports nothing of ulcodec but `errors`.
+`container` parses and writes a file, `attachments` its metadata, `lossless` its lossless samples, `cicp` its colour
+code points, `primitives` its numbers and checksums. `docs/format.md` is the specification.
+Every error is a `FormatError`. Imports nothing of ulcodec but `errors`.
 """

@@ -74,7 +74,7 @@ def from_full_range(samples: NDArray[np.integer], said: Container) -> NDArray[np
     stated = dict(said.attachments).get(Attachment.SIGNIFICANT_BITS)
     if stated is None:
         return samples
-    if len(stated) != 1 or not 1 <= stated[0] <= MAX_SIGNIFICANT_BITS or said.bit_depth != 16:
+    if len(stated) != 1 or not 1 <= stated[0] <= MAX_SIGNIFICANT_BITS or said.header.bit_depth != 16:
         raise CorruptDataError("significant bits that do not belong to the picture")
     peak = 2 ** stated[0] - 1
     scaled: NDArray[np.integer] = ((samples.astype(np.uint32) * peak + 32767) // 65535).astype(np.uint16)

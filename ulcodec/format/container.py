@@ -1,8 +1,9 @@
 """The `.ulc` container: bytes only, no torch and no model. `docs/format.md` is the specification."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from enum import IntEnum
+from typing import NamedTuple
 
 from ulcodec.errors import (
     ChecksumError,
@@ -60,9 +61,10 @@ class Attachment(IntEnum):
 
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes of a file say. `size_bytes` is the length of the header itself.
+    """What a file states about its picture.
 
-    `is_cut`: the file was truncated on purpose; the last segment is only the front of one, perhaps empty.
+    `fingerprint`: 4 bytes that name the model; `quality`: 0 to 100; `width`, `height` in pixels, 1 to `MAX_SIDE`;
+    `bit_depth`: that of the source, 8 or 16. Raises ValueError for a field out of range.
     """
 
     fingerprint: bytes
@@ -70,7 +72,31 @@ class Header:
     width: int
     height: int
     layout: Layout
-    bit_depth: int
+    bit_depth: int = BIT_DEPTHS[0]
+
+    def __post_init__(self) -> None:
+        if len(self.fingerprint) != FINGERPRINT_BYTES:
+            raise ValueError(f"fingerprint must be {FINGERPRINT_BYTES} bytes, got {len(self.fingerprint)}")
+        if not 0 <= self.quality <= MAX_QUALITY:
+            raise ValueError(f"quality must be 0 to {MAX_QUALITY}, got {self.quality}")
+        if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
+            raise ValueError(f"sides must be 1 to {MAX_SIDE}, got {self.width}x{self.height}")
+        if self.bit_depth not in BIT_DEPTHS:
+            raise ValueError(f"bit_depth must be one of {BIT_DEPTHS}, got {self.bit_depth}")
+
+    @property
+    def n_pixels(self) -> int:
+        return self.width * self.height
+
+
+class Head(NamedTuple):
+    """The parsed front of a file: its header, and how the rest is laid out.
+
+    `is_cut`: the file was truncated on purpose; the last segment is only the front of one, perhaps empty.
+    `size_bytes`: length of the head, at most `MAX_HEADER_BYTES`.
+    """
+
+    header: Header
     has_attachments: bool
     n_segments: int
     is_cut: bool
@@ -81,44 +107,27 @@ class Header:
 class Container:
     """The contents of a `.ulc` file.
 
-    `fingerprint`: 4 bytes naming the model; `quality` 0 to 100; `width`, `height` in pixels; `segments`: `N_SEGMENTS`
-    payloads, one a reveal step (the first also holds the hyper-latent), or some first ones and the front of one more;
-    `symbol_check`: CRC-16 of the symbols that they decode to, None for a file that was cut; `bit_depth` of the source;
-    `attachments`: by kind, in the order of their numbers. Raises ValueError for arguments out of range.
+    `segments`: `N_SEGMENTS` payloads, one per reveal pass (the first also holds the hyper-latent); a cut file has
+    fewer, the last of which may be incomplete. `symbol_check`: CRC-16 of the symbols that the segments decode to, None for a
+    cut file. `attachments`: by kind, in rising order. Raises ValueError for a field out of range.
     """
 
-    fingerprint: bytes
-    quality: int
-    width: int
-    height: int
-    layout: Layout
+    header: Header
+    _: KW_ONLY
     segments: tuple[bytes, ...]
     symbol_check: int | None
-    bit_depth: int = BIT_DEPTHS[0]
     attachments: tuple[tuple[Attachment, bytes], ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.fingerprint) != FINGERPRINT_BYTES:
-            raise ValueError(f"fingerprint must be {FINGERPRINT_BYTES} bytes, got {len(self.fingerprint)}")
-        if not 0 <= self.quality <= MAX_QUALITY:
-            raise ValueError(f"quality must be 0 to {MAX_QUALITY}, got {self.quality}")
-        if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
-            raise ValueError(f"sides must be 1 to {MAX_SIDE}, got {self.width}x{self.height}")
         if not 2 <= len(self.segments) <= N_SEGMENTS or max(map(len, self.segments)) > MAX_SEGMENT_BYTES:
             raise ValueError(f"need 2 to {N_SEGMENTS} segments of at most {MAX_SEGMENT_BYTES} bytes")
         if self.symbol_check is not None and len(self.segments) < N_SEGMENTS:
             raise ValueError("symbol_check belongs to a file with all segments")
         if self.symbol_check is not None and not 0 <= self.symbol_check <= 0xFFFF:
             raise ValueError(f"symbol_check must have 16 bits, got {self.symbol_check}")
-        if self.bit_depth not in BIT_DEPTHS:
-            raise ValueError(f"bit_depth must be one of {BIT_DEPTHS}, got {self.bit_depth}")
         kinds = [kind for kind, _ in self.attachments]
         if kinds != sorted(set(kinds)) or any(len(data) > MAX_ATTACHMENT_BYTES for _, data in self.attachments):
             raise ValueError(f"attachments are of rising kinds and at most {MAX_ATTACHMENT_BYTES} bytes")
-
-    @property
-    def n_pixels(self) -> int:
-        return self.width * self.height
 
     @property
     def is_lossless(self) -> bool:
@@ -135,15 +144,8 @@ class Container:
         return len(self.to_bytes()) - sum(map(len, [*self.segments, *(data for _, data in self.attachments)]))
 
     def to_bytes(self) -> bytes:
-        data = bytearray(MAGIC + bytes([VERSION]) + self.fingerprint)
-        extension = self.layout | BIT_DEPTHS.index(self.bit_depth) << DEPTH_SHIFT
-        extension |= ATTACHMENTS_FLAG if self.attachments else 0
-        extension |= len(self.segments) % N_SEGMENTS << SEGMENTS_SHIFT
-        extension |= CUT_FLAG if self.symbol_check is None else 0
-        data.append(self.quality | (EXTENSION_FLAG if extension else 0))
-        data += leb128(self.width) + leb128(self.height)
-        if extension:
-            data.append(extension)
+        """Serialise the file."""
+        data = self._head_bytes()
         if self.attachments:
             for kind, attached in self.attachments:
                 data += bytes([kind]) + leb128(len(attached)) + attached
@@ -157,34 +159,27 @@ class Container:
             data += self.symbol_check.to_bytes(CRC_BYTES, "big")
         return bytes(data) + crc16(data)
 
+    def _head_bytes(self) -> bytearray:
+        header = self.header
+        extension = header.layout | BIT_DEPTHS.index(header.bit_depth) << DEPTH_SHIFT
+        extension |= ATTACHMENTS_FLAG if self.attachments else 0
+        extension |= len(self.segments) % N_SEGMENTS << SEGMENTS_SHIFT
+        extension |= CUT_FLAG if self.symbol_check is None else 0
+        data = bytearray(MAGIC + bytes([VERSION]) + header.fingerprint)
+        data.append(header.quality | (EXTENSION_FLAG if extension else 0))
+        data += leb128(header.width) + leb128(header.height)
+        if extension:
+            data.append(extension)
+        return data
+
     @classmethod
     def from_bytes(cls, data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> "Container":
         """Parse and verify a whole file. Raises a FormatError; accounts for every byte."""
-        header = read_header(data, max_pixels)
-        attachments, position = read_attachments(data, header)
-        segments = tuple(read_segments(data, position, header))
-        symbol_check = None if header.is_cut else int.from_bytes(data[-2 * CRC_BYTES : -CRC_BYTES], "big")
-        return cls.of_header(header, segments, symbol_check, attachments)
-
-    @classmethod
-    def of_header(
-        cls,
-        header: Header,
-        segments: tuple[bytes, ...],
-        symbol_check: int | None,
-        attachments: tuple[tuple[Attachment, bytes], ...],
-    ) -> "Container":
-        return cls(
-            header.fingerprint,
-            header.quality,
-            header.width,
-            header.height,
-            header.layout,
-            segments,
-            symbol_check,
-            header.bit_depth,
-            attachments,
-        )
+        head = read_head(data, max_pixels)
+        attachments, position = read_attachments(data, head)
+        segments = tuple(read_segments(data, position, head))
+        symbol_check = None if head.is_cut else int.from_bytes(data[-2 * CRC_BYTES : -CRC_BYTES], "big")
+        return cls(head.header, segments=segments, symbol_check=symbol_check, attachments=attachments)
 
     def within(self, n_bytes: int) -> "Container":
         """The front that makes a file of at most `n_bytes`, or the first segment if that is larger."""
@@ -205,21 +200,21 @@ class Container:
 
 
 def remains(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> Container:
-    """What comes before the damage of a file. Raises a FormatError if not even the first segment is sound."""
-    header = read_header(data, max_pixels)
-    attachments, position = read_attachments(data, header)
+    """Parse a damaged file up to the damage. Raises a FormatError if not even the first segment is sound."""
+    head = read_head(data, max_pixels)
+    attachments, position = read_attachments(data, head)
     segments: list[bytes] = []
     try:
-        segments.extend(read_segments(data, position, header))
+        segments.extend(read_segments(data, position, head))
     except FormatError:
         if not segments:
             raise
     else:
         return Container.from_bytes(data, max_pixels=max_pixels)
-    return Container.of_header(header, (*segments, b""), None, attachments)
+    return Container(head.header, segments=(*segments, b""), symbol_check=None, attachments=attachments)
 
 
-def read_header(data: bytes, max_pixels: int | None = None) -> Header:
+def read_head(data: bytes, max_pixels: int | None = None) -> Head:
     """Parse the head of a file, of which the first `MAX_HEADER_BYTES` bytes are enough. Raises FormatError.
 
     No checksum is read: until `Container.from_bytes` has been called, what it says is only a claim.
@@ -243,17 +238,13 @@ def read_header(data: bytes, max_pixels: int | None = None) -> Header:
         extension, position = read_extension(data, position)
     if max_pixels is not None and width * height > max_pixels:
         raise LimitError(f"the picture has {width}x{height} pixels; the limit is {max_pixels}")
-    return Header(
-        fingerprint,
-        quality,
-        width,
-        height,
-        Layout(extension & 3),
-        BIT_DEPTHS[extension >> DEPTH_SHIFT & 3],
-        bool(extension & ATTACHMENTS_FLAG),
-        (extension >> SEGMENTS_SHIFT & 3) or N_SEGMENTS,
-        bool(extension & CUT_FLAG),
-        position,
+    layout, bit_depth = Layout(extension & 3), BIT_DEPTHS[extension >> DEPTH_SHIFT & 3]
+    return Head(
+        Header(fingerprint, quality, width, height, layout, bit_depth),
+        has_attachments=bool(extension & ATTACHMENTS_FLAG),
+        n_segments=(extension >> SEGMENTS_SHIFT & 3) or N_SEGMENTS,
+        is_cut=bool(extension & CUT_FLAG),
+        size_bytes=position,
     )
 
 
@@ -269,11 +260,11 @@ def read_extension(data: bytes, position: int) -> tuple[int, int]:
     return extension, position + 1
 
 
-def read_attachments(data: bytes, header: Header) -> tuple[tuple[tuple[Attachment, bytes], ...], int]:
+def read_attachments(data: bytes, head: Head) -> tuple[tuple[tuple[Attachment, bytes], ...], int]:
     """What follows the header if it says so, and the position after it. Raises a FormatError."""
     found: list[tuple[Attachment, bytes]] = []
-    position = header.size_bytes
-    if not header.has_attachments:
+    position = head.size_bytes
+    if not head.has_attachments:
         return (), position
     while kind := data[position] if position < len(data) else -1:
         if kind < 0:
@@ -292,18 +283,18 @@ def read_attachments(data: bytes, header: Header) -> tuple[tuple[tuple[Attachmen
     return tuple(found), position + 2
 
 
-def check_crop(crop: Crop, said: Container) -> None:
+def check_crop(crop: Crop, header: Header) -> None:
     """Raise ImageError if the crop is not inside the picture."""
     left, top, width, height = crop
-    if min(left, top) < 0 or min(width, height) <= 0 or left + width > said.width or top + height > said.height:
-        raise ImageError(f"the crop {crop} is not inside {said.width}x{said.height} pixels")
+    if min(left, top) < 0 or min(width, height) <= 0 or left + width > header.width or top + height > header.height:
+        raise ImageError(f"the crop {crop} is not inside {header.width}x{header.height} pixels")
 
 
-def read_segments(data: bytes, position: int, header: Header) -> Iterator[bytes]:
+def read_segments(data: bytes, position: int, head: Head) -> Iterator[bytes]:
     """The payloads of a file, whose first segment begins at `position`, each after its checksum has been verified."""
     end = len(data) - CRC_BYTES
-    last_stop = end - (0 if header.is_cut else CRC_BYTES)
-    for number in range(header.n_segments - 1):
+    last_stop = end - (0 if head.is_cut else CRC_BYTES)
+    for number in range(head.n_segments - 1):
         length, start = read_leb128(data, position, MAX_SEGMENT_BYTES)
         stop = start + length
         if stop >= last_stop:

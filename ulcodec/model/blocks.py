@@ -133,7 +133,7 @@ def opponent_dct(size: int) -> Tensor:
     return torch.einsum("oc,ui,vj->ouvcij", opponent, dct, dct).reshape(3 * size**2, 3 * size**2)
 
 
-def best_step(lagrangian: float) -> float:
+def best_bin_width(lagrangian: float) -> float:
     """Step of an orthonormal coefficient that minimises `lagrangian 255^2 MSE + bits per pixel` at high rate.
 
     With distortion `step^2 / 12` a coefficient, three subpixels a pixel, and `-log2 step` bits, the optimum is

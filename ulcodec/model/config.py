@@ -14,21 +14,21 @@ PHASE_ROWS, PHASE_COLUMNS = 2, 4
 N_PHASES = PHASE_ROWS * PHASE_COLUMNS
 
 
-def spread_reveal(steps: str = "12334444") -> tuple[str, ...]:
+def spread_reveal(passes: str = "12334444") -> tuple[str, ...]:
     """Reveal schedule: by itself steps of 1/8, 1/8, 1/4 and 1/2 of the elements, spread over channels and positions.
 
     Returns one string a channel group (channel c belongs to group `c % 16`); its character p is the step, from 1, in
     which the elements at spatial phase p are coded (phase `p = 4 (row % 2) + column % 4`). Each group walks the phases
-    in the same order, far apart first, from a start of its own; `steps` says in which step each on that way is coded.
+    in the same order, far apart first, from a start of its own; `passes` says in which step each on that way is coded.
     """
     order = ((0, 0), (1, 2), (0, 2), (1, 0), (0, 1), (1, 3), (0, 3), (1, 1))
     rows = []
     for group in range(N_CHANNEL_GROUPS):
         shift_row, shift_column = divmod(group * 5 % N_PHASES, PHASE_COLUMNS)
         phases = ["0"] * N_PHASES
-        for (row, column), step in zip(order, steps, strict=True):
+        for (row, column), reveal_pass in zip(order, passes, strict=True):
             phase = (row + shift_row) % PHASE_ROWS * PHASE_COLUMNS + (column + shift_column) % PHASE_COLUMNS
-            phases[phase] = step
+            phases[phase] = reveal_pass
         rows.append("".join(phases))
     return tuple(rows)
 
@@ -68,12 +68,12 @@ class ModelConfig:
             raise ModelError(f"latent_channels must be a multiple of {N_CHANNEL_GROUPS}, got {self.latent_channels}")
         if not 0 <= self.negative_slope < 1:
             raise ModelError(f"negative_slope must be at least 0 and below 1, got {self.negative_slope}")
-        steps = {str(step) for step in range(1, N_PHASES + 1)}
-        if len(self.reveal) != N_CHANNEL_GROUPS or any(len(r) != N_PHASES or set(r) - steps for r in self.reveal):
+        passes = {str(reveal_pass) for reveal_pass in range(1, N_PHASES + 1)}
+        if len(self.reveal) != N_CHANNEL_GROUPS or any(len(r) != N_PHASES or set(r) - passes for r in self.reveal):
             raise ModelError(f"reveal must be {N_CHANNEL_GROUPS} strings of {N_PHASES} digits 1 to {N_PHASES}")
 
     @property
-    def reveal_steps(self) -> range:
+    def reveal_passes(self) -> range:
         """The steps from 1 to the last that `reveal` names."""
         return range(1, int(max(max(row) for row in self.reveal)) + 1)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ulcodec.model.blocks import QualityTable, best_step, blocks, conv, cropped, dct_basis
+from ulcodec.model.blocks import QualityTable, best_bin_width, blocks, conv, cropped, dct_basis
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.tiles import Tile, whole
 
@@ -19,7 +19,7 @@ def anchor_log_gains(config: ModelConfig) -> Tensor:
     """Log of (spread of the DCT coefficient / best quantisation step) [anchors, C]: where all latent gains start."""
     _, std = dct_basis(config.latent_channels)
     last = config.n_quality_anchors - 1
-    steps = torch.tensor([best_step(config.lagrangian(anchor / last)) for anchor in range(last + 1)])
+    steps = torch.tensor([best_bin_width(config.lagrangian(anchor / last)) for anchor in range(last + 1)])
     return std.log()[None] - steps.log()[:, None]
 
 

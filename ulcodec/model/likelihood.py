@@ -11,16 +11,16 @@ from torch import Tensor
 from ulcodec.diffusion.bound import sum_per_picture
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
 from ulcodec.model.fusion import fused
-from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction, in_steps, wiener
-from ulcodec.model.reveal import step_elements, step_map
+from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction, in_bins, wiener
+from ulcodec.model.reveal import pass_elements, pass_map
 from ulcodec.model.unified import UnifiedLatentModel
 
 MIN_PROBABILITY = 1e-9
 
-SQUARED_STEP_BITS = 14.0
+SQUARED_BIN_BITS = 14.0
 """Bits that one squared quantisation step of error is worth when symbols are chosen.
 
-At high rate it is `6 / ln 2 = 8.7`, the derivative of `-log2 step` over that of `step^2 / 12`. The larger value also
+At high rate it is `6 / ln 2 = 8.7`, the derivative of `-log2 width` over that of `width^2 / 12`. The larger value also
 pays for what an error costs the elements that are predicted from it; it gave the best files of 8.7, 11, 14, 18 and 24
 (docs/lab-notes.md)."""
 
@@ -60,7 +60,7 @@ def zeroward(symbols: Tensor, residual: Tensor, saved_bits: Tensor) -> Tensor:
     `symbols`: `residual` rounded to integers; `saved_bits`: what the nearer symbol saves. All float, one shape.
     """
     added = 1 + 2 * (residual * symbols.sign() - symbols.abs())
-    return torch.where(saved_bits > SQUARED_STEP_BITS * added, symbols - symbols.sign(), symbols)
+    return torch.where(saved_bits > SQUARED_BIN_BITS * added, symbols - symbols.sign(), symbols)
 
 
 def quantised(y: Tensor, prediction: Prediction) -> Tensor:
@@ -77,7 +77,7 @@ def quantised(y: Tensor, prediction: Prediction) -> Tensor:
 def write_errors(y: Tensor, corrections: Prediction, gain: Tensor, elements: Tensor, errors: Tensor) -> None:
     """Write by how much a file's symbols miss y, for the elements [M] of a step. All [B, h w C], gain [B, C]."""
     own = Prediction(*(part[:, elements] for part in corrections))
-    prediction = in_steps(own, gain[:, elements % gain.shape[1]])
+    prediction = in_bins(own, gain[:, elements % gain.shape[1]])
     errors[:, elements] = quantised(y[:, elements], prediction) - y[:, elements]
 
 
@@ -104,23 +104,25 @@ def coding_walk(
     Step after step: `quantised`, predicted from the steps before. What is restored has the gradient of y.
     """
     prior, grid = model.prior, (y.shape[2], y.shape[3])
-    steps = step_map(model.config, grid, y.device)
-    elements = step_elements(model.config, grid, y.device)
+    pass_of_element = pass_map(model.config, grid, y.device)
+    elements = pass_elements(model.config, grid, y.device)
     gain, context = prior.log_gain.gain(quality), prior.context(quality, hyper_features)
     y_by_place = by_place(y)
     errors_by_place = torch.zeros_like(y_by_place)
     errors = errors_by_place.view(len(y), *grid, -1).permute(0, 3, 1, 2)
     restored, known, corrections = torch.zeros_like(y), torch.zeros_like(y[:1]), None
-    for step, own_elements in zip(model.config.reveal_steps, elements, strict=True):
+    for reveal_pass, own_elements in zip(model.config.reveal_passes, elements, strict=True):
         own = prior.corrections(known_estimate(restored, gain), known, context, quality)
         write_errors(y_by_place, Prediction(*map(by_place, own)), gain[:, :, 0, 0], own_elements, errors_by_place)
-        known = (steps <= step).to(y.dtype)[None]
+        known = (pass_of_element <= reveal_pass).to(y.dtype)[None]
         restored = where_known(y, errors, known)
         if corrections is not None:
-            own = Prediction(*(torch.where(steps == step, *pair) for pair in zip(own, corrections, strict=True)))
+            own = Prediction(
+                *(torch.where(pass_of_element == reveal_pass, *pair) for pair in zip(own, corrections, strict=True))
+            )
         corrections = own
     assert corrections is not None
-    return restored, in_steps(corrections, gain)
+    return restored, in_bins(corrections, gain)
 
 
 def reveal_predictions(
@@ -128,19 +130,21 @@ def reveal_predictions(
 ) -> Prediction:
     """What each element is coded under, all reveal steps in one batch of S B pictures: [B, C, h, w] each."""
     batch, prior = len(y_known), model.prior
-    steps = step_map(model.config, (y_known.shape[2], y_known.shape[3]), y_known.device)
-    known = torch.stack([steps < step for step in model.config.reveal_steps]).to(y_known.dtype)[:, None]
-    n_steps = len(known)
-    gain, qualities = prior.log_gain.gain(quality), quality.repeat(n_steps)
+    pass_of_element = pass_map(model.config, (y_known.shape[2], y_known.shape[3]), y_known.device)
+    known = torch.stack([pass_of_element < reveal_pass for reveal_pass in model.config.reveal_passes]).to(
+        y_known.dtype
+    )[:, None]
+    n_passes = len(known)
+    gain, qualities = prior.log_gain.gain(quality), quality.repeat(n_passes)
     corrections = prior.corrections(
         known_estimate(y_known * known, gain).flatten(0, 1),
         known.expand(-1, batch, -1, -1, -1).flatten(0, 1),
-        prior.context(qualities, hyper_features.repeat(n_steps, 1, 1, 1)),
+        prior.context(qualities, hyper_features.repeat(n_passes, 1, 1, 1)),
         qualities,
     )
-    own = torch.stack([steps == step for step in model.config.reveal_steps])[:, None]
-    chosen = ((part.view(n_steps, *y_known.shape) * own).sum(0) for part in corrections)
-    return in_steps(Prediction(*chosen), gain)
+    own = torch.stack([pass_of_element == reveal_pass for reveal_pass in model.config.reveal_passes])[:, None]
+    chosen = ((part.view(n_passes, *y_known.shape) * own).sum(0) for part in corrections)
+    return in_bins(Prediction(*chosen), gain)
 
 
 def chain_bits(model: UnifiedLatentModel, y: Tensor, hyper: Tensor, quality: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Diffusion prior P over the latent, with a log-SNR for every element, and the hyper-latent's prior and decoder.
 
-Everything here is shaped so that it can run in integers (see `ulcodec.coding.integer_prior`): products with constants, ReLU, clamps.
+All operations can run in integers (`ulcodec.coding.integer_prior`): products with constants, ReLU, clamps.
 """
 
 import math
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, step_noise_variance
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, bin_noise_variance
 from ulcodec.model.blocks import QualityTable, conv
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.encoder import HYPER_LOG_GAIN, anchor_log_gains
@@ -115,7 +115,7 @@ class Prior(nn.Module):
         gain = self.log_gain.gain(quality)
         estimate = wiener(y_noisy, log_snr, gain)
         corrections = self.corrections(estimate, knowledge(log_snr), self.context(quality, hyper_features), quality)
-        return in_steps(corrections, gain, estimate)
+        return in_bins(corrections, gain, estimate)
 
     def context(self, quality: Tensor, hyper_features: Tensor | None) -> Tensor:
         """What the network is told at any noise level: [B, prior_width, 1, 1], with features [B, prior_width, h, w]."""
@@ -135,7 +135,7 @@ class Prior(nn.Module):
         return Prediction(self.mean_head(hidden), self.scale_head(hidden))
 
 
-def in_steps(corrections: Prediction, gain: Tensor, estimate: Tensor | float = 0.0) -> Prediction:
+def in_bins(corrections: Prediction, gain: Tensor, estimate: Tensor | float = 0.0) -> Prediction:
     """Mean and log-scale in quantisation steps, float32, of an estimate and its corrections. gain [B, C, 1, 1]."""
     return Prediction((estimate + corrections.mean.float()) * gain, corrections.log_scale.float() + gain.log())
 
@@ -143,7 +143,7 @@ def in_steps(corrections: Prediction, gain: Tensor, estimate: Tensor | float = 0
 @fused
 def wiener(y_noisy: Tensor, log_snr: Tensor, gain: Tensor) -> Tensor:
     """Posterior mean of `z = y / gain ~ N(0, 1)`: `y_noisy gain / (gain^2 + noise variance)`, clamped."""
-    weight = gain / (gain**2 + step_noise_variance(log_snr))
+    weight = gain / (gain**2 + bin_noise_variance(log_snr))
     return limited(y_noisy * weight)
 
 

@@ -12,17 +12,19 @@ Grid = tuple[int, int]
 
 
 @lru_cache
-def phase_steps(config: ModelConfig, device: torch.device) -> Tensor:
+def phase_passes(config: ModelConfig, device: torch.device) -> Tensor:
     """Step of every channel group's phases, uint8 [16, 2, 4]: copied to a device once, as a CUDA graph needs it."""
     with torch.inference_mode(False):
-        steps = torch.tensor([[int(step) for step in row] for row in config.reveal], dtype=torch.uint8, device=device)
-        return steps.reshape(N_CHANNEL_GROUPS, PHASE_ROWS, PHASE_COLUMNS)
+        passes = torch.tensor(
+            [[int(reveal_pass) for reveal_pass in row] for row in config.reveal], dtype=torch.uint8, device=device
+        )
+        return passes.reshape(N_CHANNEL_GROUPS, PHASE_ROWS, PHASE_COLUMNS)
 
 
-def step_map(config: ModelConfig, grid: Grid, device: torch.device | str = "cpu", origin: Grid = (0, 0)) -> Tensor:
+def pass_map(config: ModelConfig, grid: Grid, device: torch.device | str = "cpu", origin: Grid = (0, 0)) -> Tensor:
     """Step (from 1) of every element: uint8 [C, h, w] from an origin on, tiled from the configuration's phases."""
     height, width = grid
-    pattern = phase_steps(config, torch.device(device))
+    pattern = phase_passes(config, torch.device(device))
     rows = torch.arange(origin[0], origin[0] + height, device=device) % PHASE_ROWS
     columns = torch.arange(origin[1], origin[1] + width, device=device) % PHASE_COLUMNS
     tiled = pattern[:, rows][:, :, columns]
@@ -30,11 +32,11 @@ def step_map(config: ModelConfig, grid: Grid, device: torch.device | str = "cpu"
 
 
 @lru_cache
-def step_elements(config: ModelConfig, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, ...]:
+def pass_elements(config: ModelConfig, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, ...]:
     """Elements of each step, int64, in the order of coding: by position, then channel. On a device once, as above."""
     with torch.inference_mode(False):
-        steps = step_map(config, grid).permute(1, 2, 0).flatten()
-        return tuple((steps == step).nonzero()[:, 0].to(device) for step in config.reveal_steps)
+        passes = pass_map(config, grid).permute(1, 2, 0).flatten()
+        return tuple((passes == reveal_pass).nonzero()[:, 0].to(device) for reveal_pass in config.reveal_passes)
 
 
 class Phase(NamedTuple):
@@ -53,31 +55,31 @@ class Phase(NamedTuple):
 
 
 @lru_cache
-def step_phases(config: ModelConfig, step: int, device: torch.device) -> tuple[Phase, ...]:
+def pass_phases(config: ModelConfig, reveal_pass: int, device: torch.device) -> tuple[Phase, ...]:
     """The eight phases of a step."""
     with torch.inference_mode(False):
-        steps = step_map(config, (PHASE_ROWS, PHASE_COLUMNS))
+        passes = pass_map(config, (PHASE_ROWS, PHASE_COLUMNS))
         return tuple(
             Phase(
                 row,
                 column,
-                (steps[:, row, column] < step).nonzero()[:, 0].to(device),
-                (steps[:, row, column] == step).nonzero()[:, 0].to(device),
+                (passes[:, row, column] < reveal_pass).nonzero()[:, 0].to(device),
+                (passes[:, row, column] == reveal_pass).nonzero()[:, 0].to(device),
             )
             for row in range(PHASE_ROWS)
             for column in range(PHASE_COLUMNS)
         )
 
 
-class StepElements:
+class PassElements:
     """The elements of one step: at most K channels at a position.
 
     Arrays of them are [B, h, w, K], the channels of a position in rising order; where a position has fewer, the last
     entries mean nothing. `origin`: the first row and column of the arrays in the latent grid.
     """
 
-    def __init__(self, config: ModelConfig, step: int, device: torch.device):
-        self.phases = step_phases(config, step, device)
+    def __init__(self, config: ModelConfig, reveal_pass: int, device: torch.device):
+        self.phases = pass_phases(config, reveal_pass, device)
         self.n_channels = max(len(phase.coded) for phase in self.phases)
 
     def gather(self, latent: Tensor, origin: Grid = (0, 0)) -> Tensor:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ulcodec.diffusion.schedule import ALPHA_0, STEP_WIDTH, alpha
+from ulcodec.diffusion.schedule import ALPHA_0, BIN_WIDTH, alpha
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.decoder import Decoder
 from ulcodec.model.encoder import Encoder, HyperEncoder
@@ -22,18 +22,18 @@ class UnifiedLatentModel(nn.Module):
         self.decoder = Decoder(config)
 
     def encode_clean(self, x: Tensor, quality: Tensor) -> Tensor:
-        """x [B, 3, H, W] in [0, 1] -> clean latent z [B, C, h, w] in the paper's units (a step is `STEP_WIDTH`)."""
+        """x [B, 3, H, W] in [0, 1] -> clean latent z [B, C, h, w] in the paper's units (a step is `BIN_WIDTH`)."""
         y: Tensor = self.encoder(x, quality)[0]
-        return y * STEP_WIDTH
+        return y * BIN_WIDTH
 
     def denoise_latent(self, z_t: Tensor, log_snr: Tensor, quality: Tensor) -> Tensor:
         """z_t [B, C, h, w] at one log_snr [B] for all elements -> z_hat, by the prior alone (no hyper-latent)."""
         level = log_snr[:, None, None, None]
-        mean: Tensor = self.prior(z_t / (alpha(level) * STEP_WIDTH), level, quality, None).mean
-        return mean * STEP_WIDTH
+        mean: Tensor = self.prior(z_t / (alpha(level) * BIN_WIDTH), level, quality, None).mean
+        return mean * BIN_WIDTH
 
     def denoise_picture(self, x_t: Tensor, log_snr: Tensor, z_0: Tensor, quality: Tensor) -> Tensor:
         """x_t [B, 3, H, W] scaled to [-1, 1], log_snr [B], z_0 [B, C, h, w] -> x_hat scaled to [-1, 1]."""
-        features, mean = self.decoder.trunk(z_0 / (ALPHA_0 * STEP_WIDTH), quality)
+        features, mean = self.decoder.trunk(z_0 / (ALPHA_0 * BIN_WIDTH), quality)
         x_hat: Tensor = self.decoder.denoiser.estimate(x_t, log_snr, features, 2 * mean - 1)
         return x_hat

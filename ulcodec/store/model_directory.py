@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ulcodec.coding.integer_prior import IntegerPrior, fingerprint
-from ulcodec.coding.latents import LatentCoder, check_reveal_steps
+from ulcodec.coding.latents import LatentCoder, check_reveal_passes
 from ulcodec.coding.quantise_prior import integer_tensors
 from ulcodec.coding.tables import FrequencyTables, build_tables
 from ulcodec.errors import ModelError
@@ -81,7 +81,7 @@ def save_model(directory: Path, name: str, model: UnifiedLatentModel, provenance
     `provenance` (how it was trained; JSON values) is stored in `config.json`. Raises ModelError if a file
     cannot hold what the model codes.
     """
-    check_reveal_steps(model.config)
+    check_reveal_passes(model.config)
     coding = integer_tensors(model) | table_tensors(scale_tables())
     weights = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
     document = {"name": name, "model": model.config.to_json(), "provenance": provenance}

@@ -16,9 +16,9 @@ from ulcodec.diffusion.bound import latent_bound_nats, per_picture, stratified_t
 from ulcodec.diffusion.noise import normal_noise, uniform_noise
 from ulcodec.diffusion.schedule import (
     ALPHA_0,
+    BIN_WIDTH,
     NATS_TO_BITS,
     SIGMA_0,
-    STEP_WIDTH,
     alpha,
     decoder_weight,
     pixel_log_snr,
@@ -100,7 +100,7 @@ def codec_loss(
 
     part = slice(None, None, settings.subset)
     continuous = latent_bound_nats(
-        lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality[part]), STEP_WIDTH * y[part], generator
+        lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality[part]), BIN_WIDTH * y[part], generator
     )
     continuous_bits = continuous * NATS_TO_BITS
     loss = loss + settings.continuous_share * (share[part] * continuous_bits / n_pixels).mean()
