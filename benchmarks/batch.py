@@ -19,7 +19,7 @@ from benchmarks.speed import stopwatch
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.pictures import Picture, find_pictures
 from ulcodec.bench.tables import text_table, to_json
-from ulcodec.codec.batch import decode_batch, encode_batch
+from ulcodec.codec.image import decode_batch, encode_batch
 
 SIDES_PX = (32, 64, 128, 192, 256)
 PICTURES = 64

@@ -111,12 +111,11 @@ def decode(
             return data, WINDOW_PIXELS
         container = Container.from_bytes(data, max_pixels=max_pixels)  # what is wrong is told before the model loads
         if part is not None:
-            check_crop(part, container)
+            check_crop(part, container.header)
         return data, WINDOW_PIXELS if alone else container.header.n_pixels
 
     def decoded(codec: "Codec", files: list[bytes]) -> "list[Recovery]":
-        from ulcodec.codec.batch import decode_batch
-        from ulcodec.codec.image import Recovery
+        from ulcodec.codec.image import Recovery, decode_batch
         from ulcodec.codec.realism import Realism
 
         if recover:

@@ -134,7 +134,7 @@ def encode(
         if targeted:
             return [to_target(loaded(), picture, options) for picture in tracked(pictures)]
 
-        from ulcodec.codec.batch import encode_batch
+        from ulcodec.codec.image import encode_batch
 
         fixed = DEFAULT_QUALITY if quality is None else quality
         return encode_batch(loaded(), pictures, quality=fixed, max_pixels=max_pixels, **options)

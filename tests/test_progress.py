@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ulcodec.codec import image as codec_module
-from ulcodec.codec.batch import decode_batch, encode_batch
+from ulcodec.codec import tiling
 from ulcodec.codec.evaluation import integer_cost_percent, rate_distortion
 from ulcodec.codec.generate import Sampler
-from ulcodec.codec.image import Codec
+from ulcodec.codec.image import Codec, decode_batch, encode_batch
 from ulcodec.codec.rate_control import MAX_TRIES, encode_to_quality, encode_to_size
 from ulcodec.codec.realism import Realism
 from ulcodec.export.calibration import calibrate
@@ -129,7 +128,7 @@ def test_an_abandoned_iterator_may_be_closed_late() -> None:
 @pytest.fixture
 def tiled(tiny_codec: Codec, monkeypatch: pytest.MonkeyPatch) -> Codec:
     """The tiny codec with a denoiser, all of whose loops take tiles of a small picture."""
-    monkeypatch.setattr(codec_module, "CODEC_TILE", 4)
+    monkeypatch.setattr(tiling, "CODEC_TILE", 4)
     monkeypatch.setattr(tiny_codec.coder.prior, "tile", 2)
     return replace(tiny_codec, has_denoiser=True)
 

@@ -520,16 +520,16 @@ def test_folders_that_cannot_be_read_are_listed(
 def test_any_error_costs_one_file(
     album: Path, tiny_model_dir: Path, run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    from ulcodec.codec import batch
+    from ulcodec.codec import image
 
-    encode_batch = batch.encode_batch
+    encode_batch = image.encode_batch
 
     def failing(codec: object, pictures: list[Picture], **options: object) -> list[bytes]:
         if any(picture.pixels.shape[0] == 21 for picture in pictures):
             raise error
         return encode_batch(codec, pictures, **options)
 
-    monkeypatch.setattr(batch, "encode_batch", failing)
+    monkeypatch.setattr(image, "encode_batch", failing)
     Image.new("RGB", (30, 21)).save(album / "odd.png")
     finished = run("encode", album, "--model", tiny_model_dir, "--json")
     assert finished.code == 1

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ulcodec.codec.batch import POSITIONS_ON_CPU, decode_batch, encode_batch, together
-from ulcodec.codec.image import Codec
+from ulcodec.codec.grouping import POSITIONS_ON_CPU, group_by_grid
+from ulcodec.codec.image import Codec, decode_batch, encode_batch
 from ulcodec.errors import ArithmeticMismatchError
 from ulcodec.format.container import Container
 from ulcodec.io.pictures import Picture
@@ -70,4 +70,4 @@ def test_quality_out_of_range(tiny_codec: Codec, picture: np.ndarray) -> None:
 def test_pictures_of_one_kind_go_together_as_many_as_the_device_takes(tiny_codec: Codec) -> None:
     side = int((POSITIONS_ON_CPU / 2) ** 0.5)
     kinds = [((side, side),), ((1, 1),), ((side, side),), ((side, side),), ((1000, 1000),), ((1000, 1000),)]
-    assert list(together(tiny_codec, kinds)) == [[0, 2], [3], [1], [4], [5]]
+    assert group_by_grid(tiny_codec.device, kinds) == [[0, 2], [3], [1], [4], [5]]

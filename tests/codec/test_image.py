@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import ulcodec
+from ulcodec.codec import tiling
 from ulcodec.codec.image import Codec, latent_grid
 from ulcodec.coding import latents as latent_coding
 from ulcodec.coding.latents import decode_latent, encode_latent
@@ -184,7 +185,7 @@ def test_far_latents_are_escaped(tiny_codec: Codec, restored: list[torch.Tensor]
     decoded = decode_latent(tiny_codec.coder, coded.segments, coded.symbol_check, 100, (3, 4))
     assert_same_at_both_ends(restored)
     assert (decoded.hyper_16 / 16 + 4e5).abs().max() <= 0.5
-    assert decoded.y_16.abs().max() / 16 == pytest.approx(latent_coding.MAX_SYMBOL, rel=0.01)
+    assert decoded.y_16.abs().max() / 16 == pytest.approx(latent_coding.LARGEST_CODED_SYMBOL, rel=0.01)
 
 
 def test_info(tiny_codec: Codec, picture: np.ndarray, coded: bytes) -> None:
@@ -395,7 +396,7 @@ def test_tiles_change_neither_bytes_nor_pixels(
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     data = tiny_codec.encode(noise)
     decoded = tiny_codec.decode_array(data)
-    monkeypatch.setattr(codec_module, "CODEC_TILE", tile)
+    monkeypatch.setattr(tiling, "CODEC_TILE", tile)
     assert tiny_codec.encode(noise) == data
     np.testing.assert_array_equal(tiny_codec.decode_array(data), decoded)
 
@@ -405,7 +406,7 @@ def test_shipped_model_in_tiles(picture: np.ndarray, monkeypatch: pytest.MonkeyP
     wide = np.tile(picture, (2, 3, 1))
     data = small.encode(wide)
     decoded = small.decode_array(data)
-    monkeypatch.setattr(codec_module, "CODEC_TILE", 8)
+    monkeypatch.setattr(tiling, "CODEC_TILE", 8)
     assert small.encode(wide) == data
     np.testing.assert_array_equal(small.decode_array(data), decoded)
 
@@ -418,7 +419,7 @@ def test_crop_is_part_of_the_whole(
     left, top, width, height = crop
     whole = tiny_codec.decode_array(data)[top : top + height, left : left + width]
     for tile in (128, 4):
-        monkeypatch.setattr(codec_module, "CODEC_TILE", tile)
+        monkeypatch.setattr(tiling, "CODEC_TILE", tile)
         part = tiny_codec.decode_picture(data, crop=crop)
         np.testing.assert_array_equal(np.dstack([part.pixels, part.alpha]), whole)
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ulcodec.codec import tiling
 from ulcodec.codec.image import Codec
 from ulcodec.codec.realism import Realism
 from ulcodec.diffusion.noise import position_noise
@@ -152,7 +153,7 @@ def test_tiles_and_crops_show_the_same_sample(
     whole = drawing_codec.decode_array(data, realism=Realism(1, 2)).astype(int)
     crop = drawing_codec.decode_picture(data, crop=(90, 40, 77, 50), realism=Realism(1, 2)).pixels.astype(int)
     assert np.abs(crop - whole[40:90, 90:167]).max() <= 1
-    monkeypatch.setattr(codec_module, "CODEC_TILE", 4)
+    monkeypatch.setattr(tiling, "CODEC_TILE", 4)
     tiled = drawing_codec.decode_array(data, realism=Realism(1, 2)).astype(int)
     assert np.abs(tiled - whole).max() <= 1
     assert (tiled != whole).mean() < 0.01

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulcodec.codec.batch import decode_batch
-from ulcodec.codec.image import Codec
+from ulcodec.codec.image import Codec, decode_batch
 from ulcodec.codec.pixels import without_hidden
 from ulcodec.errors import CorruptDataError, FormatError, LimitError
 from ulcodec.format import attachments

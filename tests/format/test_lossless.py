@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 import ulcodec
-from ulcodec.codec.batch import decode_batch, encode_batch
-from ulcodec.codec.image import Codec, Encoding
+from ulcodec.codec.image import Codec, Encoding, decode_batch, encode_batch
 from ulcodec.codec.pixels import without_hidden
 from ulcodec.codec.rate_control import encode_to_quality, encode_to_size
 from ulcodec.errors import FormatError

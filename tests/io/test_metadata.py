@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from ulcodec.codec.batch import decode_batch, encode_batch
-from ulcodec.codec.image import Codec
+from ulcodec.codec.image import Codec, decode_batch, encode_batch
 from ulcodec.errors import ImageError
 from ulcodec.format.attachments import MAX_METADATA_BYTES, deflate
 from ulcodec.format.container import Attachment, Container

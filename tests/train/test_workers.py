@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ulcodec.diffusion.noise import BatchGenerator, draw_rows
+from ulcodec.diffusion.batch_noise import BatchGenerator, draw_rows
 from ulcodec.errors import TrainingError
 from ulcodec.store.tensor_files import read_document, read_tensors
 from ulcodec.train.workers import Workers, without_denormals

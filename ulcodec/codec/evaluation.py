@@ -1,4 +1,4 @@
-"""What a codec does on pictures: rate and distortion of its files, and what its integer arithmetic costs.
+"""Evaluate a codec on pictures: rate and distortion of its files, and the cost of its integer arithmetic.
 
 Pictures are uint8 [H, W, 3] or [H, W].
 """
@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 
 
 class RatePoint(NamedTuple):
-    """Means over pictures at one quality: bits of whole files for every pixel, and PSNR over 8-bit samples."""
+    """Means over pictures at one quality: bits per pixel of whole files, and PSNR of 8-bit samples."""
 
     quality: int
     bpp: float
@@ -39,16 +39,16 @@ def rate_distortion(codec: Codec, pictures: Sequence[Pixels], qualities: Sequenc
 
 
 def integer_cost_percent(codec: Codec, pictures: Sequence[Pixels], quality: int) -> float:
-    """Payload bytes of files against the float prior's bound on the same symbols, in percent of the bound.
+    """Compare the payload of files with the float prior's bound on the same symbols, in percent of the bound.
 
-    What the integer prior, the frequency tables and the range coder cost together; the frame of a file is left out.
+    This is the cost of integer prior, frequency tables and range coder together, without headers and checksums.
     """
-    described = [codec.describe(codec.encode(pixels, quality=quality)) for pixels in tracked(pictures)]
-    bits, bound = (sum(d[name] for d in described) for name in ("payload_bits", "bound_bits"))
+    descriptions = [codec.describe(codec.encode(pixels, quality=quality)) for pixels in tracked(pictures)]
+    bits, bound = (sum(description[name] for description in descriptions) for name in ("payload_bits", "bound_bits"))
     return 100 * (bits / bound - 1)
 
 
 def middle(pixels: Pixels, crop_px: int) -> Pixels:
-    """The centre, at most `crop_px` a side."""
+    """Crop the centre, at most `crop_px` per side."""
     top, left = (max(0, (side - crop_px) // 2) for side in pixels.shape[:2])
     return pixels[top : top + crop_px, left : left + crop_px]

@@ -1,4 +1,4 @@
-"""New pictures: the base model of a stage-2 run draws latents, the codec's decoder shows them."""
+"""Generate new pictures: the base model of a stage-2 run draws latents, and the codec's decoder decodes them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from ulcodec.store.tensor_files import consistent, read_document, read_tensors
 
 @dataclass(frozen=True)
 class Sampler:
-    """A base model, the codec (named by its SHA-256) whose latents it draws, and that codec's quality in [0, 1]."""
+    """A base model with the codec whose latents it draws, the codec's SHA-256 and its quality in [0, 1]."""
 
     base: BaseModel
     codec: UnifiedLatentModel
@@ -44,32 +44,32 @@ class Sampler:
         guide: "Sampler | None" = None,
         guidance: float = 1.0,
     ) -> Iterator[np.ndarray]:
-        """Draw pictures, one after another: uint8 [height, width, 3], sides rounded up to multiples of 16 pixels.
+        """Draw pictures one after another: uint8 [height, width, 3], sides rounded up to multiples of 16 pixels.
 
-        The decoder of a codec knows latents in whole steps, as files hold them. So it is shown the last estimate of the
-        clean latent, rounded, where the paper's, trained on noisy latents, takes z_0 itself.
+        The decoder was trained on quantised latents, unlike the paper's, which takes the noisy z_0. Its input here is
+        therefore the last estimate of the clean latent, rounded to bins.
 
-        `guide`: a weaker base model for the same codec (smaller, or trained for less time); `guidance` above 1 moves
-        away from what it would draw (autoguidance, Karras et al., arXiv 2406.02507, eq. 3). Raises ModelError for
-        a guide of another codec.
+        `n_steps`: evaluations of the base model per picture. `guide`: a weaker base model of the same codec (smaller,
+        or trained for less time); `guidance` above 1 moves away from its samples (autoguidance, Karras et al., arXiv
+        2406.02507, eq. 3). Raises ModelError for a guide of another codec.
         """
         if guide is not None and (guide.codec_sha256, guide.quality) != (self.codec_sha256, self.quality):
             raise ModelError("the guide was trained on other latents")
         generator = torch.Generator(self.device).manual_seed(seed)
         denoise = self.base if guide is None else guided(self.base, guide.base, guidance)
         grid = (-(-height // PATCH_PX), -(-width // PATCH_PX))
-        cleanest = torch.tensor([LATENT_LOG_SNR_0], device=self.device)
+        log_snr_0 = torch.tensor([LATENT_LOG_SNR_0], device=self.device)
         quality = torch.tensor([self.quality], device=self.device)
         autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(self.device))
         with torch.inference_mode(), autocast:
             for _ in tracked(range(count)):
                 z_0 = sample_latents(denoise, self.base.draw_noisiest((1, *grid), generator), n_steps)
-                y = torch.round(denoise(z_0, cleanest) / BIN_WIDTH).contiguous(memory_format=torch.channels_last)
+                y = torch.round(denoise(z_0, log_snr_0) / BIN_WIDTH).contiguous(memory_format=torch.channels_last)
                 yield to_pixels(self.codec.decoder.trunk(y, quality)[1][0].float(), Layout.RGB)
 
 
 def guided(base: Denoiser, guide: Denoiser, guidance: float) -> Denoiser:
-    """`guide + guidance (base - guide)`, of the two estimates of the clean latent."""
+    """Combine the estimates of the clean latent: `guide + guidance (base - guide)`."""
 
     def denoise(z_t: Tensor, log_snr: Tensor) -> Tensor:
         weaker = guide(z_t, log_snr)
@@ -79,14 +79,15 @@ def guided(base: Denoiser, guide: Denoiser, guidance: float) -> Denoiser:
 
 
 def sample_latents(denoise: Denoiser, z_1: Tensor, n_steps: int) -> Tensor:
-    """z_0 [B, C, h, w] at log-SNR 5 from the noisiest latents z_1, in second-order steps even in log-SNR."""
+    """Sample z_0 [B, C, h, w] at log-SNR 5 from the noisiest latents z_1, in `n_steps` evaluations even in log-SNR."""
     return sample(denoise, z_1, torch.linspace(LATENT_LOG_SNR_1, LATENT_LOG_SNR_0, n_steps + 1).tolist())
 
 
 def load_sampler(run_dir: Path, *, model: str | Path | None = None, device: torch.device) -> Sampler:
-    """EMA weights of a stage-2 run with its codec. `model`: where that codec is, if not where it was in training.
+    """Load the EMA weights of a stage-2 run and its codec.
 
-    Raises ModelError if there is no stage-2 checkpoint, or if the codec is not the one that made its latents.
+    `model`: name or directory of the codec, if it is not where it was in training. Raises ModelError without a stage-2
+    checkpoint, or for a codec that did not make the latents of the run.
     """
     checkpoint = run_dir / "checkpoint"
     config, ema = consistent(checkpoint, lambda: (read_document(checkpoint, "config"), read_tensors(checkpoint, "ema")))

@@ -1,44 +1,41 @@
-"""The codec: pictures to `.ulc` files and back. `Codec.encode` and `Codec.decode` are the map of the whole project."""
+"""The image codec: `encode_pictures` and `decode_containers` are the map of the project, stage by stage.
 
-from __future__ import annotations
+Encoding: prepare the picture, analyse it (networks), code its latent (entropy coder), write the file. Decoding inverts
+the stages: read the file, decode its latent, synthesise the pixels (networks), restore the picture. One picture is a
+batch of one.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ulcodec.codec.pixels import (
-    grid_of,
-    in_latents,
-    in_pixels,
-    padded,
-    quality_tensor,
-    to_pixels,
-    to_tensor,
-    unflattened,
-    without_hidden,
-)
+from ulcodec.codec.extras import attach, cropped, detach, lossless_pixels
+from ulcodec.codec.grouping import group_by_grid
+from ulcodec.codec.inputs import ImageLike, as_picture, check_effort, check_quality
+from ulcodec.codec.pixels import grid_of, quality_tensor, unflattened, without_hidden
 from ulcodec.codec.realism import Realism
 from ulcodec.codec.refinement import EFFORT_STEPS, Refined, refine
+from ulcodec.codec.tiling import POSTERIOR_MEAN, analyse, synthesise, synthesise_thumbnail
 from ulcodec.coding.latents import (
     DecodedLatent,
     EncodedLatent,
     LatentCoder,
     conceal_latent,
     decode_cut_latent,
-    decode_latent,
+    decode_latents,
     encode_latent,
+    encode_latents,
     hyper_grid,
 )
-from ulcodec.devices import autocast, choose_device
-from ulcodec.errors import CorruptDataError, FormatError, ImageError, ModelError, UnknownModelError
-from ulcodec.format.attachments import deflate, from_full_range, metadata_field, significant_bits, to_full_range
+from ulcodec.devices import choose_device
+from ulcodec.errors import CorruptDataError, FormatError, ModelError, UnknownModelError
+from ulcodec.format.attachments import from_full_range, significant_bits, to_full_range
 from ulcodec.format.container import (
     MAX_ATTACHMENT_BYTES,
     MAX_PIXELS,
@@ -52,32 +49,23 @@ from ulcodec.format.container import (
     check_crop,
     remains,
 )
-from ulcodec.format.lossless import decode_lossless, encode_lossless, lossless_candidate
-from ulcodec.io.pictures import Picture, load_image
-from ulcodec.memory import released
-from ulcodec.model.config import PATCH_PX
+from ulcodec.format.lossless import lossless_candidate
+from ulcodec.io.pictures import Picture
 from ulcodec.model.likelihood import chain_bits
-from ulcodec.model.tiles import Span, Tile, tiles
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import share, tracked
 from ulcodec.store.installed import installed_fingerprints
 from ulcodec.store.model_directory import StoredModel, open_model
 
-CODEC_TILE = 96
-"""Latent positions a side that encoder and decoder take at once, a multiple of 4."""
-HYPER_HALO = 4
 ANALYSIS_SHARE, DECODING_SHARE, ALPHA_SHARE = 0.4, 0.5, 0.5
-"""Rough time of the networks in encoding, of entropy decoding in decoding, and of a coded alpha channel in both."""
+"""Rough share of time of the networks in encoding, of the entropy decoder in decoding, and of a lossy alpha channel."""
+
 REFINEMENT_TIME = 3
-"""Rough time of a step of refinement, in encodings without one."""
-POSTERIOR_MEAN = Realism()
-SAMPLE_TYPES = {8: np.uint8, 16: np.uint16}
-ImageLike = Any
-"""What `Codec.encode` takes: see there."""
+"""Rough time of one refinement step, relative to encoding without refinement."""
 
 
 class Recovery(NamedTuple):
-    """What a damaged file still shows, how many of its 4 segments that takes, and what was wrong."""
+    """A picture recovered from a damaged file, the number of its 4 segments used, and the error found, if any."""
 
     picture: Picture
     n_segments: int
@@ -97,7 +85,7 @@ class Codec:
 
     @property
     def fingerprint(self) -> str:
-        """What names this model in a file: 8 hexadecimal digits."""
+        """Name of the model in a file: 8 hexadecimal digits."""
         return self.fingerprint_bytes.hex()
 
     def encode(
@@ -110,21 +98,21 @@ class Codec:
         effort: int = 1,
         max_pixels: int = MAX_PIXELS,
     ) -> bytes:
-        """Encode a picture into the bytes of a `.ulc` file.
+        """Encode a picture to the bytes of a `.ulc` file.
 
         `image`: a path, a PIL image, a NumPy array uint8 or uint16 [H, W], [H, W, 3], or with straight alpha [H, W, 2]
         or [H, W, 4], or a torch tensor with channels first, uint8 or float in [0, 1]. `quality`: 0 (smallest file) to
-        100. `alpha_quality`: that of the alpha channel, None to keep it exactly. `strip`: leave EXIF and XMP out.
-        `effort`: 1 (fastest) to 9 (smallest file): how long to refine the latent, see `ulcodec.codec.refinement`. Raises
-        ImageError for an invalid picture, ValueError for a quality or an effort out of range.
+        100. `alpha_quality`: quality of the alpha channel, None to keep it exactly. `strip`: drop EXIF and XMP.
+        `effort`: 1 (fastest) to 9 (smallest file): how long to refine the latent, see `ulcodec.codec.refinement`.
+        Raises ImageError for an invalid picture, ValueError for a quality or an effort out of range.
         """
-        picture = as_picture(image, max_pixels)
-        return Encoding(self, picture, alpha_quality, strip, effort).code_once(checked_quality(quality))
+        encoding = Encoding(self, as_picture(image, max_pixels), alpha_quality, strip, effort)
+        return encoding.code_once(check_quality(quality))
 
     def decode(
         self, data: bytes, *, fraction: float = 1.0, realism: float | Realism = 0.0, max_pixels: int = MAX_PIXELS
     ) -> Image.Image:
-        """Decode a `.ulc` file's bytes into a PIL image (see `Picture.to_pil`), with its ICC, EXIF and XMP in `info`.
+        """Decode the bytes of a `.ulc` file to a PIL image (see `Picture.to_pil`), with ICC, EXIF and XMP in `info`.
 
         `fraction`, `realism`: see `decode_picture`. Raises FormatError or UnknownModelError.
         """
@@ -133,7 +121,7 @@ class Codec:
     def decode_array(
         self, data: bytes, *, fraction: float = 1.0, realism: float | Realism = 0.0, max_pixels: int = MAX_PIXELS
     ) -> np.ndarray:
-        """Like `decode`, into a NumPy array, uint8 or uint16 as encoded: [H, W, 3] or [H, W], with alpha one more."""
+        """Decode like `decode`, to an array uint8 or uint16 as encoded: [H, W] or [H, W, C] with C from 2 to 4."""
         return self.decode_picture(data, fraction=fraction, realism=realism, max_pixels=max_pixels).samples
 
     def decode_picture(
@@ -145,50 +133,44 @@ class Codec:
         realism: float | Realism = 0.0,
         max_pixels: int = MAX_PIXELS,
     ) -> Picture:
-        """Like `decode`, into a `Picture`.
+        """Decode like `decode`, to a `Picture`.
 
-        `fraction`: decode only this share of the file's bytes, the first of the four segments at least; the prior's
-        prediction stands for the rest, as it does in a file that was truncated. `crop`: only this part of the
-        picture, the same pixels as in the whole; ImageError if it is not inside. `realism`: from 0, the picture of the
-        least squared error, to 1, a sample with the detail that such pictures have; or all that decides a sample, see
-        `Realism`. ValueError if it is out of range, ModelError if the model's denoiser was never trained.
+        `fraction`: decode only this share of the file's bytes, at least the first of the four segments; the prior's
+        prediction replaces the rest, as in a truncated file. `crop`: decode only this part of the picture, to the same
+        pixels as the whole; ImageError if it is not inside. `realism`: from 0 (the picture of least squared error) to
+        1 (a sample with natural detail), or a `Realism`. Raises ValueError if it is out of range, ModelError if the
+        model's denoiser was never trained.
         """
-        drawing = realism if isinstance(realism, Realism) else Realism(realism)
-        if drawing.share and not self.has_denoiser:
+        realism = realism if isinstance(realism, Realism) else Realism(realism)
+        if realism.share and not self.has_denoiser:
             raise ModelError(f"the denoiser of model {self.name} was never trained: it decodes with realism 0 only")
         container = self.open(data, max_pixels)
         if crop is not None:
             check_crop(crop, container.header)
-        if container.is_lossless:
-            return self.lossless_picture(container, crop)
-        if fraction < 1:
+        if fraction < 1 and not container.is_lossless:
             container = container.within(int(fraction * len(data)))
-        return self.picture(self.decode_latents(container), container, crop, drawing)
+        [picture] = decode_containers(self, [container], crop, realism)
+        return picture
 
     def thumbnail(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
-        """The picture at 1/8 of its size, sides rounded up, without running the decoder's networks.
+        """Decode the picture at 1/8 of its size, sides rounded up, without running the decoder's networks.
 
         Raises as `decode`.
         """
         container = self.open(data, max_pixels)
-        fields = self.detach(container)
-        visible = lossless_pixels(container) if container.is_lossless else None
-        if "alpha" in fields:
-            if visible is not None:
-                visible = without_hidden(visible, fields["alpha"])
-            fields["alpha"] = np.asarray(Image.fromarray(fields["alpha"]).reduce(THUMBNAIL_PX))
-        if visible is not None:
+        fields = detach(container, self._decode_alpha)
+        alpha = fields.get("alpha")
+        if alpha is not None:
+            fields["alpha"] = np.asarray(Image.fromarray(alpha).reduce(THUMBNAIL_PX))
+        if container.is_lossless:
+            pixels = lossless_pixels(container)
+            visible = pixels if alpha is None else without_hidden(pixels, alpha)
             return Picture(np.asarray(Image.fromarray(visible).reduce(THUMBNAIL_PX)), **fields)
-        y = unflattened(self.decode_latents(container).y_16, latent_grid(container))
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            quality = quality_tensor(container.header.quality, self.device)
-            small = self.model.decoder.trunk.thumbnail(y, quality)[0]
-        height, width = (-(-side // THUMBNAIL_PX) for side in (container.header.height, container.header.width))
-        pixels = to_pixels(small[:, :height, :width], container.header.layout, container.header.bit_depth)
+        pixels = synthesise_thumbnail(self.model, self.device, self.decode_latents(container), container.header)
         return Picture(from_full_range(pixels, container), **fields)
 
     def recover(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Recovery:
-        """Decode a file; of a damaged one, what comes before the damage, the rest concealed by the prior's prediction.
+        """Decode a file up to its damage, if any; the prior's prediction conceals the rest.
 
         Raises FormatError if not even the first segment is sound, UnknownModelError as `decode`.
         """
@@ -197,28 +179,31 @@ class Codec:
         except FormatError as error:
             damage = error
         container = remains(data, max_pixels=max_pixels)
-        self.check_fingerprint(container.header.fingerprint)
+        self._check_fingerprint(container.header.fingerprint)
         if container.is_lossless:
-            return Recovery(self.lossless_picture(container), N_SEGMENTS, damage)
-        grid = latent_grid(container)
-        whole = container.segments[: container.n_whole_segments]
+            [picture] = decode_containers(self, [container])
+            return Recovery(picture, N_SEGMENTS, damage)
+        sound_segments = container.segments[: container.n_whole_segments]
         with share(DECODING_SHARE):
-            decoded, n_segments = conceal_latent(self.coder, whole, container.header.quality, grid)
-        return Recovery(self.picture(decoded, container), n_segments, damage)
+            latent, n_segments = conceal_latent(
+                self.coder, sound_segments, container.header.quality, latent_grid(container)
+            )
+        [picture] = restore_pictures(self, [latent], [container])
+        return Recovery(picture, n_segments, damage)
 
     def describe(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, float]:
-        """The prior's bound on a file's description length beside the file: `bound_bits`, `payload_bits`, `file_bits`.
+        """Measure the prior's bound on a file's description length: `bound_bits`, `payload_bits`, `file_bits`.
 
-        The bound is that of the float prior with continuous scales, on the symbols that the file holds; 0 for a file
-        without loss, which holds none.
+        The bound is that of the float prior with continuous scales, on the symbols in the file; 0 for a lossless file,
+        which holds no symbols.
         """
         container = self.open(data, max_pixels)
         if container.is_lossless:
             return {"bound_bits": 0.0, "payload_bits": 0.0, "file_bits": 8.0 * len(data)}
         grid = latent_grid(container)
-        decoded = self.decode_latents(container)
-        y = unflattened(decoded.y_16, grid)
-        hyper = unflattened(decoded.hyper_16, hyper_grid(grid))
+        latent = self.decode_latents(container)
+        y = unflattened(latent.y_16, grid)
+        hyper = unflattened(latent.hyper_16, hyper_grid(grid))
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             bits = chain_bits(self.model, y, hyper, quality_tensor(container.header.quality, self.device))
         return {
@@ -227,176 +212,41 @@ class Codec:
             "file_bits": 8.0 * len(data),
         }
 
-    def decode_latents(self, container: Container) -> DecodedLatent:
-        """Latent and hyper-latent of a file, exactly as the encoder restored them."""
-        coder, segments, grid = self.coder, container.segments, latent_grid(container)
-        with share(DECODING_SHARE):
-            if container.symbol_check is None:
-                return decode_cut_latent(coder, segments, container.header.quality, grid)
-            return decode_latent(coder, segments, container.symbol_check, container.header.quality, grid)
-
-    def attach(self, picture: Picture, alpha_quality: int | None) -> tuple[tuple[Attachment, bytes], ...]:
-        """What goes into the file beside the picture's samples. Raises ImageError for alpha beyond the limit."""
-        found: dict[Attachment, bytes] = {}
-        for kind, data in (
-            (Attachment.ICC, picture.icc),
-            (Attachment.EXIF, picture.exif),
-            (Attachment.XMP, picture.xmp),
-        ):
-            if data is not None:
-                found[kind] = deflate(data)
-        if picture.alpha is not None and alpha_quality is None:
-            found[Attachment.ALPHA] = encode_lossless(picture.alpha)
-        elif picture.alpha is not None and alpha_quality is not None:
-            exact = encode_lossless(picture.alpha)
-            with share(ALPHA_SHARE):
-                alpha = Encoding(self, Picture(picture.alpha), exact_if_smaller=False)
-                coded = alpha.code_once(checked_quality(alpha_quality))
-            kind = Attachment.ALPHA if len(exact) <= len(coded) else Attachment.ALPHA_ULC
-            found[kind] = min(exact, coded, key=len)
-        if picture.cicp is not None:
-            found[Attachment.CICP] = bytes(picture.cicp)
-        if max(map(len, found.values()), default=0) > MAX_ATTACHMENT_BYTES:
-            raise ImageError(f"an alpha channel of more than {MAX_ATTACHMENT_BYTES} bytes; see alpha_quality")
-        return tuple(found.items())
-
-    def detach(self, container: Container) -> dict[str, Any]:
-        """Inverse of `attach`: fields of a `Picture`."""
-        fields: dict[str, Any] = {}
-        for kind, data in container.attachments:
-            if kind is Attachment.ALPHA:
-                fields["alpha"] = decode_lossless(
-                    data, (container.header.height, container.header.width), "an alpha channel"
-                )
-            elif kind is Attachment.ALPHA_ULC:
-                fields["alpha"] = self.decode_alpha_ulc(data, container)
-            elif kind not in (Attachment.SIGNIFICANT_BITS, Attachment.SAMPLES):
-                fields |= metadata_field(kind, data)
-        return fields
-
-    def decode_alpha_ulc(self, data: bytes, said: Container) -> np.ndarray:
-        """An alpha channel that is a `.ulc` file of its own: plain, 8-bit grey, of the picture's size."""
-        container = self.open(data, said.header.n_pixels)
-        plain = container.header.layout is Layout.GREY and container.header.bit_depth == 8 and not container.attachments
-        if not plain or (container.header.width, container.header.height) != (said.header.width, said.header.height):
-            raise CorruptDataError("an alpha channel that does not belong to its picture")
-        with share(ALPHA_SHARE):
-            return self.picture(self.decode_latents(container), container).pixels
-
-    def open(self, data: bytes, max_pixels: int) -> Container:
-        """Parse a file and check that this model made it."""
+    def open(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Container:
+        """Parse a file. Raises a FormatError, or UnknownModelError for a file of another model."""
         container = Container.from_bytes(data, max_pixels=max_pixels)
-        self.check_fingerprint(container.header.fingerprint)
+        self._check_fingerprint(container.header.fingerprint)
         return container
 
-    def check_fingerprint(self, fingerprint: bytes) -> None:
+    def analyse(self, pixels: np.ndarray, quality: int) -> tuple[Tensor, Tensor]:
+        """Compute the latent [C, h, w] and hyper-latent of one picture, see `ulcodec.codec.tiling.analyse`."""
+        y, hyper = analyse(self.model, self.device, [pixels], quality)
+        return y[0], hyper[0]
+
+    def decode_latents(self, container: Container) -> DecodedLatent:
+        """Decode a file's latent and hyper-latent, exactly as the encoder restored them."""
+        with share(DECODING_SHARE):
+            [latent] = decode_segments(self.coder, [container])
+        return latent
+
+    def _check_fingerprint(self, fingerprint: bytes) -> None:
         if fingerprint != self.fingerprint_bytes:
             raise unknown_model(fingerprint, f"the loaded model is {self.name} ({self.fingerprint})")
 
-    def analyse(self, pixels: np.ndarray, quality: int) -> tuple[Tensor, Tensor]:
-        """uint8 or uint16 [H, W, 3] or [H, W] -> latent [C, h, w], hyper-latent [C_hyper, h/4, w/4], in steps."""
-        y, hyper = self.analyse_batch([pixels], quality)
-        return y[0], hyper[0]
-
-    def analyse_batch(self, pictures: Sequence[np.ndarray], quality: int) -> tuple[Tensor, Tensor]:
-        """`analyse` of B pictures of one latent grid: latents [B, C, h, w] and hyper-latents.
-
-        In tiles, whose size changes no number. Laid out channels last, in the order of coding.
-        """
-        config, encoder, (h, w) = self.model.config, self.model.encoder, grid_of(*pictures[0].shape[:2])
-        as_float32: dict[str, Any] = {"dtype": torch.float32, "device": self.device}
-        shape = len(pictures), config.latent_channels, h, w
-        y = torch.empty(shape, memory_format=torch.channels_last, **as_float32)
-        hyper = torch.empty(len(pictures), config.hyper_channels, *hyper_grid((h, w)), **as_float32)
-        q = quality_tensor(quality, self.device)
-        for tile in released(tracked(tiles((h, w), CODEC_TILE, HYPER_HALO + encoder.halo))):
-            self.analyse_tile(pictures, q, tile, y, hyper)
-        return y, hyper
-
-    def analyse_tile(
-        self, pictures: Sequence[np.ndarray], quality: Tensor, tile: Tile, y: Tensor, hyper: Tensor
-    ) -> None:
-        """Put the latents and hyper-latents of the inner part of a tile into their places."""
-        rows, columns = (in_pixels(span.outer) for span in tile)
-        parts = [padded(to_tensor(pixels[rows, columns])) for pixels in pictures]
-        x = parts[0] if len(parts) == 1 else torch.cat(parts)
-        with torch.inference_mode(), autocast(self.device):
-            y_part, z = self.model.encoder(x.to(self.device), quality, tile, HYPER_HALO)
-            hyper_part = self.model.hyper_encoder(z, quality)
-        near = tile.limited(HYPER_HALO)
-        y[:, :, tile.rows.inner, tile.columns.inner] = y_part[:, :, near.rows.within, near.columns.within]
-        target = [slice(span.inner.start // 4, -(-span.inner.stop // 4)) for span in near]
-        first = [span.within.start // 4 for span in near]
-        own = [slice(start, start + part.stop - part.start) for start, part in zip(first, target, strict=True)]
-        hyper[:, :, target[0], target[1]] = hyper_part[:, :, own[0], own[1]]
-
-    def lossless_picture(self, said: Container, crop: Crop | None = None) -> Picture:
-        """The picture of a file that holds the samples themselves, or a part of it."""
-        picture = Picture(lossless_pixels(said), **self.detach(said))
-        if crop is None:
-            return picture
-        left, top, width, height = crop
-        part = slice(top, top + height), slice(left, left + width)
-        return replace(
-            picture,
-            pixels=np.ascontiguousarray(picture.pixels[part]),
-            alpha=None if picture.alpha is None else picture.alpha[part],
-        )
-
-    def picture(
-        self, decoded: DecodedLatent, said: Container, crop: Crop | None = None, drawing: Realism = POSTERIOR_MEAN
-    ) -> Picture:
-        """From a latent, with the size, layout, depth, quality and attachments that the file says; or a part of it."""
-        fields = self.detach(said)
-        if crop is not None and "alpha" in fields:
-            left, top, width, height = crop
-            fields["alpha"] = fields["alpha"][top : top + height, left : left + width]
-        [pixels] = self.synthesise([decoded], [said], crop, drawing)
-        return Picture(from_full_range(pixels, said), **fields)
-
-    def synthesise(
-        self,
-        decoded: Sequence[DecodedLatent],
-        said: Sequence[Container],
-        crop: Crop | None = None,
-        drawing: Realism = POSTERIOR_MEAN,
-    ) -> list[np.ndarray]:
-        """Latents of one grid and quality -> pictures as their files say, or this part of each: uint8 or uint16.
-
-        In tiles, whose size changes no number.
-        """
-        config, trunk, grid = self.model.config, self.model.decoder.trunk, latent_grid(said[0])
-        latents = [latent.y_16.reshape(*grid, -1) for latent in decoded]
-        q = quality_tensor(said[0].header.quality, self.device)
-        areas = [crop or (0, 0, own.header.width, own.header.height) for own in said]
-        pictures = [empty_pixels(own, area) for own, area in zip(said, areas, strict=True)]
-        kept_halo = drawing.halo(config) if drawing.share else 0
-        wanted = [in_latents(side) for side in sides(areas[0])]
-        for tile in released(tracked(tiles(grid, CODEC_TILE, trunk.halo + kept_halo, *wanted))):
-            shown = self.synthesise_tile(latents, q, tile, kept_halo, drawing)
-            for pixels, own, area, picture in zip(pictures, said, areas, shown, strict=True):
-                pairs = zip(tile.limited(kept_halo), sides(area), strict=True)
-                inside, target = zip(*(overlap(*pair) for pair in pairs), strict=True)
-                pixels[target] = to_pixels(picture[:, inside[0], inside[1]], own.header.layout, own.header.bit_depth)
-        return pictures
-
-    def synthesise_tile(
-        self, latents: Sequence[Tensor], quality: Tensor, tile: Tile, kept_halo: int, drawing: Realism
-    ) -> Tensor:
-        """Pictures [B, 3, H, W] of a tile and `kept_halo` positions around, from latents [h, w, C] in 1/16 steps."""
-        known = unflattened(torch.cat([tile.outer_of(y[None]).flatten(0, 2) for y in latents]), tile.outer_grid)
-        shown: Tensor
-        with torch.inference_mode(), autocast(self.device):
-            features, shown = self.model.decoder.trunk(known, quality, tile, kept_halo)
-            if drawing.share:
-                pixels = (in_pixels(span.outer) for span in tile.limited(kept_halo))
-                places = (range(side.start, side.stop) for side in pixels)
-                shown = drawing.draw(self.model.decoder.denoiser, features, shown, *places)
-        return shown
+    def _decode_alpha(self, data: bytes, header: Header) -> np.ndarray:
+        """Decode an alpha channel's `.ulc` file: plain 8-bit grey, of the size of its picture."""
+        container = self.open(data, header.n_pixels)
+        alpha = container.header
+        is_plain = alpha.layout is Layout.GREY and alpha.bit_depth == 8 and not container.attachments
+        if not is_plain or (alpha.width, alpha.height) != (header.width, header.height):
+            raise CorruptDataError("an alpha channel that does not belong to its picture")
+        with share(ALPHA_SHARE):
+            [picture] = decode_containers(self, [container])
+        return picture.pixels
 
 
 class Encoding:
-    """One picture on its way into files of several qualities: what they share is made once."""
+    """One picture on its way into files of several qualities, which share its preparation."""
 
     def __init__(
         self,
@@ -408,94 +258,199 @@ class Encoding:
         exact_if_smaller: bool = True,
     ) -> None:
         picture = (picture.without("exif", "xmp") if strip else picture).within_limits()
-        self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[checked_effort(effort) - 1]
-        shown = picture.pixels if picture.alpha is None else without_hidden(picture.pixels, picture.alpha)
-        self.significant_bits = significant_bits(shown)
-        self.pixels = to_full_range(shown, self.significant_bits)
-        self.attachments = codec.attach(picture, alpha_quality)
+        self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[check_effort(effort) - 1]
+        visible = picture.pixels if picture.alpha is None else without_hidden(picture.pixels, picture.alpha)
+        self.significant_bits = significant_bits(visible)
+        self.pixels = to_full_range(visible, self.significant_bits)
+        self.attachments = attach(picture, self._alpha_encoder(alpha_quality))
         if picture.bit_depth == 16 and self.significant_bits < picture.bit_depth:
             self.attachments += ((Attachment.SIGNIFICANT_BITS, bytes([self.significant_bits])),)
         self.lossless = lossless_candidate(picture.pixels, picture.alpha) if exact_if_smaller else None
-        self.analysed: dict[int, tuple[Tensor, Tensor, Refined | None]] = {}
+        self.latents: dict[int, tuple[Tensor, Tensor, Refined | None]] = {}
 
     @property
     def grid(self) -> tuple[int, int]:
+        """Height and width of the latent."""
         return grid_of(*self.pixels.shape[:2])
 
     def code(self, quality: int, thrift: float = 1.0) -> bytes:
-        """The file at a quality from 0 to 100; `thrift` as in `encode_latents`."""
-        if quality not in self.analysed:
-            self.analysed = {quality: self.analyse(quality)}
-        y, hyper, coded = self.analysed[quality]
-        if coded is not None and thrift == 1:
-            return self.file(coded, quality)
-        own = thrift if coded is None else thrift * coded.thrift
-        return self.file(encode_latent(self.codec.coder, y, hyper, quality, own), quality)
+        """Encode to a file at a quality from 0 to 100; `thrift` as in `encode_latents`. Keeps the latent for more."""
+        if quality not in self.latents:
+            [y], [hyper] = analyse_encodings([self], quality)
+            refined = self.refine(y, hyper, quality) if self.n_steps else None
+            self.latents = {quality: (y if refined is None else refined.y, hyper, refined)}
+        y, hyper, refined = self.latents[quality]
+        if refined is not None:
+            if thrift == 1:
+                return self.file(refined, quality)
+            thrift *= refined.thrift
+        return self.file(encode_latent(self.codec.coder, y, hyper, quality, thrift), quality)
 
     def code_once(self, quality: int) -> bytes:
-        """The file at a quality, if no other is wanted: as `code`, in less memory."""
-        y, hyper, coded = self.analyse(quality)
-        return self.file(coded or encode_latent(self.codec.coder, y, hyper, quality, overwrite_y=True), quality)
+        """Encode to a file like `code`, in less memory: nothing is kept."""
+        [data] = encode_pictures(self.codec, [self], quality)
+        return data
 
-    def analyse(self, quality: int) -> tuple[Tensor, Tensor, Refined | None]:
-        """Latent and hyper-latent; with effort, the former refined, and how it is coded."""
+    def refine(self, y: Tensor, hyper: Tensor, quality: int) -> Refined:
+        """Refine a latent [C, h, w], as the effort says."""
         codec = self.codec
-        with share(ANALYSIS_SHARE / (1 + REFINEMENT_TIME * self.n_steps)):
-            y, hyper = codec.analyse(self.pixels, quality)
-        if not self.n_steps:
-            return y, hyper, None
-        with torch.inference_mode(False):  # the caller's would leave no gradient
-            refined = refine(codec.model, codec.coder, self.pixels, y, hyper, quality, self.n_steps)
-        return refined.y, hyper, refined
+        with torch.inference_mode(False):  # an inference mode of the caller would disable gradients
+            return refine(codec.model, codec.coder, self.pixels, y, hyper, quality, self.n_steps)
 
-    def file(self, coded: EncodedLatent | Refined, quality: int) -> bytes:
-        """The file of a coded latent, or that of the samples themselves if it is not larger."""
-        learned = self.container(quality, coded.segments, coded.symbol_check, self.attachments).to_bytes()
+    def file(self, latent: EncodedLatent | Refined, quality: int) -> bytes:
+        """Serialise a coded latent, or the lossless samples if their file is not larger."""
+        lossy = self._container(quality, latent.segments, latent.symbol_check).to_bytes()
         exact = self.exact_file(quality)
-        return learned if exact is None or len(exact) > len(learned) else exact
+        return lossy if exact is None or len(exact) > len(lossy) else exact
 
     def exact_file(self, quality: int) -> bytes | None:
-        """The file that holds the samples themselves, of a picture that looks drawn."""
+        """Serialise the lossless samples of a picture that looks drawn; None for a photograph."""
         if self.lossless is None or len(self.lossless) > MAX_ATTACHMENT_BYTES:
             return None
-        attachments = (*self.attachments, (Attachment.SAMPLES, self.lossless))
-        return self.container(quality, (b"",) * N_SEGMENTS, 0, attachments).to_bytes()
+        container = self._container(quality, (b"",) * N_SEGMENTS, 0)
+        samples = (Attachment.SAMPLES, self.lossless)
+        return replace(container, attachments=(*container.attachments, samples)).to_bytes()
 
-    def container(
-        self,
-        quality: int,
-        segments: tuple[bytes, ...],
-        symbol_check: int,
-        attachments: tuple[tuple[Attachment, bytes], ...],
-    ) -> Container:
-        header = Header(
-            self.codec.fingerprint_bytes,
-            quality,
-            self.pixels.shape[1],
-            self.pixels.shape[0],
-            Layout.GREY if self.pixels.ndim == 2 else Layout.RGB,
-            self.picture.bit_depth,
-        )
-        return Container(header, segments=segments, symbol_check=symbol_check, attachments=attachments)
+    def _container(self, quality: int, segments: tuple[bytes, ...], symbol_check: int) -> Container:
+        height, width = self.pixels.shape[:2]
+        layout = Layout.GREY if self.pixels.ndim == 2 else Layout.RGB
+        header = Header(self.codec.fingerprint_bytes, quality, width, height, layout, self.picture.bit_depth)
+        return Container(header, segments=segments, symbol_check=symbol_check, attachments=self.attachments)
+
+    def _alpha_encoder(self, quality: int | None) -> Callable[[np.ndarray], bytes] | None:
+        """A function that encodes an alpha channel to a `.ulc` file of a quality; None to keep alpha exactly."""
+        if quality is None:
+            return None
+
+        def encode(alpha: np.ndarray) -> bytes:
+            with share(ALPHA_SHARE):
+                return Encoding(self.codec, Picture(alpha), exact_if_smaller=False).code_once(check_quality(quality))
+
+        return encode
 
 
-def lossless_pixels(said: Container) -> np.ndarray:
-    """The samples that a file holds. Raises a FormatError."""
-    if said.header.bit_depth != 8 or any(said.segments) or said.symbol_check:
-        raise CorruptDataError("samples that do not belong to the picture")
-    shape = (
-        (said.header.height, said.header.width)
-        if said.header.layout is Layout.GREY
-        else (said.header.height, said.header.width, 3)
-    )
-    return decode_lossless(dict(said.attachments)[Attachment.SAMPLES], shape, "samples")
+# The road of a picture into a file, and back
+
+
+def encode_batch(
+    codec: Codec,
+    images: Sequence[ImageLike],
+    *,
+    quality: int = 50,
+    alpha_quality: int | None = None,
+    strip: bool = False,
+    effort: int = 1,
+    max_pixels: int = MAX_PIXELS,
+) -> list[bytes]:
+    """Encode several pictures of any sizes, those of one latent grid together. See `Codec.encode`."""
+    check_quality(quality)
+    encodings = [Encoding(codec, as_picture(image, max_pixels), alpha_quality, strip, effort) for image in images]
+    return encode_pictures(codec, encodings, quality)
+
+
+def decode_batch(codec: Codec, files: Sequence[bytes], *, max_pixels: int = MAX_PIXELS) -> list[Picture]:
+    """Decode several files of any sizes, those of one latent grid together. Raises as `Codec.decode`."""
+    return decode_containers(codec, [codec.open(data, max_pixels) for data in files])
+
+
+def encode_pictures(codec: Codec, encodings: Sequence[Encoding], quality: int) -> list[bytes]:
+    """Encode prepared pictures: analyse, code the latents, write the files. What is refined goes alone."""
+    files = [b""] * len(encodings)
+    kinds = [(encoding.grid, index if encoding.n_steps else None) for index, encoding in enumerate(encodings)]
+    for indices in tracked(group_by_grid(codec.device, kinds)):
+        group = [encodings[index] for index in indices]
+        y, hyper = analyse_encodings(group, quality)
+        coded = code_latents(group, y, hyper, quality)
+        for index, encoding, latent in zip(indices, group, coded, strict=True):
+            files[index] = encoding.file(latent, quality)
+    return files
+
+
+def decode_containers(
+    codec: Codec, containers: Sequence[Container], crop: Crop | None = None, realism: Realism = POSTERIOR_MEAN
+) -> list[Picture]:
+    """Decode parsed files, or a crop of each: decode the latents, synthesise pixels, restore the pictures."""
+    pictures: dict[int, Picture] = {}
+    kinds = [
+        (latent_grid(file), file.header.quality, file.symbol_check is None, file.is_lossless) for file in containers
+    ]
+    for indices in tracked(group_by_grid(codec.device, kinds)):
+        group = [containers[index] for index in indices]
+        if group[0].is_lossless:
+            restored = [restore_lossless(codec, container, crop) for container in group]
+        else:
+            with share(DECODING_SHARE):
+                latents = decode_segments(codec.coder, group)
+            restored = restore_pictures(codec, latents, group, crop, realism)
+        pictures.update(zip(indices, restored, strict=True))
+    return [pictures[index] for index in range(len(containers))]
+
+
+def analyse_encodings(encodings: Sequence[Encoding], quality: int) -> tuple[Tensor, Tensor]:
+    """Compute the latents of prepared pictures of one latent grid, see `ulcodec.codec.tiling.analyse`."""
+    codec = encodings[0].codec
+    with share(ANALYSIS_SHARE / (1 + REFINEMENT_TIME * encodings[0].n_steps)):
+        return analyse(codec.model, codec.device, [encoding.pixels for encoding in encodings], quality)
+
+
+def code_latents(
+    encodings: Sequence[Encoding], y: Tensor, hyper: Tensor, quality: int
+) -> Sequence[EncodedLatent | Refined]:
+    """Entropy-code latents [B, C, h, w], refined first where the effort asks for it. May overwrite `y`."""
+    if encodings[0].n_steps:
+        triples = zip(encodings, y, hyper, strict=True)
+        return [encoding.refine(latent, hyper_latent, quality) for encoding, latent, hyper_latent in triples]
+    return encode_latents(encodings[0].codec.coder, y, hyper, quality, overwrite_y=True)
+
+
+def decode_segments(coder: LatentCoder, containers: Sequence[Container]) -> list[DecodedLatent]:
+    """Decode the latents of files of one latent grid and quality, either all complete or all cut."""
+    quality, grid = containers[0].header.quality, latent_grid(containers[0])
+    if containers[0].symbol_check is None:
+        return [decode_cut_latent(coder, container.segments, quality, grid) for container in tracked(containers)]
+    checks = [container.symbol_check or 0 for container in containers]
+    return decode_latents(coder, [container.segments for container in containers], checks, quality, grid)
+
+
+def restore_pictures(
+    codec: Codec,
+    latents: Sequence[DecodedLatent],
+    containers: Sequence[Container],
+    crop: Crop | None = None,
+    realism: Realism = POSTERIOR_MEAN,
+) -> list[Picture]:
+    """Synthesise pictures from latents of one grid and quality, with the metadata and alpha of their files."""
+    extras = [detach(container, codec._decode_alpha) for container in containers]
+    headers = [container.header for container in containers]
+    decoded = synthesise(codec.model, codec.device, latents, headers, crop, realism)
+    restored = []
+    for pixels, container, fields in zip(decoded, containers, extras, strict=True):
+        if "alpha" in fields:
+            fields["alpha"] = cropped(fields["alpha"], crop)
+        restored.append(Picture(from_full_range(pixels, container), **fields))
+    return restored
+
+
+def restore_lossless(codec: Codec, container: Container, crop: Crop | None = None) -> Picture:
+    """Restore the picture, or a crop of it, of a file that holds lossless samples."""
+    picture = Picture(lossless_pixels(container), **detach(container, codec._decode_alpha))
+    alpha = None if picture.alpha is None else cropped(picture.alpha, crop)
+    return replace(picture, pixels=cropped(picture.pixels, crop), alpha=alpha)
+
+
+def latent_grid(container: Container) -> tuple[int, int]:
+    """Height and width of a file's latent."""
+    return grid_of(container.header.height, container.header.width)
+
+
+# Models
 
 
 def load(model: str | Path = "small", *, device: str = "auto") -> Codec:
     """Load a model: the name of a shipped one, or a directory made by `ulcodec train export`.
 
-    `device`: "auto" (CUDA if there is one), "cpu", "cuda", ... Raises ModelError for a model that is missing or broken,
-    DeviceError for a device that cannot be had.
+    `device`: "auto" (CUDA if there is one), "cpu", "cuda", ... Raises ModelError for a missing or broken model,
+    DeviceError for an unavailable device.
     """
     chosen_device = choose_device(device)
     # In inference mode, refinement, which takes gradients, could not use the weights.
@@ -504,6 +459,7 @@ def load(model: str | Path = "small", *, device: str = "auto") -> Codec:
 
 
 def codec_of(stored: StoredModel, device: torch.device) -> Codec:
+    """Make a codec of a model that has been read."""
     return Codec(
         name=stored.name,
         fingerprint_bytes=stored.fingerprint[:4],
@@ -515,81 +471,9 @@ def codec_of(stored: StoredModel, device: torch.device) -> Codec:
 
 
 def unknown_model(fingerprint: bytes, context: str) -> UnknownModelError:
-    known = ", ".join(f"{name} ({digits})" for digits, name in installed_fingerprints().items()) or "none"
+    """The error for a file of a model that is not loaded; it lists the installed models."""
+    installed = ", ".join(f"{name} ({digits})" for digits, name in installed_fingerprints().items()) or "none"
     return UnknownModelError(
-        f"the file was made by model {fingerprint.hex()}; {context}; installed: {known}. "
+        f"the file was made by model {fingerprint.hex()}; {context}; installed: {installed}. "
         "Install the ulcodec release that ships that model, or name its directory with --model"
     )
-
-
-def sides(area: Crop) -> tuple[range, range]:
-    """Rows and columns."""
-    left, top, width, height = area
-    return range(top, top + height), range(left, left + width)
-
-
-def empty_pixels(said: Container, area: Crop) -> np.ndarray:
-    shape = tuple(map(len, sides(area)))
-    return np.empty(shape if said.header.layout is Layout.GREY else (*shape, 3), SAMPLE_TYPES[said.header.bit_depth])
-
-
-def latent_grid(container: Container) -> tuple[int, int]:
-    return grid_of(container.header.height, container.header.width)
-
-
-def overlap(span: Span, wanted: range) -> tuple[slice, slice]:
-    """What of a tile's pixels is wanted: where it lies in those of `span.outer`, and in the result."""
-    first = max(span.inner.start * PATCH_PX, wanted.start)
-    last = min(span.inner.stop * PATCH_PX, wanted.stop)
-    origin = span.outer.start * PATCH_PX
-    return slice(first - origin, last - origin), slice(first - wanted.start, last - wanted.start)
-
-
-def checked_quality(quality: int) -> int:
-    if not isinstance(quality, Integral) or not 0 <= quality <= 100:
-        raise ValueError(f"quality must be a whole number from 0 to 100, got {quality}")
-    return int(quality)
-
-
-def checked_effort(effort: int) -> int:
-    if not isinstance(effort, Integral) or not 1 <= effort <= len(EFFORT_STEPS):
-        raise ValueError(f"effort must be a whole number from 1 to {len(EFFORT_STEPS)}, got {effort}")
-    return int(effort)
-
-
-def as_picture(image: ImageLike, max_pixels: int) -> Picture:
-    """Any accepted picture."""
-    if isinstance(image, Picture):
-        picture = image
-    elif isinstance(image, Tensor):
-        picture = array_picture(tensor_samples(image))
-    elif isinstance(image, np.ndarray):
-        picture = array_picture(image)
-    else:
-        return load_image(image, max_pixels=max_pixels)
-    if picture.pixels.shape[0] * picture.pixels.shape[1] > max_pixels:
-        raise ImageError(f"the picture has more than {max_pixels} pixels")
-    return picture
-
-
-def array_picture(samples: np.ndarray) -> Picture:
-    """[H, W], or [H, W, C] with C = 3, or with straight alpha 2 or 4."""
-    if samples.ndim != 3 or samples.shape[2] not in (2, 4):
-        return Picture(samples)
-    alpha = Picture(np.ascontiguousarray(samples[:, :, -1])).pixels_8
-    pixels = samples[:, :, 0] if samples.shape[2] == 2 else samples[:, :, :3]
-    return Picture(np.ascontiguousarray(pixels), None if alpha.size and alpha.min() == 255 else alpha)
-
-
-def tensor_samples(image: Tensor) -> np.ndarray:
-    """torch [C, H, W] with C 1 to 4, uint8 or float in [0, 1] -> uint8 [H, W] or [H, W, C]."""
-    if image.ndim != 3 or not 1 <= image.shape[0] <= 4:
-        raise ImageError(f"expected a tensor [1 to 4, H, W], got {list(image.shape)}")
-    if image.is_floating_point():
-        if not image.isfinite().all():
-            raise ImageError("the tensor holds values that are not finite")
-        image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
-    elif image.dtype != torch.uint8:
-        raise ImageError(f"expected a uint8 or float tensor, got {image.dtype}")
-    samples: np.ndarray = image.permute(1, 2, 0).contiguous().cpu().numpy()
-    return samples[:, :, 0] if samples.shape[2] == 1 else samples

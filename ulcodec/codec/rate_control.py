@@ -1,7 +1,7 @@
-"""Files of a wanted size or quality: the search over what the encoder can choose.
+"""Encode to a target size or a target quality, by a search over the encoder's parameters.
 
-A step of quality changes the rate by about 3 %. Between two steps, `thrift` moves more symbols towards zero, which
-costs little at small amounts.
+One unit of quality changes the rate by about 3 %. Between two units, `thrift` moves more symbols towards zero, which
+costs little in small amounts.
 """
 
 import math
@@ -29,28 +29,28 @@ MEASURES = {
     "ms_ssim": ("MS-SSIM", ms_ssim, MS_SSIM_MIN_SIDE),
     "ssimulacra2": ("SSIMULACRA2", ssimulacra2, SSIMULACRA2_MIN_SIDE),
 }
-"""Name to print, function of two uint8 pictures, and smallest side in pixels."""
+"""Measures by key: name to print, function of two uint8 pictures, smallest side in pixels."""
 
 
 @dataclass
 class Search:
-    """Files of one picture, each made once; `codings` counts them."""
+    """Files of one picture, each encoded once, and their measures. `codings` counts the files."""
 
     encoding: Encoding
     measure: Callable[[bytes], float]
-    found: dict[tuple[int, float], tuple[float, bytes]] = field(default_factory=dict)
+    results: dict[tuple[int, float], tuple[float, bytes]] = field(default_factory=dict)
 
     @property
     def codings(self) -> int:
-        return len(self.found)
+        return len(self.results)
 
     def at(self, quality: int, thrift: float = 1.0) -> float:
-        """The measure of the file at a quality."""
-        if (quality, thrift) not in self.found:
+        """Measure the file at a quality."""
+        if (quality, thrift) not in self.results:
             with share(1 / (MAX_TRIES - self.codings), f"try {self.codings + 1} of at most {MAX_TRIES}"):
                 data = self.encoding.code(quality, thrift)
-                self.found[quality, thrift] = self.measure(data), data
-        return self.found[quality, thrift][0]
+                self.results[quality, thrift] = self.measure(data), data
+        return self.results[quality, thrift][0]
 
 
 def encode_to_size(
@@ -62,9 +62,9 @@ def encode_to_size(
     strip: bool = False,
     effort: int = 1,
 ) -> bytes:
-    """A file of at most `n_bytes`, and at least 98 % of them where quality 100 reaches that; 8 codings at most.
+    """Encode a picture to at most `n_bytes`, and at least 98 % of them if quality 100 reaches that.
 
-    Raises ImageError if no file is so small.
+    Encodes at most 8 times. Raises ImageError if even the smallest file is larger.
     """
     n_bytes = max(n_bytes, 1)
     encoding = Encoding(codec, picture, alpha_quality, strip, effort)
@@ -72,39 +72,39 @@ def encode_to_size(
     if exact is not None and len(exact) <= n_bytes:
         return exact
     search = Search(encoding, lambda data: float(len(data)))
-    good = (1 - SIZE_TOLERANCE) * n_bytes
-    low, high = -1, 101  # qualities whose file is known to fit, and not to fit
+    least_bytes = (1 - SIZE_TOLERANCE) * n_bytes
+    low, high = -1, 101  # the highest quality that fits so far, and the lowest that does not
     quality, slope = FIRST_QUALITY, LOG_SIZE_PER_QUALITY
-    before: tuple[int, float] | None = None
+    previous: tuple[int, float] | None = None
     while high - low > 1 and search.codings < MAX_TRIES - 3:
         size = search.at(quality)
-        if before is not None and (size > before[1]) == (quality > before[0]) and size != before[1]:
-            slope = math.log(size / before[1]) / (quality - before[0])
-        before = quality, size
+        if previous is not None and (size > previous[1]) == (quality > previous[0]) and size != previous[1]:
+            slope = math.log(size / previous[1]) / (quality - previous[0])
+        previous = quality, size
         low, high = (quality, high) if size <= n_bytes else (low, quality)
-        if good <= size <= n_bytes or (size < good and quality == 100):
-            return search.found[quality, 1.0][1]
+        if least_bytes <= size <= n_bytes or (size < least_bytes and quality == 100):
+            return search.results[quality, 1.0][1]
         step = math.log(0.99 * n_bytes / size) / slope
         quality = min(max(quality + round(step), low + 1), high - 1)
     if high <= 100:
-        thrifty(search, high, n_bytes, good)
-    fitting = [(size, data) for size, data in search.found.values() if size <= n_bytes]
+        _search_thrift(search, high, n_bytes, least_bytes)
+    fitting = [(size, data) for size, data in search.results.values() if size <= n_bytes]
     if not fitting:
-        smallest = int(min(size for size, _ in search.found.values()))
+        smallest = int(min(size for size, _ in search.results.values()))
         raise ImageError(f"no file of {n_bytes} bytes: the smallest of this picture has {smallest}")
     return max(fitting, key=lambda entry: entry[0])[1]
 
 
-def thrifty(search: Search, quality: int, n_bytes: int, good: float) -> None:
-    """Try files between this quality's, which is too large, and the one before."""
+def _search_thrift(search: Search, quality: int, n_bytes: int, least_bytes: float) -> None:
+    """Try files smaller than that of `quality`, which is too large, by raising the thrift."""
     thrift, size, slope = 1.0, search.at(quality), LOG_SIZE_PER_THRIFT
-    while search.codings < MAX_TRIES and not good <= size <= n_bytes and thrift < MAX_THRIFT:
-        wanted = math.log(size / (0.99 * n_bytes)) / slope
-        new = min(max(thrift + wanted, 1.01), MAX_THRIFT)
-        new_size = search.at(quality, new)
-        if new_size < size and new > thrift:
-            slope = math.log(size / new_size) / (new - thrift)
-        thrift, size = new, new_size
+    while search.codings < MAX_TRIES and not least_bytes <= size <= n_bytes and thrift < MAX_THRIFT:
+        more = math.log(size / (0.99 * n_bytes)) / slope
+        next_thrift = min(max(thrift + more, 1.01), MAX_THRIFT)
+        next_size = search.at(quality, next_thrift)
+        if next_size < size and next_thrift > thrift:
+            slope = math.log(size / next_size) / (next_thrift - thrift)
+        thrift, size = next_thrift, next_size
 
 
 def encode_to_quality(
@@ -117,12 +117,12 @@ def encode_to_quality(
     strip: bool = False,
     effort: int = 1,
 ) -> bytes:
-    """The smallest file found whose decoded picture reaches a value; `measure`: "psnr_db", "ms_ssim", "ssimulacra2".
+    """Encode a picture to the smallest file found whose decoded picture reaches a value of a measure.
 
-    Samples are compared at 8 bits of the range that they use, without their profile; colours that alpha hides count as
-    equal, and alpha itself is not measured. Raises ValueError for a value that is not finite, ImageError if quality 100
-    does not reach it or the picture is too small for the measure, MissingPackageError where SSIMULACRA2 is not
-    installed.
+    `measure`: "psnr_db", "ms_ssim" or "ssimulacra2". Samples are compared at 8 bits of the range that they use, without
+    their profile. Colours under a zero alpha count as equal; alpha itself is not measured. Raises ValueError if the
+    value is not finite, ImageError if quality 100 does not reach it or the picture is too small for the measure,
+    MissingPackageError if SSIMULACRA2 is not installed.
     """
     if not math.isfinite(value):
         raise ValueError(f"expected a finite value of {measure}, got {value}")
@@ -136,13 +136,13 @@ def encode_to_quality(
     hidden = False if alpha is None else alpha == 0
     original = Picture(encoding.pixels).pixels_8
 
-    def reached(data: bytes) -> float:
+    def measured(data: bytes) -> float:
         decoded = codec.decode_picture(data, max_pixels=original.shape[0] * original.shape[1]).pixels
-        shown = Picture(to_full_range(decoded, bits)).pixels_8.copy()
-        shown[hidden] = original[hidden]
-        return compare(original, shown)
+        samples = Picture(to_full_range(decoded, bits)).pixels_8.copy()
+        samples[hidden] = original[hidden]
+        return compare(original, samples)
 
-    search = Search(encoding, reached)
+    search = Search(encoding, measured)
     low, high = -1, 100
     if search.at(100) < value:
         if (exact := encoding.exact_file(MAX_QUALITY)) is not None:
@@ -151,4 +151,4 @@ def encode_to_quality(
     while high - low > 1 and search.codings < MAX_TRIES:
         quality = (low + high) // 2
         low, high = (low, quality) if search.at(quality) >= value else (quality, high)
-    return search.found[high, 1.0][1]
+    return search.results[high, 1.0][1]

@@ -1,14 +1,13 @@
-"""Refinement of a latent at encode time: fewer bits at equal quality for more work.
+"""Refine a latent at encode time: fewer bits at equal quality for more work.
 
-The encoder network gives a good latent at once; this looks for a better one for the picture at hand, as others do since
-Campos et al. 2019 (content adaptive optimization). The loss is the training objective on what a decoder restores: the
-bits of the file and the squared error of its picture. Its curvature is nearly the same for every element, since Unified
-Latents give all of them the same noise, so that a gradient step of one width serves all. The first step takes what is
-typical; two gradients tell what it is for this picture (Barzilai and Borwein 1988).
+The encoder network gives a good latent at once; refinement looks for a better one for the picture at hand (content
+adaptive optimisation, Campos et al. 2019). The loss is the training objective on what a decoder restores: the bits of
+the file and the squared error of its picture. Unified Latents give every element the same noise. The curvature of the
+loss is therefore nearly the same for every element, and one step width fits all. The first step assumes a typical
+curvature; two gradients then measure it for this picture (Barzilai and Borwein 1988).
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,27 +19,28 @@ from ulcodec.coding.integer_prior import MEAN_GRID
 from ulcodec.coding.latents import DecodedLatent, LatentCoder, encode_latent, hyper_grid
 from ulcodec.devices import autocast
 from ulcodec.model.likelihood import reveal_predictions, unit_bin_bits
-from ulcodec.model.tiles import Span, spans
+from ulcodec.model.tiles import Tile, tiles
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import tracked
 
 EFFORT_STEPS = (0, 1, 2, 3, 5, 8, 16, 32, 64)
-"""Steps of refinement at effort 1 to 9."""
+"""Refinement steps at effort 1 to 9."""
 
 CURVATURE_BITS, CURVATURE_RANGE = 11.0, (6.0, 20.0)
-"""Bits that a squared quantisation step of error costs, half the second derivative of the loss: at first, and within
-what it is measured. Measured with the present weights: 9 to 15, more at low quality (docs/lab-notes.md)."""
+"""Half the second derivative of the loss, in bits per squared bin: its first guess, and limits on its measurement.
+
+Measured with the present weights: 9 to 15, more at low quality (docs/lab-notes.md)."""
 
 THRIFT = 1.2
-"""Of the choice of symbols (see `encode_latents`): here the gradient pays for what an error costs other elements."""
+"""Thrift of the symbols (see `encode_latents`): the gradient already accounts for the effect of an error on other
+elements."""
 
-GRADIENT_TILE = 64
-GRADIENT_HALO = 16
-"""Latent positions a side that a gradient is computed for at once, and around them, multiples of 4."""
+GRADIENT_TILE, GRADIENT_HALO = 64, 16
+"""Latent positions per side of the tiles that gradients are computed for, and around them; multiples of 4."""
 
 
 class Refined(NamedTuple):
-    """A latent [C, h, w] and what it is coded as, with which thrift."""
+    """A refined latent [C, h, w], its coded segments and symbol check, and the thrift that they were coded with."""
 
     y: Tensor
     segments: tuple[bytes, ...]
@@ -49,7 +49,7 @@ class Refined(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """Weighted squared error of the decoded picture in bits, and the loss's gradient [C, h, w] in bits a step."""
+    """Weighted squared error of the decoded picture in bits, and the loss's gradient [C, h, w] in bits per bin."""
 
     error_bits: float
     gradient: Tensor
@@ -64,13 +64,13 @@ def refine(
     quality: int,
     n_steps: int,
 ) -> Refined:
-    """A latent like `y` [C, h, w] of `pixels` [H, W, 3] or [H, W] whose file is better: the best after up to `n_steps`.
+    """Refine the latent `y` [C, h, w] of `pixels` [H, W, 3] or [H, W] in `n_steps`; return the best one found.
 
-    Steps go from the restored latent down the gradient, damped more from step to step.
+    Each step starts at the restored latent and goes down the gradient, with more damping from step to step.
     """
     grid, curvature = (y.shape[1], y.shape[2]), CURVATURE_BITS
-    least, best = math.inf, None
-    before: tuple[Tensor, Tensor] | None = None
+    least_loss, best = math.inf, None
+    previous: tuple[Tensor, Tensor] | None = None
     for step in tracked(range(n_steps + 1), "refining: step {} of {}"):
         thrift = THRIFT if step else 1.0
         coded = encode_latent(coder, y, hyper, quality, thrift)
@@ -80,100 +80,90 @@ def refine(
         else:
             error_bits = decoding_error(model, pixels, coded.latent, grid, quality)
         loss = 8 * sum(map(len, coded.segments)) + error_bits
-        if best is None or loss < least:
-            least, best = loss, Refined(y, coded.segments, coded.symbol_check, thrift)
+        if best is None or loss < least_loss:
+            least_loss, best = loss, Refined(y, coded.segments, coded.symbol_check, thrift)
         if gradient is not None:
             restored = coded.latent.y_16.T.reshape(y.shape).float() / MEAN_GRID
-            if before is not None:
-                curvature = measured_curvature(restored - before[0], gradient - before[1])
-            before = restored, gradient
+            if previous is not None:
+                curvature = measured_curvature(restored - previous[0], gradient - previous[1])
+            previous = restored, gradient
             y = torch.lerp(y, restored - gradient / (2 * curvature), damping(step))
     assert best is not None
     return best
 
 
 def measured_curvature(step: Tensor, gradient_change: Tensor) -> float:
-    """Half the second derivative along a step, in bits a squared step, within `CURVATURE_RANGE`."""
+    """Measure half the second derivative along a step, in bits per squared bin, within `CURVATURE_RANGE`."""
     curvature = float((step * gradient_change).sum() / (2 * step.square().sum()).clamp(min=1e-9))
     return min(max(curvature, CURVATURE_RANGE[0]), CURVATURE_RANGE[1])
 
 
 def damping(step: int) -> float:
+    """Share of a step, counted from 0, that is taken."""
     return 0.4 / (1 + step / 8)
 
 
 def slope(
     model: UnifiedLatentModel, pixels: np.ndarray, latent: DecodedLatent, grid: tuple[int, int], quality: int
 ) -> Slope:
-    """The loss around a restored latent, in tiles: squared error exactly, bits as if a tile were the picture."""
+    """Differentiate the loss at a restored latent, tile by tile: error exactly, bits as if a tile were the picture."""
     device, error_bits = latent.y_16.device, 0.0
     gradient = torch.empty(model.config.latent_channels, *grid, dtype=torch.float32, device=device)
-    q = quality_tensor(quality, device)
-    for tile in tiles(grid):
-        known = unflattened(tile.of(latent.y_16, grid), tile.grid)
-        hyper = unflattened(tile.at_64(latent.hyper_16, grid), hyper_grid(tile.grid))
-        with torch.enable_grad(), autocast(known.device):
-            known.requires_grad_(True)
-            error = error_map(model, pixels, known, quality, tile)
-            prediction = reveal_predictions(model, known, q, model.hyper_decoder(hyper, q, tile.grid))
-            bits = unit_bin_bits(known.detach() - prediction.mean, prediction.log_scale)
-            (own,) = torch.autograd.grad(bits.sum() + error.sum(), known)
-        error_bits += float(tile.inner(error.detach()).sum())
-        gradient[:, tile.rows.inner, tile.columns.inner] = own[0, :, tile.rows.within, tile.columns.within]
+    qualities = quality_tensor(quality, device)
+    for tile in tiles(grid, GRADIENT_TILE, GRADIENT_HALO):
+        y, hyper = _tile_latent(latent, grid, tile), _tile_hyper(latent, grid, tile)
+        with torch.enable_grad(), autocast(y.device):
+            y.requires_grad_(True)
+            error = error_map(model, pixels, y, quality, tile)
+            hyper_features = model.hyper_decoder(hyper, qualities, tile.outer_grid)
+            prediction = reveal_predictions(model, y, qualities, hyper_features)
+            bits = unit_bin_bits(y.detach() - prediction.mean, prediction.log_scale)
+            (tile_gradient,) = torch.autograd.grad(bits.sum() + error.sum(), y)
+        error_bits += float(_inner_pixels(error.detach(), tile).sum())
+        gradient[:, tile.rows.inner, tile.columns.inner] = tile_gradient[0, :, tile.rows.within, tile.columns.within]
     return Slope(error_bits, gradient)
 
 
 def decoding_error(
     model: UnifiedLatentModel, pixels: np.ndarray, latent: DecodedLatent, grid: tuple[int, int], quality: int
 ) -> float:
-    """The squared error alone, as in `slope`."""
+    """Measure the weighted squared error alone, as in `slope`, in bits."""
     error_bits = 0.0
-    for tile in tiles(grid):
-        known = unflattened(tile.of(latent.y_16, grid), tile.grid)
-        with torch.inference_mode(), autocast(known.device):
-            error_bits += float(tile.inner(error_map(model, pixels, known, quality, tile)).sum())
+    for tile in tiles(grid, GRADIENT_TILE, GRADIENT_HALO):
+        y = _tile_latent(latent, grid, tile)
+        with torch.inference_mode(), autocast(y.device):
+            error_bits += float(_inner_pixels(error_map(model, pixels, y, quality, tile), tile).sum())
     return error_bits
 
 
-class Tile(NamedTuple):
-    """A part of the latent grid with what surrounds it."""
+def error_map(model: UnifiedLatentModel, pixels: np.ndarray, y: Tensor, quality: int, tile: Tile) -> Tensor:
+    """Weighted squared error, in bits, of the picture that a tile's latent [1, C, h, w] decodes to.
 
-    rows: Span
-    columns: Span
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        rows, columns = self.rows.outer, self.columns.outer
-        return rows.stop - rows.start, columns.stop - columns.start
-
-    def of(self, latent_16: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The tile's positions [N, C] of a latent over the grid."""
-        return latent_16.reshape(*grid, -1)[self.rows.outer, self.columns.outer].flatten(0, 1)
-
-    def at_64(self, hyper_16: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Those of a hyper-latent."""
-        rows, columns = (slice(span.outer.start // 4, -(-span.outer.stop // 4)) for span in (self.rows, self.columns))
-        return hyper_16.reshape(*hyper_grid(grid), -1)[rows, columns].flatten(0, 1)
-
-    def inner(self, pixels: Tensor) -> Tensor:
-        """Without the surroundings: [H, W] -> [H, W]."""
-        return pixels[in_pixels(self.rows.within), in_pixels(self.columns.within)]
-
-
-def tiles(grid: tuple[int, int]) -> Iterator[Tile]:
-    for rows in spans(range(grid[0]), grid[0], GRADIENT_TILE, GRADIENT_HALO):
-        for columns in spans(range(grid[1]), grid[1], GRADIENT_TILE, GRADIENT_HALO):
-            yield Tile(rows, columns)
-
-
-def error_map(model: UnifiedLatentModel, pixels: np.ndarray, known: Tensor, quality: int, tile: Tile) -> Tensor:
-    """Weighted squared error, in bits, of what a tile's latent [1, C, h, w] decodes to: [H, W] as far as the picture
-    goes."""
-    part = pixels[in_pixels(tile.rows.outer), in_pixels(tile.columns.outer)]
-    height, width = part.shape[:2]
-    x = padded(to_tensor(part).to(known.device))
-    mean = model.decoder.trunk(known, quality_tensor(quality, known.device))[1].clamp(0, 1)
-    shown = mean.mean(1, keepdim=True) if pixels.ndim == 2 else mean
-    squared_error = (x - shown)[0, :, :height, :width].square().mean(0)
+    [H, W], without the padding at the border of the picture.
+    """
+    original = pixels[in_pixels(tile.rows.outer), in_pixels(tile.columns.outer)]
+    height, width = original.shape[:2]
+    x = padded(to_tensor(original).to(y.device))
+    decoded = model.decoder.trunk(y, quality_tensor(quality, y.device))[1].clamp(0, 1)
+    x_hat = decoded.mean(1, keepdim=True) if pixels.ndim == 2 else decoded
+    squared_error = (x - x_hat)[0, :, :height, :width].square().mean(0)
     weighted: Tensor = model.config.lagrangian(quality / 100) * 255**2 * squared_error
     return weighted
+
+
+def _tile_latent(latent: DecodedLatent, grid: tuple[int, int], tile: Tile) -> Tensor:
+    """The latent of a tile's outer part: float32 [1, C, h, w] in bins."""
+    y_16 = latent.y_16.reshape(*grid, -1)[tile.rows.outer, tile.columns.outer].flatten(0, 1)
+    return unflattened(y_16, tile.outer_grid)
+
+
+def _tile_hyper(latent: DecodedLatent, grid: tuple[int, int], tile: Tile) -> Tensor:
+    """The hyper-latent of a tile's outer part: float32 [1, C_hyper, ceil(h/4), ceil(w/4)] in bins."""
+    rows, columns = (slice(span.outer.start // 4, -(-span.outer.stop // 4)) for span in tile)
+    hyper_16 = latent.hyper_16.reshape(*hyper_grid(grid), -1)[rows, columns].flatten(0, 1)
+    return unflattened(hyper_16, hyper_grid(tile.outer_grid))
+
+
+def _inner_pixels(pixels: Tensor, tile: Tile) -> Tensor:
+    """Pixels [H, W] of a tile without its halo."""
+    return pixels[in_pixels(tile.rows.within), in_pixels(tile.columns.within)]

@@ -5,13 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ulcodec.diffusion.noise import draw_rows, normal_noise
-from ulcodec.diffusion.schedule import (
-    LATENT_LOG_SNR_1,
-    alpha,
-    latent_log_snr,
-    sigma,
-)
+from ulcodec.diffusion.batch_noise import draw_rows, normal_noise
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_1, alpha, latent_log_snr, sigma, sum_per_picture
 
 LatentDenoiser = Callable[[Tensor, Tensor], Tensor]
 """(z_t [B, C, h, w], log_snr [B]) -> z_hat, in the paper's units."""
@@ -49,7 +44,3 @@ def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
         return (torch.arange(*shape, device=device) / shape[0] + offset) % 1
 
     return draw_rows(strata, (batch,), generator)
-
-
-def sum_per_picture(x: Tensor) -> Tensor:
-    return x.flatten(1).sum(1)

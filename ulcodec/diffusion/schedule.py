@@ -84,3 +84,8 @@ def decoder_weight(log_snr: Tensor, *, bias: float, loss_factor: float) -> Tenso
     the clean-picture view by `|eps - eps_hat|^2 = exp(lambda) |x - x_hat|^2`.
     """
     return loss_factor * math.exp(bias) * torch.sigmoid(log_snr - bias)
+
+
+def sum_per_picture(x: Tensor) -> Tensor:
+    """[B, ...] -> [B]"""
+    return x.flatten(1).sum(1)

@@ -108,8 +108,8 @@ class Container:
     """The contents of a `.ulc` file.
 
     `segments`: `N_SEGMENTS` payloads, one per reveal pass (the first also holds the hyper-latent); a cut file has
-    fewer, the last of which may be incomplete. `symbol_check`: CRC-16 of the symbols that the segments decode to, None for a
-    cut file. `attachments`: by kind, in rising order. Raises ValueError for a field out of range.
+    fewer, the last of which may be incomplete. `symbol_check`: CRC-16 of the symbols that the segments decode to, None
+    for a cut file. `attachments`: by kind, in rising order. Raises ValueError for a field out of range.
     """
 
     header: Header

@@ -8,8 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from ulcodec.diffusion.bound import sum_per_picture
-from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, sum_per_picture
 from ulcodec.model.fusion import fused
 from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction, in_bins, wiener
 from ulcodec.model.reveal import pass_elements, pass_map

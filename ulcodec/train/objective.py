@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ulcodec.diffusion.bound import latent_bound_nats, per_picture, stratified_times, sum_per_picture
-from ulcodec.diffusion.noise import normal_noise, uniform_noise
+from ulcodec.diffusion.batch_noise import normal_noise, uniform_noise
+from ulcodec.diffusion.bound import latent_bound_nats, per_picture, stratified_times
 from ulcodec.diffusion.schedule import (
     ALPHA_0,
     BIN_WIDTH,
@@ -23,6 +23,7 @@ from ulcodec.diffusion.schedule import (
     decoder_weight,
     pixel_log_snr,
     sigma,
+    sum_per_picture,
 )
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.likelihood import coding_walk, unit_bin_bits

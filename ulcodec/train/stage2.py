@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ulcodec.devices import bfloat16_pays
-from ulcodec.diffusion.bound import per_picture, stratified_times, sum_per_picture, terminal_kl_nats
-from ulcodec.diffusion.noise import normal_noise
-from ulcodec.diffusion.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma
+from ulcodec.diffusion.batch_noise import normal_noise
+from ulcodec.diffusion.bound import per_picture, stratified_times, terminal_kl_nats
+from ulcodec.diffusion.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma, sum_per_picture
 from ulcodec.errors import TrainingError
 from ulcodec.io.locations import Source
 from ulcodec.io.sources import LeftOut

@@ -20,7 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ulcodec.devices import choose_device
-from ulcodec.diffusion.noise import BatchGenerator
+from ulcodec.diffusion.batch_noise import BatchGenerator
 from ulcodec.errors import TrainingError
 
 

@@ -1,0 +1,30 @@
+"""Which pictures go through the networks together: those of one latent grid share every pass.
+
+A GPU is idle for most of a small picture, and on a CPU a picture of 64x64 pixels costs little more than the calls.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+POSITIONS_ON_CPU, POSITIONS_ON_GPU = 2**10, 2**14
+"""Latent positions, of 256 pixels each, per group: the measured optimum on a CPU (docs/lab-notes.md), and what fits
+the memory of a GPU."""
+
+Kind = tuple[Any, ...]
+"""Properties that all pictures of a group share, the latent grid first."""
+
+
+def group_by_grid(device: torch.device, kinds: Sequence[Kind]) -> list[list[int]]:
+    """Group the indices of pictures of one kind, each group as large as the device takes at once."""
+    members: dict[Kind, list[int]] = defaultdict(list)
+    for index, kind in enumerate(kinds):
+        members[kind].append(index)
+    limit = POSITIONS_ON_CPU if device.type == "cpu" else POSITIONS_ON_GPU
+    groups = []
+    for ((h, w), *_), indices in members.items():
+        size = max(limit // (h * w), 1)
+        groups += [indices[start : start + size] for start in range(0, len(indices), size)]
+    return groups

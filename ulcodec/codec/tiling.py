@@ -1,0 +1,153 @@
+"""The networks over tiles: pictures to latents and back, in memory that does not grow with the picture.
+
+The size of a tile changes no number. B pictures of one latent grid go through the networks together.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ulcodec.codec.pixels import (
+    grid_of,
+    in_latents,
+    in_pixels,
+    padded,
+    quality_tensor,
+    to_pixels,
+    to_tensor,
+    unflattened,
+)
+from ulcodec.codec.realism import Realism
+from ulcodec.coding.latents import DecodedLatent, hyper_grid
+from ulcodec.devices import autocast
+from ulcodec.format.container import THUMBNAIL_PX, Crop, Header, Layout
+from ulcodec.memory import released
+from ulcodec.model.config import PATCH_PX
+from ulcodec.model.tiles import Span, Tile, tiles
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.progress import tracked
+
+CODEC_TILE = 96
+"""Latent positions per side of the tiles of encoder and decoder, a multiple of 4."""
+
+HYPER_HALO = 4
+"""Latent positions around a tile that the hyper-encoder needs, a multiple of 4."""
+
+POSTERIOR_MEAN = Realism()
+SAMPLE_TYPES = {8: np.uint8, 16: np.uint16}
+
+
+def analyse(
+    model: UnifiedLatentModel, device: torch.device, pictures: Sequence[np.ndarray], quality: int
+) -> tuple[Tensor, Tensor]:
+    """Compute latents and hyper-latents of B pictures uint8 or uint16 [H, W, 3] or [H, W] of one latent grid.
+
+    Returns float32 [B, C, h, w] and [B, C_hyper, ceil(h/4), ceil(w/4)] in bins, channels last in memory: the order in
+    which they are coded.
+    """
+    config, encoder, (h, w) = model.config, model.encoder, grid_of(*pictures[0].shape[:2])
+    as_float32: dict[str, Any] = {"dtype": torch.float32, "device": device}
+    shape = len(pictures), config.latent_channels, h, w
+    y = torch.empty(shape, memory_format=torch.channels_last, **as_float32)
+    hyper = torch.empty(len(pictures), config.hyper_channels, *hyper_grid((h, w)), **as_float32)
+    qualities = quality_tensor(quality, device)
+    for tile in released(tracked(tiles((h, w), CODEC_TILE, HYPER_HALO + encoder.halo))):
+        rows, columns = (in_pixels(span.outer) for span in tile)
+        crops = [padded(to_tensor(pixels[rows, columns])) for pixels in pictures]
+        x = crops[0] if len(crops) == 1 else torch.cat(crops)
+        _analyse_tile(model, x.to(device), qualities, tile, y, hyper)
+    return y, hyper
+
+
+def _analyse_tile(model: UnifiedLatentModel, x: Tensor, quality: Tensor, tile: Tile, y: Tensor, hyper: Tensor) -> None:
+    """Write the latents of a tile's inner part into `y` and `hyper`. x [B, 3, H, W] is its outer part."""
+    with torch.inference_mode(), autocast(x.device):
+        y_tile, unit_latent = model.encoder(x, quality, tile, HYPER_HALO)
+        hyper_tile = model.hyper_encoder(unit_latent, quality)
+    near = tile.limited(HYPER_HALO)
+    y[:, :, tile.rows.inner, tile.columns.inner] = y_tile[:, :, near.rows.within, near.columns.within]
+    (rows, rows_in_tile), (columns, columns_in_tile) = (_hyper_spans(span) for span in near)
+    hyper[:, :, rows, columns] = hyper_tile[:, :, rows_in_tile, columns_in_tile]
+
+
+def _hyper_spans(span: Span) -> tuple[slice, slice]:
+    """Hyper-latent positions of a span's inner part: in the grid, and in the output for the span."""
+    target = slice(span.inner.start // 4, -(-span.inner.stop // 4))
+    first = span.within.start // 4
+    return target, slice(first, first + target.stop - target.start)
+
+
+def synthesise(
+    model: UnifiedLatentModel,
+    device: torch.device,
+    latents: Sequence[DecodedLatent],
+    headers: Sequence[Header],
+    crop: Crop | None = None,
+    realism: Realism = POSTERIOR_MEAN,
+) -> list[np.ndarray]:
+    """Decode latents of one grid and quality to pictures, or to a crop of each, as their headers say.
+
+    Returns uint8 or uint16 [H, W, 3] or [H, W].
+    """
+    trunk, grid = model.decoder.trunk, grid_of(headers[0].height, headers[0].width)
+    y_16 = [latent.y_16.reshape(*grid, -1) for latent in latents]
+    quality = quality_tensor(headers[0].quality, device)
+    areas = [crop or (0, 0, header.width, header.height) for header in headers]
+    pictures = [_empty_picture(header, area) for header, area in zip(headers, areas, strict=True)]
+    kept_halo = realism.halo(model.config) if realism.share else 0
+    rows, columns = (in_latents(side) for side in _sides(areas[0]))
+    for tile in released(tracked(tiles(grid, CODEC_TILE, trunk.halo + kept_halo, rows, columns))):
+        decoded = _synthesise_tile(model, y_16, quality, tile, kept_halo, realism)
+        for picture, header, area, x in zip(pictures, headers, areas, decoded, strict=True):
+            spans = zip(tile.limited(kept_halo), _sides(area), strict=True)
+            (rows_in_tile, columns_in_tile), place = zip(*(_overlap(*pair) for pair in spans), strict=True)
+            picture[place] = to_pixels(x[:, rows_in_tile, columns_in_tile], header.layout, header.bit_depth)
+    return pictures
+
+
+def _synthesise_tile(
+    model: UnifiedLatentModel, latents: Sequence[Tensor], quality: Tensor, tile: Tile, kept_halo: int, realism: Realism
+) -> Tensor:
+    """Decode a tile and `kept_halo` positions around it to [B, 3, H, W], from latents [h, w, C] in 1/16 bins."""
+    y = unflattened(torch.cat([tile.outer_of(y_16[None]).flatten(0, 2) for y_16 in latents]), tile.outer_grid)
+    pictures: Tensor
+    with torch.inference_mode(), autocast(y.device):
+        features, pictures = model.decoder.trunk(y, quality, tile, kept_halo)
+        if realism.share:
+            pixels = (in_pixels(span.outer) for span in tile.limited(kept_halo))
+            rows, columns = (range(side.start, side.stop) for side in pixels)
+            pictures = realism.draw(model.decoder.denoiser, features, pictures, rows, columns)
+    return pictures
+
+
+def synthesise_thumbnail(
+    model: UnifiedLatentModel, device: torch.device, latent: DecodedLatent, header: Header
+) -> np.ndarray:
+    """Decode a latent at 1/8 of the picture's size, sides rounded up, by the linear transform alone."""
+    y = unflattened(latent.y_16, grid_of(header.height, header.width))
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        small = model.decoder.trunk.thumbnail(y, quality_tensor(header.quality, device))[0]
+    height, width = (-(-side // THUMBNAIL_PX) for side in (header.height, header.width))
+    return to_pixels(small[:, :height, :width], header.layout, header.bit_depth)
+
+
+def _sides(area: Crop) -> tuple[range, range]:
+    """Rows and columns of an area."""
+    left, top, width, height = area
+    return range(top, top + height), range(left, left + width)
+
+
+def _empty_picture(header: Header, area: Crop) -> np.ndarray:
+    shape = tuple(map(len, _sides(area)))
+    return np.empty(shape if header.layout is Layout.GREY else (*shape, 3), SAMPLE_TYPES[header.bit_depth])
+
+
+def _overlap(span: Span, side: range) -> tuple[slice, slice]:
+    """Pixels of a tile that lie in a side of the area: their place in `span.outer`, and in the result."""
+    first = max(span.inner.start * PATCH_PX, side.start)
+    last = min(span.inner.stop * PATCH_PX, side.stop)
+    origin = span.outer.start * PATCH_PX
+    return slice(first - origin, last - origin), slice(first - side.start, last - side.start)
