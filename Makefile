@@ -10,6 +10,7 @@ venv: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,train]"
+	mkdir -p $(VENV)/links && ln -sfn $(CURDIR)/cli $(VENV)/links/ulcodec_cli
 	touch $@
 
 demo: venv

@@ -1,1 +1,1 @@
-"""The `ulcodec` command: one module a command, over the public interface of the package `ulcodec`."""
+"""The `ulcodec` command: one module per command, over the public interface of the package `ulcodec`."""

@@ -1,4 +1,4 @@
-"""Entry of the command line: an interrupt during the imports is answered like a later one."""
+"""Entry point of the command line; an interrupt during the imports is handled like a later one."""
 
 import atexit
 import gc
@@ -7,10 +7,10 @@ import sys
 
 
 def main() -> None:
-    atexit.register(gc.freeze)  # no search for cycles in what ends with the process: 0.3 s once torch is imported
+    atexit.register(gc.freeze)  # skip the last garbage collection: 0.3 s once torch is imported
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files that the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")  # file names that the terminal cannot show
     try:
         from ulcodec_cli.main import app
 

@@ -1,4 +1,4 @@
-"""What the commands share: options, the choice of the output file, and how results are printed."""
+"""Shared by the commands: options, the output file, loading a model, printing."""
 
 import errno
 import gc
@@ -23,19 +23,19 @@ Model = Annotated[str, typer.Option(help="Name of an installed model, or a model
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
-Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders in depth.")]
-MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse larger pictures before any memory is taken.")]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Search folders in depth.")]
+MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse larger pictures before memory is allocated.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: torch's choice.")]
 
 DEFAULT_MODEL = "small"
 STANDARD_STREAM = Path("-")
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
-"""What torch's RuntimeError says on a CPU and on a GPU that has no memory left."""
+"""Phrases in torch's RuntimeError when a CPU or a GPU is out of memory."""
 
 
 def output_path(source: Path, output: Path | None, suffix: str, force: bool) -> Path:
-    """Where the result goes: `output`, or beside `source` with `suffix`. Raises OSError if it cannot go there."""
+    """Choose the output: `output`, or beside `source` with `suffix`. Raises OSError if it cannot be written there."""
     if STANDARD_STREAM in (output, output or source):
         return STANDARD_STREAM
     output = output or source.with_suffix(suffix)
@@ -51,7 +51,8 @@ def output_path(source: Path, output: Path | None, suffix: str, force: bool) -> 
 
 
 def load_codec(model: str, device: str, threads: int | None) -> "Codec":
-    model_directory(model)  # a name that is not known is told before torch is imported
+    """Load a model. Raises ModelError or DeviceError."""
+    model_directory(model)  # an unknown name is an error before torch is imported
     with no_collection():
         import torch
 
@@ -63,7 +64,7 @@ def load_codec(model: str, device: str, threads: int | None) -> "Codec":
 
 
 def model_identity(model: str) -> str:
-    """What tells this model from others: the SHA-256 of its integers, empty where loading it will say what is wrong."""
+    """SHA-256 of a model's integers; empty if it cannot be read, since loading the model then gives the error."""
     try:
         return str(json.loads((model_directory(model) / "config.json").read_text())["coding_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -72,7 +73,7 @@ def model_identity(model: str) -> str:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Keep the garbage collector off during imports, and let it pass over what they made: that stays to the end."""
+    """Turn the garbage collector off during imports, and exempt what they made: it lives until the process ends."""
     gc.disable()
     try:
         yield
@@ -82,12 +83,12 @@ def no_collection() -> Iterator[None]:
 
 
 def read_file(source: Path) -> bytes:
-    """A file's bytes, or those of standard input."""
+    """Read a file, or standard input."""
     return sys.stdin.buffer.read() if source == STANDARD_STREAM else source.read_bytes()
 
 
 def write_file(target: Path, data: bytes) -> None:
-    """A whole file or none, or to standard output."""
+    """Write a file atomically, or to standard output."""
     from ulcodec.io.files import atomic_write
 
     if target == STANDARD_STREAM:
@@ -102,7 +103,7 @@ _subject: list[Path | None] = [None]
 
 @contextmanager
 def about(source: Path | None) -> Iterator[None]:
-    """Warnings meanwhile name this file."""
+    """Context in which warnings name this file."""
     _subject.append(source)
     try:
         yield
@@ -111,45 +112,45 @@ def about(source: Path | None) -> Iterator[None]:
 
 
 def show_warnings() -> None:
-    """Python's warnings as a line each on stderr, all of them: equal ones are of different files."""
+    """Print every Python warning as one line on stderr, also equal ones: they may be about different files."""
     warnings.simplefilter("always", UserWarning)
 
-    def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if category is UserWarning:
-            named = "" if _subject[-1] is None else f"{_subject[-1]}: "
-            say(f"ulcodec: warning: {named}{' '.join(str(message).split())}", err=True)
+            name = "" if _subject[-1] is None else f"{_subject[-1]}: "
+            say(f"ulcodec: warning: {name}{' '.join(str(message).split())}", err=True)
 
     warnings.showwarning = show
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """Print a line in the course of the work; a progress bar makes room for it."""
+    """Print a line while work goes on; a progress bar is hidden first."""
     hide_bar()
     typer.echo(line, err=err)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """MemoryError, or the RuntimeError with which torch says the same."""
-    said = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
-    return isinstance(error, MemoryError) or said
+    """Whether an error is a MemoryError, or the RuntimeError that torch raises in its place."""
+    is_torchs = isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or is_torchs
 
 
 def finite(value: float | None) -> float | None:
-    """For options: neither nan, which passes every comparison, nor infinite."""
+    """Option callback: refuse infinities, and nan, which passes every range check."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"expected a finite number, got {value}")
     return value
 
 
 def above_zero(value: float | None) -> float | None:
-    """For options: finite and above 0."""
+    """Option callback: refuse everything but finite numbers above 0."""
     if finite(value) is not None and value is not None and value <= 0:
         raise typer.BadParameter(f"expected a number above 0, got {value}")
     return value
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """A line of JSON, which has no infinity: null stands for it."""
+    """Print one line of JSON. JSON has no infinity: null replaces it."""
     typer.echo(json.dumps(without_infinities(values), allow_nan=False))
 
 
@@ -162,8 +163,8 @@ def without_infinities(value: Any) -> Any:
 
 
 def print_fields(values: Mapping[str, Any]) -> None:
-    """One `name  value` line an entry, in columns."""
+    """Print one line per entry, name and value in columns."""
     width = max(map(len, values), default=0)
     for name, value in values.items():
-        shown = f"{value:.6g}" if isinstance(value, float) else value
-        typer.echo(f"{name.replace('_', ' '):<{width}}  {shown}")
+        text = f"{value:.6g}" if isinstance(value, float) else value
+        typer.echo(f"{name.replace('_', ' '):<{width}}  {text}")

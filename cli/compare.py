@@ -1,4 +1,4 @@
-"""`ulcodec compare`: how far a picture is from its original."""
+"""`ulcodec compare`: the distance of a picture from its original."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ulcodec.io.pictures import Picture
 
 OPENING_SHARE = 0.5
-"""Rough time of reading and decoding; the rest is MS-SSIM and writing."""
+"""Rough share of time of reading and decoding; the rest is MS-SSIM and writing."""
 
 
 def compare(
@@ -53,8 +53,8 @@ def compare(
 
     with progress_bar("comparing"):
         with share(OPENING_SHARE):
-            first, second = (opened(path, model, device, threads, max_pixels) for path in (original, other))
-        values = compared(first, second, other.stat().st_size)
+            first, second = (open_picture(path, model, device, threads, max_pixels) for path in (original, other))
+        values = measure(first, second, other.stat().st_size)
         if target is not None:
             write_side_by_side(first, second, target)
     if json:
@@ -63,14 +63,14 @@ def compare(
         print_fields(values)
 
 
-def compared(first: "Picture", second: "Picture", n_bytes: int) -> dict[str, Any]:
-    """What is printed of two pictures, the second of which has a file of `n_bytes`."""
+def measure(first: "Picture", second: "Picture", n_bytes: int) -> dict[str, Any]:
+    """Measure two pictures, the second of which comes from a file of `n_bytes`."""
     from ulcodec.metrics import MS_SSIM_MIN_SIDE, bits_per_pixel, ms_ssim, psnr_db
 
     if first.pixels.shape != second.pixels.shape:
         shapes = " and ".join("x".join(map(str, picture.pixels.shape)) for picture in (first, second))
         raise ImageError(f"pictures of different shapes: {shapes}")
-    a, b = shown(first, second)
+    a, b = comparable(first, second)
     height, width = a.shape[:2]
     return {
         "width": width,
@@ -82,8 +82,8 @@ def compared(first: "Picture", second: "Picture", n_bytes: int) -> dict[str, Any
     }
 
 
-def shown(first: "Picture", second: "Picture") -> "tuple[NDArray[np.uint8], NDArray[np.uint8]]":
-    """Both with 8 bits of the range that the first one uses, and alike where it is fully transparent."""
+def comparable(first: "Picture", second: "Picture") -> "tuple[NDArray[np.uint8], NDArray[np.uint8]]":
+    """Convert both to 8 bits of the range that the first one uses, equal where that is fully transparent."""
     from ulcodec.codec.pixels import without_hidden
     from ulcodec.format.attachments import significant_bits, to_full_range
     from ulcodec.io.pictures import Picture
@@ -100,8 +100,8 @@ def shown(first: "Picture", second: "Picture") -> "tuple[NDArray[np.uint8], NDAr
     return a, b
 
 
-def opened(path: Path, model: str, device: str, threads: int | None, max_pixels: int) -> "Picture":
-    """A picture, decoded if it is a .ulc file, turned as its metadata says."""
+def open_picture(path: Path, model: str, device: str, threads: int | None, max_pixels: int) -> "Picture":
+    """Read a picture, or decode a .ulc file, and turn it upright as its metadata says."""
     data = path.read_bytes()
     if data[: len(MAGIC)] == MAGIC:
         return load_codec(model, device, threads).decode_picture(data, max_pixels=max_pixels).upright()
@@ -111,11 +111,11 @@ def opened(path: Path, model: str, device: str, threads: int | None, max_pixels:
 
 
 def write_side_by_side(first: "Picture", second: "Picture", target: Path) -> None:
-    """Both pictures and, around grey, four times their difference."""
+    """Write both pictures side by side, then four times their difference around mid-grey."""
     import numpy as np
 
     from ulcodec.io.picture_files import save_image
 
-    a, b = shown(first, second)
+    a, b = comparable(first, second)
     difference = (128 + 4 * (b.astype(int) - a)).clip(0, 255).astype(np.uint8)
     save_image(np.concatenate([a, b, difference], axis=1), target)

@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ulcodec.format.container import MAX_PIXELS, N_SEGMENTS, Container, check_crop
+from ulcodec.format.container import MAX_PIXELS, N_SEGMENTS, Container, Crop, check_crop
 from ulcodec.progress import share, tracked
-from ulcodec_cli.batch import WINDOW_PIXELS, Job, make_plan, run_plan
+from ulcodec_cli.batch import WINDOW_PIXELS, Job, run_plan
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
     Device,
@@ -30,12 +30,14 @@ from ulcodec_cli.common import (
     show_warnings,
     write_file,
 )
+from ulcodec_cli.plan import make_plan
 
 if TYPE_CHECKING:
-    from ulcodec.codec.image import Codec, Recovery
+    from ulcodec.codec import Codec, Recovery
+    from ulcodec.io.pictures import Picture
 
 DECODING_SHARE = 0.85
-"""Rough time of decoding; the rest is writing PNG."""
+"""Rough share of time of decoding; the rest is writing PNG."""
 
 
 def decode(
@@ -56,25 +58,28 @@ def decode(
     ] = "png",
     fraction: Annotated[
         float,
-        typer.Option(min=0, max=1, callback=finite, help="Read only this share of a file: a coarser picture, sooner."),
+        typer.Option(min=0, max=1, callback=finite, help="Decode only this share of the file, to a coarser picture."),
     ] = 1.0,
     crop: Annotated[
-        str | None, typer.Option(metavar="X,Y,W,H", help="Only this part, in pixels from the left and the top.")
+        str | None, typer.Option(metavar="X,Y,W,H", help="Decode only this area, in pixels from the left and the top.")
     ] = None,
     thumbnail: Annotated[
-        bool, typer.Option("--thumbnail", help="At 1/8 of the size, sides rounded up: sooner than the whole picture.")
+        bool, typer.Option("--thumbnail", help="Decode at 1/8 of the size, sides rounded up, without the networks.")
     ] = False,
     realism: Annotated[
         float,
         typer.Option(
-            min=0, max=1, callback=finite, help="0: least squared error; 1: a sample with lifelike detail; or between."
+            min=0,
+            max=1,
+            callback=finite,
+            help="0 for the least squared error, up to 1 for a sample with natural detail.",
         ),
     ] = 0.0,
-    steps: Annotated[int, typer.Option(min=1, max=50, help="Realism: steps of the sampler.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Realism: which of the possible pictures.")] = 0,
-    depth: Annotated[int | None, typer.Option(help="8 or 16 bits a sample. Default: as the original had.")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=50, help="Evaluations of the sampler, with --realism.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Seed of the sample, with --realism.")] = 0,
+    depth: Annotated[int | None, typer.Option(help="8 or 16 bits per sample. Default: those of the original.")] = None,
     recover: Annotated[
-        bool, typer.Option("--recover", help="Show what is sound of a damaged file; the model conceals the rest.")
+        bool, typer.Option("--recover", help="Decode a damaged file up to the damage; the model conceals the rest.")
     ] = False,
     recursive: Recursive = False,
     model: Model = DEFAULT_MODEL,
@@ -87,88 +92,38 @@ def decode(
     """Decode .ulc files."""
     if depth not in (None, 8, 16):
         raise typer.BadParameter("--depth is 8 or 16")
-    part = None if crop is None else parse_crop(crop)
-    alone = thumbnail or part is not None or realism > 0 or fraction < 1
-    if thumbnail and (part or realism or recover or fraction < 1):
+    area = None if crop is None else parse_crop(crop)
+    if thumbnail and (area or realism or recover or fraction < 1):
         raise typer.BadParameter("--thumbnail takes neither --crop, --fraction, --realism nor --recover")
-    if recover and (part or realism or fraction < 1):
+    if recover and (area or realism or fraction < 1):
         raise typer.BadParameter("--recover takes neither --crop, --fraction nor --realism")
     suffix = "." + format.lower().removeprefix(".")
     plan = make_plan(sources, output, suffix, {".ulc"}, recursive=recursive, force=force)
     show_warnings()
 
-    from ulcodec.io.picture_files import image_format, picture_file
+    from ulcodec.io.picture_files import image_format
 
-    formats = {target: image_format(named(target, suffix)) for _, target in plan.pairs}
-
-    @cache
-    def loaded() -> "Codec":
-        return load_codec(model, device, threads)
-
-    def read(source: Path) -> tuple[bytes, int]:
-        data = read_file(source)
-        if recover:
-            return data, WINDOW_PIXELS
-        container = Container.from_bytes(data, max_pixels=max_pixels)  # what is wrong is told before the model loads
-        if part is not None:
-            check_crop(part, container.header)
-        return data, WINDOW_PIXELS if alone else container.header.n_pixels
-
-    def decoded(codec: "Codec", files: list[bytes]) -> "list[Recovery]":
-        from ulcodec.codec.image import Recovery, decode_batch
-        from ulcodec.codec.realism import Realism
-
-        if recover:
-            return [codec.recover(data, max_pixels=max_pixels) for data in tracked(files)]
-        if thumbnail:
-            pictures = [codec.thumbnail(data, max_pixels=max_pixels) for data in tracked(files)]
-        elif alone:
-            options: dict[str, Any] = {"fraction": fraction, "crop": part, "realism": Realism(realism, steps, seed)}
-            pictures = [codec.decode_picture(data, max_pixels=max_pixels, **options) for data in tracked(files)]
-        else:
-            pictures = decode_batch(codec, files, max_pixels=max_pixels)
-        return [Recovery(picture, N_SEGMENTS, None) for picture in pictures]
-
-    def finish(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-        codec = loaded()
-        start = time.perf_counter()
-        with share(DECODING_SHARE):
-            found = decoded(codec, [job.item for job in jobs])
-        decode_ms = 1000 * (time.perf_counter() - start) / len(jobs)
-        return [written(job, codec, own, decode_ms) for job, own in zip(jobs, found, strict=True)]
-
-    def written(job: Job, codec: "Codec", found: "Recovery", decode_ms: float) -> dict[str, Any]:
-        picture, n_segments, damage = found
-        if depth is not None and depth != picture.bit_depth:
-            pixels = picture.pixels_8 if depth == 8 else picture.pixels.astype("uint16") * 257
-            picture = replace(picture, pixels=pixels)
-        with about(job.source if plan.many else None):
-            file = picture_file(picture, formats[job.target])
-        write_file(job.target, file)
-        if damage is not None:
-            named = f"{job.source}: " if plan.many else ""
-            shown = f"{n_segments} of {N_SEGMENTS} segments are sound, the rest is concealed"
-            say(f"ulcodec: warning: {named}{damage}; {shown}", err=True)
-        height, width = picture.pixels.shape[:2]
-        return {
-            "output": str(job.target),
-            "source_bytes": len(job.item),
-            "output_bytes": len(file),
-            "width": width,
-            "height": height,
-            "model": codec.name,
-            "fingerprint": codec.fingerprint,
-            "n_segments": n_segments,
-            "damage": None if damage is None else str(damage),
-            "decode_ms": decode_ms,
-            "line": f"{job.target}: {width}x{height}",
-        }
-
-    options = [suffix, fraction, crop, thumbnail, realism, steps, seed, depth, recover, model_identity(model)]
-    run_plan(plan, read, finish, doing="decoding", force=force, json=json, options=options)
+    formats = {target: image_format(with_extension(target, suffix)) for _, target in plan.pairs}
+    sampling = realism, steps, seed
+    identity = [suffix, fraction, crop, thumbnail, realism, steps, seed, depth, recover, model_identity(model)]
+    task = Decoder(
+        formats=formats,
+        crop=area,
+        fraction=fraction,
+        realism=sampling,
+        thumbnail=thumbnail,
+        recover=recover,
+        depth=depth,
+        max_pixels=max_pixels,
+        model=(model, device, threads),
+        names_sources=plan.many,
+        options=identity,
+    )
+    run_plan(plan, task, force=force, json=json)
 
 
-def parse_crop(text: str) -> tuple[int, int, int, int]:
+def parse_crop(text: str) -> Crop:
+    """Parse X,Y,W,H. Raises BadParameter."""
     try:
         left, top, width, height = (int(number) for number in text.split(","))
     except ValueError:
@@ -176,5 +131,107 @@ def parse_crop(text: str) -> tuple[int, int, int, int]:
     return left, top, width, height
 
 
-def named(target: Path, suffix: str) -> Path:
+def with_extension(target: Path, suffix: str) -> Path:
+    """Append an extension to a target that has none."""
     return target if target.suffix else target.with_name(target.name + suffix)
+
+
+@dataclass
+class Decoder:
+    """The task of `ulcodec decode`.
+
+    `formats`: Pillow's name of every target's format; `fraction` and `realism`: see `Codec.decode_picture`; `model`:
+    name, device and threads; `names_sources`: whether warnings name the file; `options`: what decides the results, see
+    `ulcodec_cli.batch.Task`.
+    """
+
+    formats: dict[Path, str]
+    crop: Crop | None
+    fraction: float
+    realism: tuple[float, int, int]
+    thumbnail: bool
+    recover: bool
+    depth: int | None
+    max_pixels: int
+    model: tuple[str, str, int | None]
+    names_sources: bool
+    options: object
+    verb: str = "decoding"
+
+    @cached_property
+    def codec(self) -> "Codec":
+        return load_codec(*self.model)
+
+    @property
+    def goes_alone(self) -> bool:
+        """Whether files are decoded one by one."""
+        return self.thumbnail or self.crop is not None or self.realism[0] > 0 or self.fraction < 1
+
+    def read(self, source: Path) -> tuple[bytes, int]:
+        """Read a file; return its bytes, and its pixels or a whole window if it goes alone."""
+        data = read_file(source)
+        if self.recover:
+            return data, WINDOW_PIXELS
+        container = Container.from_bytes(data, max_pixels=self.max_pixels)  # errors come before the model is loaded
+        if self.crop is not None:
+            check_crop(self.crop, container.header)
+        return data, WINDOW_PIXELS if self.goes_alone else container.header.n_pixels
+
+    def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        """Decode files and write the pictures."""
+        codec = self.codec
+        start = time.perf_counter()
+        with share(DECODING_SHARE):
+            recovered = self.decode(codec, [job.content for job in jobs])
+        decode_ms = 1000 * (time.perf_counter() - start) / len(jobs)
+        return [self.write(job, recovery, decode_ms) for job, recovery in zip(jobs, recovered, strict=True)]
+
+    def decode(self, codec: "Codec", files: list[bytes]) -> "list[Recovery]":
+        """Decode files together or one by one."""
+        from ulcodec.codec.image import Recovery, decode_batch
+        from ulcodec.codec.realism import Realism
+
+        if self.recover:
+            return [codec.recover(data, max_pixels=self.max_pixels) for data in tracked(files)]
+        if self.thumbnail:
+            pictures = [codec.thumbnail(data, max_pixels=self.max_pixels) for data in tracked(files)]
+        elif self.goes_alone:
+            realism = Realism(*self.realism)
+            options: dict[str, Any] = {"fraction": self.fraction, "crop": self.crop, "realism": realism}
+            pictures = [codec.decode_picture(data, max_pixels=self.max_pixels, **options) for data in tracked(files)]
+        else:
+            pictures = decode_batch(codec, files, max_pixels=self.max_pixels)
+        return [Recovery(picture, N_SEGMENTS, None) for picture in pictures]
+
+    def write(self, job: Job, recovery: "Recovery", decode_ms: float) -> dict[str, Any]:
+        """Write a picture and report it, and what was damaged."""
+        from ulcodec.io.picture_files import picture_file
+
+        with about(job.source if self.names_sources else None):
+            file = picture_file(self.with_depth(recovery.picture), self.formats[job.target])
+        write_file(job.target, file)
+        if recovery.damage is not None:
+            name = f"{job.source}: " if self.names_sources else ""
+            segments = f"{recovery.n_segments} of {N_SEGMENTS} segments are sound, the rest is concealed"
+            say(f"ulcodec: warning: {name}{recovery.damage}; {segments}", err=True)
+        height, width = recovery.picture.pixels.shape[:2]
+        return {
+            "output": str(job.target),
+            "source_bytes": len(job.content),
+            "output_bytes": len(file),
+            "width": width,
+            "height": height,
+            "model": self.codec.name,
+            "fingerprint": self.codec.fingerprint,
+            "n_segments": recovery.n_segments,
+            "damage": None if recovery.damage is None else str(recovery.damage),
+            "decode_ms": decode_ms,
+            "line": f"{job.target}: {width}x{height}",
+        }
+
+    def with_depth(self, picture: "Picture") -> "Picture":
+        """Convert a picture to the bit depth that is asked for."""
+        if self.depth in (None, picture.bit_depth):
+            return picture
+        pixels = picture.pixels_8 if self.depth == 8 else picture.pixels.astype("uint16") * 257
+        return replace(picture, pixels=pixels)

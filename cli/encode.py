@@ -5,15 +5,16 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ulcodec.format.container import MAX_PIXELS
+from ulcodec.format.container import MAX_PIXELS, read_head
 from ulcodec.progress import tracked
-from ulcodec_cli.batch import WINDOW_PIXELS, Job, make_plan, run_plan
+from ulcodec_cli.batch import WINDOW_PIXELS, Job, run_plan
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
     Device,
@@ -31,24 +32,20 @@ from ulcodec_cli.common import (
     show_warnings,
     write_file,
 )
+from ulcodec_cli.plan import make_plan
 
 if TYPE_CHECKING:
-    from ulcodec.codec.image import Codec
+    from ulcodec.codec import Codec
     from ulcodec.io.pictures import Picture
 
 DEFAULT_QUALITY = 50
 MAX_BPP = 1000.0
-"""No file has so many."""
+"""Bits per pixel that no file reaches."""
+
+MEASURES = {"--target-psnr": "psnr_db", "--target-ssim": "ms_ssim", "--target-ssimulacra2": "ssimulacra2"}
+"""Keys of `ulcodec.codec.rate_control.MEASURES` by option."""
+
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
-
-
-def parse_bytes(text: str) -> int:
-    """A size such as 5000, 100kB, 1.5MB, 64KiB."""
-    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([a-z]*)\s*", text.lower(), re.ASCII)
-    size = int(float(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else 0
-    if size < 1:
-        raise typer.BadParameter(f"expected a size such as 5000, 100kB or 64KiB, got {text!r}")
-    return size
 
 
 def encode(
@@ -69,28 +66,28 @@ def encode(
     ] = None,
     target_bpp: Annotated[
         float | None,
-        typer.Option(callback=above_zero, help="Bits per pixel: the best file of at most so many, within 2 %."),
+        typer.Option(callback=above_zero, help="Largest rate in bits per pixel; the file reaches at least 98 % of it."),
     ] = None,
-    target_size: Annotated[str | None, typer.Option(help="File size such as 100kB: the same.")] = None,
+    target_size: Annotated[
+        str | None, typer.Option(help="Largest file size, e.g. 100kB; the file reaches at least 98 % of it.")
+    ] = None,
     target_psnr: Annotated[
-        float | None, typer.Option(callback=finite, help="PSNR in dB: the smallest file that reaches it.")
+        float | None, typer.Option(callback=finite, help="Least PSNR in dB, for the smallest file that reaches it.")
     ] = None,
     target_ssim: Annotated[
-        float | None, typer.Option(max=1, callback=finite, help="MS-SSIM: the smallest file that reaches it.")
+        float | None, typer.Option(max=1, callback=finite, help="Least MS-SSIM, for the smallest file that reaches it.")
     ] = None,
     target_ssimulacra2: Annotated[
-        float | None, typer.Option(max=100, help="SSIMULACRA2: the smallest file that reaches it.")
+        float | None, typer.Option(max=100, help="Least SSIMULACRA2, for the smallest file that reaches it.")
     ] = None,
     alpha_quality: Annotated[
-        int | None, typer.Option(min=0, max=100, help="Of the alpha channel. Default: kept exactly.")
+        int | None, typer.Option(min=0, max=100, help="Quality of the alpha channel. Default: lossless.")
     ] = None,
     effort: Annotated[
         int,
-        typer.Option(
-            "--effort", min=1, max=9, help="1 at once; more looks longer for fewer bits at equal error, 9 longest."
-        ),
+        typer.Option("--effort", min=1, max=9, help="1 fastest, 9 smallest file: time spent on refining the latent."),
     ] = 1,
-    strip: Annotated[bool, typer.Option("--strip", help="Leave EXIF and XMP out.")] = False,
+    strip: Annotated[bool, typer.Option("--strip", help="Drop EXIF and XMP.")] = False,
     keep_orientation: Annotated[
         bool, typer.Option("--keep-orientation", help="Keep the EXIF orientation instead of turning the picture.")
     ] = False,
@@ -103,90 +100,123 @@ def encode(
     json: Json = False,
 ) -> None:
     """Encode pictures."""
-    wanted = {"--quality": quality, "--target-bpp": target_bpp, "--target-size": target_size,
-              "--target-psnr": target_psnr, "--target-ssim": target_ssim,
-              "--target-ssimulacra2": target_ssimulacra2}  # fmt: skip
-    if len(given := [name for name, value in wanted.items() if value is not None]) > 1:
-        raise typer.BadParameter(f"{' and '.join(given)} exclude each other")
-    for name, value in wanted.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise typer.BadParameter(f"{name} is a finite number, got {value}")
+    targets = {"--quality": quality, "--target-bpp": target_bpp, "--target-size": target_size,
+               "--target-psnr": target_psnr, "--target-ssim": target_ssim,
+               "--target-ssimulacra2": target_ssimulacra2}  # fmt: skip
+    target = only_target(targets)
     if target_ssimulacra2 is not None:
         from ulcodec.metrics.perceptual import ssimulacra2_function
 
-        ssimulacra2_function()  # a missing package is told before anything is coded
-    target_bytes = None if target_size is None else parse_bytes(target_size)
-    targeted = bool(given) and quality is None
-    slow = targeted or effort > 1  # then each is written as soon as it is coded
-
+        ssimulacra2_function()  # reports a missing package before anything is encoded
     from ulcodec.io.pictures import readable_extensions
 
-    wanted_extensions = readable_extensions() if any(map(os.path.isdir, sources)) else set()
-    plan = make_plan(sources, output, ".ulc", wanted_extensions, recursive=recursive, force=force)
+    extensions = readable_extensions() if any(map(os.path.isdir, sources)) else set()
+    plan = make_plan(sources, output, ".ulc", extensions, recursive=recursive, force=force)
     show_warnings()
+    options = {"alpha_quality": alpha_quality, "strip": strip, "effort": effort}
+    identity = [targets, alpha_quality, effort, strip, keep_orientation, model_identity(model)]
+    task = Encoder(target, options, keep_orientation, max_pixels, (model, device, threads), identity)
+    run_plan(plan, task, force=force, json=json)
 
-    @cache
-    def loaded() -> "Codec":
-        return load_codec(model, device, threads)
 
-    def code(pictures: "Sequence[Picture]") -> list[bytes]:
-        options: dict[str, Any] = {"alpha_quality": alpha_quality, "strip": strip, "effort": effort}
-        if targeted:
-            return [to_target(loaded(), picture, options) for picture in tracked(pictures)]
+def only_target(targets: dict[str, Any]) -> tuple[str, Any]:
+    """Return the one target that is given, with its option; the default quality if none is. Raises BadParameter."""
+    chosen: dict[str, Any] = {option: value for option, value in targets.items() if value is not None}
+    if len(chosen) > 1:
+        raise typer.BadParameter(f"{' and '.join(chosen)} exclude each other")
+    [(option, value)] = (chosen or {"--quality": DEFAULT_QUALITY}).items()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise typer.BadParameter(f"{option} is a finite number, got {value}")
+    return option, parse_bytes(value) if option == "--target-size" else value
 
-        from ulcodec.codec.image import encode_batch
 
-        fixed = DEFAULT_QUALITY if quality is None else quality
-        return encode_batch(loaded(), pictures, quality=fixed, max_pixels=max_pixels, **options)
+def parse_bytes(text: str) -> int:
+    """Parse a size such as 5000, 100kB, 1.5MB, 64KiB. Raises BadParameter."""
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([a-z]*)\s*", text.lower(), re.ASCII)
+    size = int(float(match[1]) * UNITS[match[2]]) if match and match[2] in UNITS else 0
+    if size < 1:
+        raise typer.BadParameter(f"expected a size such as 5000, 100kB or 64KiB, got {text!r}")
+    return size
 
-    def to_target(codec: "Codec", picture: "Picture", options: dict[str, Any]) -> bytes:
-        from ulcodec.codec.rate_control import encode_to_quality, encode_to_size
 
-        height, width = picture.pixels.shape[:2]
-        if target_bpp is not None or target_bytes is not None:
-            n_bytes = int(min(target_bpp, MAX_BPP) * width * height / 8) if target_bpp is not None else target_bytes
-            return encode_to_size(codec, picture, n_bytes or 0, **options)
-        targets = {"psnr_db": target_psnr, "ms_ssim": target_ssim, "ssimulacra2": target_ssimulacra2}
-        [(measure, value)] = ((name, value) for name, value in targets.items() if value is not None)
-        return encode_to_quality(codec, picture, measure, value, **options)
+@dataclass
+class Encoder:
+    """The task of `ulcodec encode`.
 
-    def read(source: Path) -> tuple[tuple["Picture", int], int]:
+    `target`: an option and its value; `encode_options`: keywords of `encode_batch`; `model`: name, device and threads;
+    `options`: what decides the results, see `ulcodec_cli.batch.Task`.
+    """
+
+    target: tuple[str, Any]
+    encode_options: dict[str, Any]
+    keep_orientation: bool
+    max_pixels: int
+    model: tuple[str, str, int | None]
+    options: object
+    verb: str = "encoding"
+
+    @cached_property
+    def codec(self) -> "Codec":
+        return load_codec(*self.model)
+
+    def read(self, source: Path) -> tuple[tuple["Picture", int], int]:
+        """Read a picture; return it with the size of its file, and its pixels or a whole window if encoding is slow."""
         from ulcodec.io.pictures import load_image
 
         original = read_file(source)
-        picture = load_image(original, max_pixels=max_pixels, upright=not keep_orientation)
-        picture = picture.without("exif", "xmp") if strip else picture.within_limits()
+        picture = load_image(original, max_pixels=self.max_pixels, upright=not self.keep_orientation)
+        picture = picture.without("exif", "xmp") if self.encode_options["strip"] else picture.within_limits()
         n_pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
-        return (picture, len(original)), WINDOW_PIXELS if slow else n_pixels
+        is_slow = self.target[0] != "--quality" or self.encode_options["effort"] > 1
+        return (picture, len(original)), WINDOW_PIXELS if is_slow else n_pixels
 
-    def finish(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-        loaded()
+    def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        """Encode and write pictures."""
+        codec = self.codec
         start = time.perf_counter()
-        files = code([job.item[0] for job in jobs])
+        files = self.encode(codec, [job.content[0] for job in jobs])
         encode_ms = 1000 * (time.perf_counter() - start) / len(jobs)
-        return [written(job, data, encode_ms) for job, data in zip(jobs, files, strict=True)]
+        return [self.write(job, data, encode_ms) for job, data in zip(jobs, files, strict=True)]
 
-    def written(job: Job, data: bytes, encode_ms: float) -> dict[str, Any]:
-        from ulcodec.info import info
+    def encode(self, codec: "Codec", pictures: "Sequence[Picture]") -> list[bytes]:
+        """Encode pictures at a quality, or each to its target."""
+        option, value = self.target
+        if option != "--quality":
+            return [self.encode_to_target(codec, picture) for picture in tracked(pictures)]
 
+        from ulcodec.codec.image import encode_batch
+
+        return encode_batch(codec, pictures, quality=value, max_pixels=self.max_pixels, **self.encode_options)
+
+    def encode_to_target(self, codec: "Codec", picture: "Picture") -> bytes:
+        """Encode a picture to a size or a value of a measure."""
+        from ulcodec.codec.rate_control import encode_to_quality, encode_to_size
+
+        option, value = self.target
+        height, width = picture.pixels.shape[:2]
+        if option == "--target-bpp":
+            return encode_to_size(codec, picture, int(min(value, MAX_BPP) * width * height / 8), **self.encode_options)
+        if option == "--target-size":
+            return encode_to_size(codec, picture, value, **self.encode_options)
+        return encode_to_quality(codec, picture, MEASURES[option], value, **self.encode_options)
+
+    def write(self, job: Job, data: bytes, encode_ms: float) -> dict[str, Any]:
+        """Write a file and report it."""
         write_file(job.target, data)
-        said = info(data, max_pixels=max_pixels)
-        width, height, bpp = said["width"], said["height"], said["bits_per_pixel"]
-        size = f"{width}x{height}, {len(data)} bytes, {bpp:.3f} bits per pixel, quality {said['quality']}"
+        header = read_head(data).header
+        bits_per_pixel = 8 * len(data) / header.n_pixels
+        size = f"{header.width}x{header.height}, {len(data)} bytes, {bits_per_pixel:.3f} bits per pixel"
         return {
             "output": str(job.target),
-            "source_bytes": job.item[1],
+            "source_bytes": job.content[1],
             "output_bytes": len(data),
             "file_bytes": len(data),
-            "width": width,
-            "height": height,
-            "bits_per_pixel": bpp,
-            "quality": said["quality"],
-            "model": loaded().name,
-            "fingerprint": said["fingerprint"],
+            "width": header.width,
+            "height": header.height,
+            "bits_per_pixel": bits_per_pixel,
+            "quality": header.quality,
+            "model": self.codec.name,
+            "fingerprint": header.fingerprint.hex(),
             "encode_ms": encode_ms,
-            "line": f"{job.target}: {size}",
+            "line": f"{job.target}: {size}, quality {header.quality}",
         }
-
-    options = [wanted, alpha_quality, effort, strip, keep_orientation, model_identity(model)]
-    run_plan(plan, read, finish, doing="encoding", force=force, json=json, options=options)

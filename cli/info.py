@@ -1,4 +1,4 @@
-"""`ulcodec info`: what a .ulc file says about itself."""
+"""`ulcodec info`: the header, sizes and segments of a .ulc file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ from ulcodec_cli.progress import progress_bar
 def info(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A .ulc file.")],
     bound: Annotated[
-        bool, typer.Option("--bound", help="Load the model and set its rate bound beside the file's size.")
+        bool, typer.Option("--bound", help="Load the model and print its rate bound beside the file's size.")
     ] = False,
     model: Model = DEFAULT_MODEL,
     max_pixels: MaxPixels = MAX_PIXELS,

@@ -1,7 +1,7 @@
-"""The command line's root, and the one place where an error becomes a line and an exit code.
+"""Root of the command line, and the one place where an error becomes a line and an exit code.
 
-Exit codes: 0 done, 1 a file that `verify` finds damaged, 2 wrong usage or an error that has a name (one line on
-stderr), 130 interrupted.
+Exit codes: 0 success; 1 failures among many files, or damage that `verify` finds; 2 wrong usage, or an error with one
+line on stderr; 130 interrupted.
 """
 
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from ulcodec_cli.common import is_out_of_memory, print_json
 
 
 class ErrorBoundary(TyperGroup):
-    """Runs the chosen command."""
+    """Runs the chosen command and turns errors into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         as_json = "--json" in (*getattr(ctx, "_protected_args", ()), *ctx.args)
@@ -28,7 +28,7 @@ class ErrorBoundary(TyperGroup):
             typer.echo("ulcodec: interrupted", err=True)
             raise typer.Exit(130) from None
         except Exception as error:
-            if as_json and hasattr(error, "format_message"):  # wrong usage, which click tells
+            if as_json and hasattr(error, "format_message"):  # wrong usage: click prints it
                 print_json({"error": error.format_message()})
             if is_out_of_memory(error):
                 message = "out of memory"
@@ -66,8 +66,8 @@ app.add_typer(model.app, name="model")
 app.add_typer(train.app, name="train")
 
 
-def show_version(wanted: bool) -> None:
-    if wanted:
+def show_version(is_given: bool) -> None:
+    if is_given:
         typer.echo(f"ulcodec {__version__}")
         raise typer.Exit
 

@@ -1,4 +1,4 @@
-"""A progress bar on standard error for what takes more than two seconds, if a person may be looking."""
+"""Progress bar on a terminal's standard error, for work of more than two seconds."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ SPEED_WINDOW_S = 60.0
 
 
 class Bar:
-    """Observer of `ulcodec.progress` that draws. Between two reports it stands still: there is no thread."""
+    """Observer of `ulcodec.progress` that draws a bar at each report; it has no thread."""
 
     def __init__(self, doing: str, clock: Callable[[], float] = time.monotonic):
         self.doing, self.clock = doing, clock
@@ -25,7 +25,7 @@ class Bar:
 
     def __call__(self, fraction: float, note: str) -> None:
         now = self.clock()
-        if now < self.next_s or fraction == 1:  # then it is about to be wiped
+        if now < self.next_s or fraction == 1:  # the bar is about to be removed
             return
         self.next_s = now + REDRAW_S
         description = f"{self.doing} {note}".strip()
@@ -38,7 +38,7 @@ class Bar:
             self.progress.refresh()
         else:
             self.progress.start()
-            self.progress.console.show_cursor(True)  # a process that is killed must not leave it hidden
+            self.progress.console.show_cursor(True)  # a killed process must not leave it hidden
 
     def new_progress(self) -> "Progress":
         from rich.console import Console
@@ -60,7 +60,7 @@ class Bar:
         )
 
     def hide(self) -> None:
-        """Wipe the bar; the next report draws it again."""
+        """Remove the bar from the screen; the next report draws it again."""
         if self.progress is not None:
             self.progress.stop()
 
@@ -70,7 +70,7 @@ _bar: Bar | None = None
 
 @contextmanager
 def progress_bar(doing: str) -> Iterator[None]:
-    """Show how far the work inside is, and wipe that at its end or on an error."""
+    """Show the progress of the work inside; remove the bar at its end or on an error."""
     global _bar
     if not sys.stderr.isatty():
         yield
@@ -85,6 +85,6 @@ def progress_bar(doing: str) -> Iterator[None]:
 
 
 def hide_bar() -> None:
-    """Make room for a line; a bar that is shown comes back below it with the next report."""
+    """Hide the bar so that a line can be printed; the next report draws it below."""
     if _bar is not None:
         _bar.hide()

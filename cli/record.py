@@ -1,4 +1,4 @@
-"""What a run over many files wrote, and from what, so that the next run makes only what has changed."""
+"""Record of a run over many files, so that the next run makes only what has changed."""
 
 import json
 import os
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 NAME = ".ulcodec.jsonl"
-"""A file beside the results: a line for each, the last one counts."""
+"""File beside the results: one line per result; the last line of a result counts."""
 
 Stamp = list[int]
-"""Size in bytes and time of the last change in nanoseconds."""
+"""Size in bytes, and time of the last change in nanoseconds."""
 
 
 class Record:
-    """The records of all folders that a run writes to. Without one, a result is current if it is newer than its source.
+    """The records of all folders that a run writes to. Without a record, a result newer than its source is current.
 
-    `options`: what decides of the results beside the sources, as JSON values.
+    `options`: everything beside the sources that decides the results, as JSON values.
     """
 
     def __init__(self, options: object) -> None:
@@ -25,18 +25,18 @@ class Record:
         self.read: dict[Path, Stamp | None] = {}
 
     def entry(self, target: Path) -> dict[str, Any]:
-        """What was said of a target; empty if nothing, or if somebody has changed it since."""
+        """Look up a target; empty if it was not recorded, or has been changed since."""
         if target.parent not in self.folders:
             self.folders[target.parent] = read_record(target.parent / NAME)
-        found = self.folders[target.parent].get(target.name, {})
-        return found if found.get("written") == stamp(target) else {}
+        entry = self.folders[target.parent].get(target.name, {})
+        return entry if entry.get("written") == stamp(target) else {}
 
     def is_ours(self, source: Path, target: Path) -> bool:
-        """Whether the target is as a run wrote it from this source, by path: another of the same name has no right."""
+        """Whether a run wrote the target from this very source, by path, and nothing has changed it since."""
         return self.entry(target).get("source") == source_name(source, target)
 
     def is_current(self, source: Path, target: Path) -> bool:
-        """False if that cannot be told: reading or writing then says why."""
+        """Whether the result is up to date; False if unknown, since reading or writing then gives the error."""
         now, existing = stamp(source), stamp(target)
         if now is None or existing is None or not target.is_file():
             return False
@@ -46,11 +46,11 @@ class Record:
         return existing[1] >= now[1]
 
     def see(self, source: Path) -> None:
-        """Note the source as it is before it is read: what changes later must not pass for what was read."""
+        """Note the state of a source before it is read, so that a later change is noticed."""
         self.read[source] = stamp(source)
 
     def add(self, source: Path, target: Path) -> None:
-        """Say that the target was written from the source. What cannot be said costs nothing."""
+        """Record that the target was written from the source. A record that cannot be written is no error."""
         entry = {"target": target.name, "source": source_name(source, target), "read": self.read[source],
                  "written": stamp(target), "options": self.options}  # fmt: skip
         self.folders.setdefault(target.parent, {})[target.name] = entry
@@ -59,7 +59,7 @@ class Record:
 
 
 def read_record(file: Path) -> dict[str, dict[str, Any]]:
-    """By target; lines that cannot be read count for nothing."""
+    """Read the entries of a record by target; unreadable lines are skipped."""
     entries: dict[str, dict[str, Any]] = {}
     with suppress(OSError, UnicodeError):
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -70,13 +70,13 @@ def read_record(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def source_name(source: Path, target: Path) -> str:
-    """The source's path from the folder of its target: both can be moved together."""
+    """Path of a source relative to the folder of its target, so that both can be moved together."""
     return os.path.relpath(os.path.realpath(source), os.path.realpath(target.parent))
 
 
 def stamp(file: Path) -> Stamp | None:
     try:
-        found = os.stat(file)
+        status = os.stat(file)
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns]

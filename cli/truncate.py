@@ -1,4 +1,4 @@
-"""`ulcodec truncate`: a smaller .ulc file from a larger one, without decoding it."""
+"""`ulcodec truncate`: cut a .ulc file to a smaller one, without decoding it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +20,8 @@ def truncate(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Keep the front of a .ulc file, its first segment at least: it decodes to a coarser picture."""
-    if sum(wanted is not None for wanted in (fraction, size, segments)) != 1:
+    """Keep the front of a .ulc file, at least its first segment. It decodes to a coarser picture."""
+    if sum(limit is not None for limit in (fraction, size, segments)) != 1:
         raise typer.BadParameter("name one of --fraction, --size and --segments")
     target = output_path(source, output, ".ulc", force)
     data = read_file(source)
@@ -32,6 +32,6 @@ def truncate(
         kept = container.within(parse_bytes(size) if size is not None else int((fraction or 0.0) * len(data)))
     smaller = kept.to_bytes()
     write_file(target, smaller)
-    shown = f"{target}: {kept.n_whole_segments} of {N_SEGMENTS} segments whole, {len(smaller)} of {len(data)} bytes"
-    values = {"output": str(target), "file_bytes": len(smaller), "n_segments": kept.n_whole_segments, "line": shown}
+    line = f"{target}: {kept.n_whole_segments} of {N_SEGMENTS} segments whole, {len(smaller)} of {len(data)} bytes"
+    values = {"output": str(target), "file_bytes": len(smaller), "n_segments": kept.n_whole_segments, "line": line}
     report(values, json)

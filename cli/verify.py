@@ -1,4 +1,4 @@
-"""`ulcodec verify`: whether .ulc files are whole, without decoding them."""
+"""`ulcodec verify`: check .ulc files for damage, without decoding them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ def verify(
     max_pixels: MaxPixels = MAX_PIXELS,
     json: Json = False,
 ) -> None:
-    """Check header, sizes and checksums of .ulc files. Exit code 1 if one of them is not sound."""
+    """Check header, sizes and checksums of .ulc files. Exit code 1 if a file is damaged."""
     n_bad = 0
     for source in sources:
         message = None
