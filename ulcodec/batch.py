@@ -28,7 +28,7 @@ from ulcodec.progress import share, tracked
 
 POSITIONS_ON_CPU, POSITIONS_ON_GPU = 2**10, 2**14
 """Latent positions, of 256 pixels each, that go through the networks together: what gains on a CPU
-(docs/lab-notes.md), and what a GPU has memory for."""
+(docs/lab-notes/coding-speed.md), and what a GPU has memory for."""
 
 Kind = tuple[Any, ...]
 """What pictures that go together have in common, their latent grid first."""

@@ -12,7 +12,7 @@ from ulcodec.model.decoder import Denoiser
 
 FIRST_LOG_SNR, LAST_LOG_SNR = -2.0, 2.0
 """Where sampling begins, at noise alone, and where it ends. The noise that is left has the spectrum of what it replaces
-and does not show as such; a wider range takes more steps for the same statistics (docs/lab-notes.md)."""
+and does not show as such; a wider range takes more steps for the same statistics (docs/lab-notes/realism.md)."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ EFFORT_STEPS = (0, 1, 2, 3, 5, 8, 16, 32, 64)
 
 CURVATURE_BITS, CURVATURE_RANGE = 11.0, (6.0, 20.0)
 """Bits that a squared quantisation step of error costs, half the second derivative of the loss: at first, and within
-what it is measured. Measured with the present weights: 9 to 15, more at low quality (docs/lab-notes.md)."""
+what it is measured. Measured with the present weights: 9 to 15, more at low quality
+(docs/lab-notes/rate-distortion-optimisation.md)."""
 
 THRIFT = 1.2
 """Of the choice of symbols (see `encode_latents`): here the gradient pays for what an error costs other elements."""

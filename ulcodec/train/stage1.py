@@ -33,7 +33,7 @@ EXTENSIBLE = (*DEPTHS, "latent_channels", "n_quality_anchors", "negative_slope")
 """Fields of a codec's configuration that may grow when a run starts from another model."""
 
 INNOVATION = 0.6
-"""How much of the DCT coefficients that come next the networks of `small` did not guess (docs/lab-notes.md)."""
+"""How much of the DCT coefficients that come next the networks of `small` did not guess (docs/lab-notes/weights.md)."""
 
 SLOW_PARAMETERS = (
     ("hyper_encoder.head.weight", 1.0),
@@ -56,7 +56,8 @@ SLOW_PARAMETERS = (
 
 The linear transforms start at a DCT and carry the large coefficients; the heads write straight into pixels, latents and
 means, where one step of Adam at the full rate moves all weights together by more than the correction that is to be
-learned. At the full rate their noise costs 0.4 dB and keeps the networks behind them from learning (docs/lab-notes.md).
+learned. At the full rate their noise costs 0.4 dB and keeps the networks behind them from learning
+(docs/lab-notes/training-recipe.md).
 """
 
 
