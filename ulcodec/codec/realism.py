@@ -13,7 +13,7 @@ from ulcodec.model.decoder import Denoiser
 
 FIRST_LOG_SNR, LAST_LOG_SNR = -2.0, 2.0
 """Log-SNR where sampling begins, at pure noise, and where it ends. The remaining noise has the spectrum of the detail
-that it replaces, and is not visible as noise. A wider range needs more evaluations (docs/lab-notes.md)."""
+that it replaces, and is not visible as noise. A wider range needs more evaluations (docs/lab-notes/realism.md)."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ EFFORT_STEPS = (0, 1, 2, 3, 5, 8, 16, 32, 64)
 CURVATURE_BITS, CURVATURE_RANGE = 11.0, (6.0, 20.0)
 """Half the second derivative of the loss, in bits per squared bin: its first guess, and limits on its measurement.
 
-Measured with the present weights: 9 to 15, more at low quality (docs/lab-notes.md)."""
+Measured with the present weights: 9 to 15, more at low quality (docs/lab-notes/rate-distortion-optimisation.md)."""
 
 THRIFT = 1.2
 """Thrift of the symbols (see `encode_latents`): the gradient already accounts for the effect of an error on other

@@ -21,7 +21,7 @@ SQUARED_BIN_BITS = 14.0
 
 At high rate it is `6 / ln 2 = 8.7`, the derivative of `-log2 width` over that of `width^2 / 12`. The larger value also
 pays for what an error costs the elements that are predicted from it; it gave the best files of 8.7, 11, 14, 18 and 24
-(docs/lab-notes.md)."""
+(docs/lab-notes/rate-distortion-optimisation.md)."""
 
 
 @fused

@@ -1,9 +1,9 @@
 """Hidden units that died: found, and drawn anew so that the codec stays as it is.
 
 A unit whose ReLU is zero at every position of every picture has no gradient, and does not come back by itself. Most of
-those in the older blocks of `small` had died (docs/lab-notes.md); they cost decoding time and give nothing. Others
-recycle them during the run (Sokar et al. 2023, arXiv 2302.12902); here it is done when a run starts from a model. Units
-that leak keep a gradient, and count as dead if they are never above zero.
+those in the older blocks of `small` had died (docs/lab-notes/dead-units.md); they cost decoding time and give nothing.
+Others recycle them during the run (Sokar et al. 2023, arXiv 2302.12902); here it is done when a run starts from a
+model. Units that leak keep a gradient, and count as dead if they are never above zero.
 """
 
 from collections.abc import Callable, Iterator
