@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 POSITIONS_ON_CPU, POSITIONS_ON_GPU = 2**10, 2**14
-"""Latent positions, of 256 pixels each, per group: the measured optimum on a CPU (docs/lab-notes/coding-speed.md), and what fits
+"""Latent positions, of 256 pixels each, per group: measured on a CPU (docs/lab-notes/coding-speed.md), and what fits
 the memory of a GPU."""
 
 Kind = tuple[Any, ...]
