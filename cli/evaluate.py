@@ -32,10 +32,10 @@ def open_codec(model: str) -> "Codec":
     if not (Path(model) / "checkpoint").is_dir():
         return load(model)
 
-    from ulcodec.export.pipeline import export_model
+    from ulcodec.export.pipeline import export
 
     with TemporaryDirectory() as folder:
-        export_model(Path(model), Path(folder) / "model")
+        export(Path(model), Path(folder) / "model", sources=())
         return load(Path(folder) / "model")
 
 

@@ -1,6 +1,5 @@
 """`ulcodec train`: train a codec and export it."""
 
-from errno import EEXIST
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,15 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ulcodec.errors import TrainingError
-from ulcodec.progress import share, tracked
-from ulcodec_cli.common import Force, say
-from ulcodec_cli.progress import progress_bar
-
-CALIBRATION_PICTURES = 48
-MEASURED_PICTURES = 8
-MEASURED_QUALITIES = (10, 50, 90)
-FITTING_SHARE = 0.94
-"""Rough time of fitting, of fitting and measuring."""
+from ulcodec_cli.export import export
 
 app = typer.Typer(help="Train a codec of your own.", no_args_is_help=True)
 
@@ -218,49 +209,4 @@ def resume(
     typer.echo(f"run directory: {finished}")
 
 
-@app.command("export")
-def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a finished or stopped run.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to make.")],
-    name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of its configuration.")] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(help="Pictures to fit the coder's means and tables to; default: the run's.")
-    ] = None,
-    force: Force = False,
-) -> None:
-    """Turn a run into a model directory that encode and decode take as --model."""
-    from ulcodec.codec.evaluation import integer_cost_percent, middle
-    from ulcodec.codec.image import load
-    from ulcodec.export.calibration import calibrate
-    from ulcodec.export.pipeline import check_output, export_model, is_model
-    from ulcodec.io.locations import as_source
-    from ulcodec.io.sources import read_pictures
-    from ulcodec.store.tensor_files import read_document
-
-    check_output(run, output)
-    if is_model(output) and not force:
-        raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(output))
-    with progress_bar("exporting"):
-        sha256 = export_model(run, output, name)
-        config = read_document(run / "checkpoint", "config")
-        is_codec = "stage1" in config
-        texts = (data or config["stage1"]["data"]) if is_codec else []
-        sources = [as_source(text) for text in texts]
-        missing = [str(source) for source in sources if isinstance(source, Path) and not source.exists()]
-        found = [] if missing else read_pictures(sources, CALIBRATION_PICTURES)
-        pictures = [middle(pixels, 512) for pixels in found]
-        if pictures:
-            with share(FITTING_SHARE, "fitting means and tables"):
-                sha256 = calibrate(output, pictures)
-        say(f"model directory: {output}, fingerprint {sha256[:8]}")
-        if missing:
-            absent = ", ".join(missing)
-            say(f"means and tables not fitted to files: no pictures at {absent}; name some with --data")
-        if pictures:
-            say(f"means and tables fitted to files of {len(pictures)} pictures")
-            codec, measured = load(output), pictures[:MEASURED_PICTURES]
-            costs = [
-                f"{integer_cost_percent(codec, measured, quality):+.2f} % at quality {quality}"
-                for quality in tracked(MEASURED_QUALITIES, "measuring files")
-            ]
-            say(f"files against the float prior's bound, {len(measured)} pictures: {', '.join(costs)}")
+app.command("export")(export)

@@ -17,7 +17,7 @@ from ulcodec.coding.range_coder import TOTAL
 from ulcodec.coding.tables import fit_tables
 from ulcodec.export.calibration import QUALITIES, calibrate, count_symbols, input_moments, mean_errors, side_by_side
 from ulcodec.model.blocks import conv
-from ulcodec.store.model_directory import open_model, write_model
+from ulcodec.store.model_directory import open_model, with_coding, write_model
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +73,14 @@ def test_errors_of_the_means_are_found_and_mended(
     stored, pictures = open_model(tiny_model_dir), [picture] * 20
     wrong = 0.3 * torch.linspace(-1, 1, stored.config.latent_channels, dtype=torch.float64)
     directory = tmp_path / "biased"
-    write_model(directory, stored.weights, stored.coding | with_mean_bias(stored.coding, wrong), stored.document)
+    write_model(directory, with_coding(stored, with_mean_bias(stored.coding, wrong)))
     biased = ulcodec.load(directory, device="cpu")
     before, after = (mean_errors(codec, pictures) for codec in (tiny_codec, biased))
     coded = (after - before).abs() > wrong.abs() / 2
     assert coded.sum() > len(wrong) / 4
     assert torch.allclose((after - before)[coded], wrong[coded], rtol=0.5, atol=0.02)
     mending = stored.coding | with_mean_bias(open_model(directory).coding, -after)
-    write_model(directory, stored.weights, mending, stored.document)
+    write_model(directory, with_coding(stored, mending))
     mended = ulcodec.load(directory, device="cpu")
     assert mean_errors(mended, pictures)[coded].abs().mean() < after[coded].abs().mean() / 3
     assert len(mended.encode(picture, quality=60)) < len(biased.encode(picture, quality=60))

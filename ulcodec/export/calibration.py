@@ -1,13 +1,12 @@
-"""What the coder learns from real files: how to round the prior's weights, its mean error, its symbols' frequencies.
+"""Calibrate a model's integers to real files: the rounding of weights, the means, and the frequency tables.
 
-Weights are rounded so that every layer gives about the same on the inputs that files give it. What is left may still
-shift a channel's means, since the shifts of many layers need not cancel: on average it is taken out (bias correction,
-Nagel et al. 2019, arXiv 1906.04721). Symbols chosen by rate and distortion are zero more often than a Gaussian says,
-and have heavier tails.
+Weights are rounded so that every layer changes little on the inputs that real files give it. The remaining error may
+still shift a channel's means, since the errors of many layers need not cancel. Its average is subtracted (bias
+correction, Nagel et al. 2019, arXiv 1906.04721). Symbols chosen by rate and distortion are zero more often than under a
+Gaussian, and have heavier tails; the tables are fitted to their counts.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,69 +27,79 @@ from ulcodec.devices import choose_device
 from ulcodec.model.likelihood import reveal_predictions
 from ulcodec.model.reveal import pass_map
 from ulcodec.progress import share, tracked
-from ulcodec.store.model_directory import open_model, table_scales, table_tensors, write_model
+from ulcodec.store.model_directory import (
+    StoredModel,
+    open_model,
+    table_scales,
+    table_tensors,
+    with_coding,
+    write_model,
+)
 
 QUALITIES = (0, 20, 40, 60, 80, 100)
 
 ROUNDING_INTERVAL = 3
-"""Layers' inputs are measured on every third picture: their moments settle sooner than the tables."""
+"""Inputs of layers are measured on every third picture: their moments converge sooner than the tables."""
 
 ROUNDING_VARIANCE = 1 / 12
-"""Of a symbol, in squared steps."""
+"""Variance of rounding to an integer, in squared bins."""
 
 PRIOR_WEIGHT = 100.0
-"""Weight of having no error, so that a channel of which little is coded stays as it is."""
+"""Weight of the prior belief that there is no error: a channel with few coded elements changes little."""
 
 
 def calibrate(directory: Path, pictures: Sequence[NDArray[np.uint8]]) -> str:
-    """Round the prior's weights anew, and fit means and tables of a model directory to pictures uint8 [H, W, 3].
+    """Calibrate a model directory to pictures uint8 [H, W, 3]; return its new SHA-256.
 
-    Returns the model's new SHA-256. Files that were made before are files of another model.
+    Files encoded before the calibration belong to another model.
     """
-    stored, device = open_model(directory), choose_device("auto")
+    return write_model(directory, calibrated(open_model(directory), pictures, choose_device("auto")))
+
+
+def calibrated(stored: StoredModel, pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> StoredModel:
+    """Round a model's weights again, and fit its means and tables, to the files of pictures uint8 [H, W, 3]."""
     codec = codec_of(stored, device)
     with share(0.2):
         moments = input_moments(codec, pictures[::ROUNDING_INTERVAL])
-    stored = replace(stored, coding=stored.coding | integer_tensors(codec.model, moments))
+    stored = with_coding(stored, integer_tensors(codec.model, moments))
     with share(0.4):
         errors = mean_errors(codec_of(stored, device), pictures)
-    stored = replace(stored, coding=stored.coding | with_mean_bias(stored.coding, -errors))
+    stored = with_coding(stored, with_mean_bias(stored.coding, -errors))
     codec = codec_of(stored, device)
     counts = np.zeros(codec.coder.tables.frequencies.shape, np.int64)
     for pixels in tracked(pictures):
         for quality in QUALITIES:
             count_symbols(codec, pixels, quality, counts)
-    tables = fit_tables(codec.coder.tables, counts)
-    return write_model(directory, stored.weights, stored.coding | table_tensors(tables), stored.document)
+    return with_coding(stored, table_tensors(fit_tables(codec.coder.tables, counts)))
 
 
 def input_moments(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, Tensor]:
-    """Sums of products of the inputs of every layer of the float prior, and of a 1 after them, as files are coded.
+    """Accumulate the second moments of the inputs of every layer of the float prior while files are coded.
 
-    float64 [in + 1, in + 1] by the names of the integer layers, in the order of their inputs.
+    Returns float64 [in + 1, in + 1] by the names of the integer layers; the last input is the constant 1 of the bias.
     """
     layers = float_layers(codec.model)
     inputs: dict[str, Tensor] = {}
     sizes = {name: layer.weight.shape[1] + 1 for name, layer in layers.items()}
     totals = {name: torch.zeros(size, size, dtype=torch.float64) for name, size in sizes.items()}
 
-    def watch(reader: str) -> RemovableHandle:
+    def record_inputs(reader: str) -> RemovableHandle:
         module = codec.model.get_submodule(reader)
 
-        def see(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        def record(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             assert isinstance(module, nn.Conv2d)
             inputs[reader] = side_by_side(arguments[0].float(), module.kernel_size[0])
 
-        return module.register_forward_pre_hook(see)
+        return module.register_forward_pre_hook(record)
 
-    handles = [watch(reader) for layer in layers.values() for reader in layer.readers]
+    handles = [record_inputs(reader) for layer in layers.values() for reader in layer.readers]
     try:
         for pixels in tracked(pictures):
             for quality in QUALITIES:
                 exact_means(codec, encoded(codec, pixels, quality), quality, grid_of(*pixels.shape[:2]))
                 for name, layer in layers.items():
-                    seen = [inputs[reader] for reader in layer.readers]
-                    x = torch.cat((*seen, torch.ones_like(seen[0][:, :1])), dim=1)
+                    layer_inputs = [inputs[reader] for reader in layer.readers]
+                    x = torch.cat((*layer_inputs, torch.ones_like(layer_inputs[0][:, :1])), dim=1)
                     totals[name] += (x.T @ x).double().cpu()
     finally:
         for handle in handles:
@@ -99,18 +108,18 @@ def input_moments(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> dict[s
 
 
 def side_by_side(x: Tensor, kernel_size: int) -> Tensor:
-    """[B, C, h, w] -> [B h w, kh kw C]: what a convolution (1x1 or 3x3) sees, in the order of `flat` weights."""
+    """Unfold [B, C, h, w] to the inputs [B h w, kh kw C] of a 1x1 or 3x3 convolution, ordered as `flat` weights."""
     rows = x.permute(0, 2, 3, 1).flatten(0, 2)
     return rows if kernel_size == 1 else neighbourhoods(rows, (x.shape[2], x.shape[3]))
 
 
 def encoded(codec: Codec, pixels: NDArray[np.uint8], quality: int) -> DecodedLatent:
-    """What the file of a picture holds."""
+    """Encode a picture, and return the latent that its file restores."""
     return encode_latent(codec.coder, *codec.analyse(pixels, quality), quality).latent
 
 
 def exact_means(codec: Codec, latent: DecodedLatent, quality: int, grid: tuple[int, int]) -> Tensor:
-    """The float prior's means of a file's elements: [1, C, h, w]."""
+    """Predict the means of a file's elements by the float prior: [1, C, h, w]."""
     q = torch.tensor([quality / 100], device=codec.device)
     with torch.inference_mode():
         features = codec.model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
@@ -118,9 +127,9 @@ def exact_means(codec: Codec, latent: DecodedLatent, quality: int, grid: tuple[i
 
 
 def mean_errors(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """By how much the integer prior's means exceed the float prior's, in the channels' own spread: float64 [C].
+    """Average how much the integer prior's means exceed the float prior's, in units of a channel's spread: float64 [C].
 
-    An average over the files' coded elements, each weighted by what an error costs there: one over its variance.
+    The average runs over the coded elements of the files, each weighted by the cost of an error: 1 / variance.
     """
     totals = torch.zeros(2, codec.model.config.latent_channels, dtype=torch.float64)
     for pixels in tracked(pictures):
@@ -130,26 +139,26 @@ def mean_errors(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
 
 
 def add_mean_errors(codec: Codec, pixels: NDArray[np.uint8], quality: int, totals: Tensor) -> None:
-    """Add the weighted errors, and the weights, of the file of a picture to `totals` float64 [2, C]."""
+    """Add the weighted errors and the weights of a picture's file to `totals` float64 [2, C]."""
     coder, model, grid = codec.coder, codec.model, grid_of(*pixels.shape[:2])
     latent = encoded(codec, pixels, quality)
-    exact = exact_means(codec, latent, quality, grid)
+    float_means = exact_means(codec, latent, quality, grid)
     with torch.inference_mode():
         gain = model.prior.log_gain.gain(torch.tensor([quality / 100], device=codec.device)).flatten().double().cpu()
-    exact, restored = exact[0].flatten(1).T.double().cpu(), latent.y_16.cpu() / MEAN_GRID
+    float_means, restored = float_means[0].flatten(1).T.double().cpu(), latent.y_16.cpu() / MEAN_GRID
     passes, variance = pass_map(model.config, grid).flatten(1).T, table_scales() ** 2 + ROUNDING_VARIANCE
     _, *groups = symbols_of(coder, latent, quality, grid)
     for reveal_pass, (symbols, index) in zip(FILE_PASSES, groups, strict=True):
-        now = passes == reveal_pass
-        channel = now.nonzero()[:, 1]
-        error = restored[now] - torch.from_numpy(symbols) - exact[now]
+        is_coded = passes == reveal_pass
+        channel = is_coded.nonzero()[:, 1]
+        error = restored[is_coded] - torch.from_numpy(symbols) - float_means[is_coded]
         weight = torch.from_numpy((index > 0) / variance[index]) * gain[channel] ** 2
         totals[0].index_add_(0, channel, weight * error / gain[channel])
         totals[1].index_add_(0, channel, weight)
 
 
 def count_symbols(codec: Codec, pixels: NDArray[np.uint8], quality: int, counts: NDArray[np.int64]) -> None:
-    """Add the entries of every table that the file of a picture uses to `counts` [T, L]."""
+    """Add the table entries that a picture's file uses to `counts` [T, L]."""
     coder = codec.coder
     latent = encoded(codec, pixels, quality)
     for symbols, index in symbols_of(coder, latent, quality, grid_of(*pixels.shape[:2])):

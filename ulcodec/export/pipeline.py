@@ -1,53 +1,93 @@
-"""From a training run to a model directory that encodes and decodes."""
+"""Export a training run: from its newest checkpoint to a model directory, in one call that writes once.
 
+Stages: read the checkpoint, quantise its EMA weights, calibrate the integers to files, write the directory, measure.
+Until the write, nothing exists on the disk that could pass for a model.
+"""
+
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ulcodec.codec.evaluation import integer_cost_percent, middle
+from ulcodec.codec.image import codec_of
+from ulcodec.devices import choose_device
 from ulcodec.errors import ModelError, TrainingError
+from ulcodec.export.calibration import calibrated
+from ulcodec.io.locations import Source, as_source
+from ulcodec.io.sources import read_pictures
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.progress import share, tracked
 from ulcodec.store.installed import model_directory
-from ulcodec.store.model_directory import DENOISER, open_model, save_model, write_model
+from ulcodec.store.model_directory import DENOISER, StoredModel, open_model, quantised_model, write_model
 from ulcodec.store.networks import load_weights
 from ulcodec.store.tensor_files import STAGING_NAME, consistent, is_written, read_document, read_tensors
 
+CALIBRATION_PICTURES, CALIBRATION_CROP_PX = 48, 512
+MEASURED_PICTURES = 8
+MEASURED_QUALITIES = (10, 50, 90)
+CALIBRATION_SHARE = 0.94
+"""Rough share of time of the calibration; the rest is measuring files."""
 
-def export_model(run_dir: Path, out_dir: Path, name: str | None = None) -> str:
-    """Export the EMA weights of a run's newest checkpoint; returns the model's SHA-256 in hexadecimal digits.
 
-    The model's files take the place of those of another model in `out_dir`; others stay there. Raises TrainingError if
-    `run_dir` holds no checkpoint, or as `check_output`.
+class Checkpoint(NamedTuple):
+    """What an export reads of a run: its configuration, its progress, and its EMA weights."""
+
+    config: dict[str, Any]
+    progress: dict[str, Any]
+    ema: dict[str, Tensor]
+
+
+class Exported(NamedTuple):
+    """An exported model.
+
+    `sha256`: of its integers, in hexadecimal digits; `n_pictures`: pictures that it was calibrated to;
+    `missing_sources`: sources that do not exist, so that it was not calibrated; `cost_percent`: payload above the float
+    prior's bound by quality, measured on `n_measured` of the pictures.
     """
-    checkpoint = run_dir / "checkpoint"
-    if not is_written(checkpoint):
-        raise TrainingError(f"{run_dir}: no checkpoint to export")
+
+    sha256: str
+    n_pictures: int
+    missing_sources: list[str]
+    n_measured: int
+    cost_percent: dict[int, float]
+
+
+def export(
+    run_dir: Path, out_dir: Path, *, name: str | None = None, sources: Sequence[Source] | None = None
+) -> Exported:
+    """Export the newest checkpoint of a run to a model directory.
+
+    `name`: that of the model, by default that of its configuration. `sources`: pictures to calibrate to, by default
+    those of the run; none to skip the calibration. The model replaces another model in `out_dir`; other files stay.
+    Raises TrainingError if `run_dir` holds no checkpoint of a codec or a denoiser, or as `check_output`.
+    """
     check_output(run_dir, out_dir)
-    config, progress, ema = consistent(
-        checkpoint,
-        lambda: (
-            read_document(checkpoint, "config"),
-            read_document(checkpoint, "progress"),
-            read_tensors(checkpoint, "ema"),
-        ),
-    )
-    if "denoiser" in config:
-        return export_denoiser(config, progress, ema, out_dir)
-    if "stage1" not in config:
+    checkpoint = read_checkpoint(run_dir)
+    if "denoiser" in checkpoint.config:
+        stored = with_denoiser(checkpoint)
+        return Exported(write_model(out_dir, stored), 0, [], 0, {})
+    if "stage1" not in checkpoint.config:
         raise TrainingError(f"{run_dir} is a run of stage 2, which makes no codec: draw from it with ulcodec sample")
-    model = UnifiedLatentModel(ModelConfig.from_json(config["model"]))
-    load_weights(model, ema)
-    rounded = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
-    load_weights(model, rounded)
-    provenance = {"training": without_folders(config["stage1"]), "progress": progress}
-    return save_model(out_dir, name or model.config.name, model, provenance)
+    stored = trained_model(checkpoint, name)
+    pictures, missing = calibration_pictures(checkpoint, sources)
+    if pictures:
+        with share(CALIBRATION_SHARE, "fitting means and tables"):
+            stored = calibrated(stored, pictures, choose_device("auto"))
+    sha256 = write_model(out_dir, stored)
+    measured = pictures[:MEASURED_PICTURES]
+    return Exported(sha256, len(pictures), missing, len(measured), measured_costs(stored, measured))
 
 
 def check_output(run_dir: Path, out_dir: Path) -> None:
-    """Raise TrainingError for a directory that holds other things than a model, or what the export reads."""
+    """Raise TrainingError for a directory that holds something else than a model, or an input of the export."""
     inputs = [run_dir, run_dir / "checkpoint", run_dir / "constant", run_dir / "latents"]
     if is_written(run_dir / "checkpoint"):
         config = read_document(run_dir / "checkpoint", "config")
@@ -59,30 +99,72 @@ def check_output(run_dir: Path, out_dir: Path) -> None:
         raise TrainingError(f"{out_dir} is an input of this export; choose another directory")
     if out_dir.exists() and not out_dir.is_dir():
         raise TrainingError(f"{out_dir} is not a directory")
-    foreign = out_dir.is_dir() and any(not STAGING_NAME.fullmatch(path.name) for path in out_dir.iterdir())
-    if foreign and not is_model(out_dir):
+    has_files = out_dir.is_dir() and any(not STAGING_NAME.fullmatch(path.name) for path in out_dir.iterdir())
+    if has_files and not is_model(out_dir):
         raise TrainingError(f"{out_dir} is not empty and no model directory; choose another one")
 
 
 def is_model(directory: Path) -> bool:
-    """Whether a directory says that it holds a model."""
+    """Whether a directory holds a model, by its configuration."""
     try:
         return "coding_sha256" in read_document(directory, "config")
     except ModelError:
         return False
 
 
-def export_denoiser(config: dict[str, Any], progress: dict[str, Any], ema: dict[str, Tensor], out_dir: Path) -> str:
-    """The codec that a denoiser was trained for, with it: the same fingerprint, and files stay as they are."""
-    stored = open_model(config["denoiser"]["model"])
-    if stored.fingerprint.hex() != config["model"]["codec_sha256"]:
-        raise TrainingError(f"the denoiser was trained for another model than {config['denoiser']['model']} is now")
-    weights = stored.weights | {f"{DENOISER}.{key}": value.to(torch.float16) for key, value in ema.items()}
-    training = {**without_folders(config["denoiser"]), "progress": progress}
-    return write_model(out_dir, weights, stored.coding, stored.document | {"denoiser": training})
+def read_checkpoint(run_dir: Path) -> Checkpoint:
+    """Read the newest checkpoint of a run. Raises TrainingError if there is none."""
+    path = run_dir / "checkpoint"
+    if not is_written(path):
+        raise TrainingError(f"{run_dir}: no checkpoint to export")
+    return consistent(
+        path,
+        lambda: Checkpoint(read_document(path, "config"), read_document(path, "progress"), read_tensors(path, "ema")),
+    )
 
 
-def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings whose paths keep their last part only: a model travels, the machine that trained it does not."""
+def trained_model(checkpoint: Checkpoint, name: str | None) -> StoredModel:
+    """Quantise the codec of a checkpoint of stage 1."""
+    model = UnifiedLatentModel(ModelConfig.from_json(checkpoint.config["model"]))
+    load_weights(model, checkpoint.ema)
+    load_weights(model, {key: value.to(torch.float16) for key, value in model.state_dict().items()})
+    training = _without_folders(checkpoint.config["stage1"])
+    provenance = {"training": training, "progress": checkpoint.progress}
+    return quantised_model(name or model.config.name, model, provenance)
+
+
+def with_denoiser(checkpoint: Checkpoint) -> StoredModel:
+    """Join a trained denoiser with its codec, whose fingerprint and files stay as they are."""
+    settings = checkpoint.config["denoiser"]
+    stored = open_model(settings["model"])
+    if stored.fingerprint.hex() != checkpoint.config["model"]["codec_sha256"]:
+        raise TrainingError(f"the denoiser was trained for another model than {settings['model']} is now")
+    denoiser = {f"{DENOISER}.{key}": value.to(torch.float16) for key, value in checkpoint.ema.items()}
+    training = {**_without_folders(settings), "progress": checkpoint.progress}
+    return replace(stored, weights=stored.weights | denoiser, document=stored.document | {"denoiser": training})
+
+
+def calibration_pictures(
+    checkpoint: Checkpoint, sources: Sequence[Source] | None
+) -> tuple[list[NDArray[np.uint8]], list[str]]:
+    """Read the pictures to calibrate to, uint8 [H, W, 3]; and name the sources that do not exist."""
+    if sources is None:
+        sources = [as_source(text) for text in checkpoint.config["stage1"]["data"]]
+    missing = [str(source) for source in sources if isinstance(source, Path) and not source.exists()]
+    pictures = [] if missing else read_pictures(sources, CALIBRATION_PICTURES)
+    return [middle(pixels, CALIBRATION_CROP_PX) for pixels in pictures], missing
+
+
+def measured_costs(stored: StoredModel, pictures: Sequence[NDArray[np.uint8]]) -> dict[int, float]:
+    """Measure the payload of files above the float prior's bound, in percent, by quality; nothing without pictures."""
+    if not pictures:
+        return {}
+    codec = codec_of(stored, choose_device("auto"))
+    qualities = tracked(MEASURED_QUALITIES, "measuring files")
+    return {quality: integer_cost_percent(codec, pictures, quality) for quality in qualities}
+
+
+def _without_folders(settings: dict[str, Any]) -> dict[str, Any]:
+    """Shorten paths in settings to their last part: a model is shared, the paths of its machine are not."""
     names = {key: Path(settings[key]).name for key in ("out", "init", "model") if settings.get(key)}
     return {**settings, **names, "data": [Path(path).name for path in settings["data"]]}

@@ -1,6 +1,6 @@
 """Model directories: configuration, float weights (fp16), and the integers that define how files are coded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,26 +76,37 @@ def read_model(directory: Path) -> StoredModel:
 
 
 def save_model(directory: Path, name: str, model: UnifiedLatentModel, provenance: dict[str, Any]) -> str:
-    """Write a trained model as a model directory; returns its SHA-256 in hexadecimal digits.
+    """Quantise a trained model and write it as a model directory; return its SHA-256 in hexadecimal digits.
 
-    `provenance` (how it was trained; JSON values) is stored in `config.json`. Raises ModelError if a file
-    cannot hold what the model codes.
+    See `quantised_model`.
+    """
+    return write_model(directory, quantised_model(name, model, provenance))
+
+
+def quantised_model(name: str, model: UnifiedLatentModel, provenance: dict[str, Any]) -> StoredModel:
+    """Quantise a trained model: fp16 weights, integers, and the tables of Gaussian symbols.
+
+    `provenance` (JSON values: how it was trained) becomes part of `config.json`. Raises ModelError if a file cannot
+    hold what the model codes.
     """
     check_reveal_passes(model.config)
     coding = integer_tensors(model) | table_tensors(scale_tables())
     weights = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
     document = {"name": name, "model": model.config.to_json(), "provenance": provenance}
-    return write_model(directory, weights, coding, document)
+    return StoredModel(name, model.config, fingerprint(model.config, coding), weights, coding, document)
 
 
-def write_model(
-    directory: Path, weights: dict[str, Tensor], coding: dict[str, Tensor], document: dict[str, Any]
-) -> str:
-    """Write a model directory of these parts; returns its SHA-256, which `document` need not hold."""
-    sha256 = fingerprint(ModelConfig.from_json(document["model"]), coding).hex()
-    config = document | {"coding_sha256": sha256}
-    write_directory(directory, {"weights": weights, "coding": coding}, {"config": config})
-    return sha256
+def with_coding(stored: StoredModel, coding: dict[str, Tensor]) -> StoredModel:
+    """Replace some of a model's integers, and with them its fingerprint."""
+    coding = stored.coding | coding
+    return replace(stored, coding=coding, fingerprint=fingerprint(stored.config, coding))
+
+
+def write_model(directory: Path, stored: StoredModel) -> str:
+    """Write a model directory; return the model's SHA-256 in hexadecimal digits."""
+    config = stored.document | {"coding_sha256": stored.fingerprint.hex()}
+    write_directory(directory, {"weights": stored.weights, "coding": stored.coding}, {"config": config})
+    return stored.fingerprint.hex()
 
 
 def table_tensors(tables: FrequencyTables) -> dict[str, Tensor]:

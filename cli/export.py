@@ -1,0 +1,50 @@
+"""`ulcodec train export`: a training run to a model directory."""
+
+from errno import EEXIST
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ulcodec_cli.common import Force, say
+from ulcodec_cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from ulcodec.export.pipeline import Exported
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a finished or stopped run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to make.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of its configuration.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Pictures to calibrate means and tables to. Default: those of the run."),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Turn a run into a model directory that encode and decode take as --model."""
+    from ulcodec.export import pipeline
+    from ulcodec.io.locations import as_source
+
+    pipeline.check_output(run, output)
+    if pipeline.is_model(output) and not force:
+        raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(output))
+    sources = None if data is None else [as_source(text) for text in data]
+    with progress_bar("exporting"):
+        exported = pipeline.export(run, output, name=name, sources=sources)
+        for line in report_lines(output, exported):
+            say(line)
+
+
+def report_lines(output: Path, exported: "Exported") -> list[str]:
+    """Describe an exported model."""
+    lines = [f"model directory: {output}, fingerprint {exported.sha256[:8]}"]
+    if exported.missing_sources:
+        missing = ", ".join(exported.missing_sources)
+        lines.append(f"means and tables not fitted to files: no pictures at {missing}; name some with --data")
+    if exported.n_pictures:
+        lines.append(f"means and tables fitted to files of {exported.n_pictures} pictures")
+        costs = [f"{cost:+.2f} % at quality {quality}" for quality, cost in exported.cost_percent.items()]
+        lines.append(f"files against the float prior's bound, {exported.n_measured} pictures: {', '.join(costs)}")
+    return lines
