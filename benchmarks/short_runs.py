@@ -35,5 +35,5 @@ def trained(
         for settings in legs:
             loop = Loop(model, Path(folder), settings.loop_settings(), settings.resolved())
             loop.run(Stage1Step(model, lambda n_images: pictures, settings), lambda scored: {})
-    loop.ema_weights().swap()
-    return model.eval().requires_grad_(False), loop.seconds
+    loop.state.ema_weights().swap()
+    return model.eval().requires_grad_(False), loop.state.seconds

@@ -67,11 +67,11 @@ def gradients_only(loop: Loop, step: Stage1Step) -> Part:
 
     def measure() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss, metrics = step.draw()
-        loop.optimizer.zero_grad(set_to_none=True)
+        loop.state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), metrics
 
-    return GraphedStep(measure, step.generator).replay if loop.graphed is not None else measure
+    return GraphedStep(measure, step.generator).replay if loop.optimise.graph is not None else measure
 
 
 def renew_all(optimizer: Soap) -> None:
@@ -96,8 +96,8 @@ def time_batch(settings: Stage1Settings, device: torch.device, n_steps: int, gfl
         start_ms = median_ms(device, lambda: [loop.step(step) for _ in range(WARM_UP_STEPS)], 1)
         step_ms = median_ms(device, lambda: loop.step(step), N_ROUNDS, n_steps)
         renewal_ms = None
-        if isinstance(loop.optimizer, Soap):
-            renewal_ms = median_ms(device, partial(renew_all, loop.optimizer), N_ROUNDS)
+        if isinstance(loop.state.optimizer, Soap):
+            renewal_ms = median_ms(device, partial(renew_all, loop.state.optimizer), N_ROUNDS)
         gradients_ms = median_ms(device, gradients_only(loop, step), N_ROUNDS, n_steps)
     return {
         "batch": settings.batch_size,

@@ -1,191 +1,108 @@
 """`ulcodec train`: train a codec and export it."""
 
+import inspect
+import types
+from dataclasses import MISSING, Field, fields
+from importlib import import_module
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
 from ulcodec.errors import TrainingError
+from ulcodec.io.locations import as_source
+from ulcodec.train.settings import DenoiserSettings, Stage1Settings, Stage2Settings
 from ulcodec_cli.export import export
 
 app = typer.Typer(help="Train a codec of your own.", no_args_is_help=True)
 
-
-Data = Annotated[list[str], typer.Option(help="Folder of pictures or tar shards, a tar shard, or its URL; repeatable.")]
-
-
-@app.command("stage1")
-def stage1(
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Run directory; the same command resumes a run that stopped.")],
-    config: Annotated[str, typer.Option(help="Model configuration: tiny, small, base or paper.")] = "small",
-    objective: Annotated[str, typer.Option(help="codec, or ul: the losses of the paper.")] = "codec",
-    minutes: Annotated[float | None, typer.Option(help="Time budget.")] = None,
-    images: Annotated[int | None, typer.Option(help="Length in images seen.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
-    crop: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Rate before the decay.")] = None,
-    warmup: Annotated[int | None, typer.Option(help="Images over which the rate rises.")] = None,
-    decay_share: Annotated[float | None, typer.Option(help="Share of the run over which the rate falls.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw, or soap: slower steps, fewer of them.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    shards_in_memory: Annotated[
-        int | None, typer.Option(help="Stream: hold so many tar shards at a time. Default: all pictures.")
-    ] = None,
-    crops_per_shard: Annotated[
-        int | None, typer.Option(help="Streaming: crops between one shard and the next.")
-    ] = None,
-    init: Annotated[Path | None, typer.Option(help="Model directory whose weights the run starts from.")] = None,
-    compile: Annotated[bool | None, typer.Option(help="On GPUs: torch.compile, and steps as CUDA graphs.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
-) -> None:
-    """Train encoder, prior and decoder together. What is not given keeps the default that --dry-run prints."""
-    from ulcodec.io.locations import as_source
-    from ulcodec.train.settings import Stage1Settings
-    from ulcodec.train.stage1 import train_stage1
-
-    given = {
-        "minutes": minutes,
-        "n_images": images,
-        "batch_size": batch_size,
-        "crop_px": crop,
-        "learning_rate": learning_rate,
-        "warmup_images": warmup,
-        "decay_share": decay_share,
-        "optimizer": optimizer,
-        "seed": seed,
-        "device": device,
-        "threads": threads,
-        "shards_in_memory": shards_in_memory,
-        "crops_per_shard": crops_per_shard,
-        "init": init,
-        "compile": compile,
-    }
-    chosen = chosen_options(given)
-    settings = Stage1Settings(data=tuple(map(as_source, data)), out=out, config=config, objective=objective, **chosen)
-    settings.check()
-    if dry_run:
-        typer.echo(dumps(settings.resolved(), indent=2))
-    else:
-        typer.echo(f"run directory: {train_stage1(settings)}")
+Settings = Stage1Settings | Stage2Settings | DenoiserSettings
 
 
-@app.command("stage2")
-def stage2(
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Run directory; the same command resumes a run that stopped.")],
-    model: Annotated[str | None, typer.Option(help="The codec: name of an installed model, or a directory.")] = None,
-    config: Annotated[str | None, typer.Option(help="Base model: tiny, mini, small, medium or large.")] = None,
-    quality: Annotated[int | None, typer.Option(help="The codec's quality, 0 to 100, whose latents to learn.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Time budget.")] = None,
-    images: Annotated[int | None, typer.Option(help="Length in images seen.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
-    crop: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Rate before the decay.")] = None,
-    bias: Annotated[float | None, typer.Option(help="Bias b of the sigmoid weighting.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first pictures.")] = None,
-    shard: Annotated[
-        bool | None, typer.Option("--shard", help="Split the weights between the processes of torchrun (FSDP2).")
-    ] = None,
-    compile: Annotated[bool | None, typer.Option(help="Use torch.compile on GPUs.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
-) -> None:
-    """Train a base model that draws a codec's latents. What is not given keeps the default that --dry-run prints."""
-    from ulcodec.io.locations import as_source
-    from ulcodec.train.settings import Stage2Settings
-    from ulcodec.train.stage2 import train_stage2
+def stage_command(stage: str, settings_type: type[Settings], docstring: str) -> None:
+    """Register the command of a stage, whose options are those of its settings."""
+    options = {parameter_name(field): field for field in fields(settings_type) if "option" in field.metadata}
 
-    given = {
-        "model": model,
-        "config": config,
-        "quality": quality,
-        "minutes": minutes,
-        "n_images": images,
-        "batch_size": batch_size,
-        "crop_px": crop,
-        "learning_rate": learning_rate,
-        "bias": bias,
-        "seed": seed,
-        "device": device,
-        "threads": threads,
-        "limit_pictures": limit,
-        "shard": shard,
-        "compile": compile,
-    }
-    chosen = chosen_options(given)
-    settings = Stage2Settings(data=tuple(map(as_source, data)), out=out, **chosen)
-    settings.check()
-    if dry_run:
-        typer.echo(dumps(settings.to_json(), indent=2))
-    else:
-        typer.echo(f"run directory: {train_stage2(settings)}")
+    def command(dry_run: bool, **values: Any) -> None:
+        settings = settings_type(**chosen_settings(options, values))
+        settings.check()
+        if dry_run:
+            resolved = settings.resolved() if isinstance(settings, Stage1Settings) else settings.to_json()
+            typer.echo(dumps(resolved, indent=2))
+        else:
+            train = getattr(import_module(f"ulcodec.train.{stage}"), f"train_{stage}")
+            typer.echo(f"run directory: {train(settings)}")
+
+    parameters = [option_of(name, field) for name, field in options.items()]
+    dry_run = typer.Option("--dry-run", help="Print the resolved settings and stop.")
+    parameters.append(keyword("dry_run", Annotated[bool, dry_run], False))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__doc__ = docstring
+    app.command(stage)(command)
 
 
-@app.command("denoiser")
-def denoiser(
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Run directory; the same command resumes a run that stopped.")],
-    model: Annotated[str | None, typer.Option(help="The codec: name of an installed model, or a directory.")] = None,
-    init: Annotated[str | None, typer.Option(help="Model whose denoiser the run starts from.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Time budget.")] = None,
-    images: Annotated[int | None, typer.Option(help="Length in images seen.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
-    crop: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Rate before the decay.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw, or soap: slower steps, fewer of them.")] = None,
-    bias: Annotated[float | None, typer.Option(help="Bias b of the sigmoid weighting.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first pictures.")] = None,
-    compile: Annotated[bool | None, typer.Option(help="On GPUs: torch.compile, and steps as CUDA graphs.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
-) -> None:
-    """Train what a finished codec draws realistic pictures with. The codec and its files stay as they are.
-
-    What is not given keeps the default that --dry-run prints.
-    """
-    from ulcodec.io.locations import as_source
-    from ulcodec.train.denoiser import train_denoiser
-    from ulcodec.train.settings import DenoiserSettings
-
-    given = {
-        "model": model,
-        "init": init,
-        "minutes": minutes,
-        "n_images": images,
-        "batch_size": batch_size,
-        "crop_px": crop,
-        "learning_rate": learning_rate,
-        "optimizer": optimizer,
-        "bias": bias,
-        "seed": seed,
-        "device": device,
-        "threads": threads,
-        "limit_pictures": limit,
-        "compile": compile,
-    }
-    chosen = chosen_options(given)
-    settings = DenoiserSettings(data=tuple(map(as_source, data)), out=out, **chosen)
-    settings.check()
-    if dry_run:
-        typer.echo(dumps(settings.to_json(), indent=2))
-    else:
-        typer.echo(f"run directory: {train_denoiser(settings)}")
+def parameter_name(field: Field[Any]) -> str:
+    return str(field.metadata["option"]).replace("-", "_")
 
 
-def chosen_options(given: dict[str, Any]) -> dict[str, Any]:
-    """Options that were given. Raises TrainingError for a 0 that settings would take for their default."""
+def option_of(name: str, field: Field[Any]) -> inspect.Parameter:
+    """The parameter of a command for a field of settings."""
+    kind: Any = list[str] if name == "data" else plain_type(field.type)
+    flags = ["--shard"] if name == "shard" else []
+    option = typer.Option(*flags, help=field.metadata["help"])
+    if field.default is MISSING:
+        return keyword(name, Annotated[kind, option], inspect.Parameter.empty)
+    if field.metadata["show_default"]:
+        return keyword(name, Annotated[kind, option], field.default)
+    return keyword(name, Annotated[kind | None, option], None)
+
+
+def plain_type(annotation: Any) -> Any:
+    """The type T of `T | None`, and of T."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        [annotation] = (member for member in get_args(annotation) if member is not type(None))
+    return annotation
+
+
+def keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def chosen_settings(options: dict[str, Field[Any]], values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of settings that are given. Raises TrainingError for a 0 that would mean the default."""
     for name in ("threads", "shards_in_memory"):
-        if given.get(name) == 0:
+        if values.get(name) == 0:
             raise TrainingError(f"{name.replace('_', ' ')}: must be at least 1, got 0")
-    return {name: value for name, value in given.items() if value is not None}
+    values["data"] = tuple(map(as_source, values["data"]))
+    return {options[name].name: value for name, value in values.items() if value is not None}
+
+
+stage_command(
+    "stage1",
+    Stage1Settings,
+    """Train encoder, prior and decoder together.
+
+    Options that are not given have the defaults that --dry-run prints.
+    """,
+)
+stage_command(
+    "stage2",
+    Stage2Settings,
+    """Train a base model that draws a codec's latents.
+
+    Options that are not given have the defaults that --dry-run prints.
+    """,
+)
+stage_command(
+    "denoiser",
+    DenoiserSettings,
+    """Train the denoiser that realistic pictures are drawn with. The codec and its files stay as they are.
+
+    Options that are not given have the defaults that --dry-run prints.
+    """,
+)
 
 
 @app.command("resume")

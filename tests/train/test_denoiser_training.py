@@ -13,7 +13,7 @@ import ulcodec
 from ulcodec.codec.image import Codec
 from ulcodec.codec.realism import Realism
 from ulcodec.errors import TrainingError
-from ulcodec.export.pipeline import export_model
+from ulcodec.export.pipeline import export
 from ulcodec.model.config import TINY
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import DENOISER, open_model, save_model
@@ -38,7 +38,7 @@ def run(settings: DenoiserSettings) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(run: Path) -> Path:
-    export_model(run, run.parent / "model")
+    export(run, run.parent / "model")
     return run.parent / "model"
 
 

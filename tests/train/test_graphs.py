@@ -56,31 +56,34 @@ def test_steps_fill_the_memory_they_have(step: Stage1Step, settings: Stage1Setti
     loop = Loop(step.model, settings.out, settings.loop_settings(), settings.resolved())
 
     def addresses() -> list[int]:
-        states = [value for state in loop.optimizer.state.values() for value in state.values()]
-        rates = [group["lr"] for group in loop.optimizer.param_groups]
-        return [tensor.data_ptr() for tensor in (*loop.weights, *loop.ema, *states, *rates, loop.ema_share)]
+        states = [value for state in loop.state.optimizer.state.values() for value in state.values()]
+        rates = [group["lr"] for group in loop.state.optimizer.param_groups]
+        return [
+            tensor.data_ptr()
+            for tensor in (*loop.state.weights, *loop.state.ema, *states, *rates, loop.optimise.ema_share)
+        ]
 
     for _ in range(2):
         loop.step(step)
-    before, values = addresses(), [weight.detach().clone() for weight in loop.weights]
+    before, values = addresses(), [weight.detach().clone() for weight in loop.state.weights]
     for _ in range(12):
         loop.step(step)
     assert addresses() == before
-    assert any(not torch.equal(value, weight) for value, weight in zip(values, loop.weights, strict=True))
+    assert any(not torch.equal(value, weight) for value, weight in zip(values, loop.state.weights, strict=True))
 
 
 def test_averages_by_a_number_and_by_a_tensor_agree(step: Stage1Step, settings: Stage1Settings) -> None:
     loop = Loop(step.model, settings.out, settings.loop_settings(), settings.resolved())
     for _ in range(3):
         loop.step(step)
-    start = [average.clone() for average in loop.ema]
+    start = [average.clone() for average in loop.state.ema]
     averages = []
     for share in (0.25, torch.tensor(0.25)):
-        torch._foreach_copy_(loop.ema, start)
-        for group in loop.optimizer.param_groups:
+        torch._foreach_copy_(loop.state.ema, start)
+        for group in loop.state.optimizer.param_groups:
             group["lr"].fill_(0.0)
-        loop.advance(step.draw, share)
-        averages.append([average.clone() for average in loop.ema])
+        loop.optimise.advance(step.draw, share)
+        averages.append([average.clone() for average in loop.state.ema])
     assert any(not torch.equal(one, before) for one, before in zip(averages[0], start, strict=True))
     for one, other in zip(*averages, strict=True):
         torch.testing.assert_close(one, other)

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import ulcodec
 from ulcodec.codec.evaluation import middle
 from ulcodec.errors import DeviceError, ModelError, TrainingError
-from ulcodec.export.pipeline import check_output, export_model
+from ulcodec.export.pipeline import check_output, export
 from ulcodec.io.sources import read_pictures
 from ulcodec.model.build import build_model
 from ulcodec.model.config import TINY
@@ -33,7 +33,7 @@ from ulcodec.store.networks import load_weights
 from ulcodec.store.tensor_files import read_document, read_tensors
 from ulcodec.train import loop
 from ulcodec.train.data.loading import load_pictures
-from ulcodec.train.log import LossGuard, Metrics
+from ulcodec.train.log import LossGuard, Metrics, summarise
 from ulcodec.train.objective import OBJECTIVES, codec_loss
 from ulcodec.train.settings import SLOW_PARAMETERS, ObjectiveSettings, Stage1Settings
 from ulcodec.train.stage1 import resume_stage1, train_stage1, validation_scores
@@ -58,11 +58,11 @@ from pathlib import Path
 
 import torch
 
-from ulcodec.train import stage1
-from ulcodec.train.loop import LoopSettings
+from ulcodec.train import settings, stage1
+from ulcodec.train.settings import LoopSettings
 
 torch.set_num_threads(1)
-stage1.LoopSettings = lambda **values: LoopSettings(**values, checkpoint_seconds=0)
+settings.LoopSettings = lambda **values: LoopSettings(**values, checkpoint_seconds=0)
 replace, count = os.replace, 0
 
 def killing_replace(source, target):
@@ -74,7 +74,7 @@ def killing_replace(source, target):
 
 os.replace = killing_replace
 folder, out, values = sys.argv[1:]
-stage1.train_stage1(stage1.Stage1Settings(data=(Path(folder),), out=Path(out), **json.loads(values)))
+stage1.train_stage1(settings.Stage1Settings(data=(Path(folder),), out=Path(out), **json.loads(values)))
 """
 """Saves after every step; dies in the fifth save, between the two renames that replace the checkpoint."""
 
@@ -272,7 +272,7 @@ def test_guard_stops_explosions_but_not_falls() -> None:
 def test_gradient_that_is_not_finite_stops_the_run() -> None:
     step = torch.tensor(1.0), {"gradient_norm": torch.tensor(torch.nan)}
     with pytest.raises(TrainingError, match="the gradient is not finite"):
-        loop.summarise([step], LossGuard(20.0))
+        summarise([step], LossGuard(20.0))
 
 
 @pytest.mark.parametrize(("config", "objective"), [("tiny", "codec"), ("paper_tiny", "ul")])
@@ -324,7 +324,7 @@ def test_resolved_settings_are_json(settings: Stage1Settings) -> None:
 
 
 def test_trained_model_encodes_and_decodes(finished_run: Path, tmp_path: Path, picture: np.ndarray) -> None:
-    sha256 = export_model(finished_run, tmp_path / "model", "mine")
+    sha256 = export(finished_run, tmp_path / "model", name="mine", sources=()).sha256
     codec = ulcodec.load(tmp_path / "model", device="cpu")
     assert (codec.name, codec.fingerprint) == ("mine", sha256[:8])
     data = codec.encode(picture, quality=80)
@@ -337,11 +337,11 @@ def test_trained_model_encodes_and_decodes(finished_run: Path, tmp_path: Path, p
     ema = read_tensors(finished_run / "checkpoint", "ema")
     exported = dict(codec.model.named_parameters())
     assert all(torch.equal(exported[name], weight.half().float()) for name, weight in ema.items())
-    assert export_model(finished_run, tmp_path / "again", "mine") == sha256
+    assert export(finished_run, tmp_path / "again", name="mine", sources=()).sha256 == sha256
 
 
 def test_export_fits_tables_and_measures_what_the_integers_cost(finished_run: Path, tmp_path: Path) -> None:
-    unfitted = export_model(finished_run, tmp_path / "unfitted")
+    unfitted = export(finished_run, tmp_path / "unfitted", sources=()).sha256
     arguments = ["train", "export", str(finished_run), "-o", str(tmp_path / "model")]
     first, fitted, line = CliRunner().invoke(app, arguments).stdout.splitlines()
     assert first.endswith(f"fingerprint {ulcodec.load(tmp_path / 'model', device='cpu').fingerprint}")
@@ -355,7 +355,7 @@ def test_export_fits_tables_and_measures_what_the_integers_cost(finished_run: Pa
 
 
 def test_eval_of_a_run_against_its_model(finished_run: Path, photographs: Path, tmp_path: Path) -> None:
-    export_model(finished_run, tmp_path / "model")
+    export(finished_run, tmp_path / "model", sources=())
     arguments = ["eval", str(photographs), "--model", str(finished_run), "--limit", "2", "--crop", "48"]
     found = json.loads(CliRunner().invoke(app, [*arguments, "--against", str(tmp_path / "model"), "--json"]).stdout)
     assert found["n_pictures"] == 2
@@ -426,7 +426,7 @@ def test_a_deeper_model_starts_as_the_one_it_grows_from(
     ]
     assert len(new) == len(DEPTHS)
     assert all(weight.any() for weight in new), "the new blocks learn"
-    export_model(settings.out, settings.out / "model")
+    export(settings.out, settings.out / "model", sources=())
     with pytest.raises(TrainingError, match="holds another model configuration"):  # and not the other way
         train_stage1(dataclasses.replace(settings, init=settings.out / "model", out=settings.out.with_name("other")))
 
@@ -464,7 +464,7 @@ def test_more_latent_channels_and_qualities_start_from_a_smaller_model(
     with pytest.raises(TrainingError, match="holds another model configuration"):
         load_initial_weights(build_model(steep), tiny_model_dir, json.loads(json.dumps(steep.to_json())))
     train_stage1(dataclasses.replace(settings, config="larger", init=tiny_model_dir, n_images=2 * BATCH_SIZE))
-    export_model(settings.out, settings.out / "model")
+    export(settings.out, settings.out / "model", sources=())
     codec = ulcodec.load(settings.out / "model", device="cpu")
     picture = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
     assert codec.decode(codec.encode(picture, quality=100)).size == (56, 40)
@@ -516,12 +516,12 @@ def test_export_leaves_what_it_did_not_write(finished_run: Path, tmp_path: Path)
     for name, text in kept.items():
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(text)
-    sha256 = export_model(finished_run, out)
+    sha256 = export(finished_run, out, sources=()).sha256
     kept |= {"model/README.txt": "mine", "model/other/config.json": "{}"}
     (out / "other").mkdir()
     for name in ("model/README.txt", "model/other/config.json"):
         (tmp_path / name).write_text(kept[name])
-    assert export_model(finished_run, out) == sha256
+    assert export(finished_run, out, sources=()).sha256 == sha256
     assert {name: (tmp_path / name).read_text() for name in kept} == kept
     assert {file.name for file in out.iterdir() if file.name not in ("README.txt", "other")} == {
         "config.json", "coding-00000.safetensors", "weights-00000.safetensors"
@@ -557,7 +557,9 @@ def test_export_while_the_run_is_written(finished_run: Path, settings: Stage1Set
         (checkpoint / name).rename(ready / name)
     (ready / "contents.list").write_text("\n".join(names))
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
-    assert export_model(run, tmp_path / "a", "mine") == export_model(finished_run, tmp_path / "b", "mine")
+    assert export(run, tmp_path / "a", name="mine", sources=()) == export(
+        finished_run, tmp_path / "b", name="mine", sources=()
+    )
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
     resume_stage1(run, data=settings.data)
     assert {file.name for file in checkpoint.iterdir()} == set(names)
@@ -587,7 +589,7 @@ def test_a_disk_that_is_full(photographs: Path, tmp_path: Path) -> None:
 
 def test_nothing_to_export(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no checkpoint to export"):
-        export_model(tmp_path, tmp_path / "model")
+        export(tmp_path, tmp_path / "model", sources=())
 
 
 def test_training_needs_neither_entropy_coder_nor_video() -> None:

@@ -26,14 +26,15 @@ LOGGING_EVERY_STEP = """
 import os, signal, sys
 from pathlib import Path
 from ulcodec.model.base_model import BASE_MODELS
-from ulcodec.train import stage1, stage2
-from ulcodec.train.loop import Loop, LoopSettings
-stage1.LoopSettings = stage2.LoopSettings = lambda **values: LoopSettings(**values, log_seconds=0, checkpoint_seconds=0)
+from ulcodec.train import settings
+from ulcodec.train.loop import Loop
+from ulcodec.train.settings import LoopSettings
+settings.LoopSettings = lambda **values: LoopSettings(**values, log_seconds=0, checkpoint_seconds=0)
 BASE_MODELS["tiny"]["dropout"] = 0.0  # it is drawn for the rows of each process, not for the whole batch
 if os.environ.get("DIE_AT") and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
     step = Loop.step
     def dying_step(loop, loss_function):
-        if loop.n_images == int(os.environ["DIE_AT"]):
+        if loop.state.n_images == int(os.environ["DIE_AT"]):
             os.kill(os.getpid(), signal.SIGKILL)
         return step(loop, loss_function)
     Loop.step = dying_step

@@ -138,6 +138,7 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
     identity = {"codec_sha256": stored.fingerprint.hex()}
     config = {"model": identity, "denoiser": settings.to_json()}
     loop = Loop(denoiser, settings.out, settings.loop_settings(), config, workers)
+    loop.resume()
     left_out = LeftOut()
     training, validation = (
         part.to(device)
@@ -150,11 +151,11 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
         )
     )
     counts = left_out.after(f"{len(training)} training and {len(validation)} validation pictures")
-    if loop.n_images == 0:
+    if loop.state.n_images == 0:
         looking = DenoiserStep(model, denoiser, training, replace(settings, compile=False), workers)
         counts += "; " + revive(loop, looking)
     if workers.first:
-        print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.n_images} images")
+        print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.state.n_images} images")
 
     def validate(trained: nn.Module) -> dict[str, float]:
         assert isinstance(trained, Denoiser)

@@ -1,4 +1,8 @@
-"""Optimisers of a training run by name, and their parameter groups."""
+"""Optimisers of a training run by name, and their parameter groups.
+
+Every optimiser divides a step in two: `advance`, which a CUDA graph can capture, and `renew`, which stays outside.
+The learning rate of a group is a tensor, to be filled.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,22 +15,28 @@ from ulcodec.train.soap import Soap
 Groups = list[dict[str, Any]]
 
 
-def adamw(groups: Groups) -> torch.optim.Optimizer:
-    device = groups[0]["params"][0].device
-    for group in groups:
-        group["lr"] = torch.zeros((), device=device)
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0, fused=True, capturable=device.type == "cuda")
+class AdamW(torch.optim.AdamW):
+    """AdamW without weight decay, fused. All of a step can be captured."""
+
+    def __init__(self, groups: Groups) -> None:
+        device = groups[0]["params"][0].device
+        for group in groups:
+            group["lr"] = torch.zeros((), device=device)
+        super().__init__(groups, betas=(0.9, 0.99), weight_decay=0.0, fused=True, capturable=device.type == "cuda")
+
+    def advance(self) -> None:
+        """Take a step."""
+        self.step()
+
+    def renew(self) -> None:
+        """Do nothing: `advance` is all of a step."""
 
 
-def soap(groups: Groups) -> torch.optim.Optimizer:
-    return Soap(groups, lr=0.0)
+OPTIMIZERS: dict[str, Callable[[Groups], AdamW | Soap]] = {"adamw": AdamW, "soap": lambda groups: Soap(groups, lr=0.0)}
 
 
-OPTIMIZERS: dict[str, Callable[[Groups], torch.optim.Optimizer]] = {"adamw": adamw, "soap": soap}
-
-
-def parameter_groups(weights: dict[str, nn.Parameter], slow: tuple[tuple[str, float], ...]) -> list[dict[str, Any]]:
-    """Optimiser groups by the factor on their learning rate."""
+def parameter_groups(weights: dict[str, nn.Parameter], slow: tuple[tuple[str, float], ...]) -> Groups:
+    """Group weights by the factor on their learning rate: that of the first ending in `slow` that fits their name."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, weight in weights.items():
         factor = next((factor for ending, factor in slow if name.endswith(ending)), 1.0)

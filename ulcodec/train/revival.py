@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ulcodec.model.blocks import BottleneckBlock, conv
 from ulcodec.model.prior import PriorBlock
-from ulcodec.train.loop import Loop, LossFunction
+from ulcodec.train.loop import Loop
+from ulcodec.train.step import LossFunction
 
 N_BATCHES = 8
 """Of training crops that show which units are dead."""
@@ -84,6 +85,6 @@ def revive(loop: Loop, step: LossFunction) -> str:
     loop.workers.average(share)
     dead = [part == 1 for part in share]
     redraw(model, dead)
-    loop.restart_ema()
+    loop.state.restart_ema()
     every = torch.cat(dead)
     return f"{int(every.sum())} of {len(every)} hidden units were dead and are drawn anew"

@@ -1,4 +1,7 @@
-"""Settings of the training stages. Needs no torch, so that the command line can read them."""
+"""Settings of the training stages. Needs no torch, so that the command line can read them.
+
+A field made by `option` is an option of the command line too, with the same default and its help text.
+"""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -14,24 +17,53 @@ from ulcodec.train.limits import (
     MOST_IMAGES,
     MOST_MINUTES,
     check_bias,
-    check_common,
     check_number,
+    check_run,
     check_whole,
 )
 
 OBJECTIVE_NAMES = ("codec", "ul")
 OPTIMIZER_NAMES = ("adamw", "soap")
 
+SHARED_HELP = {
+    "out": "Run directory; the same command resumes a run that stopped.",
+    "data": "Folder of pictures or tar shards, a tar shard, or its URL; repeatable.",
+    "minutes": "Time budget.",
+    "images": "Length in images seen.",
+    "batch-size": "Crops per step.",
+    "crop": "Side of the crops in pixels.",
+    "learning-rate": "Learning rate before its decay.",
+    "optimizer": "adamw, or soap: slower steps, fewer of them.",
+    "seed": "Seed of all random numbers.",
+    "device": "auto, cpu, cuda, cuda:1 ...",
+    "threads": "CPU threads.",
+    "limit": "Only the first pictures.",
+    "compile": "On GPUs: torch.compile, and steps as CUDA graphs.",
+    "codec": "The codec: name of an installed model, or a directory.",
+    "bias": "Bias b of the sigmoid weighting.",
+}
+"""Help texts by option, for options that several stages have."""
+
+
+def option(name: str, default: Any = ..., help: str | None = None, *, show_default: bool = False) -> Any:
+    """Make a field that is an option of the command line.
+
+    `name`: that of the option, without dashes, and key of `SHARED_HELP` if there is no `help`. `show_default`: whether
+    the help names the default. A field without a default is a required option.
+    """
+    metadata = {"option": name, "help": help or SHARED_HELP[name], "show_default": show_default}
+    return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
+
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
     """Weights of the objectives.
 
-    `continuous_share`: weight of the continuous-time bound beside the reveal chain's bits in `codec`, measured on every
-    `subset`-th picture. `loss_factor` and `bias` are the paper's c_lf and b; `ul_quality` is the quality input held
-    fixed in `ul`. `ycbcr_weights`: of the squared errors of luma, Cb and Cr, whose sum `codec` takes as distortion in
-    place of the mean over R, G and B. `codec` divides a picture's loss by its Lagrangian to the power of
-    `quality_power`: 0 lets high qualities drown the low ones, 1 the other way round.
+    `continuous_share`: in `codec`, weight of the continuous-time bound beside the bits of the reveal chain; it is
+    measured on every `subset`-th picture. `loss_factor` and `bias`: the paper's c_lf and b. `ul_quality`: the quality
+    input of `ul`, which is fixed. `ycbcr_weights`: weights of the squared errors of luma, Cb and Cr, whose sum is then
+    the distortion of `codec`; None for the mean over R, G and B. `quality_power`: `codec` divides a picture's loss by
+    its Lagrangian to this power; at 0 high qualities dominate, at 1 low ones.
     """
 
     continuous_share: float = 0.05
@@ -47,11 +79,11 @@ class ObjectiveSettings:
 class LoopSettings:
     """Length, optimisation and housekeeping of a run.
 
-    The run ends at `minutes` of training time or at `n_images`, whichever is set; the rate falls to zero over the last
-    `decay_share` of it. `explosion_factor`: a loss this many times its recent median stops the run.
-    `slow`: pairs of a parameter-name ending and the factor on its learning rate. `optimizer`: one of `OPTIMIZER_NAMES`.
-    `n_validations`: how often the EMA weights are scored on the way, the last time at the end. `graphs`: on one GPU,
-    replay steps as a CUDA graph where their loss function can be captured.
+    The run ends at `minutes` of training time or at `n_images`, whichever comes first. The learning rate rises over the
+    first `warmup_images` and falls to zero over the last `decay_share` of the run. `slow`: pairs of an ending of
+    parameter names and the factor on their learning rate. `optimizer`: one of `OPTIMIZER_NAMES`. `explosion_factor`: a
+    loss this many times its recent median stops the run. `n_validations`: how often the EMA weights are scored, the
+    last time at the end. `graphs`: on one GPU, replay steps as a CUDA graph where the loss function can be captured.
     """
 
     minutes: float | None
@@ -71,7 +103,7 @@ class LoopSettings:
     graphs: bool = True
 
     def check(self) -> None:
-        """Raises TrainingError for settings that cannot run."""
+        """Raise TrainingError for settings that cannot run."""
         if self.minutes is None and self.n_images is None:
             raise TrainingError("give the run a length: minutes or a number of images")
         if self.minutes is not None:
@@ -103,50 +135,50 @@ SLOW_PARAMETERS = (
     ("denoiser.head.weight", 0.3),
     ("denoiser.head.bias", 0.3),
 )
-"""Factors on the learning rate by the end of a parameter's name; the first that fits counts.
+"""Factors on the learning rate by the ending of a parameter's name; the first match counts.
 
-The linear transforms start at a DCT and carry the large coefficients; the heads write straight into pixels, latents and
-means, where one step of Adam at the full rate moves all weights together by more than the correction that is to be
-learned. At the full rate their noise costs 0.4 dB and keeps the networks behind them from learning (docs/lab-notes.md).
+The linear transforms start at a DCT and carry the large coefficients. The heads write directly into pixels, latents and
+means: at the full rate, one step of Adam moves all their weights together by more than the correction to be learned.
+The noise costs 0.4 dB and keeps the networks behind the heads from learning (docs/lab-notes/training-recipe.md).
 """
 
 
 @dataclass(frozen=True)
 class Stage1Settings:
-    """What `ulcodec train stage1` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
+    """Settings of stage 1. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
-    `init`: a model directory whose weights the run starts from, of as many blocks or fewer; its dead units are drawn
-    anew (`ulcodec.train.revival`). `warmup_images`: over how many the rate rises to its full height at the beginning;
-    `decay_share`: over how much of the run it falls to zero at its end. `compile`: on GPUs, compile the networks and
-    replay steps as CUDA graphs. `threads`: 0 leaves torch's own choice. `shards_in_memory`: 0 holds all pictures;
-    otherwise so many shards, one of which is replaced after every `crops_per_shard` crops.
+    `init`: a model directory whose weights the run starts from, with as many blocks or fewer; its dead units are
+    reinitialised (`ulcodec.train.revival`). `warmup_images`: images over which the learning rate rises at the start;
+    `decay_share`: share of the run over which it falls to zero at the end. `compile`: on GPUs, compile the networks and
+    replay steps as CUDA graphs. `threads`: 0 leaves the choice to torch. `shards_in_memory`: 0 holds all pictures in
+    memory; otherwise the number of shards that are held, of which one is replaced after every `crops_per_shard` crops.
     """
 
-    data: tuple[Source, ...]
-    out: Path
-    config: str = "small"
-    objective: str = "codec"
-    minutes: float | None = None
-    n_images: int | None = None
-    batch_size: int = 16
-    crop_px: int = 256
-    learning_rate: float = 6e-4
-    decay_share: float = 0.2
-    optimizer: str = "adamw"
-    seed: int = 0
-    device: str = "auto"
-    threads: int = 0
+    data: tuple[Source, ...] = option("data")
+    out: Path = option("out")
+    config: str = option("config", "small", "Model configuration: tiny, small, base or paper.", show_default=True)
+    objective: str = option("objective", "codec", "codec, or ul: the losses of the paper.", show_default=True)
+    minutes: float | None = option("minutes", None)
+    n_images: int | None = option("images", None)
+    batch_size: int = option("batch-size", 16)
+    crop_px: int = option("crop", 256)
+    learning_rate: float = option("learning-rate", 6e-4)
+    warmup_images: int = option("warmup", 1600, "Images over which the learning rate rises.")
+    decay_share: float = option("decay-share", 0.2, "Share of the run over which the learning rate falls.")
+    optimizer: str = option("optimizer", "adamw")
+    seed: int = option("seed", 0)
+    device: str = option("device", "auto")
+    threads: int = option("threads", 0)
     validation_share: float = 0.02
     limit_pictures: int | None = None
-    shards_in_memory: int = 0
-    crops_per_shard: int = 10_000
-    init: Path | None = None
-    compile: bool = True
-    warmup_images: int = 1600
+    shards_in_memory: int = option("shards-in-memory", 0, "Streaming: tar shards in memory. Default: all pictures.")
+    crops_per_shard: int = option("crops-per-shard", 10_000, "Streaming: crops between one shard and the next.")
+    init: Path | None = option("init", None, "Model directory whose weights the run starts from.")
+    compile: bool = option("compile", True)
     weights: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
     def resolved(self) -> dict[str, Any]:
-        """Everything that decides the run, as JSON values."""
+        """Convert to JSON everything that decides the run."""
         values = asdict(self)
         values.update(
             data=[str(path) for path in self.data], out=str(self.out), init=str(self.init) if self.init else None
@@ -155,7 +187,7 @@ class Stage1Settings:
 
     @staticmethod
     def from_resolved(values: dict[str, Any]) -> "Stage1Settings":
-        """Inverse of `resolved()["stage1"]`."""
+        """Invert `resolved()["stage1"]`."""
         typed = {
             "data": tuple(map(as_source, values["data"])),
             "out": Path(values["out"]),
@@ -178,21 +210,13 @@ class Stage1Settings:
         )
 
     def check(self) -> None:
-        """Raises TrainingError or ModelError for settings that cannot run."""
+        """Raise TrainingError or ModelError for settings that cannot run."""
         if self.objective not in OBJECTIVE_NAMES:
             raise TrainingError(f"unknown objective {self.objective!r}; known: {', '.join(OBJECTIVE_NAMES)}")
         if self.objective == "codec" and not isinstance(preset(self.config), ModelConfig):
             raise TrainingError(f"configuration {self.config!r} writes no files: train it with the objective ul")
         self.loop_settings().check()
-        check_common(
-            batch_size=self.batch_size,
-            crop_px=self.crop_px,
-            crop_step=64,
-            seed=self.seed,
-            threads=self.threads,
-            limit_pictures=self.limit_pictures,
-            share=self.validation_share,
-        )
+        check_run(self, crop_step=64)
         check_whole("the shards in memory", self.shards_in_memory, 0, MOST_IMAGES)
         check_whole("the crops for every shard", self.crops_per_shard, 1, MOST_IMAGES)
         if self.shards_in_memory and self.limit_pictures is not None:
@@ -201,32 +225,33 @@ class Stage1Settings:
 
 @dataclass(frozen=True)
 class Stage2Settings:
-    """What `ulcodec train stage2` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
+    """Settings of stage 2. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
-    `model`: name or directory of the codec; `quality` (0 to 100): whose latents. `bias`: b of the sigmoid weighting.
-    `n_validations`: how often in the run the held-out loss is measured. `shard`: split the weights and the optimiser's
-    state between the processes of torchrun, for models that do not fit one GPU; it is not compiled then.
+    `model`: name or directory of the codec; `quality`: quality of its latents, 0 to 100. `bias`: b of the sigmoid
+    weighting. `n_validations`: how often the held-out loss is measured in the run. `shard`: split the weights and the
+    optimiser's state between the processes of torchrun, for models that do not fit one GPU; the model is then not
+    compiled.
     """
 
-    data: tuple[Source, ...]
-    out: Path
-    model: str = "small"
-    config: str = "small"
-    quality: int = 10
-    minutes: float | None = None
-    n_images: int | None = None
-    batch_size: int = 32
-    crop_px: int = 256
-    learning_rate: float = 3e-4
-    bias: float = 0.0
+    data: tuple[Source, ...] = option("data")
+    out: Path = option("out")
+    model: str = option("model", "small", SHARED_HELP["codec"])
+    config: str = option("config", "small", "Base model: tiny, mini, small, medium or large.")
+    quality: int = option("quality", 10, "The codec's quality, 0 to 100, whose latents to learn.")
+    minutes: float | None = option("minutes", None)
+    n_images: int | None = option("images", None)
+    batch_size: int = option("batch-size", 32)
+    crop_px: int = option("crop", 256)
+    learning_rate: float = option("learning-rate", 3e-4)
+    bias: float = option("bias", 0.0)
     n_validations: int = 10
-    seed: int = 0
-    device: str = "auto"
-    threads: int = 0
+    seed: int = option("seed", 0)
+    device: str = option("device", "auto")
+    threads: int = option("threads", 0)
     validation_share: float = 0.02
-    limit_pictures: int | None = None
-    shard: bool = False
-    compile: bool = True
+    limit_pictures: int | None = option("limit", None)
+    shard: bool = option("shard", False, "Split the weights between the processes of torchrun (FSDP2).")
+    compile: bool = option("compile", True, "Use torch.compile on GPUs.")
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "data": [str(path) for path in self.data], "out": str(self.out)}
@@ -246,48 +271,40 @@ class Stage2Settings:
         )
 
     def check(self) -> None:
-        """Raises TrainingError for settings that cannot run."""
+        """Raise TrainingError for settings that cannot run."""
         self.loop_settings().check()
         check_whole("quality", self.quality, 0, 100)
-        check_common(
-            batch_size=self.batch_size,
-            crop_px=self.crop_px,
-            crop_step=PATCH_PX,
-            seed=self.seed,
-            threads=self.threads,
-            limit_pictures=self.limit_pictures,
-            share=self.validation_share,
-        )
+        check_run(self, crop_step=PATCH_PX)
         check_bias(self.bias)
         check_whole("the number of validations", self.n_validations, 0, MOST_IMAGES)
 
 
 @dataclass(frozen=True)
 class DenoiserSettings:
-    """What `ulcodec train denoiser` takes. Give `minutes` or `n_images` (or both: whichever comes first ends the run).
+    """Settings of the denoiser's training. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
-    `model`: name or directory of the codec. `init`: the same of a model whose denoiser the run starts from, such as the
-    one trained around the codec before; the codec's own unless told. Its dead units are drawn anew
+    `model`: name or directory of the codec. `init`: name or directory of a model whose denoiser the run starts from,
+    such as the one trained around an earlier codec; by default the codec's own. Its dead units are reinitialised
     (`ulcodec.train.revival`). `bias`: b of the sigmoid weighting, in log-SNR of the residual.
     """
 
-    data: tuple[Source, ...]
-    out: Path
-    model: str = "small"
-    init: str | None = None
-    minutes: float | None = None
-    n_images: int | None = None
-    batch_size: int = 8
-    crop_px: int = 256
-    learning_rate: float = 6e-4
-    optimizer: str = "adamw"
-    bias: float = 2.0
-    seed: int = 0
-    device: str = "auto"
-    threads: int = 0
+    data: tuple[Source, ...] = option("data")
+    out: Path = option("out")
+    model: str = option("model", "small", SHARED_HELP["codec"])
+    init: str | None = option("init", None, "Model whose denoiser the run starts from.")
+    minutes: float | None = option("minutes", None)
+    n_images: int | None = option("images", None)
+    batch_size: int = option("batch-size", 8)
+    crop_px: int = option("crop", 256)
+    learning_rate: float = option("learning-rate", 6e-4)
+    optimizer: str = option("optimizer", "adamw")
+    bias: float = option("bias", 2.0)
+    seed: int = option("seed", 0)
+    device: str = option("device", "auto")
+    threads: int = option("threads", 0)
     validation_share: float = 0.02
-    limit_pictures: int | None = None
-    compile: bool = True
+    limit_pictures: int | None = option("limit", None)
+    compile: bool = option("compile", True)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "data": [str(path) for path in self.data], "out": str(self.out)}
@@ -308,15 +325,7 @@ class DenoiserSettings:
         )
 
     def check(self) -> None:
-        """Raises TrainingError for settings that cannot run."""
+        """Raise TrainingError for settings that cannot run."""
         self.loop_settings().check()
-        check_common(
-            batch_size=self.batch_size,
-            crop_px=self.crop_px,
-            crop_step=64,
-            seed=self.seed,
-            threads=self.threads,
-            limit_pictures=self.limit_pictures,
-            share=self.validation_share,
-        )
+        check_run(self, crop_step=64)
         check_bias(self.bias)

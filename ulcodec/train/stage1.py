@@ -119,11 +119,12 @@ def train_stage1(settings: Stage1Settings) -> Path:
         load_initial_weights(model, settings.init, settings.resolved()["model"])
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     loop = Loop(model, settings.out, settings.loop_settings(), settings.resolved(), workers)
+    loop.resume()
     pictures_at, held_out, counts = training_pictures(settings, device)
-    if settings.init is not None and loop.n_images == 0:
+    if settings.init is not None and loop.state.n_images == 0:
         counts += "; " + revive(loop, Stage1Step(model, pictures_at, replace(settings, compile=False), workers))
     if workers.first:
-        print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.n_images} images")
+        print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.state.n_images} images")
     step = Stage1Step(model, pictures_at, settings, workers)
 
     def validate(trained: nn.Module) -> dict[str, float]:

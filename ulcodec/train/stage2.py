@@ -171,9 +171,10 @@ def train_stage2(settings: Stage2Settings) -> Path:
     sharded = list(base.transformer.blocks) if settings.shard else []
     config_of_run = {"model": identity, "stage2": settings.to_json()}
     loop = Loop(base, settings.out, settings.loop_settings(), config_of_run, workers, sharded)
+    loop.resume()
     if workers.first:
         counts = f"latents of {len(training)} training (mirrored too) and {len(validation)} validation pictures"
-        print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.n_images} images")
+        print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.state.n_images} images")
 
     def validate(trained: nn.Module) -> dict[str, float]:
         return validation_scores(trained, validation, settings)
