@@ -1,4 +1,4 @@
-"""Dead hidden units are found and drawn anew, and the model stays as it is until it is trained."""
+"""Dead hidden units are found and reinitialised; the output of the model stays until it is trained."""
 
 import copy
 import dataclasses
@@ -11,7 +11,7 @@ from torch import Tensor
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import save_model
 from ulcodec.train.objective import codec_loss
-from ulcodec.train.revival import dead_units, hidden_layers, redraw
+from ulcodec.train.revival import dead_units, hidden_layers, reinitialise
 from ulcodec.train.settings import ObjectiveSettings, Stage1Settings
 from ulcodec.train.stage1 import train_stage1
 
@@ -44,7 +44,7 @@ def test_dead_units_come_back_and_change_nothing(dying: UnifiedLatentModel) -> N
     assert len(ran) == 2 * 5, "a block of two hidden layers in each of five networks; the denoiser does not run"
     assert all(units[:N_KILLED].all() for units in ran)
     torch.manual_seed(0)
-    redraw(dying, dead)
+    reinitialise(dying, dead)
     left = dead_units(dying, lambda: losses.append(loss_of(dying)))
     assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-6)
     assert sum(int(units.sum()) for units in left) < sum(int(units.sum()) for units in dead) / 2
@@ -64,9 +64,9 @@ def test_a_run_that_starts_from_a_model_says_how_many_there_were(
         device="cpu", init=tmp_path / "model",
     )  # fmt: skip
     train_stage1(settings)
-    said = "hidden units were dead and are drawn anew"
+    message = "hidden units were dead and are reinitialised"
     out = capsys.readouterr().out
-    assert said in out
-    assert int(out.split(f" {said}")[0].split()[-3]) >= 10 * N_KILLED
+    assert message in out
+    assert int(out.split(f" {message}")[0].split()[-3]) >= 10 * N_KILLED
     train_stage1(dataclasses.replace(settings, n_images=8))
-    assert said not in capsys.readouterr().out, "a run that goes on is left alone"
+    assert message not in capsys.readouterr().out, "a run that goes on is left alone"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ulcodec.train import soap
-from ulcodec.train.soap import Soap, as_kernel, as_rows, by_cholesky
+from ulcodec.train.soap import Soap, _by_cholesky, as_kernel, as_rows
 
 
 def train(optimizer: torch.optim.Optimizer, weight: Tensor, gradients: list[Tensor]) -> Tensor:
@@ -80,7 +80,7 @@ def test_cholesky_gives_the_columns_that_qr_gives() -> None:
     turned = torch.linalg.qr(torch.randn(3, 24, 24, generator=generator, dtype=torch.float64))[0]
     spread = torch.logspace(0, -9, 24, dtype=torch.float64)
     columns = turned @ torch.diag(spread) @ (torch.eye(24) + 0.1 * torch.randn(3, 24, 24, generator=generator)).double()
-    found, expected = by_cholesky(columns), torch.linalg.qr(columns)[0]
+    found, expected = _by_cholesky(columns), torch.linalg.qr(columns)[0]
     eye = torch.eye(24, dtype=torch.float64).expand(3, -1, -1)
     torch.testing.assert_close(found.mT @ found, eye, atol=1e-6, rtol=0)
     assert ((found * expected).sum(1).abs() > 0.999).all()

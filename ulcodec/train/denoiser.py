@@ -1,4 +1,4 @@
-"""Training of the denoiser alone, around the pictures that a frozen codec decodes."""
+"""Train the denoiser alone, around the pictures that a frozen codec decodes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +33,9 @@ VALIDATION_QUALITIES = (0.0, 0.2, 0.5)
 
 @torch.no_grad()
 def decode_pictures(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-    """Features and posterior mean of pictures x [B, 3, H, W] in [0, 1], as from files: see `Trunk`."""
-    y, z = model.encoder(x, quality)
-    hyper = round_around(model.hyper_encoder(z, quality), model.hyper_decoder.predict(quality).mean)
+    """Encode and decode pictures x [B, 3, H, W] in [0, 1] as files would: features and posterior mean, see `Trunk`."""
+    y, unit_latent = model.encoder(x, quality)
+    hyper = round_around(model.hyper_encoder(unit_latent, quality), model.hyper_decoder.predict(quality).mean)
     hyper_features = model.hyper_decoder(hyper, quality, (y.shape[2], y.shape[3]))
     restored, _ = coding_walk(model, y, quality, hyper_features)
     decoded: tuple[Tensor, Tensor] = model.decoder.trunk(restored, quality)
@@ -45,28 +45,29 @@ def decode_pictures(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tu
 def denoiser_loss(
     denoiser: Denoiser, x: Tensor, features: Tensor, mean: Tensor, bias: float, generator: torch.Generator
 ) -> tuple[Tensor, Metrics]:
-    """`E_t[-lambda' / 2 exp(b) sigmoid(lambda - b) |r - r_hat(r_t)|^2]` and the spread's likelihood, an element.
+    """Compute the denoiser's loss per element: diffusion of the residual, and likelihood of its spread.
 
-    The paper's decoder loss (arXiv 2602.17270, 3.2) for the residual `r = T(x - mean) / std` (see `Denoiser`), so that
-    every part of a picture counts alike, and coefficients of a cell as their spread says; `std` maximises the
-    likelihood of the residual as a Gaussian, and takes no other gradient. x, mean [B, 3, H, W] in [0, 1].
+    `E_t[-lambda' / 2 exp(b) sigmoid(lambda - b) |r - r_hat(r_t)|^2]` is the paper's decoder loss (arXiv 2602.17270,
+    3.2) for the residual `r = T(x - mean) / std` (see `Denoiser`). All parts of a picture weigh the same; the
+    coefficients of a cell weigh in proportion to their spread. `std` maximises the likelihood of the residual as a
+    Gaussian, and gets no other gradient. x, mean [B, 3, H, W] in [0, 1].
     """
-    known = denoiser.conditions(features, 2 * mean - 1)
-    residual, log_std = denoiser.coefficients(2 * (x - mean)), known.log_std
+    conditions = denoiser.conditions(features, 2 * mean - 1)
+    residual, log_std = denoiser.coefficients(2 * (x - mean)), conditions.log_std
     spread = (log_std + residual**2 / 2 * torch.exp(-2 * log_std)).mean()
     std = log_std.detach().exp()
     r = residual / std
     log_snr, slope = residual_log_snr(stratified_times(len(x), generator))
     level = per_picture(log_snr)
     r_t = alpha(level) * r + sigma(level) * normal_noise(r, generator)
-    share = std / std.mean(1, keepdim=True)
-    error = (share * (r - denoiser(r_t, level, known)).square()).flatten(1).mean(1)
+    weight = std / std.mean(1, keepdim=True)
+    error = (weight * (r - denoiser(r_t, level, conditions)).square()).flatten(1).mean(1)
     diffusion = (slope / 2 * decoder_weight(log_snr, bias=bias, loss_factor=1.0) * error).mean()
     return diffusion + spread, {"diffusion": diffusion.detach(), "spread_nats": spread.detach()}
 
 
 class DenoiserStep:
-    """One training step as a function of the images seen so far, which seed everything random in it."""
+    """Loss of a training step, as a function of the images seen so far, which seed all random numbers."""
 
     is_static = True
 
@@ -96,7 +97,7 @@ class DenoiserStep:
         settings = self.settings
         x = self.pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
         x = x.contiguous(memory_format=torch.channels_last)
-        # The square: half of the crops below quality 25, where there is most to draw.
+        # The square puts half of the crops below quality 25, where most detail is missing.
         quality = draw_rows(torch.rand, (len(x),), self.generator) ** 2
         with autocast(self.device):
             features, mean = decode_pictures(self.model, x, quality)
@@ -106,7 +107,7 @@ class DenoiserStep:
 def validation_scores(
     model: UnifiedLatentModel, denoiser: Denoiser, pictures: PictureSet, settings: DenoiserSettings
 ) -> dict[str, float]:
-    """Loss over one fixed crop of every held-out picture at fixed noise levels and three qualities."""
+    """Score one fixed crop of every held-out picture, at fixed noise levels and three qualities."""
     device = pictures.pixels.device
     generator = torch.Generator(device)
     n_crops = max(8, len(pictures))
@@ -124,9 +125,10 @@ def validation_scores(
 
 @without_denormals()
 def train_denoiser(settings: DenoiserSettings) -> Path:
-    """Run or resume. Returns the run directory; `ulcodec train export` joins it with its codec to a model directory.
+    """Run or resume the training of a denoiser; return the run directory.
 
-    Raises TrainingError for settings that cannot run, unreadable data, or a loss that is not finite or explodes.
+    `ulcodec train export` joins it with its codec to a model directory. Raises TrainingError for settings that cannot
+    run, unreadable data, or a loss that is not finite or explodes.
     """
     settings.check()
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
@@ -152,8 +154,8 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
     )
     counts = left_out.after(f"{len(training)} training and {len(validation)} validation pictures")
     if loop.state.n_images == 0:
-        looking = DenoiserStep(model, denoiser, training, replace(settings, compile=False), workers)
-        counts += "; " + revive(loop, looking)
+        probe = DenoiserStep(model, denoiser, training, replace(settings, compile=False), workers)
+        counts += "; " + revive(loop, probe)
     if workers.first:
         print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.state.n_images} images")
 
@@ -168,7 +170,7 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
 def resume_denoiser(
     run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
 ) -> Path:
-    """As `resume_stage1`."""
+    """Continue a run, see `resume_stage1`."""
     longer = minutes is not None or n_images is not None
     settings = DenoiserSettings.from_json(run_config(run_dir)["denoiser"])
     settings = replace(settings, out=run_dir, init=None, data=data or settings.data)

@@ -1,6 +1,6 @@
-"""Training steps on a GPU: compiled part by part, and replayed as a CUDA graph.
+"""Fast training steps on a GPU: parts are compiled, and the whole step is replayed as a CUDA graph.
 
-A GPU is done with a step sooner than a CPU can launch its kernels.
+A GPU finishes a step faster than a CPU can launch its kernels.
 """
 
 import gc
@@ -19,20 +19,20 @@ from ulcodec.model.prior import PriorBlock
 Measured = tuple[Tensor, dict[str, Tensor]]
 
 WARM_UP_STEPS = 12
-"""Steps before the capture: compilation, the choice of algorithms, an optimiser's first state."""
+"""Steps before the capture: for compilation, choice of algorithms, and the optimiser's first state."""
 
 N_VARIANTS = 64
-"""How many shapes and modes of one function are compiled before the rest run as they are."""
+"""Most shapes and modes of one function that are compiled; further ones run eagerly."""
 
 STEPS_AHEAD = 16
-"""By how many steps the host may be ahead of the device."""
+"""Most steps that the host may be ahead of the device."""
 
 
 @runtime_checkable
 class CapturableLoss(Protocol):
-    """A loss function in two parts: what the host does for each step, and what is captured.
+    """A loss function in two parts: `seed` runs on the host at each step, `draw` can be captured.
 
-    `is_static`: whether `draw` reads the same memory at every step. It draws from `generator` alone.
+    `is_static`: whether `draw` reads the same memory at every step. It draws random numbers from `generator` only.
     """
 
     is_static: bool
@@ -46,13 +46,14 @@ class CapturableLoss(Protocol):
 
 
 def can_be_captured(loss_function: object) -> TypeGuard[CapturableLoss]:
+    """Whether a CUDA graph can replay a loss function."""
     return isinstance(loss_function, CapturableLoss) and loss_function.is_static
 
 
 def compile_parts(model: nn.Module, compiler: str = "inductor") -> None:
-    """Compile every residual block and, for the rest of the process, all functions marked as `fused`.
+    """Compile every residual block of a model and, for the rest of the process, all functions marked as `fused`.
 
-    Blocks of one shape share one compilation, which takes seconds where whole networks take minutes.
+    Blocks of one shape share one compilation: it takes seconds, where whole networks take minutes.
     """
     fusion.backend = compiler
     torch._dynamo.config.cache_size_limit = N_VARIANTS  # its name up to torch 2.6, an alias of recompile_limit since
@@ -62,16 +63,17 @@ def compile_parts(model: nn.Module, compiler: str = "inductor") -> None:
 
 
 class GraphedStep:
-    """A step captured once and replayed: the same kernels on the same memory.
+    """A step that is captured once and then replayed: the same kernels on the same memory.
 
-    `step` does all of it on the device, draws from `generator` alone, reads what changes between steps from tensors
-    that are filled in place, and returns a loss and metrics, each a scalar. Seed the generator before each replay.
+    `step` runs on the device only, and draws random numbers from `generator` only. It reads what changes between steps
+    from tensors that are filled in place. It returns a loss and metrics, each a scalar. Seed the generator before each
+    replay.
     """
 
     def __init__(self, step: Callable[[], Measured], generator: torch.Generator):
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(generator)
-        gc.collect()  # what a collection frees while a capture is under way spoils it
+        gc.collect()  # a collection that frees memory during the capture would invalidate it
         with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream()):
             loss, metrics = step()
             self.values = torch.stack([loss.float(), *(metric.float() for metric in metrics.values())])
@@ -84,7 +86,7 @@ class GraphedStep:
 
 
 class Pace:
-    """Keeps the host at most `STEPS_AHEAD` steps ahead of a GPU, so that a clock on it measures the GPU."""
+    """Keeps the host at most `STEPS_AHEAD` steps ahead of a GPU, so that the host's clock measures the GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.waits = device.type == "cuda"
@@ -102,7 +104,7 @@ class Pace:
 
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """On a GPU, a stream other than the default one, on which nothing can be captured."""
+    """Context of a new stream on a GPU: nothing can be captured on the default stream."""
     if device.type != "cuda":
         yield
         return

@@ -2,7 +2,7 @@
 
 Rates are bounds on the latent's description length; both objectives bound the same quantity. Sums run over all
 dimensions of one picture; a batch is averaged last. B batch, C latent channels, H W pixels, h w latent grid, S reveal
-steps.
+passes.
 """
 
 import math
@@ -33,11 +33,11 @@ from ulcodec.train.log import Metrics
 from ulcodec.train.settings import ObjectiveSettings
 
 YCBCR_OF_RGB = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
-"""Luma and the two colour differences of ITU-R BT.601, rows."""
+"""Rows: luma, Cb and Cr of ITU-R BT.601."""
 
 
 def round_around(y: Tensor, mean: Tensor) -> Tensor:
-    """`round(y - mean) + mean` with the gradient of y."""
+    """Round to `round(y - mean) + mean`, with the gradient of y."""
     return y + (torch.round(y - mean) + mean - y).detach()
 
 
@@ -48,9 +48,10 @@ PictureDenoiser = Callable[[Tensor, Tensor], Tensor]
 def picture_loss_nats(
     denoise: PictureDenoiser, x: Tensor, settings: ObjectiveSettings, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """`L_x = E_t[-lambda' / 2 c_lf exp(b) sigmoid(lambda - b) |x - x_hat(x_t, z_0)|^2]` for pictures scaled to [-1, 1].
+    """Sample the paper's decoder loss L_x for pictures x in [0, 1].
 
-    Returns an unbiased sample of it, [B] nats, and x_hat.
+    `L_x = E_t[-lambda' / 2 c_lf exp(b) sigmoid(lambda - b) |x - x_hat(x_t, z_0)|^2]`, pictures scaled to [-1, 1].
+    Returns an unbiased sample, [B] nats, and x_hat.
     """
     scaled = 2 * x - 1
     t = stratified_times(len(x), generator)
@@ -63,7 +64,7 @@ def picture_loss_nats(
 
 
 def lagrangians(config: ModelConfig, quality: Tensor) -> Tensor:
-    """Weight of `255^2 MSE` against bits per pixel for each quality [B] in [0, 1]."""
+    """Weights of `255^2 MSE` against bits per pixel, for qualities [B] in [0, 1]."""
     low, high = math.log(config.lagrangian_low), math.log(config.lagrangian_high)
     return torch.exp(low + quality * (high - low))
 
@@ -71,17 +72,17 @@ def lagrangians(config: ModelConfig, quality: Tensor) -> Tensor:
 def codec_loss(
     model: UnifiedLatentModel, x: Tensor, quality: Tensor, settings: ObjectiveSettings, generator: torch.Generator
 ) -> tuple[Tensor, Metrics]:
-    """Rate of the file and distortion of its picture, with a share of the continuous bound on the rate.
+    """Compute rate plus distortion of a file, with a share of the continuous-time bound on the rate.
 
-    Prior and decoder see the latent that a file restores. The prior learns from the file's own symbols, the encoder
-    from a rate with uniform noise in place of the rounding, which has a slope everywhere. The denoiser is trained
-    afterwards, on frozen networks (`ulcodec.train.denoiser`), so that it cannot cost PSNR.
+    Prior and decoder see the latent that a file restores. The prior learns from the symbols of the file. The encoder
+    learns from a rate with uniform noise in place of rounding, which has a gradient everywhere. The denoiser is trained
+    afterwards, on frozen networks (`ulcodec.train.denoiser`), so that it cannot reduce PSNR.
 
     x [B, 3, H, W] float32 in [0, 1], quality [B] in [0, 1]. Returns the scalar loss and detached metrics.
     """
     n_pixels = x.shape[-2] * x.shape[-1]
-    y, z = model.encoder(x, quality)
-    hyper = model.hyper_encoder(z, quality)
+    y, unit_latent = model.encoder(x, quality)
+    hyper = model.hyper_encoder(unit_latent, quality)
     hyper_prediction = model.hyper_decoder.predict(quality)
     hyper_bits = unit_bin_bits(
         hyper + uniform_noise(hyper, generator) - hyper_prediction.mean, hyper_prediction.log_scale
@@ -96,15 +97,15 @@ def codec_loss(
     distortion = mse if settings.ycbcr_weights is None else ycbcr_distortion(error, settings.ycbcr_weights)
     weight = lagrangians(model.config, quality)
     rate = chain_bits + slope - slope.detach()
-    share = weight**-settings.quality_power
-    loss = (share * (rate / n_pixels + weight * 255**2 * distortion)).mean()
+    quality_weight = weight**-settings.quality_power
+    loss = (quality_weight * (rate / n_pixels + weight * 255**2 * distortion)).mean()
 
-    part = slice(None, None, settings.subset)
+    subset = slice(None, None, settings.subset)
     continuous = latent_bound_nats(
-        lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality[part]), BIN_WIDTH * y[part], generator
+        lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality[subset]), BIN_WIDTH * y[subset], generator
     )
     continuous_bits = continuous * NATS_TO_BITS
-    loss = loss + settings.continuous_share * (share[part] * continuous_bits / n_pixels).mean()
+    loss = loss + settings.continuous_share * (quality_weight[subset] * continuous_bits / n_pixels).mean()
     return loss, {
         "chain_bpp": (chain_bits / n_pixels).mean().detach(),
         "hyper_bpp": (sum_per_picture(hyper_bits) / n_pixels).mean().detach(),
@@ -114,29 +115,29 @@ def codec_loss(
 
 
 def mean_square(error: Tensor) -> Tensor:
-    """[B, ...] -> [B]"""
+    """Mean square per picture: [B, ...] -> [B]."""
     return error.square().flatten(1).mean(1)
 
 
 def ycbcr_distortion(error: Tensor, weights: tuple[float, float, float]) -> Tensor:
-    """Weighted sum of the mean squares in luma, Cb and Cr of an error in RGB [B, 3, H, W]: [B]."""
+    """Weighted sum of the mean squared errors in luma, Cb and Cr, of an RGB error [B, 3, H, W]: [B]."""
     matrix = torch.tensor(YCBCR_OF_RGB, device=error.device)
     rows = matrix * torch.tensor(weights, device=error.device).sqrt()[:, None]
     return 3 * mean_square(torch.einsum("ij,bjhw->bihw", rows, error))
 
 
 def symbol_bits(restored: Tensor, prediction: Prediction) -> Tensor:
-    """Bits of a file's symbols `restored - mean`, with the gradient of the prediction alone. Any shape."""
+    """Bits of a file's symbols `restored - mean`, with the gradient of the prediction only. Any shape."""
     return unit_bin_bits(restored - prediction.mean, prediction.log_scale)
 
 
 def noisy_bits(y: Tensor, prediction: Prediction, generator: torch.Generator) -> Tensor:
-    """Bits of y with uniform noise in place of rounding (Balle et al. 2017), with the gradient of y alone."""
+    """Bits of y with uniform noise in place of rounding (Balle et al. 2017), with the gradient of y only."""
     return unit_bin_bits(y + uniform_noise(y, generator) - prediction.mean.detach(), prediction.log_scale.detach())
 
 
 class LatentDiffusion(Protocol):
-    """What the objective `ul` asks of a model. z, z_0 in the paper's units, x in [0, 1], x_t scaled to [-1, 1]."""
+    """A model that the objective `ul` can train. z, z_0 in the paper's units, x in [0, 1], x_t scaled to [-1, 1]."""
 
     def encode_clean(self, x: Tensor, quality: Tensor) -> Tensor: ...
 
@@ -148,9 +149,9 @@ class LatentDiffusion(Protocol):
 def ul_loss(
     model: LatentDiffusion, x: Tensor, quality: Tensor, settings: ObjectiveSettings, generator: torch.Generator
 ) -> tuple[Tensor, Metrics]:
-    """The paper's `L_z + L_x` in nats a picture, over the number of pixels: Gaussian channel, weight 1 on the prior.
+    """Compute the paper's loss `L_z + L_x` in nats per pixel: Gaussian channel, weight 1 on the prior.
 
-    `psnr_db` is that of the one-step prediction at the noise level that was drawn, averaged over levels.
+    `psnr_db`: that of the prediction in one evaluation at a random noise level, averaged over levels.
     """
     n_pixels = x.shape[-2] * x.shape[-1]
     z = model.encode_clean(x, quality)

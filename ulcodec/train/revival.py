@@ -1,9 +1,9 @@
-"""Hidden units that died: found, and drawn anew so that the codec stays as it is.
+"""Reinitialise dead hidden units, without a change of the model's output.
 
-A unit whose ReLU is zero at every position of every picture has no gradient, and does not come back by itself. Most of
-those in the older blocks of `small` had died (docs/lab-notes/dead-units.md); they cost decoding time and give nothing.
-Others recycle them during the run (Sokar et al. 2023, arXiv 2302.12902); here it is done when a run starts from a
-model. Units that leak keep a gradient, and count as dead if they are never above zero.
+A dead unit is one whose ReLU is zero at every position of every picture. It has no gradient, so that it stays dead.
+Most units in the older blocks of `small` had died (docs/lab-notes/dead-units.md). They cost decoding time for nothing.
+Sokar et al. 2023 (arXiv 2302.12902) reinitialise during the run; here it is done when a run starts from a model. Leaky
+units keep a gradient, and count as dead if they are never above zero.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,11 +18,11 @@ from ulcodec.train.loop import Loop
 from ulcodec.train.step import LossFunction
 
 N_BATCHES = 8
-"""Of training crops that show which units are dead."""
+"""Batches of training crops on which dead units are found."""
 
 
 def hidden_layers(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Conv2d]]:
-    """Each layer that feeds hidden units of a residual block, and the layer that reads them."""
+    """Pairs of the layer that feeds hidden units of a residual block and the layer that reads them."""
     for block in model.modules():
         if isinstance(block, BottleneckBlock | PriorBlock):
             yield block.reduce, block.spatial
@@ -31,60 +31,60 @@ def hidden_layers(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Conv2d]]:
 
 @torch.no_grad()
 def dead_units(model: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
-    """For each of `hidden_layers` which units are nowhere above zero while `run` runs the model: bool [hidden].
+    """Find the units of each of `hidden_layers` that are never above zero while `run` runs the model: bool [hidden].
 
-    Layers that do not run have none.
+    Layers that do not run count as alive.
     """
-    largest: list[list[Tensor]] = []
+    maxima: list[list[Tensor]] = []
 
-    def watch(found: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda reader, inputs: found.append(inputs[0].amax((0, 2, 3)))
+    def record(layer_maxima: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda reader, inputs: layer_maxima.append(inputs[0].amax((0, 2, 3)))
 
     handles = []
     for _, reader in hidden_layers(model):
-        largest.append([])
-        handles.append(reader.register_forward_pre_hook(watch(largest[-1])))
+        maxima.append([])
+        handles.append(reader.register_forward_pre_hook(record(maxima[-1])))
     try:
         run()
     finally:
         for handle in handles:
             handle.remove()
     return [
-        torch.stack(found).amax(0) <= 0 if found else torch.zeros_like(reader.weight[0, :, 0, 0], dtype=torch.bool)
-        for found, (_, reader) in zip(largest, hidden_layers(model), strict=True)
+        torch.stack(values).amax(0) <= 0 if values else torch.zeros_like(reader.weight[0, :, 0, 0], dtype=torch.bool)
+        for values, (_, reader) in zip(maxima, hidden_layers(model), strict=True)
     ]
 
 
 @torch.no_grad()
-def redraw(model: nn.Module, dead: list[Tensor]) -> None:
-    """Give `dead_units` the incoming weights of fresh ones, from the global generator, and outgoing weights of zero.
+def reinitialise(model: nn.Module, dead: list[Tensor]) -> None:
+    """Give dead units fresh incoming weights, from the global generator, and outgoing weights of zero.
 
-    No picture on which they were zero can tell, and one on which they leaked hardly; both learn from there.
+    The output does not change where the units were zero, and hardly where they leaked.
     """
     layers = list(hidden_layers(model))
     for (_, reader), units in zip(layers, dead, strict=True):
         reader.weight[:, units] = 0
     for (source, _), units in zip(layers, dead, strict=True):
         fresh = conv(source.in_channels, source.out_channels, source.kernel_size[0]).to(units.device)
-        for own, new in zip(source.parameters(), fresh.parameters(), strict=True):
-            own[units] = new[units]
+        for weight, fresh_weight in zip(source.parameters(), fresh.parameters(), strict=True):
+            weight[units] = fresh_weight[units]
 
 
 def revive(loop: Loop, step: LossFunction) -> str:
-    """Find and redraw the units that a run's first `N_BATCHES` batches do not wake, before it starts; says so in words.
+    """Reinitialise the units that are dead on the first `N_BATCHES` batches of a run; return a line that counts them.
 
-    `step` as for `Loop.run`, not compiled. With several workers, units that none of them wakes.
+    Call it before the run. `step`: as for `Loop.run`, not compiled. A unit is dead if it is dead for all workers.
     """
     model = loop.model
     if not any(hidden_layers(model)):
-        return "no hidden units that may be dead"
-    seen_at = [number * loop.settings.batch_size for number in range(N_BATCHES)]
+        return "no hidden units that could be dead"
+    positions = [number * loop.settings.batch_size for number in range(N_BATCHES)]
     was_training = model.training
-    share = [units.float() for units in dead_units(model.eval(), lambda: [step(n_images) for n_images in seen_at])]
+    share = [units.float() for units in dead_units(model.eval(), lambda: [step(n_images) for n_images in positions])]
     model.train(was_training)
     loop.workers.average(share)
-    dead = [part == 1 for part in share]
-    redraw(model, dead)
+    dead = [layer_share == 1 for layer_share in share]
+    reinitialise(model, dead)
     loop.state.restart_ema()
-    every = torch.cat(dead)
-    return f"{int(every.sum())} of {len(every)} hidden units were dead and are drawn anew"
+    units = torch.cat(dead)
+    return f"{int(units.sum())} of {len(units)} hidden units were dead and are reinitialised"

@@ -10,17 +10,17 @@ from ulcodec.train.workers import Workers
 
 
 def run_config(run_dir: Path) -> dict[str, Any]:
-    """The configuration that a run's checkpoint holds. Raises TrainingError if there is none."""
+    """Read the configuration in a run's checkpoint. Raises TrainingError if there is no checkpoint."""
     if not is_written(run_dir / "checkpoint"):
         raise TrainingError(f"{run_dir}: no checkpoint to resume")
     return read_document(run_dir / "checkpoint", "config")
 
 
 def rewind(run_dir: Path, settings: LoopSettings, device: str) -> None:
-    """Make a run ready for a new length: if its learning rate fell already, go back to the state before that.
+    """Prepare a run for a new length: if its learning rate has begun to fall, go back to the state before.
 
-    Every worker calls it, the first one writes. Raises TrainingError, and changes nothing, if that state is beyond the
-    new length.
+    Every worker must call it; the first one writes. Raises TrainingError, and changes nothing, if that state is beyond
+    the new length.
     """
     workers = Workers.join(device)
     checkpoint, constant = run_dir / "checkpoint", run_dir / "constant"
@@ -41,7 +41,7 @@ def rewind(run_dir: Path, settings: LoopSettings, device: str) -> None:
 
 
 def progress_of(settings: LoopSettings, n_images: int, seconds: float) -> float:
-    """Share of a run's length that is over, 0 to 1."""
+    """Share of a run that is over, 0 to 1."""
     shares = [0.0]
     if settings.minutes is not None:
         shares.append(seconds / (60 * settings.minutes))

@@ -5,7 +5,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a clean stop after the current step, with a checkpoint."""
+    """Requests a clean stop on SIGINT or SIGTERM: after the current step, with a checkpoint."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -13,7 +13,7 @@ class StopRequest:
         self.requested = False
         try:
             self.previous = [signal.signal(number, self.request) for number in self.SIGNALS]
-        except ValueError:  # not in the main thread: the caller keeps the signals
+        except ValueError:  # not in the main thread: signals stay with the caller
             self.previous = []
 
     def request(self, number: int, frame: FrameType | None) -> None:

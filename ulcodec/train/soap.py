@@ -8,23 +8,24 @@ import torch
 from torch import Tensor
 
 LARGEST_SIDE = 512
-"""A side of a kernel with more channels keeps its own axes."""
+"""Largest number of channels of a side of a kernel that gets an eigenbasis."""
 
 SIDES = {"out": 1, "in": 3}
-"""A kernel's sides that may have a covariance, and their axes in a stack."""
+"""Sides of a kernel that may have a covariance, and their axes in a stack."""
 
 N_ROUNDS, SHIFT = 2, 1e-12
-"""Of Cholesky's factorisation in `by_cholesky`: each multiplies the smallest singular value by up to 1e6."""
+"""Rounds and shift of the Cholesky factorisation in `_by_cholesky`. A round scales the smallest singular value by up to
+1e6."""
 
 State = dict[str, Tensor]
 
 
 @dataclass
 class Stack:
-    """Weights of one shape and learning rate, which take their steps together.
+    """Weights of one shape and learning rate, which are updated together.
 
-    `state`: tensors whose first axis counts the weights; the optimiser's own state holds views of them. `n_steps`: as
-    the host counts them, those that a CUDA graph replays too; -1 before the one at which kernels only measure.
+    `state`: tensors whose first axis numbers the weights; the optimiser's state holds views of them. `n_steps`: steps
+    counted on the host, also those that a CUDA graph replays; -1 before the step at which kernels only measure.
     """
 
     weights: list[Tensor]
@@ -37,14 +38,14 @@ class Soap(torch.optim.Optimizer):
     """SOAP for convolution kernels, Adam for everything else; no weight decay.
 
     A kernel's gradient [out, in, h, w] has a covariance over its output channels and one over its input channels:
-    running means with `covariance_beta`. Adam's second moments live in their eigenbases; the first ones in the kernel's
-    own axes. The bases start as these axes and follow by orthogonal iteration (LAPACK's eigensolver gives up on some
-    covariances of single gradients): a round at each of the first `interval` steps, then one every `interval` steps. A
-    kernel's first step only measures. State is float32, kernels' in the order [out, h w, in].
+    running means with `covariance_beta`. Adam's second moments are kept in their eigenbases, the first moments in the
+    axes of the kernel. The bases start as these axes and follow by orthogonal iteration, since LAPACK's eigensolver
+    fails on some covariances of single gradients. There is a round at each of the first `interval` steps, then one
+    every `interval` steps. A kernel's first step only measures. State is float32, for kernels as [out, h w, in].
 
-    Weights of one shape are one batch of every product; those that have no gradient at the first step are left alone
-    for good. `advance` never waits for the device nor asks it anything, so that it can be part of a CUDA graph; `renew`
-    is what it leaves to be done outside; `step` does both. The learning rate of a group is a tensor, to be filled.
+    Weights of one shape are one batch of every product. Weights without a gradient at the first step are never updated.
+    `advance` never waits for the device, so that a CUDA graph can capture it; `renew` does the rest of a step outside.
+    The learning rate of a group is a tensor, to be filled.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Soap(torch.optim.Optimizer):
 
     @torch.no_grad()
     def advance(self) -> None:
-        """A step in the bases as they are."""
+        """Update the weights in the present bases."""
         if not self.stacks:
             self.build_stacks()
         for stack in self.stacks:
@@ -81,7 +82,7 @@ class Soap(torch.optim.Optimizer):
 
     @torch.no_grad()
     def renew(self) -> None:
-        """After every `advance`: let the bases follow when it is time, all of one size together."""
+        """Update the bases if it is time, all of one size together. Call it after every `advance`."""
         due: dict[int, list[tuple[State, str]]] = {}
         for stack in self.stacks:
             stack.n_steps += 1
@@ -90,10 +91,10 @@ class Soap(torch.optim.Optimizer):
                     if f"basis_{side}" in stack.state:
                         due.setdefault(stack.state[f"basis_{side}"].shape[-1], []).append((stack.state, side))
         for members in due.values():
-            follow(members)
+            _update_bases(members)
 
     def build_stacks(self) -> None:
-        """Sort the weights that have gradients into stacks, with the state that was loaded or a fresh one."""
+        """Group the weights that have gradients into stacks, with the loaded state or a new one."""
         for group in self.param_groups:
             alike: dict[tuple[Any, ...], list[Tensor]] = {}
             for weight in group["params"]:
@@ -102,7 +103,7 @@ class Soap(torch.optim.Optimizer):
             for weights in alike.values():
                 loaded = [self.state[weight] for weight in weights]
                 if loaded[0]:
-                    state = {key: torch.stack([own[key] for own in loaded]) for key in loaded[0]}
+                    state = {key: torch.stack([member[key] for member in loaded]) for key in loaded[0]}
                     n_steps = int(state["step"].max())
                 else:
                     state = fresh_state(stacked_gradients(weights))
@@ -121,7 +122,7 @@ class Soap(torch.optim.Optimizer):
         spread = (state["exp_avg_sq"] / (1 - slow**step)).sqrt_().add_(self.eps)
         change = from_eigenbases(to_eigenbases(state["exp_avg"], state) / spread, state)
         change *= stack.lr / (1 - fast**step)
-        changes = [as_kernel(own, weight) for own, weight in zip(change, stack.weights, strict=True)]
+        changes = [as_kernel(rows, weight) for rows, weight in zip(change, stack.weights, strict=True)]
         torch._foreach_sub_(stack.weights, changes)
         for side in SIDES:
             if f"covariance_{side}" in state:
@@ -129,24 +130,24 @@ class Soap(torch.optim.Optimizer):
 
 
 def as_rows(kernel: Tensor) -> Tensor:
-    """A kernel [out, in, h, w] as [out, h w, in]; other weights as they are."""
+    """Reshape a kernel [out, in, h, w] to [out, h w, in]; leave other weights."""
     return kernel.permute(0, 2, 3, 1).flatten(1, 2).contiguous() if kernel.ndim == 4 else kernel
 
 
 def as_kernel(rows: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `as_rows`, for a weight shaped as `like`."""
+    """Invert `as_rows` for a weight of the shape of `like`."""
     if like.ndim < 4:
         return rows
     return rows.view(rows.shape[0], *like.shape[2:], rows.shape[2]).permute(0, 3, 1, 2)
 
 
 def stacked_gradients(weights: list[Tensor]) -> Tensor:
-    """[N, out, h w, in] of kernels, [N, ...] of others."""
+    """Stack gradients: [N, out, h w, in] for kernels, [N, ...] for other weights."""
     return torch.stack([as_rows(weight.grad) for weight in weights if weight.grad is not None])
 
 
 def fresh_state(gradient: Tensor) -> State:
-    """State of a stack before its first step, from its first gradients."""
+    """Initial state of a stack, from its first gradients."""
     state = {
         "step": gradient.new_zeros(len(gradient)),
         "exp_avg": torch.zeros_like(gradient),
@@ -161,7 +162,7 @@ def fresh_state(gradient: Tensor) -> State:
 
 
 def covariance(rows: Tensor, side: str) -> Tensor:
-    """[N, out, h w, in] -> [N, C, C], C the channels of the side."""
+    """Covariance over the C channels of a side: [N, out, h w, in] -> [N, C, C]."""
     matrix = rows.flatten(2) if side == "out" else rows.flatten(1, 2).mT
     return matrix @ matrix.mT
 
@@ -178,39 +179,39 @@ def from_eigenbases(rows: Tensor, state: State) -> Tensor:
     return (rows.flatten(1, 2) @ state["basis_in"].mT).view(rows.shape) if "basis_in" in state else rows
 
 
-def follow(members: list[tuple[State, str]]) -> None:
-    """A round of orthogonal iteration on the bases of sides of one size, strongest first."""
+def _update_bases(members: list[tuple[State, str]]) -> None:
+    """Do a round of orthogonal iteration on the bases of sides of one size, strongest direction first."""
     bases, covariances = (
         torch.cat([state[f"{name}_{side}"] for state, side in members]).double() for name in ("basis", "covariance")
     )
     product = covariances @ bases
     strength = (bases * product).sum(1)
-    product += bases * (1e-12 * strength.mean(1) + 1e-30)[:, None, None]  # where no gradient came, the basis stays
+    product += bases * (1e-12 * strength.mean(1) + 1e-30)[:, None, None]  # without a gradient the basis stays
     order = strength.argsort(dim=1, descending=True)
     product = product.gather(2, order[:, None].expand_as(product))
     counts = [len(state["step"]) for state, _ in members]
-    renewed, orders = torch.split(orthonormalised(product), counts), torch.split(order, counts)
-    for (state, side), basis, own_order in zip(members, renewed, orders, strict=True):
+    renewed, orders = torch.split(_orthonormalise(product), counts), torch.split(order, counts)
+    for (state, side), basis, stack_order in zip(members, renewed, orders, strict=True):
         state[f"basis_{side}"].copy_(basis)
         moments, axis = state["exp_avg_sq"], SIDES[side]
-        index = own_order.view(len(own_order), *(-1 if dimension == axis else 1 for dimension in range(1, 4)))
+        index = stack_order.view(len(stack_order), *(-1 if dimension == axis else 1 for dimension in range(1, 4)))
         moments.copy_(moments.gather(axis, index.expand_as(moments)))
 
 
-def orthonormalised(columns: Tensor) -> Tensor:
-    """What Gram and Schmidt would make of the columns of float64 matrices [N, C, C] from left to right, up to signs.
+def _orthonormalise(columns: Tensor) -> Tensor:
+    """Orthonormalise the columns of float64 matrices [N, C, C] from left to right, up to signs, as Gram-Schmidt.
 
-    On a CPU by QR factorisations in float32; on GPUs, where those go one by one, by Cholesky's factorisation of the
-    columns' products, shifted and repeated (Fukaya et al. 2020, arXiv 1809.11085): all matrices of a batch at once.
+    On a CPU by QR factorisation in float32. On GPUs, where QR takes one matrix at a time, by shifted Cholesky QR for
+    the whole batch (Fukaya et al. 2020, arXiv 1809.11085).
     """
     if columns.device.type == "cpu":
         unit: Tensor = torch.linalg.qr((columns / columns.norm(dim=1, keepdim=True)).float())[0]
         return unit
-    return by_cholesky(columns)
+    return _by_cholesky(columns)
 
 
-def by_cholesky(columns: Tensor) -> Tensor:
-    """See `orthonormalised`: float64 [N, C, C], on any device."""
+def _by_cholesky(columns: Tensor) -> Tensor:
+    """Orthonormalise by shifted Cholesky QR, float64 [N, C, C], on any device."""
     shift = SHIFT * torch.eye(columns.shape[2], dtype=columns.dtype, device=columns.device)
     for _ in range(N_ROUNDS):
         columns = columns / columns.norm(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Stage 1: encoder, prior and decoder trained together."""
+"""Stage 1: train encoder, prior and decoder together."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,10 +29,10 @@ VALIDATION_QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class Stage1Step:
-    """One training step as a function of the images seen so far.
+    """Loss of a training step, as a function of the images seen so far.
 
-    They choose the pictures and seed everything random in it, so that a resumed run draws what an unbroken one would
-    have.
+    Their number chooses the pictures and seeds all random numbers, so that a resumed run draws what an unbroken one
+    would.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Stage1Step:
             )
 
     def qualities(self) -> Tensor:
-        """[B] qualities in [0, 1]: one in each of B equal strata, shuffled, so that every batch sees all rates."""
+        """Draw qualities [B] in [0, 1], one in each of B equal strata, shuffled: every batch covers all rates."""
         batch = self.settings.batch_size
         if self.settings.objective == "ul":
             return torch.full((batch,), self.settings.weights.ul_quality, device=self.device)
@@ -86,7 +86,7 @@ class Stage1Step:
 
 
 def validation_scores(model: nn.Module, pictures: PictureSet, settings: Stage1Settings) -> dict[str, float]:
-    """Loss, rate and PSNR over one fixed crop of every held-out picture at five qualities, in float32."""
+    """Score one fixed crop of every held-out picture at five qualities, in float32: loss, rate and PSNR."""
     generator = torch.Generator(pictures.pixels.device).manual_seed(1)
     n_crops = max(1, len(pictures))
     objective = OBJECTIVES[settings.objective]
@@ -108,7 +108,7 @@ def validation_scores(model: nn.Module, pictures: PictureSet, settings: Stage1Se
 
 @without_denormals()
 def train_stage1(settings: Stage1Settings) -> Path:
-    """Run or resume stage 1. Returns the run directory; `ulcodec train export` turns it into a model directory.
+    """Run or resume stage 1; return the run directory, which `ulcodec train export` turns into a model directory.
 
     Raises TrainingError for settings that cannot run, unreadable data, or a loss that is not finite or explodes.
     """
@@ -137,7 +137,7 @@ def train_stage1(settings: Stage1Settings) -> Path:
 def training_pictures(
     settings: Stage1Settings, device: torch.device
 ) -> tuple[Callable[[int], PictureSet], PictureSet, str]:
-    """The pictures to train on after so many images, those held out, and how many there are in words."""
+    """Load the pictures: those to train on after a number of images, those held out, and a line that counts them."""
     if settings.shards_in_memory:
         stream = ShardStream(
             settings.data,
@@ -171,10 +171,10 @@ def resume_stage1(
     n_images: int | None = None,
     data: tuple[Source, ...] = (),
 ) -> Path:
-    """Continue a run with the settings that its checkpoint holds, to a new length if one is given.
+    """Continue a run with the settings in its checkpoint, to a new length if one is given.
 
-    A run whose learning rate fell already goes back to the state before that, and falls at its new end. Raises
-    TrainingError if there is no checkpoint, if that state is beyond the new length, or as `train_stage1`.
+    With a new length, a run whose learning rate has begun to fall goes back to the state before. Raises TrainingError
+    if there is no checkpoint, if that state is beyond the new length, or as `train_stage1`.
     """
     longer = minutes is not None or n_images is not None
     settings = Stage1Settings.from_resolved(run_config(run_dir)["stage1"])

@@ -1,4 +1,4 @@
-"""Stage 2: a base model that draws latents, trained on those of a frozen codec."""
+"""Stage 2: train a base model that draws latents, on the latents of a frozen codec."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ VALIDATION_PASSES = 8
 
 @torch.no_grad()
 def encode_pictures(model: UnifiedLatentModel, pictures: PictureSet, quality: float, mirrored: bool) -> PictureSet:
-    """Clean latents z, float16, of pictures cut to multiples of 16 pixels; `mirrored`: of their mirror images too."""
+    """Encode pictures, cut to multiples of 16 pixels, to clean latents z in float16; `mirrored`: mirror images too."""
     device = next(model.parameters()).device
     q = torch.tensor([quality], device=device)
     latents: list[np.ndarray] = []
@@ -51,9 +51,9 @@ def encode_pictures(model: UnifiedLatentModel, pictures: PictureSet, quality: fl
 def latents_of(
     settings: Stage2Settings, codec: StoredModel, device: torch.device, workers: Workers
 ) -> list[PictureSet]:
-    """Training and validation latents, from `RUN/latents` if it holds those of this codec and quality.
+    """Load the training and validation latents from `RUN/latents`; the first run encodes them there.
 
-    Raises TrainingError if it holds others.
+    Raises TrainingError if the directory holds latents of another codec or quality.
     """
     path = settings.out / "latents"
     origin = {"codec_sha256": codec.fingerprint.hex(), "quality": settings.quality}
@@ -77,14 +77,14 @@ def latents_of(
             groups[name] = {key: getattr(encoded, key) for key in LATENT_PARTS}
         write_directory(path, groups, {"origin": origin})
     workers.wait()
-    if (found := read_document(path, "origin")) != origin:
-        raise TrainingError(f"{path} holds latents of {found}, not of {origin}; choose another run directory")
+    if (stored_origin := read_document(path, "origin")) != origin:
+        raise TrainingError(f"{path} holds latents of {stored_origin}, not of {origin}; choose another run directory")
     sets = (read_tensors(path, name) for name in ("training", "validation"))
     return [PictureSet(*(tensors[key] for key in LATENT_PARTS)) for tensors in sets]
 
 
 def statistics(latents: PictureSet) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [C] over all positions."""
+    """Mean and standard deviation over all positions, [C] each."""
     parts = torch.split(latents.pixels, 65536)
     mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(latents.pixels)
     squares = torch.stack([((part.double() - mean) ** 2).sum(0) for part in parts]).sum(0)
@@ -92,10 +92,10 @@ def statistics(latents: PictureSet) -> tuple[Tensor, Tensor]:
 
 
 def base_loss(base: nn.Module, z: Tensor, bias: float, generator: torch.Generator) -> tuple[Tensor, Metrics]:
-    """The bound on the latents' description length with sigmoid weights, in nats a latent element.
+    """Compute the sigmoid-weighted bound on the latents' description length, in nats per latent element.
 
-    `E_t[-lambda'/2 exp(b) sigmoid(lambda - b) |z - z_hat(z_t)|^2]` (arXiv 2602.17270, 3.3): the weight of stage 1 is
-    `exp(lambda)`, and its bound is the metric `continuous_bpp`, in bits a pixel. z [B, C, h, w] clean.
+    `E_t[-lambda'/2 exp(b) sigmoid(lambda - b) |z - z_hat(z_t)|^2]` (arXiv 2602.17270, 3.3). With the weight of stage 1,
+    `exp(lambda)`, it is the metric `continuous_bpp`, in bits per pixel. z [B, C, h, w] clean.
     """
     log_snr, slope = latent_log_snr(stratified_times(len(z), generator))
     level = per_picture(log_snr)
@@ -109,7 +109,7 @@ def base_loss(base: nn.Module, z: Tensor, bias: float, generator: torch.Generato
 
 
 class Stage2Step:
-    """One training step as a function of the images seen so far, which seed everything random in it."""
+    """Loss of a training step, as a function of the images seen so far, which seed all random numbers."""
 
     def __init__(self, base: BaseModel, latents: PictureSet, settings: Stage2Settings, workers: Workers):
         self.base, self.latents, self.settings, self.workers = base, latents, settings, workers
@@ -132,13 +132,13 @@ class Stage2Step:
 def latent_windows(
     latents: PictureSet, count: int, crop_px: int, generator: torch.Generator, workers: Workers
 ) -> Tensor:
-    """z float32 [share of count, C, crop / 16, crop / 16]."""
+    """Draw this worker's rows of `count` random windows: z float32 [rows, C, crop / 16, crop / 16]."""
     windows = latents.random_windows(count, crop_px // PATCH_PX, generator, workers.rows)
     return windows.permute(0, 3, 1, 2).float()
 
 
 def validation_scores(base: nn.Module, latents: PictureSet, settings: Stage2Settings) -> dict[str, float]:
-    """Loss and bound over fixed windows of the held-out pictures at fixed noise levels, in float32."""
+    """Score fixed windows of the held-out pictures at fixed noise levels, in float32: loss and bound."""
     generator = torch.Generator(latents.pixels.device).manual_seed(1)
     totals: dict[str, float] = {}
     base.eval()
@@ -154,9 +154,9 @@ def validation_scores(base: nn.Module, latents: PictureSet, settings: Stage2Sett
 
 @without_denormals()
 def train_stage2(settings: Stage2Settings) -> Path:
-    """Run or resume stage 2. Returns the run directory; `ulcodec sample` draws pictures with it.
+    """Run or resume stage 2; return the run directory, from which `ulcodec sample` draws pictures.
 
-    The first start encodes all pictures into `RUN/latents`. Raises TrainingError for settings that cannot run,
+    The first run encodes all pictures to `RUN/latents`. Raises TrainingError for settings that cannot run,
     unreadable data, latents of another codec, or a loss that is not finite or explodes.
     """
     settings.check()
@@ -164,7 +164,7 @@ def train_stage2(settings: Stage2Settings) -> Path:
     codec = open_model(settings.model)
     config = base_model_config(settings.config, codec.config.latent_channels)
     training, validation = (part.to(device) for part in latents_of(settings, codec, device, workers))
-    torch.manual_seed(settings.seed)  # the first worker may have drawn before, when it encoded the latents
+    torch.manual_seed(settings.seed)  # encoding the latents may have drawn random numbers in the first worker
     base = BaseModel(config).to(device)
     base.set_statistics(*statistics(training))
     identity = {"base": asdict(config), "codec_sha256": codec.fingerprint.hex(), "quality": settings.quality}
@@ -186,7 +186,7 @@ def train_stage2(settings: Stage2Settings) -> Path:
 def resume_stage2(
     run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
 ) -> Path:
-    """As `resume_stage1`."""
+    """Continue a run, see `resume_stage1`."""
     settings = Stage2Settings.from_json(run_config(run_dir)["stage2"])
     settings = replace(settings, out=run_dir, data=data or settings.data)
     if minutes is not None or n_images is not None:

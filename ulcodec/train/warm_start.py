@@ -20,40 +20,42 @@ EXTENSIBLE = (*DEPTHS, "latent_channels", "n_quality_anchors", "negative_slope")
 """Fields of a codec's configuration that may grow when a run starts from another model."""
 
 INNOVATION = 0.6
-"""How much of the DCT coefficients that come next the networks of `small` did not guess (docs/lab-notes.md)."""
+"""Share of the next DCT coefficients that the networks of `small` could not predict (docs/lab-notes/weights.md)."""
 
 
 def load_initial_weights(model: nn.Module, directory: Path, config: dict[str, Any]) -> None:
-    """Start from a model directory of the same configuration, or of a smaller codec (see `is_smaller`).
+    """Load the weights of a model directory of the same configuration, or of a smaller codec (see `is_smaller`).
 
-    Blocks that it lacks come last in their network and start at nothing, so that the deeper codec begins as the other
-    (Net2DeeperNet, Chen et al. 2016, arXiv 1511.05641). Raises TrainingError for any other configuration.
+    Blocks that the smaller codec lacks are added at the end of their network with zero output, so that both codecs
+    start equal (Net2DeeperNet, Chen et al. 2016, arXiv 1511.05641). Raises TrainingError for any other configuration.
     """
-    found = read_document(directory, "config").get("model")
-    grows = isinstance(model, UnifiedLatentModel) and isinstance(found, dict) and is_smaller(found, config)
-    if found != config and not grows:
+    stored_config = read_document(directory, "config").get("model")
+    grows = (
+        isinstance(model, UnifiedLatentModel) and isinstance(stored_config, dict) and is_smaller(stored_config, config)
+    )
+    if stored_config != config and not grows:
         raise TrainingError(f"{directory} holds another model configuration")
     weights = read_tensors(directory, "weights")
     if grows:
         for name, fresh in model.state_dict().items():
             if name in weights:
-                weights[name] = grown(name, weights[name], fresh)
+                weights[name] = enlarged(name, weights[name], fresh)
             else:
                 weights[name] = torch.zeros_like(fresh) if ".expand." in name else fresh
     load_weights(model, weights)
 
 
-def grown(name: str, stored: Tensor, fresh: Tensor) -> Tensor:
-    """A smaller codec's weight in a larger one's shape, `fresh` being the value that the larger one starts with.
+def enlarged(name: str, stored: Tensor, fresh: Tensor) -> Tensor:
+    """Enlarge a smaller codec's weight to the shape of `fresh`, the initial value of the larger codec.
 
-    Further latent channels start as the DCT coefficients that come next, coded and restored by the linear transforms
-    alone: no other network hears of them yet, and the prior gives each the average channel's spread beside its own
-    gain. Further quality anchors continue the line through the last two.
+    New latent channels start as the next DCT coefficients, which only the linear transforms code and restore; all other
+    networks ignore them at first. The prior gives each the average spread of the channels, times its own gain. New
+    quality anchors continue the line through the last two.
     """
     result = fresh.clone()
     if name.endswith(".values") and len(fresh) > len(stored):
-        further = torch.arange(1, len(fresh) - len(stored) + 1)[:, None]
-        stored = torch.cat((stored, stored[-1] + further * (stored[-1] - stored[-2])))
+        new_anchors = torch.arange(1, len(fresh) - len(stored) + 1)[:, None]
+        stored = torch.cat((stored, stored[-1] + new_anchors * (stored[-1] - stored[-2])))
     elif name.startswith("prior.scale_head."):
         result[:] = stored.float().mean(0)
     elif name == "encoder.linear.weight":
@@ -64,34 +66,33 @@ def grown(name: str, stored: Tensor, fresh: Tensor) -> Tensor:
     return result
 
 
-def is_smaller(found: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether the second codec's configuration is the first's but for its name and what it has more of.
+def is_smaller(stored: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether a stored codec differs from a configuration only by its name and by what it has less of.
 
-    That may be blocks, latent channels, the negative slope, and anchors of quality above the last, with the Lagrangians
-    to go with them.
+    That may be blocks, latent channels, the negative slope, and quality anchors at the top with their Lagrangians.
     """
-    found = {"negative_slope": 0.0, **found}  # models from before there was one are ReLU
+    stored = {"negative_slope": 0.0, **stored}  # older models have no slope: they are ReLU
     differ = ("name", "lagrangian_high", *EXTENSIBLE)
     return (
-        found.keys() == config.keys()
-        and all(found[key] == value for key, value in config.items() if key not in differ)
-        and all(found[key] <= config[key] for key in EXTENSIBLE)
-        and math.isclose(lagrangian_ratio(found), lagrangian_ratio(config), rel_tol=1e-9)
+        stored.keys() == config.keys()
+        and all(stored[key] == value for key, value in config.items() if key not in differ)
+        and all(stored[key] <= config[key] for key in EXTENSIBLE)
+        and math.isclose(lagrangian_ratio(stored), lagrangian_ratio(config), rel_tol=1e-9)
     )
 
 
 def lagrangian_ratio(config: dict[str, Any]) -> float:
-    """Of each quality anchor to the one before, as a logarithm."""
+    """Logarithm of the ratio between the Lagrangians of neighbouring quality anchors."""
     low, high = float(config["lagrangian_low"]), float(config["lagrangian_high"])
     return math.log(high / low) / (int(config["n_quality_anchors"]) - 1)
 
 
 def load_denoiser(denoiser: Denoiser, name: str) -> None:
-    """Take the weights of another model's denoiser. Raises TrainingError if they do not fit."""
+    """Load the weights of another model's denoiser. Raises TrainingError if they do not fit."""
     prefix = f"{DENOISER}."
     weights = open_model(name).weights
-    found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    denoiser_weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     try:
-        load_weights(denoiser, found)
+        load_weights(denoiser, denoiser_weights)
     except ModelError as error:
         raise TrainingError(f"{name}: its denoiser is of another configuration") from error

@@ -1,8 +1,8 @@
-"""The processes that train one model together: started by `torchrun`, one a device, or a single one without it.
+"""Workers: the processes that train one model together, started by `torchrun`, one per device; or a single process.
 
-Every worker takes its rows of the batch and holds the whole model, or after `shard` its part of every weight (FSDP2).
-Random numbers are drawn for the whole batch from generators that all workers seed alike, so that the number of workers
-changes no step but for the order of its sums.
+Every worker takes its rows of the batch, and holds the whole model, or after `shard` its part of every weight (FSDP2).
+All workers seed their generators alike and draw random numbers for the whole batch. So a step does not depend on the
+number of workers, except for the order of sums.
 """
 
 import os
@@ -26,7 +26,7 @@ from ulcodec.errors import TrainingError
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among `count`; `local_rank` numbers those of one machine."""
+    """The rank of this process among `count`; `local_rank`: its rank on this machine."""
 
     rank: int = 0
     count: int = 1
@@ -34,14 +34,14 @@ class Workers:
 
     @classmethod
     def join(cls, device: str) -> "Workers":
-        """Meet the other processes of `torchrun`, over NCCL between GPUs and Gloo otherwise."""
+        """Connect to the other processes of `torchrun`, over NCCL between GPUs and Gloo otherwise."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not dist.is_initialized():
             on_gpus = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
             store, rank, count = next(rendezvous("env://"))
             if os.environ.get("GROUP_WORLD_SIZE") == "1":
-                # One machine's restarted processes share the store of those that died: keep out of their addresses.
+                # On one machine, restarted processes share the store of those that died: use other keys.
                 store = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
             backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
             dist.init_process_group(backend, store=store, rank=rank, world_size=count)
@@ -53,18 +53,18 @@ class Workers:
         return self.rank == 0
 
     def share(self, batch_size: int) -> int:
-        """Rows of the batch that each worker takes. Raises TrainingError if they cannot be equal."""
+        """Rows of the batch per worker. Raises TrainingError if the batch cannot be divided equally."""
         if batch_size % self.count:
             raise TrainingError(f"a batch of {batch_size} cannot be shared equally by {self.count} processes")
         return batch_size // self.count
 
     def rows(self, whole: Tensor) -> Tensor:
-        """This worker's rows."""
+        """This worker's rows of a batch."""
         n_rows = self.share(len(whole))
         return whole[self.rank * n_rows : (self.rank + 1) * n_rows]
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """One whose draws are for the whole batch. Alone, a plain one: a CUDA graph takes no other."""
+        """A generator that draws for the whole batch; a plain one for a single process, as a CUDA graph needs it."""
         if self.count == 1:
             return torch.Generator(device)
         generator = BatchGenerator(device)
@@ -72,7 +72,7 @@ class Workers:
         return generator
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its mean over the workers, all in one message."""
+        """Replace each tensor by its mean over the workers, in one message."""
         if self.count == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -82,33 +82,33 @@ class Workers:
             tensor.copy_(mean.view_as(tensor))
 
     def shard(self, model: nn.Module, parts: Sequence[nn.Module]) -> None:
-        """Split every weight between the workers, which from now on gather those of each part when it runs."""
+        """Split every weight between the workers; each of `parts` gathers its weights when it runs."""
         mesh = init_device_mesh(next(model.parameters()).device.type, (self.count,))
         for module in (*parts, model):
             fully_shard(module, mesh=mesh)
 
     def agree(self, seconds: float, stop: bool) -> tuple[float, bool]:
-        """The first worker's clock, and whether any worker was asked to stop; over the CPU, so that no GPU waits."""
+        """Agree on the first worker's clock, and whether any worker was asked to stop; on the CPU, so that no GPU waits."""
         if self.count == 1:
             return seconds, stop
-        said = torch.tensor([seconds if self.first else 0.0, float(stop)], dtype=torch.float64)
-        dist.all_reduce(said)
-        return float(said[0]), bool(said[1] > 0)
+        sums = torch.tensor([seconds if self.first else 0.0, float(stop)], dtype=torch.float64)
+        dist.all_reduce(sums)
+        return float(sums[0]), bool(sums[1] > 0)
 
     def wait(self) -> None:
-        """Until all workers are here."""
+        """Wait for all workers."""
         if self.count > 1:
             self.agree(0.0, False)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be split between the workers, in one piece; all of them must ask for it."""
+    """Gather a tensor that may be split between the workers; all of them must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def fill(target: Tensor, values: Tensor) -> Tensor:
-    """Copy a tensor in one piece into one that may be split; returns the latter."""
+    """Copy a whole tensor into one that may be split between the workers; return the latter."""
     if isinstance(target, DTensor):
         values = distribute_tensor(values.to(target.device), target.device_mesh, target.placements)
     return target.copy_(values)
@@ -116,22 +116,22 @@ def fill(target: Tensor, values: Tensor) -> Tensor:
 
 @contextmanager
 def without_denormals() -> Iterator[None]:
-    """Numbers below the normal ones count as 0 in this thread, and in those that torch starts meanwhile for good.
+    """Context that flushes denormal numbers to 0, in this thread and in the threads that torch starts inside.
 
-    In training they come from gradients that fade, and CPUs take long over them.
+    Vanishing gradients produce them in training, and CPUs are slow on them.
     """
-    already = bool(torch.tensor(1e-30) * 1e-10 == 0)
+    was_flushing = bool(torch.tensor(1e-30) * 1e-10 == 0)
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(already)
+        torch.set_flush_denormal(was_flushing)
 
 
 def begin(device: str, batch_size: int, threads: int, seed: int) -> tuple[Workers, torch.device]:
-    """What every run starts with: the other processes, a device, threads (0: torch's choice), seed, whole float32.
+    """Begin a run: connect the workers, choose the device, set threads (0: torch's choice), seed and float32 precision.
 
-    Raises TrainingError if the batch cannot be shared, DeviceError if the device cannot be had.
+    Raises TrainingError if the batch cannot be divided, DeviceError for an unavailable device.
     """
     workers = Workers.join(device)
     workers.share(batch_size)
@@ -139,7 +139,7 @@ def begin(device: str, batch_size: int, threads: int, seed: int) -> tuple[Worker
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    # What is float32 under bfloat16 autocast is so for its precision: latents reach hundreds of quantisation steps.
+    # What stays float32 under bfloat16 autocast needs its precision: latents reach hundreds of bins.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     return workers, chosen

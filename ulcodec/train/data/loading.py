@@ -1,7 +1,4 @@
-"""Training pictures: decoded once, held as uint8 in one tensor, cropped at random on the training device.
-
-All of them, or a few shards at a time of those that do not fit.
-"""
+"""Load training pictures into memory: decode each once, split into training and validation."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +13,9 @@ from ulcodec.train.data.pictures import PictureSet, pack
 
 
 def read_pictures(files: Iterable[tuple[str, bytes]], min_side_px: int, left_out: LeftOut) -> Iterator[np.ndarray]:
-    """The usable ones among named files, decoded: uint8 [H, W, 3] with both sides at least `min_side_px`.
+    """Decode the usable pictures among named files: uint8 [H, W, 3] with both sides at least `min_side_px`.
 
-    The others are counted in `left_out`.
+    `left_out` counts the others.
     """
     remaining = iter(files)
     with ThreadPoolExecutor() as pool:
@@ -28,7 +25,7 @@ def read_pictures(files: Iterable[tuple[str, bytes]], min_side_px: int, left_out
 
 
 def held_out_every(validation_share: float) -> int:
-    """Every how many pictures one is held out."""
+    """Interval between pictures that are held out."""
     return max(2, round(1 / validation_share))
 
 
@@ -40,17 +37,17 @@ def load_pictures(
     limit: int | None = None,
     left_out: LeftOut | None = None,
 ) -> tuple[PictureSet, PictureSet]:
-    """Decode every picture once and split: returns (training, validation).
+    """Decode every picture once; return the sets for training and for validation.
 
-    Every `1 / validation_share`-th usable picture goes to validation (at least one). Pictures with a side below
-    `min_side_px` are left out, those with transparency, and what cannot be read; `left_out` counts them. Raises
-    TrainingError if fewer than two pictures remain.
+    Every `1 / validation_share`-th usable picture goes to validation, at least one. Pictures with a side below
+    `min_side_px`, with transparency, or unreadable are skipped; `left_out` counts them. Raises TrainingError if fewer
+    than two pictures remain.
     """
     counted = LeftOut() if left_out is None else left_out
     pictures = list(islice(read_pictures(pictures_of(sources, counted), min_side_px, counted), limit))
     if len(pictures) < 2:
-        found = f"found {len(pictures)} pictures with sides of at least {min_side_px} px; need two or more"
-        raise TrainingError(counted.after(found))
+        message = f"found {len(pictures)} pictures with sides of at least {min_side_px} px; need two or more"
+        raise TrainingError(counted.after(message))
     every = held_out_every(validation_share)
     held_out = [p for i, p in enumerate(pictures) if i % every == 0]
     return pack([p for i, p in enumerate(pictures) if i % every]), pack(held_out)

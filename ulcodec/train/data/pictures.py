@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Pictures of any sizes, laid end to end: `pixels` uint8 [sum of H W, 3]; heights, widths, starts int64 [N].
+    """Pictures of any sizes in one tensor: `pixels` uint8 [sum of H W, 3]; heights, widths, starts int64 [N].
 
     Or latents in the same order: floats [sum of h w, C].
     """
@@ -39,9 +39,9 @@ class PictureSet:
         rows_of: Callable[[Tensor], Tensor] = lambda whole: whole,
         mirrored: bool = False,
     ) -> Tensor:
-        """Squares of pictures drawn evenly, of the stored dtype [count, side, side, C].
+        """Draw square windows of random pictures, of the stored dtype [count, side, side, C].
 
-        `rows_of` takes the rows that are wanted, out of `count`; `mirrored` flips half of them left-right.
+        `rows_of` selects rows out of `count`, for a worker; `mirrored` flips half of the windows left-right.
         """
         device = self.pixels.device
 
@@ -66,13 +66,13 @@ class PictureSet:
         generator: torch.Generator,
         rows_of: Callable[[Tensor], Tensor] = lambda whole: whole,
     ) -> Tensor:
-        """`random_windows` of pictures, half of them mirrored, as float32 [count, 3, crop, crop] in [0, 1]."""
+        """Draw random windows, half of them mirrored, as float32 [count, 3, crop, crop] in [0, 1]."""
         crops = self.random_windows(count, crop_px, generator, rows_of, mirrored=True)
         return crops.permute(0, 3, 1, 2).float() / 255
 
 
 def join(sets: list[PictureSet]) -> PictureSet:
-    """Several sets as one."""
+    """Join several sets."""
     offsets = np.concatenate(([0], np.cumsum([len(part.pixels) for part in sets])[:-1]))
     return PictureSet(
         torch.cat([part.pixels for part in sets]),
@@ -83,7 +83,7 @@ def join(sets: list[PictureSet]) -> PictureSet:
 
 
 def pack(pictures: list[np.ndarray]) -> PictureSet:
-    """Arrays [H, W, C] of one dtype, end to end."""
+    """Pack arrays [H, W, C] of one dtype into a set."""
     sizes = np.array([p.shape[:2] for p in pictures], dtype=np.int64)
     counts = sizes.prod(axis=1)
     starts = np.concatenate(([0], counts.cumsum()[:-1]))

@@ -13,10 +13,10 @@ from ulcodec.train.data.pictures import PictureSet, join, pack
 
 
 class ShardStream:
-    """Training pictures too many for the memory: `n_held` shards at a time, the next one read in the background.
+    """Training pictures that exceed the memory: `n_held` shards at a time; the next one is read in the background.
 
-    After every `crops_per_shard` images the oldest shard gives way to the next, in an order shuffled anew on each pass
-    over the shards. What is held depends on the number of images seen alone, so that a resumed run goes on exactly.
+    After every `crops_per_shard` images the next shard replaces the oldest, in an order that is shuffled on each pass
+    over the shards. The shards in memory depend only on the number of images seen, so that a resumed run is exact.
     """
 
     def __init__(
@@ -42,27 +42,27 @@ class ShardStream:
         self.left_out = LeftOut()
 
     def at(self, n_images: int) -> PictureSet:
-        """The pictures to train on after `n_images`. Raises TrainingError if a shard is unreadable or none usable."""
+        """The pictures to train on after `n_images`. Raises TrainingError without pictures, or if a shard is unreadable."""
         first = n_images // self.crops_per_shard
         if self.held is None or first != self.first:
-            wanted = range(first, first + self.n_held)
-            for position in (*wanted, wanted.stop):
+            positions = range(first, first + self.n_held)
+            for position in (*positions, positions.stop):
                 if position not in self.reading:
                     self.reading[position] = self.reader.submit(self.read, self.shard(position), False, LeftOut())
             self.reading = {position: future for position, future in self.reading.items() if position >= first}
-            self.held = None  # free its memory before the next one takes as much
-            self.first, self.held = first, self.joined(self.reading[position].result() for position in wanted)
+            self.held = None  # free the memory before the next set takes as much
+            self.first, self.held = first, self.joined(self.reading[position].result() for position in positions)
         return self.held
 
     def validation(self) -> PictureSet:
-        """Pictures held out of the first `n_held` shards in the order given. Raises TrainingError if there are none.
+        """Load the pictures held out of the first `n_held` shards in the given order.
 
-        `left_out` counts what is not used of these shards.
+        `self.left_out` counts the files of these shards that are not used. Raises TrainingError if there are none.
         """
         return self.joined(self.read(shard, True, self.left_out) for shard in self.shards[: self.n_held])
 
     def shard(self, position: int) -> Source:
-        """The shard at a position of the endless shuffled order."""
+        """The shard at a position in the endless shuffled order."""
         n_pass, index = divmod(position, len(self.shards))
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + n_pass)
         return self.shards[int(torch.randperm(len(self.shards), generator=generator)[index])]
@@ -73,8 +73,8 @@ class ShardStream:
         return pack(chosen) if chosen else None
 
     def joined(self, sets: Iterable[PictureSet | None]) -> PictureSet:
-        found = [pictures for pictures in sets if pictures is not None]
-        if not found:
-            nothing = f"no pictures with sides of at least {self.min_side_px} px in {self.n_held} shards"
-            raise TrainingError(self.left_out.after(nothing))
-        return join(found).to(self.device)
+        loaded = [pictures for pictures in sets if pictures is not None]
+        if not loaded:
+            message = f"no pictures with sides of at least {self.min_side_px} px in {self.n_held} shards"
+            raise TrainingError(self.left_out.after(message))
+        return join(loaded).to(self.device)
