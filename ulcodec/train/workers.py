@@ -88,7 +88,7 @@ class Workers:
             fully_shard(module, mesh=mesh)
 
     def agree(self, seconds: float, stop: bool) -> tuple[float, bool]:
-        """Agree on the first worker's clock, and whether any worker was asked to stop; on the CPU, so that no GPU waits."""
+        """Agree on the first worker's clock and on whether to stop, if any worker was asked to; no GPU waits for it."""
         if self.count == 1:
             return seconds, stop
         sums = torch.tensor([seconds if self.first else 0.0, float(stop)], dtype=torch.float64)

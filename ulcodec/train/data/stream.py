@@ -42,7 +42,7 @@ class ShardStream:
         self.left_out = LeftOut()
 
     def at(self, n_images: int) -> PictureSet:
-        """The pictures to train on after `n_images`. Raises TrainingError without pictures, or if a shard is unreadable."""
+        """The pictures to train on after `n_images`. Raises TrainingError without pictures or for a bad shard."""
         first = n_images // self.crops_per_shard
         if self.held is None or first != self.first:
             positions = range(first, first + self.n_held)
