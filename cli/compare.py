@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ulcodec.io.pictures import Picture
+    from ulcodec.io.picture import Picture
 
 OPENING_SHARE = 0.5
 """Rough share of time of reading and decoding; the rest is MS-SSIM and writing."""
@@ -86,7 +86,7 @@ def comparable(first: "Picture", second: "Picture") -> "tuple[NDArray[np.uint8],
     """Convert both to 8 bits of the range that the first one uses, equal where that is fully transparent."""
     from ulcodec.codec.pixels import without_hidden
     from ulcodec.format.attachments import significant_bits, to_full_range
-    from ulcodec.io.pictures import Picture
+    from ulcodec.io.picture import Picture
 
     a, b = first.pixels_8, second.pixels_8
     if first.bit_depth == second.bit_depth:

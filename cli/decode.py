@@ -34,7 +34,7 @@ from ulcodec_cli.plan import make_plan
 
 if TYPE_CHECKING:
     from ulcodec.codec import Codec, Recovery
-    from ulcodec.io.pictures import Picture
+    from ulcodec.io.picture import Picture
 
 DECODING_SHARE = 0.85
 """Rough share of time of decoding; the rest is writing PNG."""

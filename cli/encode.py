@@ -36,7 +36,7 @@ from ulcodec_cli.plan import make_plan
 
 if TYPE_CHECKING:
     from ulcodec.codec import Codec
-    from ulcodec.io.pictures import Picture
+    from ulcodec.io.picture import Picture
 
 DEFAULT_QUALITY = 50
 MAX_BPP = 1000.0

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ulcodec import pillow
 from ulcodec.codec.image import Codec
-from ulcodec.io.pictures import Picture
+from ulcodec.io.picture import Picture
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from ulcodec.codec.rate_control import MAX_TRIES, encode_to_quality, encode_to_s
 from ulcodec.codec.realism import Realism
 from ulcodec.export.calibration import calibrate
 from ulcodec.format.container import Container
-from ulcodec.io.pictures import Picture
+from ulcodec.io.picture import Picture
 from ulcodec.model.base_model import BaseModel, BaseModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import observed, share, tracked

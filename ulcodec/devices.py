@@ -1,4 +1,4 @@
-"""Devices, and which float arithmetic pays on them: never for what a decoder must reproduce."""
+"""Devices and their float arithmetic, for everything that a decoder need not reproduce exactly."""
 
 import os
 import platform
@@ -8,14 +8,15 @@ import torch
 from ulcodec.errors import DeviceError
 
 if hasattr(os, "register_at_fork"):
-    # A forked child has none of its parent's OpenMP threads and would wait for them for ever.
+    # A forked child has none of its parent's OpenMP threads, and would wait for them for ever.
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def bfloat16_pays(device: torch.device) -> bool:
-    """True on GPUs, and on CPUs with bfloat16 arithmetic, unless ATEN_CPU_CAPABILITY keeps torch from it.
+    """Whether bfloat16 is faster: on GPUs, and on CPUs with bfloat16 arithmetic unless ATEN_CPU_CAPABILITY forbids it.
 
-    By what the processor says and not by a stopwatch: a file's bytes may depend on it, and must not change by chance.
+    The choice depends on the processor, not on a measurement: the bytes of a file may depend on it, and must not change
+    from run to run.
     """
     if device.type != "cpu":
         return True
@@ -25,7 +26,7 @@ def bfloat16_pays(device: torch.device) -> bool:
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The named device; "auto" and "cuda" give each process of a machine a GPU of its own. Raises DeviceError."""
+    """Choose a device by name; "auto" and "cuda" give each process of a machine another GPU. Raises DeviceError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -39,5 +40,5 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where it pays."""
+    """Autocast to bfloat16 where it is faster."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(device))

@@ -1,4 +1,4 @@
-"""Every error that ulcodec raises on purpose.
+"""All errors that ulcodec raises on purpose.
 
     UlcError
     ├── FormatError                  the bytes are not a valid .ulc file
@@ -7,12 +7,13 @@
     │   ├── TruncatedError           the file ends before its declared end
     │   ├── LimitError               a declared size is beyond the caps
     │   ├── ChecksumError            a checksum does not match: the file is damaged
-    │   ├── CorruptDataError         the checksum holds but the contents cannot be
+    │   ├── CorruptDataError         the checksum holds, but no encoder writes such contents
     │   └── ArithmeticMismatchError  decoding gave other symbols than encoding did
     ├── ImageError                   the input is not a picture that can be coded
     ├── ModelError                   a model directory is missing, incomplete or inconsistent
     │   └── UnknownModelError        the file was made by a model that is not installed
-    ├── MissingPackageError          an optional package that is not installed
+    ├── DeviceError                  a device that torch does not know or cannot use
+    ├── MissingPackageError          an optional package is not installed
     ├── TrainingError                a training run cannot start or had to stop
     └── BenchmarkError               a benchmark cannot start, or a codec in it failed
 
@@ -21,7 +22,7 @@ Errors of other libraries are wrapped where they enter, so that `except UlcError
 
 
 class UlcError(Exception):
-    """Base class of every error that ulcodec raises on purpose."""
+    """Base class of all errors that ulcodec raises on purpose."""
 
 
 class FormatError(UlcError):
@@ -53,7 +54,7 @@ class CorruptDataError(FormatError):
 
 
 class ArithmeticMismatchError(FormatError):
-    """The checksums hold, but decoding gave other symbols than were encoded: a fault of the machine or a forgery."""
+    """The checksums hold, but decoding gave other symbols than encoding: an error of the machine, or a forgery."""
 
 
 class ImageError(UlcError):
@@ -69,11 +70,11 @@ class UnknownModelError(ModelError):
 
 
 class DeviceError(UlcError):
-    """A device that torch does not know, or cannot use here."""
+    """The device is unknown to torch, or cannot be used."""
 
 
 class MissingPackageError(UlcError):
-    """An optional package that is not installed."""
+    """An optional package is not installed."""
 
 
 class TrainingError(UlcError):

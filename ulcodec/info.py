@@ -1,4 +1,4 @@
-"""What a `.ulc` file says about itself, without torch or any model."""
+"""Describe a `.ulc` file without torch and without a model."""
 
 from typing import Any
 
@@ -7,18 +7,18 @@ from ulcodec.store.installed import installed_fingerprints
 
 
 def info(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> dict[str, Any]:
-    """Header, sizes and segments of a `.ulc` file; verifies checksums, decodes no pixels. Raises FormatError."""
+    """Describe header, sizes and segments of a `.ulc` file after a check of its checksums. Raises FormatError."""
     container = Container.from_bytes(data, max_pixels=max_pixels)
     fingerprint = container.header.fingerprint.hex()
-    attached = dict(container.attachments)
-    bits_stated = bool(attached.get(Attachment.SIGNIFICANT_BITS))
+    attachments = dict(container.attachments)
+    significant_bits = attachments.get(Attachment.SIGNIFICANT_BITS)
     return {
         "version": VERSION,
         "width": container.header.width,
         "height": container.header.height,
         "layout": container.header.layout.name,
         "bit_depth": container.header.bit_depth,
-        "significant_bits": attached[Attachment.SIGNIFICANT_BITS][0] if bits_stated else container.header.bit_depth,
+        "significant_bits": significant_bits[0] if significant_bits else container.header.bit_depth,
         "quality": container.header.quality,
         "lossless": container.is_lossless,
         "model": installed_fingerprints().get(fingerprint),

@@ -1,4 +1,4 @@
-"""Memory that is free, given back."""
+"""Return freed memory to the operating system."""
 
 import ctypes
 import sys
@@ -9,9 +9,9 @@ Item = TypeVar("Item")
 
 
 def release() -> None:
-    """Give what the C library holds of freed memory back to the system, where it can (glibc).
+    """Return freed heap pages to the operating system (glibc only).
 
-    Freed tensors of tiles lie in its heap between ones that live: a process would keep what its largest moments took.
+    Freed tensors of tiles lie between live ones in the heap. Without this call a process keeps its peak memory.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -20,7 +20,7 @@ def release() -> None:
 
 
 def released(items: Iterable[Item]) -> Iterator[Item]:
-    """The items, with `release` after each if there are several: for work that takes and frees much memory for each."""
+    """Iterate, with `release` after each item if there are several: for items that need much memory."""
     count = 0
     for count, item in enumerate(items, start=1):
         if count > 1:

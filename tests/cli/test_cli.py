@@ -22,7 +22,8 @@ from ulcodec.codec import rate_control
 from ulcodec.codec.image import Codec
 from ulcodec.coding.products import PRODUCTS
 from ulcodec.format.container import Container
-from ulcodec.io.pictures import Picture, load_image
+from ulcodec.io.picture import Picture
+from ulcodec.io.pictures import load_image
 from ulcodec.metrics import psnr_db
 from ulcodec.progress import share
 from ulcodec_cli import encode

@@ -9,7 +9,7 @@ from ulcodec.codec.grouping import POSITIONS_ON_CPU, group_by_grid
 from ulcodec.codec.image import Codec, decode_batch, encode_batch
 from ulcodec.errors import ArithmeticMismatchError
 from ulcodec.format.container import Container
-from ulcodec.io.pictures import Picture
+from ulcodec.io.picture import Picture
 
 
 @pytest.fixture(scope="module")

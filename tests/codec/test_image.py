@@ -26,7 +26,8 @@ from ulcodec.errors import (
     UnknownModelError,
 )
 from ulcodec.format.container import Attachment, Container
-from ulcodec.io.pictures import Picture, load_image
+from ulcodec.io.picture import Picture
+from ulcodec.io.pictures import load_image
 from ulcodec.model.config import TINY, spread_reveal
 from ulcodec.model.reveal import pass_map
 from ulcodec.model.unified import UnifiedLatentModel

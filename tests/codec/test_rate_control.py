@@ -12,7 +12,8 @@ from ulcodec.codec.image import Codec, Encoding, load
 from ulcodec.codec.pixels import without_hidden
 from ulcodec.codec.rate_control import Search, encode_to_quality, encode_to_size
 from ulcodec.errors import ImageError, MissingPackageError
-from ulcodec.io.pictures import Picture, load_image
+from ulcodec.io.picture import Picture
+from ulcodec.io.pictures import load_image
 from ulcodec.metrics import psnr_db, ssimulacra2
 
 

@@ -9,7 +9,8 @@ import torch
 from ulcodec.codec import refinement
 from ulcodec.codec.image import Codec, Encoding, load
 from ulcodec.codec.rate_control import encode_to_size
-from ulcodec.io.pictures import Picture, load_image
+from ulcodec.io.picture import Picture
+from ulcodec.io.pictures import load_image
 from ulcodec.metrics import mse
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ulcodec.codec.image import Codec, decode_batch
 from ulcodec.codec.pixels import without_hidden
 from ulcodec.errors import CorruptDataError, FormatError, LimitError
-from ulcodec.format import attachments
+from ulcodec.format import lossless
 from ulcodec.format.attachments import MAX_METADATA_BYTES, deflate, from_full_range, inflate
 from ulcodec.format.container import Attachment, Container
 from ulcodec.format.lossless import decode_lossless, encode_lossless
@@ -36,7 +36,7 @@ def test_metadata_that_is_refused() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (40, 33), (1, 60)])
 def test_alpha_round_trip(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attachments, "TILE_PX", 16)
+    monkeypatch.setattr(lossless, "TILE_PX", 16)
     alpha = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     data = encode_lossless(alpha)
     np.testing.assert_array_equal(decode_lossless(data, shape, "alpha"), alpha)

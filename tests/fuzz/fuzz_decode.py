@@ -17,7 +17,7 @@ import ulcodec
 from ulcodec.codec.image import Codec
 from ulcodec.errors import UlcError
 from ulcodec.format.container import Container
-from ulcodec.io.pictures import Picture
+from ulcodec.io.picture import Picture
 
 SIZES = ((1, 1), (16, 16), (33, 17), (96, 80))
 MAX_PIXELS = 2**15

@@ -64,18 +64,18 @@ def sealed(data: bytes) -> bytes:
     """The file with the checksums that its bytes ask for, as far as its structure can be followed."""
     body = bytearray(data)
     try:
-        header = read_head(data)
-        position = header.size_bytes
-        if header.has_attachments:
+        head = read_head(data)
+        position = head.size_bytes
+        if head.has_attachments:
             while body[position]:
                 length, start = read_leb128(data, position + 1, len(body))
                 position = start + length
             body[position + 1] = crc8(body[: position + 1])
             position += 2
-        for _ in range(header.n_segments - 1):
+        for _ in range(head.n_segments - 1):
             length, start = read_leb128(bytes(body), position, len(body))
             position = start + length
-            if position + 1 + CRC_BYTES * (1 if header.is_cut else 2) > len(body):
+            if position + 1 + CRC_BYTES * (1 if head.is_cut else 2) > len(body):
                 return data
             body[position] = crc8(bytes(body[:position]))
             position += 1

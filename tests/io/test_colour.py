@@ -12,8 +12,9 @@ from PIL import Image, ImageCms
 from ulcodec.codec.image import Codec
 from ulcodec.format.cicp import Cicp
 from ulcodec.io.colour import cicp_of, cicp_profile
+from ulcodec.io.picture import Picture
 from ulcodec.io.picture_files import picture_file
-from ulcodec.io.pictures import Picture, load_image
+from ulcodec.io.pictures import load_image
 
 COLOUR = np.full((24, 40, 3), (200, 90, 40), np.uint8)
 P3 = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)

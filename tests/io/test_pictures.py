@@ -11,8 +11,9 @@ import pytest
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from ulcodec.errors import ImageError
+from ulcodec.io.picture import Picture
 from ulcodec.io.picture_files import image_format, save_image
-from ulcodec.io.pictures import Picture, load_image, readable_extensions
+from ulcodec.io.pictures import load_image, readable_extensions
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = RGB[:, :, 0].copy()

@@ -10,7 +10,7 @@ from ulcodec.errors import CorruptDataError, ImageError
 from ulcodec.format.attachments import deflate, metadata_field
 from ulcodec.format.container import MAX_ATTACHMENT_BYTES, Attachment, Container, Crop, Header, Layout
 from ulcodec.format.lossless import decode_lossless, encode_lossless
-from ulcodec.io.pictures import Picture
+from ulcodec.io.picture import Picture
 
 Attachments = tuple[tuple[Attachment, bytes], ...]
 

@@ -50,7 +50,7 @@ from ulcodec.format.container import (
     remains,
 )
 from ulcodec.format.lossless import lossless_candidate
-from ulcodec.io.pictures import Picture
+from ulcodec.io.picture import Picture
 from ulcodec.model.likelihood import chain_bits
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import share, tracked

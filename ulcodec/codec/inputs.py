@@ -10,7 +10,8 @@ from torch import Tensor
 from ulcodec.codec.refinement import EFFORT_STEPS
 from ulcodec.errors import ImageError
 from ulcodec.format.container import MAX_QUALITY
-from ulcodec.io.pictures import Picture, load_image
+from ulcodec.io.picture import Picture
+from ulcodec.io.pictures import load_image
 
 ImageLike = Any
 """A picture as `Codec.encode` accepts it: see there."""

@@ -12,7 +12,7 @@ from ulcodec.codec.image import Codec, Encoding
 from ulcodec.errors import ImageError
 from ulcodec.format.attachments import to_full_range
 from ulcodec.format.container import MAX_QUALITY
-from ulcodec.io.pictures import Picture
+from ulcodec.io.picture import Picture
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, SSIMULACRA2_MIN_SIDE, ms_ssim, psnr_db, ssimulacra2
 from ulcodec.metrics.perceptual import ssimulacra2_function
 from ulcodec.progress import share

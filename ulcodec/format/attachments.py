@@ -1,4 +1,4 @@
-"""What a file carries beside the picture: metadata, deflated, and the alpha channel. No torch and no model."""
+"""Metadata in a `.ulc` file: deflated fields, CICP, and the significant bits of 16-bit samples."""
 
 import warnings
 import zlib
@@ -13,17 +13,17 @@ from ulcodec.format.container import Attachment, Container
 
 MAX_METADATA_BYTES = 2**24
 MAX_SIGNIFICANT_BITS = 14
-"""Samples that use more of their 16 bits than so many are coded as they are."""
+"""16-bit samples that use more bits are coded without scaling."""
 
 
 def deflate(data: bytes) -> bytes:
-    """Raw deflate (RFC 1951)."""
+    """Compress with raw deflate (RFC 1951)."""
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     return packer.compress(data) + packer.flush()
 
 
 def inflate(data: bytes) -> bytes:
-    """Inverse of `deflate`. Raises CorruptDataError, or LimitError beyond `MAX_METADATA_BYTES`."""
+    """Decompress raw deflate. Raises CorruptDataError, or LimitError beyond `MAX_METADATA_BYTES`."""
     unpacker = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
     try:
         unpacked = unpacker.decompress(data, MAX_METADATA_BYTES + 1)
@@ -37,9 +37,9 @@ def inflate(data: bytes) -> bytes:
 
 
 def metadata_field(kind: Attachment, data: bytes) -> dict[str, Any]:
-    """The field of a `Picture` that attached ICC, EXIF, XMP or CICP gives.
+    """Decode attached ICC, EXIF, XMP or CICP to a field of a `Picture`, by name.
 
-    None, with a warning, for what inflates beyond `MAX_METADATA_BYTES`. Raises CorruptDataError.
+    Returns no field, with a warning, for data beyond `MAX_METADATA_BYTES`. Raises CorruptDataError.
     """
     if kind is Attachment.CICP:
         cicp = Cicp.read(data)
@@ -54,14 +54,14 @@ def metadata_field(kind: Attachment, data: bytes) -> dict[str, Any]:
 
 
 def significant_bits(samples: NDArray[np.integer]) -> int:
-    """Bits that the largest of uint16 samples takes, if they are 1 to `MAX_SIGNIFICANT_BITS`; otherwise all 8 or 16."""
+    """Bits of the largest uint16 sample, if they are 1 to `MAX_SIGNIFICANT_BITS`; otherwise the depth, 8 or 16."""
     depth = 8 * samples.dtype.itemsize
     bits = int(samples.max()).bit_length() if depth == 16 else 0
     return bits if 1 <= bits <= MAX_SIGNIFICANT_BITS else depth
 
 
 def to_full_range(samples: NDArray[np.integer], bits: int) -> NDArray[np.integer]:
-    """uint16 samples up to 2^bits - 1 -> up to 65535: round(s * 65535 / (2^bits - 1)). Others stay as they are."""
+    """Scale uint16 samples from 2^bits - 1 to 65535: round(s * 65535 / (2^bits - 1)). Leave others unchanged."""
     if bits > MAX_SIGNIFICANT_BITS or samples.dtype != np.uint16:
         return samples
     peak = 2**bits - 1
@@ -69,13 +69,13 @@ def to_full_range(samples: NDArray[np.integer], bits: int) -> NDArray[np.integer
     return scaled
 
 
-def from_full_range(samples: NDArray[np.integer], said: Container) -> NDArray[np.integer]:
-    """Inverse of `to_full_range`, for a file's samples. Raises CorruptDataError for bits that no writer states."""
-    stated = dict(said.attachments).get(Attachment.SIGNIFICANT_BITS)
-    if stated is None:
+def from_full_range(samples: NDArray[np.integer], container: Container) -> NDArray[np.integer]:
+    """Invert `to_full_range` for the samples of a file. Raises CorruptDataError for invalid significant bits."""
+    bits = dict(container.attachments).get(Attachment.SIGNIFICANT_BITS)
+    if bits is None:
         return samples
-    if len(stated) != 1 or not 1 <= stated[0] <= MAX_SIGNIFICANT_BITS or said.header.bit_depth != 16:
+    if len(bits) != 1 or not 1 <= bits[0] <= MAX_SIGNIFICANT_BITS or container.header.bit_depth != 16:
         raise CorruptDataError("significant bits that do not belong to the picture")
-    peak = 2 ** stated[0] - 1
+    peak = 2 ** bits[0] - 1
     scaled: NDArray[np.integer] = ((samples.astype(np.uint32) * peak + 32767) // 65535).astype(np.uint16)
     return scaled

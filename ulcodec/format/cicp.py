@@ -7,7 +7,7 @@ HDR_TRANSFERS = (16, 18)
 
 
 class Cicp(NamedTuple):
-    """Code points of ITU-T H.273, as in PNG's chunk: the samples are RGB, so that `matrix` is 0."""
+    """Code points of ITU-T H.273, as in PNG's cICP chunk. Samples are RGB, so that `matrix` is 0."""
 
     primaries: int
     transfer: int
@@ -16,16 +16,16 @@ class Cicp(NamedTuple):
 
     @classmethod
     def read(cls, data: bytes) -> "Cicp | None":
-        """From 4 bytes; None if they are not of RGB samples."""
+        """Parse 4 bytes; None if they do not describe RGB samples."""
         return cls(*data) if len(data) == 4 and data[2] == 0 and data[3] <= 1 else None
 
     @property
     def is_hdr(self) -> bool:
-        """PQ or HLG."""
+        """Whether the transfer is PQ or HLG."""
         return self.transfer in HDR_TRANSFERS
 
     @property
     def is_default(self) -> bool:
-        """What a picture that says nothing is taken for: sRGB, with all that is unspecified."""
+        """Whether the colours are sRGB or unspecified: those of a picture without CICP."""
         primaries, transfer = self.primaries in (1, UNSPECIFIED), self.transfer in (SRGB_TRANSFER, UNSPECIFIED)
         return primaries and transfer and self.full_range == 1

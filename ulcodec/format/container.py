@@ -1,4 +1,4 @@
-"""The `.ulc` container: bytes only, no torch and no model. `docs/format.md` is the specification."""
+"""The container of a `.ulc` file: parse it, verify it, write it. `docs/format.md` is the specification."""
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, replace
@@ -24,7 +24,7 @@ N_SEGMENTS = 4
 MAX_QUALITY = 100
 MAX_SIDE = 2**24 - 1
 THUMBNAIL_PX = 8
-"""Pixels a side of the picture that a thumbnail's pixel stands for."""
+"""Thumbnail downscaling factor."""
 
 MAX_PIXELS = 2**28
 MAX_SEGMENT_BYTES = 2**28 - 1
@@ -36,18 +36,18 @@ DEPTH_SHIFT, ATTACHMENTS_FLAG, SEGMENTS_SHIFT, CUT_FLAG = 2, 0x10, 5, 0x80
 MAX_ATTACHMENT_BYTES = 2**28 - 1
 
 Crop = tuple[int, int, int, int]
-"""Left, top, width, height in pixels."""
+"""Left, top, width, height of a crop in pixels."""
 
 
 class Layout(IntEnum):
-    """Channel layout of the picture, as stored in the extension byte."""
+    """Channel layout of the picture, as in the extension byte."""
 
     RGB = 0
     GREY = 1
 
 
 class Attachment(IntEnum):
-    """What a file carries beside the picture's samples; the module `attachments` says how each is coded."""
+    """Kinds of attachments. `attachments` and `lossless` encode their contents."""
 
     ICC = 1
     EXIF = 2
@@ -131,7 +131,7 @@ class Container:
 
     @property
     def is_lossless(self) -> bool:
-        """Whether the file holds the samples themselves."""
+        """Whether the file holds the samples without loss."""
         return any(kind is Attachment.SAMPLES for kind, _ in self.attachments)
 
     @property
@@ -140,7 +140,7 @@ class Container:
 
     @property
     def overhead_bytes(self) -> int:
-        """Bytes of the file that are neither payload nor attached."""
+        """Bytes of the file that are neither payload nor attachment."""
         return len(self.to_bytes()) - sum(map(len, [*self.segments, *(data for _, data in self.attachments)]))
 
     def to_bytes(self) -> bytes:
@@ -174,7 +174,7 @@ class Container:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> "Container":
-        """Parse and verify a whole file. Raises a FormatError; accounts for every byte."""
+        """Parse and verify a whole file, every byte of it. Raises a FormatError."""
         head = read_head(data, max_pixels)
         attachments, position = read_attachments(data, head)
         segments = tuple(read_segments(data, position, head))
@@ -182,7 +182,7 @@ class Container:
         return cls(head.header, segments=segments, symbol_check=symbol_check, attachments=attachments)
 
     def within(self, n_bytes: int) -> "Container":
-        """The front that makes a file of at most `n_bytes`, or the first segment if that is larger."""
+        """Cut the file to at most `n_bytes`, or to its first segment if that is larger."""
         if len(self.to_bytes()) <= n_bytes:
             return self
         for n in range(len(self.segments) - 1, 0, -1):
@@ -193,7 +193,7 @@ class Container:
         return self.truncated(1)
 
     def truncated(self, n_segments: int) -> "Container":
-        """The first segments alone, 1 to all."""
+        """Cut the file to its first `n_segments`, at least 1."""
         if n_segments >= self.n_whole_segments:
             return self
         return replace(self, segments=(*self.segments[:n_segments], b""), symbol_check=None)
@@ -215,9 +215,9 @@ def remains(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> Container:
 
 
 def read_head(data: bytes, max_pixels: int | None = None) -> Head:
-    """Parse the head of a file, of which the first `MAX_HEADER_BYTES` bytes are enough. Raises FormatError.
+    """Parse the head of a file, for which its first `MAX_HEADER_BYTES` bytes are enough. Raises a FormatError.
 
-    No checksum is read: until `Container.from_bytes` has been called, what it says is only a claim.
+    The head is not verified: its checksum comes later, see `Container.from_bytes`.
     """
     if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
         raise NotUlcError("not a .ulc file")
@@ -261,26 +261,26 @@ def read_extension(data: bytes, position: int) -> tuple[int, int]:
 
 
 def read_attachments(data: bytes, head: Head) -> tuple[tuple[tuple[Attachment, bytes], ...], int]:
-    """What follows the header if it says so, and the position after it. Raises a FormatError."""
-    found: list[tuple[Attachment, bytes]] = []
+    """Read the attachments, if there are any; return them with the position after them. Raises a FormatError."""
+    attachments: list[tuple[Attachment, bytes]] = []
     position = head.size_bytes
     if not head.has_attachments:
         return (), position
     while kind := data[position] if position < len(data) else -1:
         if kind < 0:
             raise TruncatedError("the file ends inside its attachments")
-        if kind > max(Attachment) or (found and kind <= found[-1][0]):
+        if kind > max(Attachment) or (attachments and kind <= attachments[-1][0]):
             raise CorruptDataError(f"an attachment of kind {kind} does not belong there")
         length, start = read_leb128(data, position + 1, MAX_ATTACHMENT_BYTES)
         position = start + length
-        found.append((Attachment(kind), data[start:position]))
-    if not found:
+        attachments.append((Attachment(kind), data[start:position]))
+    if not attachments:
         raise CorruptDataError("the header promises attachments")
     if position + 1 >= len(data):
         raise TruncatedError("the file ends inside its attachments")
     if crc8(data[: position + 1]) != data[position + 1]:
         raise ChecksumError("the checksum of the attachments does not match: the file is damaged")
-    return tuple(found), position + 2
+    return tuple(attachments), position + 2
 
 
 def check_crop(crop: Crop, header: Header) -> None:
@@ -291,7 +291,7 @@ def check_crop(crop: Crop, header: Header) -> None:
 
 
 def read_segments(data: bytes, position: int, head: Head) -> Iterator[bytes]:
-    """The payloads of a file, whose first segment begins at `position`, each after its checksum has been verified."""
+    """Read the segments from `position` on, each after a check of its checksum. Raises a FormatError."""
     end = len(data) - CRC_BYTES
     last_stop = end - (0 if head.is_cut else CRC_BYTES)
     for number in range(head.n_segments - 1):

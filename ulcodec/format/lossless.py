@@ -16,7 +16,7 @@ MAX_TILE_BYTES = 2**28 - 1
 
 
 def encode_lossless(samples: NDArray[np.uint8]) -> bytes:
-    """Samples [H, W] or [H, W, 3]: tiles in row-major order, each its length (LEB128) and a lossless WebP file."""
+    """Encode samples [H, W] or [H, W, 3]: row-major tiles, each its length (LEB128) and a lossless WebP file."""
     coded = bytearray()
     for top, left in tile_corners(*samples.shape[:2]):
         buffer = BytesIO()
@@ -27,7 +27,7 @@ def encode_lossless(samples: NDArray[np.uint8]) -> bytes:
 
 
 def decode_lossless(data: bytes, shape: tuple[int, ...], what: str) -> NDArray[np.uint8]:
-    """Inverse of `encode_lossless`, for [H, W] or [H, W, 3]; errors say `what` it is. Raises a FormatError."""
+    """Decode samples of a shape [H, W] or [H, W, 3]. Raises a FormatError, which names `what` was decoded."""
     samples, position = np.empty(shape, np.uint8), 0
     for top, left in tile_corners(*shape[:2]):
         length, start = read_leb128(data, position, MAX_TILE_BYTES)
@@ -46,7 +46,7 @@ def decode_lossless(data: bytes, shape: tuple[int, ...], what: str) -> NDArray[n
 
 
 def webp_size(file: bytes) -> tuple[int, int] | None:
-    """Width and height of a WebP file that is one lossless picture and no more; None for any other (RFC 9649)."""
+    """Width and height of a WebP file that holds one lossless picture only; None for any other file (RFC 9649)."""
     if file[:4] != b"RIFF" or file[8:16] != b"WEBPVP8L" or file[20:21] != b"\x2f" or len(file) < 25:
         return None
     packed = int.from_bytes(file[21:25], "little")
@@ -54,17 +54,17 @@ def webp_size(file: bytes) -> tuple[int, int] | None:
 
 
 def lossless_candidate(samples: NDArray[np.integer], alpha: NDArray[np.uint8] | None) -> bytes | None:
-    """`encode_lossless` of 8-bit samples that look drawn, the hidden ones as zeros; None for photographs.
+    """Encode 8-bit samples of a drawing, with zeros under a zero alpha; None for photographs.
 
-    What looks drawn: some rows deflate, at the quickest, to less than `DRAWN_SHARE`.
+    A picture counts as drawn if some of its rows deflate, at the fastest level, to less than `DRAWN_SHARE`.
     """
     rows = samples[:: max(1, len(samples) // PROBED_ROWS), :MAX_PROBED_ROW_PX]
     if samples.dtype != np.uint8 or len(zlib.compress(rows.tobytes(), 1)) > DRAWN_SHARE * rows.size:
         return None
-    shown = samples.astype(np.uint8)
+    visible = samples.astype(np.uint8)
     if alpha is not None:
-        shown[alpha == 0] = 0
-    return encode_lossless(shown)
+        visible[alpha == 0] = 0
+    return encode_lossless(visible)
 
 
 def tile_corners(height: int, width: int) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ CRC16_SEED = CRC16_FINAL_XOR = 0xFFFF
 
 
 def leb128(value: int) -> bytes:
-    """Unsigned LEB128: seven bits a byte, lowest first, the top bit set on all bytes but the last."""
+    """Encode as unsigned LEB128: seven bits per byte, lowest first, the top bit set on all bytes but the last."""
     encoded = bytearray()
     while value >= 0x80:
         encoded.append(value & 0x7F | 0x80)
@@ -25,9 +25,9 @@ def leb128(value: int) -> bytes:
 
 
 def read_leb128(data: bytes, position: int, limit: int) -> tuple[int, int]:
-    """The value at `position` and the position after it.
+    """Read the number at `position`; return it with the position after it.
 
-    Raises a FormatError for a number that is cut off, above `limit`, or longer than its shortest form.
+    Raises a FormatError for a number that is incomplete, above `limit`, or longer than its shortest form.
     """
     value = 0
     for i, byte in enumerate(data[position : position + MAX_LEB128_BYTES]):

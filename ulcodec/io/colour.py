@@ -1,6 +1,6 @@
-"""What a file says of its colours besides an ICC profile: CICP (ITU-T H.273), and PNG's gamma and primaries.
+"""Colours of pictures: CICP (ITU-T H.273), PNG's gamma and primaries, and ICC profiles.
 
-An ICC profile is made where a format has no other way to say the same.
+Where a format has no field for the colours of a picture, an ICC profile is made for them.
 """
 
 import struct
@@ -59,7 +59,7 @@ LIGHT: dict[int, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     1: bt709_light, 6: bt709_light, 14: bt709_light, 15: bt709_light,
     4: power(2.2), 5: power(2.8), 8: power(1.0), SRGB_TRANSFER: srgb_light, 17: power(2.6),
 }  # fmt: skip
-"""Signal to light, both 0 to 1, of the transfer characteristics of H.273 that a profile can hold."""
+"""Functions from signal to light, both 0 to 1, by transfer characteristics of H.273 that a profile can hold."""
 
 
 def cicp_profile(cicp: Cicp, grey: bool) -> bytes | None:
@@ -74,7 +74,7 @@ def cicp_profile(cicp: Cicp, grey: bool) -> bytes | None:
 def profile_of(
     chromaticities: Chromaticities, light: Callable[[NDArray[np.float64]], NDArray[np.float64]], grey: bool
 ) -> bytes | None:
-    """An ICC profile, version 2: matrix and curve (ICC.1:2001-04, 6.3.1). None for primaries that span no colours."""
+    """Make an ICC profile, version 2: matrix and curve (ICC.1:2001-04, 6.3.1). None for degenerate primaries."""
     curve = np.round(65535 * light(np.linspace(0, 1, 1024))).astype(">u2")
     tone = b"curv" + bytes(4) + struct.pack(">I", len(curve)) + curve.tobytes()
     tags = {b"desc": description(b"colours of the picture"), b"cprt": b"text" + bytes(4) + b"CC0\0"}
@@ -92,7 +92,7 @@ def profile_of(
 
 
 def adapted_primaries(chromaticities: Chromaticities) -> NDArray[np.float64]:
-    """Columns: XYZ of red, green and blue, adapted from their white to D50 (Bradford). LinAlgError if they are none."""
+    """XYZ of red, green and blue as columns, adapted from their white to D50 (Bradford). LinAlgError if degenerate."""
     white, *colours = (
         np.array([x, y, 1 - x - y]) for x, y in zip(chromaticities[::2], chromaticities[1::2], strict=True)
     )
@@ -102,8 +102,8 @@ def adapted_primaries(chromaticities: Chromaticities) -> NDArray[np.float64]:
     matrix = np.stack(colours, axis=1)
     matrix = matrix * np.linalg.solve(matrix, white)
     gain = (BRADFORD @ PROFILE_WHITE) / (BRADFORD @ white)
-    found: NDArray[np.float64] = np.linalg.inv(BRADFORD) @ (gain[:, None] * BRADFORD) @ matrix
-    return found
+    adapted: NDArray[np.float64] = np.linalg.inv(BRADFORD) @ (gain[:, None] * BRADFORD) @ matrix
+    return adapted
 
 
 def xyz_tag(values: NDArray[np.float64]) -> bytes:
@@ -115,7 +115,7 @@ def description(text: bytes) -> bytes:
 
 
 def profile_file(tags: dict[bytes, bytes], space: bytes) -> bytes:
-    """The file of a display profile: header, table of tags, and each distinct content once, at multiples of 4."""
+    """Serialise a display profile: header, table of tags, and each distinct content once, at multiples of 4."""
     table, body, places = struct.pack(">I", len(tags)), b"", dict[bytes, int]()
     start = 128 + 4 + 12 * len(tags)
     for name, content in tags.items():
@@ -130,12 +130,12 @@ def profile_file(tags: dict[bytes, bytes], space: bytes) -> bytes:
 
 
 def png_profile(image: Image.Image, grey: bool) -> bytes | None:
-    """What PNG's gAMA and cHRM say, as a profile; None if they say nothing, or that the picture is sRGB."""
+    """Convert PNG's gAMA and cHRM to a profile; None if there are none, or if the picture is sRGB."""
     gamma, primaries = image.info.get("gamma"), image.info.get("chromaticity")
     if image.format != "PNG" or "srgb" in image.info or (gamma is None and primaries is None):
         return None
     chromaticities = tuple(float(value) for value in primaries) if primaries else PRIMARIES[1]
-    # 45455 is how PNG writes the curve of sRGB.
+    # PNG writes 45455 for the curve of sRGB.
     light = srgb_light if not gamma or abs(gamma - 0.45455) < 0.005 else power(1 / gamma)
     if light is srgb_light and np.abs(np.array(chromaticities) - PRIMARIES[1]).max() < 0.002:
         return None
@@ -143,7 +143,7 @@ def png_profile(image: Image.Image, grey: bool) -> bytes | None:
 
 
 def usable_profile(icc: object, grey: bool) -> bytes | None:
-    """The profile, unless it is broken, for other samples than the picture has, or does what sRGB does."""
+    """Return a profile unless it is broken, does not fit the picture's samples, or equals sRGB."""
     if not isinstance(icc, bytes):
         return None
     try:
@@ -155,42 +155,42 @@ def usable_profile(icc: object, grey: bool) -> bytes | None:
         steps = np.linspace(0, 255, 9).round().astype(np.uint8)
         colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
         srgb = ImageCms.createProfile("sRGB")
-        shown = ImageCms.profileToProfile(
+        converted = ImageCms.profileToProfile(
             Image.fromarray(colours), profile, srgb, ImageCms.Intent.RELATIVE_COLORIMETRIC
         )
     except (OSError, ImageCms.PyCMSError):
         return None
-    return None if np.abs(np.asarray(shown).astype(int) - colours).max() <= 1 else icc
+    return None if np.abs(np.asarray(converted).astype(int) - colours).max() <= 1 else icc
 
 
 def to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    """Colours that are not RGB, by their profile if there is one that can be read."""
+    """Convert colours to sRGB, by their profile if it can be read."""
     profiles: list[Any] = [] if icc is None else [BytesIO(icc)]
     for profile in [*profiles, *([ImageCms.createProfile("LAB")] if image.mode == "LAB" else [])]:
         try:
-            shown = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
         except (OSError, ImageCms.PyCMSError):
             continue
-        if shown is not None:
-            return shown
+        if converted is not None:
+            return converted
     return image.convert("RGB")
 
 
 def cicp_of(data: bytes) -> Cicp | None:
-    """What a PNG, AVIF or HEIC file says; None if it says nothing, or that the picture is sRGB."""
-    found = None
+    """Read the CICP of a PNG, AVIF or HEIC file; None if there is none, or if the picture is sRGB."""
+    cicp = None
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         for name, chunk in png_chunks(data):
             if name == b"IDAT":
                 break
-            found = Cicp.read(chunk[8:12]) if name == b"cICP" and len(chunk) == 16 else found
+            cicp = Cicp.read(chunk[8:12]) if name == b"cICP" and len(chunk) == 16 else cicp
     elif data[4:8] == b"ftyp":
-        found = next((Cicp(*struct.unpack_from(">HH", data, at)) for at in nclx_places(data)), None)
-    return None if found is None or found.is_default else found
+        cicp = next((Cicp(*struct.unpack_from(">HH", data, at)) for at in nclx_places(data)), None)
+    return None if cicp is None or cicp.is_default else cicp
 
 
 def nclx_places(data: bytes) -> Iterator[int]:
-    """Where the primaries of each `colr` box of kind `nclx` stand in an ISO base media file, the first item's first."""
+    """Positions of the primaries in each `colr` box of type `nclx` of an ISO base media file, in file order."""
     meta = data[: data.find(b"mdat")] if b"mdat" in data else data
     at = meta.find(b"colrnclx")
     while at >= 0:
@@ -200,7 +200,7 @@ def nclx_places(data: bytes) -> Iterator[int]:
 
 
 def with_cicp(file: bytes, cicp: Cicp) -> bytes:
-    """A PNG or AVIF file that says so."""
+    """Write CICP into a PNG or AVIF file."""
     if file.startswith(b"\x89PNG\r\n\x1a\n"):
         chunk = b"cICP" + bytes(cicp)
         return file[:33] + struct.pack(">I", 4) + chunk + struct.pack(">I", crc32(chunk)) + file[33:]

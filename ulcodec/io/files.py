@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files atomically."""
 
 import os
 import secrets
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a whole file or none: a temporary sibling takes the name only when its bytes are on the disk.
+    """Write a file as a whole or not at all: a temporary sibling is renamed once its bytes are on the disk.
 
-    A file that is replaced hands on its mode, and its owner and group where the system lets it. A link is followed; a
-    device or pipe is written directly. Raises OSError, which names `path`.
+    A replaced file passes on its mode, and its owner and group where the system permits. Links are followed; devices
+    and pipes are written directly. Raises OSError, which names `path`.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -37,24 +37,24 @@ def _replace(target: Path, data: bytes) -> None:
 
 
 def private(path: str, flags: int) -> int:
-    """An opener whose new files no one else may read."""
+    """Opener of new files that only the owner can read."""
     return os.open(path, flags, 0o600)
 
 
 def temporary_name() -> str:
-    """A name, without its ending, that is hidden and no one else's."""
+    """A unique hidden name, without its ending."""
     return f".ulcodec-{secrets.token_hex(8)}"
 
 
 def keep_permissions(source: Path, target: Path) -> None:
-    """Give `target` the owner and group, where the system permits it, and the mode of `source` if that exists."""
+    """Copy owner, group and mode of `source` to `target`, if `source` exists and the system permits."""
     try:
-        found = source.stat()
+        status = source.stat()
     except FileNotFoundError:
         return
     if hasattr(os, "chown"):
-        for owner, group in ((-1, found.st_gid), (found.st_uid, -1)):
+        for owner, group in ((-1, status.st_gid), (status.st_uid, -1)):
             with suppress(PermissionError):
                 os.chown(target, owner, group)
     with suppress(PermissionError):
-        os.chmod(target, found.st_mode & 0o777)
+        os.chmod(target, status.st_mode & 0o777)

@@ -1,4 +1,4 @@
-"""EXIF and XMP as bytes: what they say of the orientation, where writers put them, and files without them."""
+"""EXIF and XMP as bytes: find them in files, read and remove the orientation, strip files of metadata."""
 
 import re
 import struct
@@ -15,19 +15,19 @@ DESCRIPTIVE_TAGS = {
     0x010E, 0x010F, 0x0110, ORIENTATION_TAG, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298,
     0x8769, 0x8825, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F,
 }  # fmt: skip
-"""Tags of a TIFF file that speak of the picture and not of how its samples are stored."""
+"""Tags of a TIFF file that describe the picture, not the storage of its samples."""
 RESOLUTION_TAGS = {0x011A, 0x011B, 0x0128, ORIENTATION_TAG}
 
 
 def tiff_structure(data: bytes) -> bytes | None:
-    """EXIF from its TIFF header on, whatever a writer put before it; None if its first directory cannot be read."""
-    found = [at for mark in (b"II*\0", b"MM\0*") if (at := data.find(mark, 0, 32)) >= 0]
-    exif = data[min(found) :] if found else b""
+    """Cut EXIF to begin at its TIFF header; None if its first directory cannot be read."""
+    starts = [at for mark in (b"II*\0", b"MM\0*") if (at := data.find(mark, 0, 32)) >= 0]
+    exif = data[min(starts) :] if starts else b""
     return exif if directory(exif) is not None else None
 
 
 def directory(exif: bytes) -> tuple[str, int, int] | None:
-    """Byte order for `struct`, offset of the first directory, and its number of entries; None if it is not whole."""
+    """Byte order for `struct`, offset of the first directory, number of its entries; None if it is incomplete."""
     if len(exif) < 8:
         return None
     order = "<" if exif[:2] == b"II" else ">"
@@ -39,7 +39,7 @@ def directory(exif: bytes) -> tuple[str, int, int] | None:
 
 
 def entries(exif: bytes) -> Iterator[tuple[int, int, int]]:
-    """Position, tag and (as a number of 16 bits) value of each entry of the first directory."""
+    """Position, tag and value (as a 16-bit number) of each entry of the first directory."""
     order, offset, count = directory(exif) or ("<", 0, 0)
     for position in range(offset + 2, offset + 2 + ENTRY_BYTES * count, ENTRY_BYTES):
         tag, kind = struct.unpack_from(f"{order}HH", exif, position)
@@ -48,16 +48,16 @@ def entries(exif: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def orientation_of(exif: bytes | None, xmp: bytes | None) -> int:
-    """1 to 8 as EXIF numbers them: what EXIF says, or XMP where that says nothing; 1 for anything else."""
+    """Read the orientation, 1 to 8, from EXIF, or from XMP if EXIF has none; 1 if neither has one."""
     for _, tag, value in entries(exif or b""):
         if tag == ORIENTATION_TAG and value in range(1, 9):
             return value
-    found = XMP_ORIENTATION.search(xmp or b"")
-    return int(found[2]) if found else 1
+    match = XMP_ORIENTATION.search(xmp or b"")
+    return int(match[2]) if match else 1
 
 
 def upright_exif(exif: bytes) -> bytes | None:
-    """EXIF without its orientation, every other byte in its place; None if nothing else was in it."""
+    """Remove the orientation from EXIF, with every other byte in its place; None if nothing else remains."""
     order, offset, count = directory(exif) or ("<", 0, 0)
     start, stop = offset + 2, offset + 2 + ENTRY_BYTES * count
     kept = [exif[at : at + ENTRY_BYTES] for at, tag, _ in entries(exif) if tag != ORIENTATION_TAG]
@@ -77,35 +77,36 @@ def upright_exif(exif: bytes) -> bytes | None:
 
 
 def upright_xmp(xmp: bytes) -> bytes:
+    """Set the orientation in XMP to upright."""
     return XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
 
 
 def exif_of(image: Image.Image) -> bytes | None:
-    """The bytes that a file calls EXIF, also where TIFF and ImageMagick put it; None if there are none."""
+    """Find the EXIF of a file, also where TIFF and ImageMagick store it; None if there is none."""
     data = image.info.get("exif")
     if isinstance(data, bytes) and data:
         return data
     for name in ("Raw profile type exif", "Raw profile type APP1"):
-        found = raw_profile(image.info.get(name))
-        if found and not found.startswith(XMP_JPEG_NAME):
-            return found
+        profile = raw_profile(image.info.get(name))
+        if profile and not profile.startswith(XMP_JPEG_NAME):
+            return profile
     return tiff_exif(image) if image.format == "TIFF" else None
 
 
 def xmp_of(image: Image.Image) -> bytes | None:
-    """The XMP packet of a file, None if it has none."""
+    """Find the XMP packet of a file; None if there is none."""
     data = image.info.get("xmp")
     if isinstance(data, bytes) and data:
         return data
     for name in ("Raw profile type xmp", "Raw profile type APP1"):
-        found = raw_profile(image.info.get(name))
-        if found and (name.endswith("xmp") or found.startswith(XMP_JPEG_NAME)):
-            return found.removeprefix(XMP_JPEG_NAME)
+        profile = raw_profile(image.info.get(name))
+        if profile and (name.endswith("xmp") or profile.startswith(XMP_JPEG_NAME)):
+            return profile.removeprefix(XMP_JPEG_NAME)
     return None
 
 
 def raw_profile(text: object) -> bytes | None:
-    """The bytes of ImageMagick's text chunks: a name, their number, and hexadecimal digits."""
+    """Decode ImageMagick's text chunks: a name, the number of bytes, and hexadecimal digits."""
     if not isinstance(text, str):
         return None
     lines = text.split("\n")
@@ -116,22 +117,22 @@ def raw_profile(text: object) -> bytes | None:
 
 
 def tiff_exif(image: Image.Image) -> bytes | None:
-    """What the tags of a TIFF file say of the picture, as EXIF; None if that is no more than its resolution."""
+    """Convert the descriptive tags of a TIFF file to EXIF; None if they hold only the resolution."""
     try:
-        found = image.getexif()
+        tags = image.getexif()
         kept = Image.Exif()
-        for tag in DESCRIPTIVE_TAGS & set(found):
-            inner = found.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else None
-            kept[tag] = found[tag] if inner is None else inner
+        for tag in DESCRIPTIVE_TAGS & set(tags):
+            directory_of_tag = tags.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else None
+            kept[tag] = tags[tag] if directory_of_tag is None else directory_of_tag
         if set(kept) <= RESOLUTION_TAGS and kept.get(ORIENTATION_TAG, 1) == 1:
             return None
         return kept.tobytes()
-    except Exception:  # values of any kind, which `tobytes` does not expect
+    except Exception:  # `tobytes` fails on unexpected types of values
         return b"unreadable"
 
 
 def without_metadata(data: bytes) -> bytes | None:
-    """A PNG, JPEG or WebP file without what is not its samples, alpha or palette; None for other files."""
+    """Strip a PNG, JPEG or WebP file to samples, alpha and palette; None for other formats."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data[:8] + b"".join(part for name, part in png_chunks(data) if name[:1].isupper() or name == b"tRNS")
     if data.startswith(b"\xff\xd8"):
@@ -143,10 +144,11 @@ def without_metadata(data: bytes) -> bytes | None:
 
 
 JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
-"""APP1 to APP15 and comments, but for APP14: it says which colours CMYK is."""
+"""APP1 to APP15 and comments, except APP14, which defines the colours of CMYK."""
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Names and whole chunks of a PNG file."""
     position = 8
     while position + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
@@ -155,7 +157,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def jpeg_parts(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker segments up to the samples, which are one part with all that follows."""
+    """Markers and whole segments of a JPEG file up to the samples; all the rest is one segment."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
         (length,) = struct.unpack_from(">H", data, position + 2)
@@ -165,6 +167,7 @@ def jpeg_parts(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Names and whole chunks of a WebP file."""
     position = 12
     while position + 8 <= len(data):
         (length,) = struct.unpack_from("<I", data, position + 4)
@@ -174,8 +177,8 @@ def webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def gain_map_of(data: bytes, xmp: bytes | None) -> bool:
-    """Whether a file says that it holds a gain map: Ultra HDR JPEG, AVIF (`tmap`), HEIC of Apple."""
-    named = b"hdrgm:Version" in (xmp or b"")
+    """Whether a file declares a gain map: Ultra HDR JPEG, AVIF (`tmap`), Apple's HEIC."""
+    in_xmp = b"hdrgm:Version" in (xmp or b"")
     marks: tuple[bytes, ...] = (b"urn:iso:std:iso:ts:21496:-1", b"tmap", b"aux:hdrgainmap")
-    container = data[4:8] == b"ftyp"
-    return named or any(mark in data[: 2**16] for mark in (marks if container else marks[:1]))
+    is_iso_media = data[4:8] == b"ftyp"
+    return in_xmp or any(mark in data[: 2**16] for mark in (marks if is_iso_media else marks[:1]))

@@ -13,24 +13,17 @@ from PIL import Image, PngImagePlugin
 from ulcodec.errors import ImageError
 from ulcodec.io.colour import cicp_profile, to_srgb, with_cicp
 from ulcodec.io.files import atomic_write
-from ulcodec.io.pictures import (
-    METADATA_NAMES,
-    PNG_HEADER_BYTES,
-    XMP_TIFF_TAG,
-    Picture,
-    _opened,
-    load_image,
-    use_plugins,
-)
+from ulcodec.io.picture import METADATA_NAMES, Picture
+from ulcodec.io.pictures import PNG_HEADER_BYTES, XMP_TIFF_TAG, load_image, open_image, use_plugins
 
 FORMATS_THAT_TURN = {"JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF"}
-"""Formats whose readers turn the picture as its EXIF says."""
+"""Formats whose readers turn the picture by its EXIF."""
 FORMATS_WITH_CICP = {"PNG", "AVIF", "HEIF"}
 NO_ALPHA = "{} does not hold an alpha channel; take png, webp, avif or tif"
 
 
 def image_format(path: Path) -> str:
-    """Pillow's name of the format that the extension stands for, PNG if there is none. Raises ImageError if unknown."""
+    """Pillow's name of the format of an extension, PNG without one. Raises ImageError for an unknown extension."""
     suffix = path.suffix.lower() or ".png"
     Image.preinit()  # the common formats; registered_extensions imports all
     if suffix not in Image.EXTENSION:
@@ -42,7 +35,7 @@ def image_format(path: Path) -> str:
 
 
 def save_image(picture: Picture | NDArray[Any], path: Path) -> None:
-    """Write a picture, or its array, in the format of the extension, atomically.
+    """Write a picture, or an array of its samples, in the format of the extension, atomically.
 
     Raises as `image_format` and `picture_file`, and OSError.
     """
@@ -50,15 +43,15 @@ def save_image(picture: Picture | NDArray[Any], path: Path) -> None:
 
 
 def picture_file(picture: Picture, name: str) -> bytes:
-    """A file in a format by Pillow's name of it. Formats with loss get quality 95.
+    """Serialise a picture in a format, given by Pillow's name. Lossy formats get quality 95.
 
-    Metadata goes along where the format takes it: the picture is turned where its orientation cannot, and a UserWarning
-    names what else cannot. 16-bit colour is written in PNG, by imagecodecs; other formats get 8 bits, with a warning.
-    Raises ImageError for a size or an alpha channel that the format does not hold.
+    A UserWarning names the metadata that the format cannot hold; if it cannot hold the orientation, the picture is
+    turned. 16-bit colour is written to PNG, by imagecodecs; other formats get 8 bits, with a warning. Raises ImageError
+    for a size or an alpha channel that the format cannot hold.
     """
     if picture.orientation != 1 and name not in FORMATS_THAT_TURN:
         picture = picture.upright()
-    picture = _as_carried(_in_colours_of(picture, name), name)
+    picture = _with_supported_metadata(_with_supported_samples(picture, name), name)
     try:
         if _needs_deep_png(picture, name):
             return _deep_png(picture)
@@ -71,8 +64,8 @@ def picture_file(picture: Picture, name: str) -> bytes:
         raise ImageError(f"cannot write this picture as {name}: {error}") from error
 
 
-def _in_colours_of(picture: Picture, name: str) -> Picture:
-    """A picture whose CICP becomes a profile where the format has no CICP, and 8 bits where it has no 16."""
+def _with_supported_samples(picture: Picture, name: str) -> Picture:
+    """Replace CICP by a profile in formats without CICP, and 16 bits by 8 in formats without 16."""
     grey = picture.pixels.ndim == 2
     if picture.cicp is not None and name not in FORMATS_WITH_CICP:
         icc = picture.icc or cicp_profile(picture.cicp, grey)
@@ -85,27 +78,27 @@ def _in_colours_of(picture: Picture, name: str) -> Picture:
     return picture
 
 
-def _as_carried(picture: Picture, name: str) -> Picture:
-    """The picture without metadata that a file of this format would not give back, which a warning names."""
+def _with_supported_metadata(picture: Picture, name: str) -> Picture:
+    """Drop the metadata that a file of the format would not return, with a warning."""
     lost = [kind for kind in METADATA_NAMES if getattr(picture, kind) is not None and not _carries(picture, kind, name)]
     if lost and not (lost == ["icc"] and name == "WEBP" and picture.pixels.ndim == 2):
-        shown = ", ".join(METADATA_NAMES[kind] for kind in lost)
-        warnings.warn(f"{name} does not hold {shown} of this picture: left out", stacklevel=3)
+        fields = ", ".join(METADATA_NAMES[kind] for kind in lost)
+        warnings.warn(f"{name} does not hold {fields} of this picture: left out", stacklevel=3)
     if "icc" in lost and picture.pixels.ndim == 2 and picture.bit_depth == 8:
         picture = _grey_in_srgb(picture)
     return picture.without(*lost) if lost else picture
 
 
 def _grey_in_srgb(picture: Picture) -> Picture:
-    """Grey tones of a profile as sRGB has them; without the profile."""
+    """Convert grey tones from their profile to sRGB."""
     tones = np.arange(256, dtype=np.uint8)[None]
-    shown = np.asarray(to_srgb(Image.fromarray(tones), picture.icc))
-    table = shown[0, :, 1] if shown.ndim == 3 else shown[0]
+    converted = np.asarray(to_srgb(Image.fromarray(tones), picture.icc))
+    table = converted[0, :, 1] if converted.ndim == 3 else converted[0]
     return replace(picture, pixels=table[picture.pixels], icc=None)
 
 
 def _carries(picture: Picture, kind: str, name: str) -> bool:
-    """Whether a small file of the same kind of samples gives one field of metadata back."""
+    """Whether a small file with the same kind of samples returns one field of metadata."""
     samples = np.zeros((16, 16, *picture.pixels.shape[2:]), picture.pixels.dtype)
     alpha = None if picture.alpha is None else np.full((16, 16), 7, np.uint8)
     small = Picture(samples, alpha, **{kind: getattr(picture, kind)})
@@ -113,27 +106,27 @@ def _carries(picture: Picture, kind: str, name: str) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             file = _deep_png(small) if _needs_deep_png(small, name) else _pillow_file(small, name)
-            found = load_image(file, upright=False)
-    except Exception:  # as `picture_file`
+            read_back = load_image(file, upright=False)
+    except Exception:  # writers raise almost anything, see `picture_file`
         return False
     if kind in ("icc", "cicp"):
-        return bool(getattr(found, kind) == getattr(picture, kind))
-    return getattr(found, kind) is not None
+        return bool(getattr(read_back, kind) == getattr(picture, kind))
+    return getattr(read_back, kind) is not None
 
 
 def _checked(file: bytes, picture: Picture, name: str) -> bytes:
-    """The file, if what opens it finds the picture's size, and its alpha channel. Raises ImageError."""
+    """Return a file after reading back its size and alpha channel. Raises ImageError if they differ."""
     if name not in Image.OPEN:
         return file
     height, width = picture.pixels.shape[:2]
     try:
-        found = _opened(file)
+        opened = open_image(file)
     except Exception as error:
         raise ImageError(f"cannot write {width}x{height} pixels as {name}: no reader would open them") from error
-    turned = name == "HEIF" and picture.orientation >= 5  # what opens it turns it
-    if found.size != ((height, width) if turned else (width, height)):
-        raise ImageError(f"{name} cannot hold {width}x{height} pixels; it would be {found.width}x{found.height}")
-    if picture.alpha is not None and not found.has_transparency_data:
+    is_turned = name == "HEIF" and picture.orientation >= 5  # its reader turns it
+    if opened.size != ((height, width) if is_turned else (width, height)):
+        raise ImageError(f"{name} cannot hold {width}x{height} pixels; it would be {opened.width}x{opened.height}")
+    if picture.alpha is not None and not opened.has_transparency_data:
         raise ImageError(NO_ALPHA.format(name))
     return file
 
@@ -160,11 +153,11 @@ def _needs_deep_png(picture: Picture, name: str) -> bool:
 
 
 def _deep_png(picture: Picture) -> bytes:
-    """A PNG file of 16 bits, with the metadata chunks that Pillow writes for a picture of one pixel."""
+    """Write a PNG file of 16 bits, with the metadata chunks that Pillow writes for a picture of one pixel."""
     try:
         import imagecodecs
     except ImportError as error:
         raise ImageError('16-bit colour needs imagecodecs: pip install "ulcodec[deep]", or --depth 8') from error
     data = bytes(imagecodecs.png_encode(picture.samples))
-    extra = _pillow_file(replace(picture, pixels=np.zeros((1, 1), np.uint8), alpha=None), "PNG")
-    return data[:PNG_HEADER_BYTES] + extra[PNG_HEADER_BYTES : extra.index(b"IDAT") - 4] + data[PNG_HEADER_BYTES:]
+    donor = _pillow_file(replace(picture, pixels=np.zeros((1, 1), np.uint8), alpha=None), "PNG")
+    return data[:PNG_HEADER_BYTES] + donor[PNG_HEADER_BYTES : donor.index(b"IDAT") - 4] + data[PNG_HEADER_BYTES:]

@@ -1,4 +1,4 @@
-"""Where pictures are read from: folders, and tar shards on disk or at any URL that fsspec opens."""
+"""Read pictures from folders, and from tar shards on disk or at any URL that fsspec opens."""
 
 import os
 import tarfile
@@ -20,22 +20,22 @@ from ulcodec.io.pictures import load_image, readable_extensions
 TOO_SMALL, TRANSPARENT, UNREADABLE, UNREADABLE_FOLDER = "too small", "transparent", "unreadable", "unreadable folders"
 
 READING_ERRORS = (OSError, KeyError, ValueError, ImportError, tarfile.TarError)
-"""What fsspec and tarfile raise; ImportError and ValueError are for protocols without a driver."""
+"""Errors of fsspec and tarfile; ImportError and ValueError come from protocols without a driver."""
 
 
 class LeftOut(Counter[str]):
-    """How many files and folders were left out, by the reason."""
+    """Numbers of skipped files and folders by reason."""
 
     def __str__(self) -> str:
         return ", ".join(f"{count} {reason}" for reason, count in sorted(self.items()))
 
     def after(self, line: str) -> str:
-        """The line, and what was left out, if anything was."""
+        """Append the numbers to a line, if anything was skipped."""
         return f"{line}; left out: {self}" if self else line
 
 
 def expand_sources(sources: Iterable[Source]) -> list[Source]:
-    """Folders and URLs with `*` stand for their tar shards; a folder stays, behind them, if it holds pictures or none.
+    """Replace folders and URLs with `*` by their tar shards. A folder that holds pictures, or no shards, stays.
 
     Raises TrainingError.
     """
@@ -51,7 +51,7 @@ def expand_sources(sources: Iterable[Source]) -> list[Source]:
 
 
 def expand_folder(folder: Path) -> list[Path]:
-    """The tar shards in a folder, searched in depth, and the folder itself unless it holds nothing else."""
+    """List the tar shards in a folder, in depth, and the folder itself unless it holds nothing else."""
     files = files_in(folder, LeftOut())
     shards = [file for file in files if file.suffix.lower() == SHARD_SUFFIX]
     pictures = readable_extensions()
@@ -59,24 +59,24 @@ def expand_folder(folder: Path) -> list[Path]:
 
 
 def files_in(folder: Path, left_out: LeftOut) -> list[Path]:
-    """Files of a folder and those below it, sorted; folders that cannot be read are counted as left out."""
+    """List the files in a folder, in depth, sorted. `left_out` counts folders that cannot be read."""
 
-    def leave_out(error: OSError) -> None:
+    def count(error: OSError) -> None:
         left_out[UNREADABLE_FOLDER] += 1
 
-    found = os.walk(folder, onerror=leave_out)
-    return sorted(Path(parent) / name for parent, _, names in found for name in names)
+    walk = os.walk(folder, onerror=count)
+    return sorted(Path(parent) / name for parent, _, names in walk for name in names)
 
 
 def expand_url(url: str) -> list[str]:
     try:
         system, pattern = url_to_fs(url)
-        found = sorted(system.unstrip_protocol(path) for path in system.glob(pattern))
+        urls = sorted(system.unstrip_protocol(path) for path in system.glob(pattern))
     except READING_ERRORS as error:
         raise TrainingError(f"cannot list training data {url}: {error}") from error
-    if not found:
+    if not urls:
         raise TrainingError(f"no training data at {url}")
-    return found
+    return urls
 
 
 def open_shard(source: Source) -> AbstractContextManager[IO[bytes]]:
@@ -88,29 +88,29 @@ def open_shard(source: Source) -> AbstractContextManager[IO[bytes]]:
 
 
 def pictures_of(sources: Iterable[Source], left_out: LeftOut) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of the pictures of several sources.
+    """Read the pictures of several sources: names and bytes.
 
-    What cannot be read in a folder is left out. Raises TrainingError for a source of its own that cannot be read.
+    `left_out` counts unreadable files in folders. Raises TrainingError for an unreadable source.
     """
-    given = list(sources)
-    for source in expand_sources(given):
+    named = list(sources)
+    for source in expand_sources(named):
         try:
             yield from picture_files(source, left_out)
         except TrainingError:
-            if source in given or isinstance(source, str):
+            if source in named or isinstance(source, str):
                 raise
             left_out[UNREADABLE] += 1
 
 
 def picture_files(source: Source, left_out: LeftOut) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of the pictures in a folder (sorted) or a tar shard, or of one picture.
+    """Read the pictures in a folder (sorted) or a tar shard, or one picture: names and bytes.
 
-    What cannot be read in a folder is left out. Raises TrainingError if the source cannot be read.
+    `left_out` counts unreadable files in a folder. Raises TrainingError if the source cannot be read.
     """
     suffixes = readable_extensions()
     if isinstance(source, Path) and source.is_dir():
         for file in files_in(source, left_out):
-            # A pipe would be waited for; a link that leads nowhere is a file that cannot be read.
+            # Reading a pipe would block. A broken link counts as an unreadable file.
             if file.suffix.lower() not in suffixes or (file.exists() and not file.is_file()):
                 continue
             try:
@@ -135,7 +135,7 @@ def picture_files(source: Source, left_out: LeftOut) -> Iterator[tuple[str, byte
 
 
 def decode_rgb(data: bytes) -> np.ndarray | str:
-    """uint8 [H, W, 3], or why it is left out: it cannot be decoded or coded, or is partly transparent."""
+    """Decode a picture to uint8 [H, W, 3]; or return the reason to skip it: unreadable, or partly transparent."""
     try:
         picture = load_image(data)
     except ImageError:
@@ -147,7 +147,7 @@ def decode_rgb(data: bytes) -> np.ndarray | str:
 
 
 def usable(decoded: Iterable[np.ndarray | str], left_out: LeftOut, min_side_px: int = 1) -> Iterator[np.ndarray]:
-    """Pictures with both sides at least `min_side_px`; the others are counted as left out."""
+    """Filter pictures with both sides at least `min_side_px`; `left_out` counts the others."""
     for pixels in decoded:
         if isinstance(pixels, str):
             left_out[pixels] += 1
@@ -160,9 +160,9 @@ def usable(decoded: Iterable[np.ndarray | str], left_out: LeftOut, min_side_px: 
 def read_pictures(
     sources: Iterable[Source], limit: int | None = None, left_out: LeftOut | None = None
 ) -> list[np.ndarray]:
-    """The first pictures of files, folders (searched in depth) and tar shards.
+    """Read the first pictures of files, folders (searched in depth) and tar shards, uint8 [H, W, 3].
 
-    What cannot be read, or is partly transparent, is counted in `left_out`.
+    `left_out` counts pictures that are unreadable or partly transparent.
     """
     counted = LeftOut() if left_out is None else left_out
     decoded = (decode_rgb(data) for _, data in pictures_of(sources, counted))
