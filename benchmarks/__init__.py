@@ -1,1 +1,1 @@
-"""Measurements of the codec: run them as `python -m benchmarks.NAME` in the repository's root."""
+"""Measurements of the codec. Run them as `python -m benchmarks.NAME` in the root of the repository."""

@@ -1,4 +1,4 @@
-"""Milliseconds a picture, one after the other and in batches, by the pictures' size.
+"""Time coding per picture, one by one and in batches, by size of picture.
 
 python -m benchmarks.batch -o batch.json
 """
@@ -15,7 +15,7 @@ import torch
 
 import ulcodec
 from benchmarks.report import progress, write_text
-from benchmarks.speed import stopwatch
+from benchmarks.timing import stopwatch
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.pictures import Picture, find_pictures
 from ulcodec.bench.tables import text_table, to_json
@@ -27,7 +27,7 @@ RUNS = 5
 
 
 def crops(pictures: Sequence[Picture], side_px: int, count: int) -> list[np.ndarray]:
-    """Parts of the pictures in turn, at random places: uint8 [side, side, 3]."""
+    """Crop the pictures in turn at random places: uint8 [side, side, 3]."""
     generator = np.random.default_rng(0)
     found = []
     for index in range(count):
@@ -38,7 +38,7 @@ def crops(pictures: Sequence[Picture], side_px: int, count: int) -> list[np.ndar
 
 
 def medians(device: torch.device, count: int, ways: Sequence[Callable[[], Any]]) -> list[float]:
-    """Milliseconds a picture of each way, run in turn after one run that warms up."""
+    """Median milliseconds per picture of each function; the functions run in turn, after a warm-up."""
     runs = [[stopwatch(device, way)[1] / count for way in ways] for _ in range(1 + RUNS)]
     return [median(times) for times in zip(*runs[1:], strict=True)]
 

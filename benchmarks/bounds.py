@@ -1,4 +1,4 @@
-"""Description length of latents in both views of the prior: UL's continuous-time bound, and the reveal chain.
+"""Compare both bounds on the description length of latents: continuous-time bound, and reveal chain.
 
     python -m benchmarks.bounds --model runs/exported --images FOLDER
 
@@ -24,7 +24,7 @@ N_LEVELS = 64
 
 
 def continuous_bits(codec: Codec, x: torch.Tensor, quality: int) -> float:
-    """UL's bound for one picture x [1, 3, H, W], averaged over `N_LEVELS` stratified noise levels."""
+    """Bound of a picture x [1, 3, H, W] by Unified Latents, averaged over `N_LEVELS` stratified noise levels."""
     q = torch.full((N_LEVELS,), quality / 100, device=codec.device)
     generator = torch.Generator(codec.device).manual_seed(0)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Is a new `ulcodec bench` worse than an earlier one on the same pictures?
+"""Check that a new `ulcodec bench` is not worse than an earlier one on the same pictures.
 
     python -m benchmarks.check report/results.json earlier/results.json
 
@@ -23,13 +23,13 @@ MAX_TIME_RATIO = 1.5
 
 
 def relative_time(report: Mapping[str, Any], measure: str) -> float:
-    """ulcodec's time in units of the reference codec's, on the smallest picture."""
+    """Time of ulcodec relative to the reference codec, on the smallest picture."""
     times = {row["codec"]: row[measure] for row in reversed(report["speed"]) if measure in row}
     return float(times[OURS] / times[REFERENCE])
 
 
 def failures(new: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
-    """What is worse by more than the noise allows, in words. Raises KeyError if a run lacks what is compared."""
+    """Describe what is worse by more than the noise. Raises KeyError if a run lacks a compared figure."""
     found = []
     row = bd_row("earlier", curve_of(earlier["curves"][OURS]), curve_of(new["curves"][OURS]))
     if row["bd_rate_percent"] is None or row["bd_rate_percent"] > MAX_BD_RATE_PERCENT:

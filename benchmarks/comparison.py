@@ -1,4 +1,4 @@
-"""A sample picture beside its decodes, and beside AVIF of the same size.
+"""Draw a sample picture beside its decodes, and beside AVIF of the same size.
 
 python -m benchmarks.comparison -o docs/images/comparison.png
 python -m benchmarks.comparison --avif --bpp 0.25 --crop 120,60,256,256 -o docs/images/beside-avif-0.25.png
@@ -22,7 +22,7 @@ AVIF_SPEED = 6
 
 
 def closest_file(files: dict[int, bytes], n_bytes: float) -> bytes:
-    """The one whose size is closest."""
+    """The file whose size is closest."""
     return min(files.values(), key=lambda data: abs(len(data) - n_bytes))
 
 

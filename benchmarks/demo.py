@@ -21,7 +21,7 @@ QUALITIES = (20, 50, 80)
 
 
 def ulcodec(*arguments: str | Path) -> dict[str, Any]:
-    """Run the installed command and return the JSON it prints; where it fails, it has said why."""
+    """Run the installed command and return the JSON that it prints; exit if it fails."""
     command = [Path(sys.executable).with_name("ulcodec"), *arguments, "--force", "--json"]
     finished = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True)
     if finished.returncode:

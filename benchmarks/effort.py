@@ -1,4 +1,4 @@
-"""What the encoder's effort buys: bits at equal PSNR against effort 1, and time.
+"""Measure the effort of the encoder: bits at equal PSNR against effort 1, and time.
 
 python -m benchmarks.effort --images kodak --limit 6 -o effort.json
 """
@@ -16,6 +16,7 @@ import numpy as np
 
 import ulcodec
 from benchmarks.report import progress, write_text
+from ulcodec.bench.curves import increasing
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.ours import LEVELS
 from ulcodec.bench.pictures import Picture, find_pictures
@@ -32,11 +33,12 @@ RateCurve = Callable[[float], float]
 
 
 def log_bytes_by_psnr(codec: Codec, picture: Picture) -> RateCurve:
-    """The picture's rate curve at effort 1, as a function; beyond its ends it goes on with the size there."""
+    """Rate curve of a picture at effort 1, as a function; constant beyond its ends."""
     files = [codec.encode(picture.pixels, quality=quality) for quality in LEVELS]
-    psnr = np.array([psnr_db(picture.pixels, codec.decode_array(data)) for data in files])
-    curve = pchip(psnr, np.array([math.log(len(data)) for data in files]))
-    return lambda at_db: float(curve(np.clip([at_db], psnr[0], psnr[-1]))[0])
+    points = [(float(len(data)), psnr_db(picture.pixels, codec.decode_array(data))) for data in files]
+    best = increasing(points)
+    curve = pchip(np.array(best.psnr_db), np.log(best.bpp))
+    return lambda at_db: float(curve(np.clip(at_db, best.psnr_db[0], best.psnr_db[-1])))
 
 
 def row_of(codec: Codec, pictures: Sequence[Picture], curves: Sequence[RateCurve], effort: int) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Does coding give the same integers everywhere? One table over threads, instruction sets, libraries and devices.
+"""Check that coding gives the same integers everywhere: over threads, instruction sets, libraries and devices.
 
     python -m benchmarks.exactness --markdown table.md --python OTHER_ENVIRONMENT/bin/python
 
-Every row is a process of its own under one configuration. It decodes the files of `--files`, codes their latents anew,
-and hashes all decoded latents and all coded bytes. The float networks are left out: what they do is no part of a file's
-meaning.
+Every row of the table is a new process under one configuration. It decodes the files of `--files`, codes their latents
+again, and hashes all decoded latents and all coded bytes. The float networks are left out: a file's meaning does not
+depend on them.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
-GOLDEN = ROOT / "tests" / "golden"
+GOLDEN = ROOT / "tests" / "codec" / "golden"
 
 
 class Configuration(NamedTuple):
-    """A row of the table: environment variables and options of the worker, and the interpreter if not this one."""
+    """A row of the table: environment variables and options of the worker, and its interpreter."""
 
     name: str
     environment: Mapping[str, str] = MappingProxyType({})
@@ -49,7 +49,7 @@ CONFIGURATIONS = (
 
 
 def in_batches(prior: Any, batch: int) -> Any:
-    """The prior, run on as many copies of the picture; the last one's result counts."""
+    """A prior that runs on `batch` copies of the picture and returns the result for the last one."""
     import torch
 
     from ulcodec.coding.integer_prior import CodingParameters, IntegerPrior
@@ -59,7 +59,7 @@ def in_batches(prior: Any, batch: int) -> Any:
             self.__dict__.update(vars(prior))
 
         def __call__(self, *inputs: Any) -> CodingParameters:
-            copies = (x.repeat(batch, 1, 1, 1) if isinstance(x, torch.Tensor) else x for x in inputs)
+            copies: list[Any] = [x.repeat(batch, 1, 1, 1) if isinstance(x, torch.Tensor) else x for x in inputs]
             return CodingParameters(*(part.chunk(batch)[-1] for part in super().__call__(*copies)))
 
     return BatchPrior()
@@ -68,7 +68,7 @@ def in_batches(prior: Any, batch: int) -> Any:
 def work(
     files: list[Path], model: str, device: str, batch: int | None = None, tile: int | None = None
 ) -> dict[str, str]:
-    """What one process sees: versions, and the SHA-256 of decoded latents and of coded segments."""
+    """Run one process: versions, and the SHA-256 of decoded latents and of coded segments. Exits on a lossless file."""
     import torch
 
     import ulcodec
@@ -84,6 +84,8 @@ def work(
     decoded_digest, coded_digest = hashlib.sha256(), hashlib.sha256()
     for file in files:
         container = Container.from_bytes(file.read_bytes())
+        if container.is_lossless:
+            sys.exit(f"error: {file} is lossless and holds no latents; name other files with --files")
         grid = latent_grid(container)
         latents = codec.decode_latents(container)
         for part in latents:
@@ -103,23 +105,23 @@ def work(
 
 def worker(arguments: argparse.Namespace) -> None:
     if arguments.no_constriction:
-        sys.modules["constriction"] = None
+        sys.modules["constriction"] = None  # type: ignore[assignment]  # imports of it fail
 
     import torch
 
     torch.set_num_threads(arguments.threads)
     if arguments.no_mkldnn:
-        torch.backends.mkldnn.enabled = False
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     if arguments.product:
-        from ulcodec.coding import integer_prior as integer
+        from ulcodec.coding import integer_prior
 
-        integer.choose_product = lambda device: arguments.product
-    seen = work(arguments.files, arguments.model, arguments.device, arguments.batch, arguments.tile)
-    print(json.dumps(seen))
+        vars(integer_prior)["choose_product"] = lambda device: arguments.product
+    result = work(arguments.files, arguments.model, arguments.device, arguments.batch, arguments.tile)
+    print(json.dumps(result))
 
 
 def run(configuration: Configuration, files: list[Path], model: str) -> dict[str, str]:
-    """One row. Raises RuntimeError with the worker's last line if it fails."""
+    """Run a configuration. Raises RuntimeError with the worker's last line if it fails."""
     command = [configuration.python, "-m", "benchmarks.exactness", "--worker", "--model", model]
     command += [*configuration.options, "--files", *map(str, files)]
     finished = subprocess.run(
@@ -158,11 +160,11 @@ def main() -> None:
     header = ("configuration", "torch", "device", "ATen", "products", "latents", "bytes")
     rows = []
     for configuration in (*CONFIGURATIONS, *others, *cuda):
-        seen = run(configuration, arguments.files, arguments.model)
+        result = run(configuration, arguments.files, arguments.model)
         rows.append(
             (
-                configuration.name, seen["torch"], seen["device"], seen["cpu_capability"],
-                seen["product"], seen["decoded"][:12], seen["coded"][:12],
+                configuration.name, result["torch"], result["device"], result["cpu_capability"],
+                result["product"], result["decoded"][:12], result["coded"][:12],
             )
         )  # fmt: skip
     print(text_table(header, rows))

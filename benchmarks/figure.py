@@ -1,4 +1,4 @@
-"""Draws the rate-distortion figure of the README from a committed report.
+"""Draw the rate-distortion figure of the README from a committed report.
 
 python -m benchmarks.figure benchmarks/results/0.1.0/kodak/results.json -o docs/images/kodak.svg
 """

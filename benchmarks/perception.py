@@ -1,4 +1,4 @@
-"""The distortion-perception plane: PSNR against how lifelike decoded pictures are, for realism 0 to 1 and for peers.
+"""Measure the distortion-perception plane: PSNR against realism, for realism 0 to 1 and for peers.
 
 python -m benchmarks.perception kodak -o perception.json --figure perception.svg
 """
@@ -24,7 +24,7 @@ from ulcodec.codec.image import Codec
 from ulcodec.codec.rate_control import encode_to_size
 from ulcodec.codec.realism import Realism
 from ulcodec.errors import ImageError
-from ulcodec.io import pictures as images
+from ulcodec.io import picture as io_picture
 from ulcodec.metrics import bits_per_pixel, psnr_db, sliced_wasserstein, spectral_power_ratio
 from ulcodec.metrics.critic import critic_accuracy
 
@@ -37,16 +37,16 @@ CRITIC_STEPS = 200
 
 
 def front_of_size(codec: Codec, picture: Picture, n_bytes: int) -> tuple[bytes, float]:
-    """A file of at most so many bytes, or if even quality 0 takes more, that one and the fraction of it to decode."""
+    """Encode to at most `n_bytes`; if quality 0 is larger, return its file and the fraction of it to decode."""
     try:
-        return encode_to_size(codec, images.Picture(picture.pixels), n_bytes), 1.0
+        return encode_to_size(codec, io_picture.Picture(picture.pixels), n_bytes), 1.0
     except ImageError:
         data = codec.encode(picture.pixels, quality=0)
         return data, n_bytes / len(data)
 
 
 def scored(originals: Sequence[Pixels], decoded: Sequence[Pixels], critic_steps: int) -> dict[str, Any]:
-    """PSNR, sliced Wasserstein distances, power of the octaves, and the critic's accuracy."""
+    """Score decoded pictures: PSNR, sliced Wasserstein distances, power of octaves, accuracy of the critic."""
     return {
         "psnr_db": fmean(map(psnr_db, originals, decoded)),
         "sliced_wasserstein": sliced_wasserstein(originals, decoded),
@@ -90,7 +90,7 @@ def peer_row(peer: Peer, pictures: Sequence[Picture], rate: float, critic_steps:
 
 
 def installed_peers() -> list[Peer]:
-    """Those of `PEER_KEYS` that are there; the others are named on stderr."""
+    """The installed peers of `PEER_KEYS`; prints the others on stderr."""
     found = []
     for peer in PEERS.values():
         if peer.key in PEER_KEYS:
@@ -103,7 +103,7 @@ def installed_peers() -> list[Peer]:
 
 
 def draw(rows: Sequence[dict[str, Any]], target: Path) -> None:
-    """PSNR against the finest sliced Wasserstein distance and against the critic's accuracy, a line a rate."""
+    """Draw PSNR against the finest sliced Wasserstein distance and the accuracy of the critic, a line per rate."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -1,9 +1,9 @@
-"""Ways of multiplying integers under limits on instruction sets: which are exact, how fast, and which one is chosen.
+"""Measure the integer products under limits on instruction sets: exactness, time, and the choice.
 
     python -m benchmarks.products --markdown TABLE
 
-`benchmarks.speed --products` shows the same table. Each row is a process of its own: libraries read their limits when
-they load.
+`benchmarks.speed --products` prints the same table. Each row is a new process, since libraries read their limits when
+they are loaded.
 """
 
 import argparse
@@ -28,15 +28,15 @@ LIMITS: dict[str, dict[str, str]] = {
     "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     "SSE4": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
 }
-"""Each keeps oneDNN, and the last two ATen and MKL as well, from using more than the instruction set that they name."""
+"""Environment that limits oneDNN, and in the last two also ATen and MKL, to the named instruction set."""
 
 
 def measure(model: str, n_threads: int) -> dict[str, Any]:
-    """What one process sees: the chosen way, whether each is exact, and its milliseconds for a pass of the prior."""
+    """Run one process: the chosen product, and milliseconds per pass of the prior for each exact one."""
     import torch
 
     import ulcodec
-    from benchmarks.speed import stopwatch
+    from benchmarks.timing import stopwatch
     from ulcodec.bench.pictures import find_pictures, fitted
     from ulcodec.codec.image import latent_grid
     from ulcodec.coding.integer_prior import IntegerPrior
@@ -65,7 +65,7 @@ def measure(model: str, n_threads: int) -> dict[str, Any]:
 
 
 def product_rows(model: str, limits: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """A row a limit and number of threads: these, and what `measure` returns."""
+    """Rows by limit and number of threads, with the result of `measure`."""
     for limit in limits or LIMITS:
         for n_threads in THREADS:
             command = [sys.executable, "-m", "benchmarks.products", "--worker", str(n_threads), "--model", model]

@@ -1,4 +1,4 @@
-"""PSNR of the front of a file: ulcodec beside progressive JPEG XL and progressive JPEG, as JSON and as a figure.
+"""Measure the PSNR of truncated files: ulcodec, progressive JPEG XL and progressive JPEG, as JSON and as a figure.
 
     python -m benchmarks.progressive PICTURES -o progressive.json --figure progressive.svg
 
@@ -28,10 +28,10 @@ from ulcodec.metrics import psnr_db
 
 FRACTIONS = tuple(round(0.05 * step, 2) for step in range(1, 21))
 EFFORT, QPROGRESSIVE_AC = 0, 18
-"""Of JxlEncoderFrameSettingId."""
+"""Values of JxlEncoderFrameSettingId."""
 BASIC_INFO, FRAME_PROGRESSION = 0x40, 0x8000
 NEED_MORE_INPUT, NEED_OUTPUT, FULL_IMAGE = 2, 5, 0x1000
-"""Of JxlDecoderStatus; the first two are what to subscribe to."""
+"""Values of JxlDecoderStatus; the first two are the events to subscribe to."""
 PASSES = 3
 DISTANCES = (12.0, 8.0, 6.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5)
 TITLES = {"ulcodec": "ulcodec", "jpegxl": "JPEG XL, progressive", "jpeg": "JPEG, progressive"}
@@ -49,7 +49,7 @@ class PixelFormat(ctypes.Structure):
 
 
 class BasicInfo(ctypes.Structure):
-    """The beginning of JxlBasicInfo, and room for the rest."""
+    """The beginning of JxlBasicInfo, with room for the rest."""
 
     _fields_ = (
         ("have_container", ctypes.c_int),
@@ -78,7 +78,7 @@ def check(status: int) -> None:
 
 
 class ProgressiveJpegXl:
-    """JPEG XL with its AC coefficients in passes of rising precision, effort 7."""
+    """JPEG XL with AC coefficients in passes of rising precision, effort 7."""
 
     def __init__(self) -> None:
         self.library = libjxl()
@@ -112,7 +112,7 @@ class ProgressiveJpegXl:
         return out.raw[: len(out) - room.value]
 
     def decode_front(self, data: bytes, shape: tuple[int, ...]) -> Pixels | None:
-        """What the first bytes of a file show, None while they show nothing."""
+        """Decode the first bytes of a file; None if nothing can be decoded."""
         library, pixels = self.library, np.zeros(shape, np.uint8)
         decoder = ctypes.c_void_p(library.JxlDecoderCreate(None))
         check(library.JxlDecoderSubscribeEvents(decoder, BASIC_INFO | FRAME_PROGRESSION | FULL_IMAGE))
@@ -135,7 +135,7 @@ class ProgressiveJpegXl:
 
 
 class ProgressiveJpeg:
-    """Progressive JPEG 4:2:0 with Huffman tables of its own."""
+    """Progressive JPEG 4:2:0 with optimised Huffman tables."""
 
     def encode(self, pixels: Pixels, quality: float) -> bytes:
         buffer = BytesIO()
@@ -153,7 +153,7 @@ class ProgressiveJpeg:
 
 
 class Ulcodec:
-    """The prior stands for what the front of a file does not hold."""
+    """ulcodec, whose prior conceals what a truncated file lacks."""
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
@@ -166,7 +166,7 @@ class Ulcodec:
 
 
 def psnr_of_fronts(codec: Codec, pixels: Pixels, quality: int) -> dict[str, list[float | None]]:
-    """PSNR in dB at every fraction of each codec's file, None where it shows nothing."""
+    """PSNR in dB at every fraction of each codec's file, None where nothing can be decoded."""
     jpeg_xl, jpeg, ours = ProgressiveJpegXl(), ProgressiveJpeg(), Ulcodec(codec)
     whole = codec.encode(pixels, quality=quality)
     jpeg_xl_file = of_size(jpeg_xl.encode, DISTANCES, pixels, len(whole))

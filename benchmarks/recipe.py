@@ -1,4 +1,4 @@
-"""What a choice of the training recipe is worth: short runs that differ in one thing each.
+"""Measure choices of the training recipe, by short runs that differ in one thing each.
 
 python -m benchmarks.recipe --data photos/ -o recipe.json
 """
@@ -20,7 +20,7 @@ from ulcodec.bench.machine import run_record
 from ulcodec.bench.tables import text_table, to_json
 from ulcodec.io.locations import as_source
 from ulcodec.metrics import bd_rate_percent
-from ulcodec.model.blocks import conv
+from ulcodec.model.blocks import BottleneckBlock, conv
 from ulcodec.model.config import N_PHASES, TINY, ModelConfig, spread_reveal
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.train.data.loading import load_pictures
@@ -32,13 +32,13 @@ from ulcodec.train.stage1 import VALIDATION_QUALITIES, validation_scores
 CROP_PX, MIN_SIDE_PX = 128, 256
 
 CONFIG = replace(TINY, latent_channels=128)
-"""Narrow networks, but a latent that does not by itself limit the quality."""
+"""Narrow networks, with a latent that does not limit the quality."""
 
 ABRUPTLY = 1e-9
-"""Share of a run over which a rate falls that is full until the end."""
+"""Decay share of a run whose learning rate is constant to the end."""
 
 LUMA_FIRST = tuple(2.28 * share for share in (6 / 8, 1 / 8, 1 / 8))
-"""White errors count as much as they do in RGB."""
+"""Weights at which white noise counts as in RGB."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Trial:
     late_side: int = 1
 
     def legs(self, n_crops: int) -> list[Stage1Settings]:
-        """The run's parts for a budget of so many crops of `CROP_PX`."""
+        """The parts of the run for a budget of `n_crops` crops of `CROP_PX`."""
         n_images = int(n_crops * self.images)
         plain = Stage1Settings(data=(), out=Path(), config=TINY.name, crop_px=CROP_PX, n_images=n_images)
         whole = replace(plain, **self.settings)
@@ -61,7 +61,7 @@ class Trial:
             return [whole]
         n_full, area = int(n_images * (1 - whole.decay_share)), self.late_side**2
         n_late = (n_images - n_full) // area
-        late = {"crop_px": whole.crop_px * self.late_side, "batch_size": whole.batch_size // area}
+        late: dict[str, Any] = {"crop_px": whole.crop_px * self.late_side, "batch_size": whole.batch_size // area}
         return [
             replace(whole, n_images=n_full, decay_share=ABRUPTLY),
             replace(whole, n_images=n_full + n_late, decay_share=n_late / (n_full + n_late), **late),
@@ -69,7 +69,7 @@ class Trial:
 
 
 class PlainBlock(nn.Module):
-    """Residual block of two 3x3 kernels at full width: 18 C^2 multiplications a position."""
+    """Residual block of two 3x3 kernels at full width: 18 C^2 multiplications per position."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -81,7 +81,7 @@ class PlainBlock(nn.Module):
 
 
 class DepthwiseBlock(nn.Module):
-    """Residual block of a 5x5 kernel a channel and two 1x1 kernels with twice the width between: 4 C^2 and 25 C."""
+    """Residual block of a depthwise 5x5 kernel and two 1x1 kernels, twice the width between: 4 C^2 + 25 C."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -94,24 +94,25 @@ class DepthwiseBlock(nn.Module):
 
 
 def with_blocks(block: Callable[[int], nn.Module]) -> Callable[[UnifiedLatentModel], None]:
-    """Other residual blocks in encoder and trunk."""
+    """A change that replaces the residual blocks in encoder and trunk."""
 
     def change(model: UnifiedLatentModel) -> None:
         for stack in (model.encoder.blocks_8, model.encoder.blocks_16, model.decoder.trunk.blocks_8,
                       model.decoder.trunk.blocks_16):  # fmt: skip
             for index, old in enumerate(stack):
+                assert isinstance(old, BottleneckBlock)
                 stack[index] = block(old.expand.out_channels)
 
     return change
 
 
 def without_hyper_latent(model: UnifiedLatentModel) -> None:
-    """Its gain is nothing, so that it rounds to zero."""
+    """Disable the hyper-latent: with no gain, it rounds to zero."""
     model.hyper_encoder.log_gain.requires_grad_(False).values.fill_(-20)
 
 
 def channel_slices(steps: str) -> ModelConfig:
-    """Channel groups that have a step each, the same everywhere."""
+    """A reveal schedule by channel groups, a pass each, the same at all positions."""
     return replace(CONFIG, reveal=tuple(step * N_PHASES for step in steps))
 
 
@@ -151,7 +152,7 @@ TRIALS: dict[str, Trial] = {
 
 
 def scores_of(name: str, trial: Trial, training: PictureSet, held_out: PictureSet, images: int) -> dict[str, Any]:
-    """Held-out scores of the trial's EMA weights, measured alike for all."""
+    """Held-out scores of a trial's EMA weights, measured alike for all trials."""
     model, seconds = trained(trial.config, training, trial.legs(images), trial.change)
     scores: dict[str, float] = {}
     dead = dead_units(model, lambda: scores.update(validation_scores(model, held_out, Trial().legs(images)[0])))
@@ -199,7 +200,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def bits_percent(anchor: dict[str, Any], row: dict[str, Any]) -> float | None:
-    """BD-rate, None where no PSNR is reached by both."""
+    """BD-rate; None without a common range of PSNR."""
     try:
         return bd_rate_percent(anchor["bpp"], anchor["psnr_db"], row["bpp"], row["psnr_db"])
     except ValueError:

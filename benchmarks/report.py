@@ -1,16 +1,32 @@
-"""What the benchmarks here share: progress, and how a report is written."""
+"""Shared by the benchmarks: a status line, and writing of reports."""
 
-import sys
+from functools import cache
 from pathlib import Path
+
+from rich.console import Console
+from rich.status import Status
 
 from ulcodec.io.files import atomic_write
 
 
+@cache
+def status_line() -> Status:
+    """The status line on stderr."""
+    return Console(stderr=True).status("")
+
+
 def progress(text: str, *, last: bool = False) -> None:
-    """Replace the progress line on stderr."""
-    print(f"\r{text:<78}", end="\n" if last else "", file=sys.stderr, flush=True)
+    """Show a text in the status line; the last one is printed in its place."""
+    status = status_line()
+    if last:
+        status.stop()
+        status.console.print(text, markup=False, highlight=False)
+    else:
+        status.update(text)
+        status.start()
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a report, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, text.encode())

@@ -1,4 +1,4 @@
-"""Short training runs that differ in little, over the same pictures."""
+"""Short training runs on the same pictures, for comparisons."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def trained(
     legs: Sequence[Stage1Settings],
     change: Callable[[UnifiedLatentModel], None] | None = None,
 ) -> tuple[UnifiedLatentModel, float]:
-    """A model of the configuration with the EMA weights of a run from fresh weights, and how many seconds it took.
+    """Train a model from fresh weights; return it with its EMA weights, and the seconds of the run.
 
     `legs`: settings of the run's parts, each with where the run is at its end. `change` is applied to the fresh model.
     """
@@ -34,6 +34,7 @@ def trained(
     with TemporaryDirectory() as folder:
         for settings in legs:
             loop = Loop(model, Path(folder), settings.loop_settings(), settings.resolved())
+            loop.resume()
             loop.run(Stage1Step(model, lambda n_images: pictures, settings), lambda scored: {})
     loop.state.ema_weights().swap()
     return model.eval().requires_grad_(False), loop.state.seconds

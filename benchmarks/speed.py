@@ -1,4 +1,4 @@
-"""Time to encode and decode one picture through the API, and where it goes.
+"""Time encoding and decoding of one picture through the API, stage by stage.
 
 `benchmarks/README.md` defines every field of the report.
 """
@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -20,11 +19,13 @@ from PIL import Image
 import ulcodec
 from benchmarks.products import cells, header, product_rows
 from benchmarks.report import progress, write_text
+from benchmarks.timing import stopwatch
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
 from ulcodec.bench.tables import text_table, to_json
 from ulcodec.codec.image import latent_grid
 from ulcodec.codec.realism import Realism
+from ulcodec.codec.tiling import synthesise
 from ulcodec.coding.latents import LatentCoder, decode_latent, encode_latent
 from ulcodec.format.container import Container
 
@@ -35,7 +36,7 @@ REALISM_STEPS = (1, 4, 8)
 
 
 class TimedPrior:
-    """Stands in for a model's integer prior and adds up the time that is spent in it."""
+    """Wraps a model's integer prior and adds up the time spent in it."""
 
     def __init__(self, prior: Any, device: torch.device) -> None:
         self.prior, self.timed_on = prior, device
@@ -57,22 +58,8 @@ class TimedPrior:
         return run
 
 
-def stopwatch(device: torch.device, function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """Result of a call and its milliseconds, with the device idle at both ends."""
-    synchronise(device)
-    start = perf_counter()
-    result = function(*arguments)
-    synchronise(device)
-    return result, 1000 * (perf_counter() - start)
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def time_once(codec: ulcodec.Codec, picture: Picture, quality: int) -> dict[str, float]:
-    """Milliseconds of encode, decode and their stages, one after the other."""
+    """Time encoding, decoding and their stages once, in milliseconds."""
     file, encode_ms = stopwatch(codec.device, lambda: codec.encode(picture.pixels, quality=quality))
     _, decode_ms = stopwatch(codec.device, codec.decode_array, file)
     return {
@@ -85,7 +72,7 @@ def time_once(codec: ulcodec.Codec, picture: Picture, quality: int) -> dict[str,
 
 
 def other_decodes(codec: ulcodec.Codec, file: bytes) -> dict[str, float]:
-    """Whole decodes of other pictures from the same file: a thumbnail, and samples if the model draws any."""
+    """Time other ways of decoding the file: thumbnail, and samples if the model has a denoiser."""
     _, thumbnail_ms = stopwatch(codec.device, codec.thumbnail, file)
     times = {"decode: thumbnail": thumbnail_ms}
     for n_steps in REALISM_STEPS if codec.has_denoiser else ():
@@ -113,7 +100,7 @@ def decode_stages(codec: ulcodec.Codec, file: bytes) -> dict[str, float]:
     coder = LatentCoder(prior, codec.coder.tables)
     segments, check, quality = container.segments, container.symbol_check, container.header.quality
     decoded, coding_ms = stopwatch(codec.device, decode_latent, coder, segments, check, quality, grid)
-    _, synthesis_ms = stopwatch(codec.device, codec.synthesise, [decoded], [container])
+    _, synthesis_ms = stopwatch(codec.device, synthesise, codec.model, codec.device, [decoded], [container.header])
     return {
         "decode: prior": prior.elapsed_ms,
         "decode: entropy coder": coding_ms - prior.elapsed_ms,
@@ -122,7 +109,7 @@ def decode_stages(codec: ulcodec.Codec, file: bytes) -> dict[str, float]:
 
 
 def time_stages(codec: ulcodec.Codec, picture: Picture, quality: int, n_runs: int) -> list[dict[str, Any]]:
-    """A row a stage: statistics of `n_runs` runs after one that warms up."""
+    """Rows by stage: statistics of `n_runs` runs after a warm-up."""
     time_once(codec, picture, quality)
     runs = []
     for run in range(n_runs):
@@ -136,7 +123,7 @@ def statistics_row(stage: str, times_ms: Sequence[float]) -> dict[str, Any]:
 
 
 def time_cold_starts(picture: Picture, quality: int, model: str, n_threads: int) -> list[dict[str, Any]]:
-    """A row a command: each run is a whole process of the command line, from start to exit."""
+    """Rows by command: each run is a whole process of the command line, from start to exit."""
     with tempfile.TemporaryDirectory() as folder:
         original, coded, decoded = (Path(folder) / name for name in ("picture.png", "picture.ulc", "decoded.png"))
         Image.fromarray(picture.pixels).save(original)
@@ -159,7 +146,7 @@ def cold_row(name: str, arguments: Sequence[str | Path], code: int, n_threads: i
 
 
 def run_command(arguments: Sequence[str | Path], code: int, n_threads: int) -> None:
-    """Run the command line to its end. Exits if the exit code is not `code`."""
+    """Run the command line. Exits if its exit code is not `code`."""
     command = [sys.executable, "-m", "ulcodec_cli", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": str(n_threads)}
     finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -1,4 +1,4 @@
-"""Bits in the latent or in the decoder: short runs of the objective `ul` over loss factors and biases.
+"""Measure the trade-off between bits in the latent and in the decoder: short runs of `ul` over loss factors and biases.
 
 python -m benchmarks.trade_off --data photos/ -o trade_off.json --figure trade_off.svg
 """
@@ -41,11 +41,13 @@ STEPS = 32
 
 
 def scored(model: UnifiedLatentModel, pictures: PictureSet, weights: ObjectiveSettings) -> dict[str, Any]:
-    """The latent's bound, and what samples and one-step estimates of the decoder are like, on one crop a picture."""
+    """Score a model on one crop per picture: bound of the latent, samples and direct estimates of the decoder."""
     generator = torch.Generator().manual_seed(1)
     crops = pictures.random_crops(len(pictures), CROP_PX, generator)
-    bounds, drawn, estimated = [], [], []
-    for x in crops.split(1):
+    bounds: list[float] = []
+    drawn: list[np.ndarray] = []
+    estimated: list[np.ndarray] = []
+    for x in torch.split(crops, 1):
         quality = torch.tensor([weights.ul_quality])
         z = model.encode_clean(x, quality)
         bounds.append(continuous_bound_bits(model, x, quality) / CROP_PX**2)
@@ -57,8 +59,8 @@ def scored(model: UnifiedLatentModel, pictures: PictureSet, weights: ObjectiveSe
         noise = torch.randn(x.shape, generator=generator)
         log_snrs = np.linspace(*PIXEL_LOG_SNR_RANGE, STEPS + 1).tolist()
         estimate = denoise(noise, torch.tensor(log_snrs[:1]))
-        for found, picture in ((drawn, sample(denoise, noise, log_snrs)), (estimated, estimate)):
-            found.append(to_pixels((picture[0] + 1) / 2, Layout.RGB))
+        for pictures_drawn, picture in ((drawn, sample(denoise, noise, log_snrs)), (estimated, estimate)):
+            pictures_drawn.append(to_pixels((picture[0] + 1) / 2, Layout.RGB))
     originals = [to_pixels(x, Layout.RGB) for x in crops]
     return {
         "loss_factor": weights.loss_factor,
@@ -72,7 +74,7 @@ def scored(model: UnifiedLatentModel, pictures: PictureSet, weights: ObjectiveSe
 
 
 def draw(rows: Sequence[dict[str, Any]], target: Path) -> None:
-    """PSNR and sliced Wasserstein distance of samples against the bound, beside the paper's PSNR."""
+    """Draw PSNR and sliced Wasserstein distance of samples against the bound, with the paper's PSNR."""
     import matplotlib
 
     matplotlib.use("svg")

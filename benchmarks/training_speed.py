@@ -1,4 +1,4 @@
-"""How many crops a second stage 1 trains on, and where a step's time goes, by batch size.
+"""Measure the throughput of stage 1 in crops per second, and the parts of a step, by batch size.
 
 `benchmarks/README.md` defines every field of the report.
 """
@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from benchmarks.report import progress, write_text
-from benchmarks.speed import stopwatch
+from benchmarks.timing import stopwatch
 from ulcodec.bench.complexity import describe
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.tables import decimals, text_table, to_json
 from ulcodec.errors import UlcError
 from ulcodec.model.build import build_model
-from ulcodec.model.config import ModelConfig, PaperConfig
+from ulcodec.model.config import ModelConfig
 from ulcodec.model.presets import preset
 from ulcodec.train.data.pictures import PictureSet, pack
 from ulcodec.train.graphs import WARM_UP_STEPS, GraphedStep, own_stream
@@ -40,30 +40,30 @@ Part = Callable[[], object]
 
 
 def noise_pictures(device: torch.device) -> PictureSet:
-    """What the pixels are changes no time."""
+    """Make pictures of noise: the time does not depend on their pixels."""
     generator = torch.Generator().manual_seed(0)
     shape = (N_PICTURES, PICTURE_PX, PICTURE_PX, 3)
     pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     return pack(list(pixels.numpy())).to(device)
 
 
-def gflop_per_crop(config: ModelConfig | PaperConfig, crop_px: int) -> float:
-    """Of the forward and the backward pass: three forward ones, two operations a multiplication.
+def gflop_per_crop(config: ModelConfig, crop_px: int) -> float:
+    """Operations of forward and backward pass: as three forward passes, two operations per multiplication.
 
-    The continuous bound asks the prior once more, for a part of the crops.
+    The continuous-time bound runs the prior once more, for a part of the crops.
     """
     kmac = {row["part"]: row["kmac_per_px"] * row["passes"] for row in describe(config)}
     kmac["prior"] *= 1 + 1 / (ObjectiveSettings().subset * len(config.reveal_passes))
-    return 6e-6 * crop_px**2 * sum(cost for part, cost in kmac.items() if not part.startswith("denoiser"))
+    return 6e-6 * crop_px**2 * float(sum(cost for part, cost in kmac.items() if not part.startswith("denoiser")))
 
 
 def median_ms(device: torch.device, part: Part, n_runs: int, calls: int = 1) -> float:
-    """Of a part, with the device idle before and after `calls` of it."""
+    """Median milliseconds per call of a part, with the device idle before and after `calls` calls."""
     return median(stopwatch(device, lambda: [part() for _ in range(calls)])[1] / calls for _ in range(n_runs))
 
 
 def gradients_only(loop: Loop, step: Stage1Step) -> Part:
-    """Loss and gradients as a step takes them, without the optimiser: a CUDA graph where the loop makes one."""
+    """Loss and gradients of a step without the optimiser, as a CUDA graph if the loop has one."""
 
     def measure() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss, metrics = step.draw()
@@ -75,7 +75,7 @@ def gradients_only(loop: Loop, step: Stage1Step) -> Part:
 
 
 def renew_all(optimizer: Soap) -> None:
-    """Let all bases follow, whatever step it is."""
+    """Update all bases, at any step."""
     for stack in optimizer.stacks:
         stack.n_steps += optimizer.interval - 1 - stack.n_steps % optimizer.interval
     optimizer.renew()
@@ -83,7 +83,7 @@ def renew_all(optimizer: Soap) -> None:
 
 @without_denormals()
 def time_batch(settings: Stage1Settings, device: torch.device, n_steps: int, gflop: float) -> dict[str, Any]:
-    """A row of the report: `n_steps` steps after those that warm up. `gflop`: of a crop."""
+    """Measure a row of the report: `n_steps` steps after the warm-up. `gflop`: operations per crop."""
     config = preset(settings.config)
     assert isinstance(config, ModelConfig)  # what the objective asks for: see Stage1Settings.check
     model = build_model(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -156,7 +156,10 @@ def main(arguments: Sequence[str]) -> None:
         _, device = begin(options.device, 1, options.threads, settings.seed)
     except UlcError as error:
         sys.exit(f"error: {error}")
-    gflop, rows = gflop_per_crop(preset(options.config), options.crop), []
+    config = preset(options.config)
+    if not isinstance(config, ModelConfig):
+        sys.exit(f"error: configuration {options.config!r} is not a codec's")
+    gflop, rows = gflop_per_crop(config, options.crop), []
     for batch_size in options.batch_sizes:
         progress(f"{batch_size} crops a step")
         rows.append(time_batch(replace(settings, batch_size=batch_size), device, options.steps, gflop))

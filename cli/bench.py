@@ -1,14 +1,19 @@
-"""`ulcodec bench`: ulcodec and the codecs that people use, on the same pictures, as a report to look at."""
+"""`ulcodec bench`: compare ulcodec with other codecs on the same pictures, in a report."""
 
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ulcodec.progress import tracked
 from ulcodec_cli.common import DEFAULT_MODEL, Model
+from ulcodec_cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from ulcodec.bench.peers import Peer
 
 QUICK_CODECS = "jpeg,webp,avif,avif-psnr"
 QUICK_PICTURES = 3
@@ -17,6 +22,7 @@ SPEED_BPP = 0.5
 
 
 def parse_numbers(text: str, highest: float) -> list[float]:
+    """Parse numbers with commas, above 0 and at most `highest`. Raises BadParameter."""
     try:
         numbers = [float(part) for part in text.split(",") if part]
     except ValueError:
@@ -31,55 +37,49 @@ def bench(
         Path | None, typer.Argument(metavar="[DIR]", help="Folder of pictures. Default: those of scikit-image.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("report"),
-    codecs: Annotated[str | None, typer.Option(help="Others to measure, with commas. Default: all.")] = None,
+    codecs: Annotated[str | None, typer.Option(help="Other codecs to measure, comma-separated. Default: all.")] = None,
     anchors: Annotated[Path | None, typer.Option(help="JSON of published curves on the same pictures.")] = None,
     others_from: Annotated[
-        Path | None, typer.Option(help="results.json on the same pictures: its other codecs, not measured again.")
+        Path | None, typer.Option(help="results.json on the same pictures, from which other codecs are taken.")
     ] = None,
     model: Model = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
-    effort: Annotated[int, typer.Option(min=1, max=9, help="Of ulcodec's encoder.")] = 1,
+    effort: Annotated[int, typer.Option(min=1, max=9, help="Effort of ulcodec's encoder.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Processes for rate and distortion.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures.")] = None,
-    rates: Annotated[str, typer.Option(help="Rates of the viewer in bits per pixel, with commas.")] = "0.1,0.25,0.5",
+    rates: Annotated[str, typer.Option(help="Bits per pixel in the viewer, comma-separated.")] = "0.1,0.25,0.5",
     viewer: Annotated[int, typer.Option(min=0, help="Pictures in the viewer.")] = 3,
     sizes: Annotated[
-        str | None, typer.Option(help=f"Megapixels to time at, with commas, '' for none. Default: {SIZES}.")
+        str | None, typer.Option(help=f"Megapixels to time, comma-separated, '' for none. Default: {SIZES}.")
     ] = None,
     perceptual: Annotated[
-        bool, typer.Option("--perceptual", help="LPIPS, DISTS and FID too (torchmetrics, torchvision, weights).")
+        bool,
+        typer.Option("--perceptual", help="Also LPIPS, DISTS and FID (torchmetrics, torchvision, weights)."),
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Few levels, codecs and pictures: under two minutes.")] = False,
 ) -> None:
-    """Measure ulcodec beside other codecs and write a report; the same command goes on with a run that stopped."""
+    """Compare ulcodec with other codecs and write a report. The same command continues an interrupted run."""
     rates_bpp = parse_numbers(rates, 24)
     megapixels = parse_numbers((QUICK_SIZES if quick else SIZES) if sizes is None else sizes, 1000)
 
     from ulcodec.bench.curves import read_anchors, read_report
-    from ulcodec.bench.peers import PEERS, available
     from ulcodec.bench.pictures import find_pictures
 
     earlier = read_report(others_from)
-    default = "" if earlier else QUICK_CODECS if quick else ",".join(PEERS)
-    names = [name for name in (codecs or default).split(",") if name]
-    if unknown := [name for name in names if name not in PEERS]:
-        raise typer.BadParameter(f"unknown codecs: {', '.join(unknown)}; known: {', '.join(PEERS)}")
+    names = chosen_codecs(codecs or (None if earlier is None else ""), quick)
     published = read_anchors(anchors)
     pictures = find_pictures(folder, limit or (QUICK_PICTURES if quick else None))
 
     from ulcodec.bench.complexity import coding_kmac_per_px, describe
     from ulcodec.bench.machine import run_record
     from ulcodec.bench.ours import our_codec, our_peer
-    from ulcodec.bench.perceptual import absent_networks
     from ulcodec.bench.report import level_near, summarise, write_report
     from ulcodec.bench.run import Job, add_fid, jobs_of, measure_all
     from ulcodec.bench.speed import measure_speed
+    from ulcodec.metrics.distortion import interpolator_class
 
-    present, absent = available([PEERS[name] for name in names])
-    missing = absent_networks() if perceptual else {}
-    absent |= {name.upper(): reason for name, reason in missing.items()}
-    for title, reason in absent.items():
-        typer.echo(f"absent: {title} ({reason})", err=True)
+    interpolator_class()  # reports a missing SciPy before anything is measured
+    present, absent = available_codecs(names, perceptual)
     ours: dict[str, Any] = {"model": model, "device": device, "effort": effort}
     measured = [our_peer(**ours), *present]
     libraries = {codec.key: codec.library() for codec in measured}
@@ -87,51 +87,85 @@ def bench(
 
     template = Job("", pictures[0], **ours, perceptual=perceptual, n_threads=1 if jobs > 1 else 0)
     work = jobs_of(measured, pictures, quick=quick, template=template)
-    shown = pictures[:viewer]
-    n_views, n_timed = len(shown) * len(rates_bpp) * len(measured), len(measured) * len(megapixels)
-    with typer.progressbar(length=len(work) + n_timed + n_views, label="measuring", file=sys.stderr) as bar:
+    viewed = pictures[:viewer]
+    n_views, n_timed = len(viewed) * len(rates_bpp) * len(measured), len(measured) * len(megapixels)
+    with progress_bar("measuring"):
+        parts = tracked(range(len(work) + n_timed + n_views), "{} of {}")
 
         def advance() -> None:
-            bar.update(1)
+            next(parts, None)
 
+        advance()  # begins the first part; each later call ends one
         rows = measure_all(work, libraries, output / "measurements.jsonl", jobs, advance)
         summary = summarise(rows, measured, published, earlier)
-        if perceptual and "fid" not in missing:
+        if perceptual and "FID" not in absent:
             add_fid(summary["curves"], pictures, template)
         timed = [(codec, level_near(summary["curves"][codec.key], SPEED_BPP)) for codec in measured]
         speed = measure_speed(timed, pictures[0], megapixels, on_done=advance, **ours)
-        views = viewer_pictures(template, shown, rates_bpp, [codec.key for codec in present], rows, advance)
+        views = viewer_pictures(template, viewed, rates_bpp, [codec.key for codec in present], rows, advance)
 
     codec = our_codec(model, device)
-    complexity = {"parts": describe(codec.model.config), "kmac_per_px": coding_kmac_per_px(codec.model.config)}
     run = run_record(["ulcodec", *sys.argv[1:]], codec)
+    complexity = {"parts": describe(codec.model.config), "kmac_per_px": coding_kmac_per_px(codec.model.config)}
     tables = {"run": run, "absent": absent, **summary, "speed": speed, "complexity": complexity}
     write_report(output, {**tables, "viewer": views}, rows)
-    for row in summary["bd_rates"]:
-        if row["bd_rate_percent"] is not None:
-            span = f"{row['low_db']:.1f} to {row['high_db']:.1f} dB"
-            typer.echo(f"{row['bd_rate_percent']:+7.1f} %  bits against {row['anchor']} ({span})")
+    for line in bd_rate_lines(summary["bd_rates"]):
+        typer.echo(line)
     typer.echo(str(output / "index.html"))
+
+
+def chosen_codecs(codecs: str | None, quick: bool) -> list[str]:
+    """Keys of the peers to measure: those given, or by default all, or a few if `quick`. Raises BadParameter."""
+    from ulcodec.bench.peers import PEERS
+
+    default = QUICK_CODECS if quick else ",".join(PEERS)
+    names = [name for name in (default if codecs is None else codecs).split(",") if name]
+    if unknown := [name for name in names if name not in PEERS]:
+        raise typer.BadParameter(f"unknown codecs: {', '.join(unknown)}; known: {', '.join(PEERS)}")
+    return names
+
+
+def available_codecs(names: list[str], perceptual: bool) -> "tuple[list[Peer], dict[str, str]]":
+    """The peers that are installed, and the reasons for the peers and measures that are not; prints the latter."""
+    from ulcodec.bench.peers import PEERS, available
+    from ulcodec.bench.perceptual import absent_networks
+
+    present, absent = available([PEERS[name] for name in names])
+    missing = absent_networks() if perceptual else {}
+    absent |= {name.upper(): reason for name, reason in missing.items()}
+    for title, reason in absent.items():
+        typer.echo(f"absent: {title} ({reason})", err=True)
+    return present, absent
+
+
+def bd_rate_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for every comparison that has a BD-rate."""
+    return [
+        f"{row['bd_rate_percent']:+7.1f} %  bits against {row['anchor']} "
+        f"({row['low_db']:.1f} to {row['high_db']:.1f} dB)"
+        for row in rows
+        if row["bd_rate_percent"] is not None
+    ]
 
 
 def viewer_pictures(
     template: Any, pictures: list[Any], rates_bpp: list[float], others: list[str], rows: list[dict[str, Any]],
     on_done: Callable[[], object],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Each picture at each rate: ulcodec's file, and those of the others at its size."""
+    """Encode each picture at each rate with ulcodec, and with the others to the size of its file."""
     from ulcodec.bench.peers import OURS
     from ulcodec.bench.report import viewer_picture
     from ulcodec.bench.run import known_sizes, measure
 
-    known = known_sizes(rows)
+    sizes_of = known_sizes(rows)
     views = []
     for picture in pictures:
         at_rates = []
         for rate in rates_bpp:
             n_bytes, versions = round(rate * picture.width * picture.height / 8), []
             for key in (OURS, *others):
-                sizes = known[key, picture.name]
-                job = replace(template, codec=key, picture=picture, n_bytes=n_bytes, known=sizes, keep=True)
+                sizes = sizes_of[key, picture.name]
+                job = replace(template, codec=key, picture=picture, n_bytes=n_bytes, sizes=sizes, keep=True)
                 versions.append(measure(job))
                 n_bytes = versions[0]["file_bytes"]
                 on_done()

@@ -1,4 +1,4 @@
-"""`ulcodec eval`: rate and distortion of a model, or of a training run, on pictures."""
+"""`ulcodec eval`: measure rate and distortion of a model, or of a training run, on pictures."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def parse_qualities(text: str) -> list[int]:
+    """Parse qualities with commas. Raises BadParameter."""
     try:
         qualities = sorted({int(part) for part in text.split(",")})
     except ValueError:
@@ -26,7 +27,7 @@ def parse_qualities(text: str) -> list[int]:
 
 
 def open_codec(model: str) -> "Codec":
-    """A model by name or directory, or the newest checkpoint of a run directory."""
+    """Load a model by name or directory, or the newest checkpoint of a run directory."""
     from ulcodec.codec.image import load
 
     if not (Path(model) / "checkpoint").is_dir():
@@ -43,21 +44,26 @@ def evaluate(
     sources: Annotated[list[str], typer.Argument(metavar="PICTURES...", help="Pictures, folders, or tar shards.")],
     model: Model = DEFAULT_MODEL,
     against: Annotated[str | None, typer.Option(help="Another model or run: report the BD-rate against it.")] = None,
-    qualities: Annotated[str, typer.Option(help="Qualities, with commas.")] = "0,25,50,75,100",
+    qualities: Annotated[str, typer.Option(help="Qualities, comma-separated.")] = "0,25,50,75,100",
     limit: Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Only the first pictures.")] = None,
     crop: Annotated[
-        int | None, typer.Option(min=1, max=2**31 - 1, help="Only the middle of each, at most so many pixels a side.")
+        int | None, typer.Option(min=1, max=2**31 - 1, help="Crop the centre to at most this many pixels per side.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Encode and decode pictures at several qualities; print mean bits per pixel and PSNR. A run directory counts as a
-    model."""
+    """Encode and decode pictures at several qualities; print mean bits per pixel and PSNR.
+
+    A run directory counts as a model.
+    """
     levels = parse_qualities(qualities)
 
     from ulcodec.io.locations import as_source
     from ulcodec.io.sources import LeftOut, read_pictures
     from ulcodec.metrics import bd_rate_percent
+    from ulcodec.metrics.distortion import interpolator_class
 
+    if against is not None:
+        interpolator_class()  # reports a missing SciPy before anything is encoded
     left_out = LeftOut()
     pictures = read_pictures(map(as_source, sources), limit, left_out)
     if not pictures:
@@ -79,8 +85,8 @@ def evaluate(
         rates = [[[p.bpp for p in curve], [p.psnr_db for p in curve]] for curve in (curves[against], curves[model])]
         bd_rate = bd_rate_percent(*rates[0], *rates[1])
     if json:
-        shown = {name: [point._asdict() for point in curve] for name, curve in curves.items()}
-        print_json({"n_pictures": len(pictures), "curves": shown, "bd_rate_percent": bd_rate})
+        points = {name: [point._asdict() for point in curve] for name, curve in curves.items()}
+        print_json({"n_pictures": len(pictures), "curves": points, "bd_rate_percent": bd_rate})
         return
     for name, curve in curves.items():
         typer.echo(f"{name}, {len(pictures)} pictures\n{'quality':>8}{'bpp':>10}{'PSNR dB':>10}")

@@ -1,4 +1,4 @@
-"""`ulcodec model`: what a model is made of."""
+"""`ulcodec model`: describe models."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 from ulcodec_cli.common import Device, Json, print_json
 
-app = typer.Typer(help="Look at models.", no_args_is_help=True)
+app = typer.Typer(help="Describe models.", no_args_is_help=True)
 
 
 @app.callback()
@@ -20,9 +20,9 @@ def describe_model(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Parameters and operations of each part, and how this machine multiplies integers.
+    """Print parameters and operations of each part, and how this machine multiplies integers.
 
-    Operations are thousand multiply-accumulates per pixel of the picture.
+    Operations are thousands of multiply-accumulates per pixel of the picture.
     """
     from ulcodec.bench.complexity import describe
     from ulcodec.coding.products import choose_product, trials

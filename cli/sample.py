@@ -1,4 +1,4 @@
-"""`ulcodec sample`: new pictures from a stage-2 run."""
+"""`ulcodec sample`: draw new pictures from a stage-2 run."""
 
 from errno import EEXIST, ENOENT
 from pathlib import Path
@@ -16,15 +16,15 @@ def sample(
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=2**20, help="Number of pictures.")] = 8,
     width: Annotated[int, typer.Option(min=16, max=2**14, help="Pixels, rounded up to a multiple of 16.")] = 256,
     height: Annotated[int, typer.Option(min=16, max=2**14, help="Pixels, rounded up to a multiple of 16.")] = 256,
-    steps: Annotated[int, typer.Option(min=1, max=10**6, help="Steps of the sampler.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, max=10**6, help="Evaluations of the sampler.")] = 100,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the pictures.")] = 0,
     guide: Annotated[Path | None, typer.Option(help="A weaker stage-2 run to move away from (autoguidance).")] = None,
-    guidance: Annotated[float, typer.Option(callback=finite, help="How far; 1 is without.")] = 1.5,
-    model: Annotated[str | None, typer.Option(help="The codec's model, if not where it was in training.")] = None,
+    guidance: Annotated[float, typer.Option(callback=finite, help="Strength of the guidance; 1 for none.")] = 1.5,
+    model: Annotated[str | None, typer.Option(help="Model of the codec, if it has moved since training.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     force: Force = False,
 ) -> None:
-    """Draw pictures that look as far as they can like those of a stage-2 run's training."""
+    """Draw new pictures like the training pictures of a stage-2 run."""
     if not run.is_dir():
         raise FileNotFoundError(ENOENT, "no such directory", str(run))
     files = [output / f"{index:04d}.png" for index in range(count)]

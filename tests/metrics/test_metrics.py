@@ -1,9 +1,11 @@
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ulcodec.errors import MissingPackageError
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, bd_rate_percent, bits_per_pixel, ms_ssim, mse, pchip, psnr_db
 
 ANCHORS = Path(__file__).parents[3] / "shared" / "anchors" / "kodak.json"
@@ -79,14 +81,18 @@ def test_bd_rate_refuses(bpp: list[float], psnr: list[float], message: str) -> N
         bd_rate_percent(BPP, PSNR_DB, bpp, psnr)
 
 
-@pytest.mark.parametrize("n_points", [2, 3, 9])
-def test_pchip_is_that_of_scipy(n_points: int) -> None:
-    interpolate = pytest.importorskip("scipy.interpolate", reason="scipy (of scikit-image) is not installed")
-    rng = np.random.default_rng(n_points)
-    x = np.cumsum(0.1 + rng.random(n_points))
-    y = rng.normal(0, 2, n_points).round()
-    at = np.linspace(x[0], x[-1], 101)
-    np.testing.assert_allclose(pchip(x, y)(at), interpolate.PchipInterpolator(x, y)(at), atol=1e-12)
+def test_pchip_is_monotone_and_as_ever() -> None:
+    """Values of the implementation that SciPy's replaced."""
+    x, y = np.array([0, 1, 2.5, 4, 4.5]), np.array([0, 1, 1.2, 5, 5.1])
+    expected = [0.3983401652892562, 1.0952449097030914, 3.2692322762620267, 5.0947928825622775]
+    np.testing.assert_allclose(pchip(x, y)([0.3, 1.7, 3.3, 4.4]), expected, rtol=1e-12)
+    assert np.all(np.diff(pchip(x, y)(np.linspace(0, 4.5, 200))) > 0)
+
+
+def test_bjontegaard_figures_need_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.interpolate", None)
+    with pytest.raises(MissingPackageError, match="SciPy"):
+        bd_rate_percent(BPP, PSNR_DB, BPP, PSNR_DB)
 
 
 @pytest.mark.skipif(not ANCHORS.exists(), reason="the published points (../shared/anchors/kodak.json) are not here")

@@ -1,4 +1,4 @@
-"""Rate-distortion curves, and how they are compared."""
+"""Rate-distortion curves and their comparison."""
 
 import json
 import math
@@ -13,14 +13,14 @@ from ulcodec.metrics import bd_rate_percent
 
 @dataclass(frozen=True)
 class Curve:
-    """Rate-distortion points in the order of their rates."""
+    """Rate-distortion points in the order of rates."""
 
     bpp: list[float]
     psnr_db: list[float]
 
 
 def increasing(points: Sequence[tuple[float, float]]) -> Curve:
-    """The (bpp, PSNR) points that no point of a smaller or equal rate reaches; infinite PSNR left out."""
+    """Keep the points (bpp, PSNR) with more PSNR than all points of smaller or equal rate; drop infinite PSNR."""
     kept: list[tuple[float, float]] = []
     for bpp, decibels in sorted(points, key=lambda point: (point[0], -point[1])):
         if math.isfinite(decibels) and (not kept or decibels > kept[-1][1]):
@@ -29,7 +29,7 @@ def increasing(points: Sequence[tuple[float, float]]) -> Curve:
 
 
 def bd_row(name: str, anchor: Curve, curve: Curve) -> dict[str, Any]:
-    """BD-rate to an anchor and the PSNR range of both; None where they share none or there are too few points."""
+    """BD-rate to an anchor, and the common PSNR range; None without a common range, or with too few points."""
     low = max(min(anchor.psnr_db), min(curve.psnr_db))
     high = min(max(anchor.psnr_db), max(curve.psnr_db))
     try:
@@ -40,13 +40,13 @@ def bd_row(name: str, anchor: Curve, curve: Curve) -> dict[str, Any]:
 
 
 def bd_rows(anchors: dict[str, Curve], curve: Curve) -> list[dict[str, Any]]:
-    """Best comparison first."""
+    """Compare a curve with all anchors; best BD-rate first."""
     rows = [bd_row(name, anchor, curve) for name, anchor in anchors.items()]
     return sorted(rows, key=lambda row: math.inf if row["bd_rate_percent"] is None else row["bd_rate_percent"])
 
 
 def read_anchors(path: Path | None) -> dict[str, Curve]:
-    """Published curves, `{name: {"bpp": [...], "psnr_db": [...]}}`. Raises OSError or BenchmarkError."""
+    """Read published curves, `{name: {"bpp": [...], "psnr_db": [...]}}`. Raises OSError or BenchmarkError."""
     if path is None:
         return {}
     try:
@@ -57,7 +57,7 @@ def read_anchors(path: Path | None) -> dict[str, Curve]:
 
 
 def read_report(path: Path | None) -> dict[str, Any] | None:
-    """A `results.json` of `ulcodec bench`. Raises OSError or BenchmarkError."""
+    """Read a `results.json` of `ulcodec bench`. Raises OSError or BenchmarkError."""
     if path is None:
         return None
     try:

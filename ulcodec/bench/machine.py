@@ -1,4 +1,4 @@
-"""What a measurement ran on."""
+"""Describe the machine, the software and the commit of a measurement."""
 
 import os
 import platform
@@ -21,9 +21,9 @@ ROOT = Path(ulcodec.__file__).parents[1]
 def run_record(
     command: Sequence[str], codec: Codec | None = None, device: torch.device | None = None
 ) -> dict[str, Any]:
-    """Where, when, how and with which model something was measured; paths in the command lose their folders.
+    """Describe a measurement: command (without folders), date, commit, model, device, processor, versions.
 
-    Without a codec or a device, on the CPU.
+    Without a codec and a device, the device is the CPU.
     """
     device = device or (torch.device("cpu") if codec is None else codec.device)
     return {
@@ -58,13 +58,13 @@ def usable_cores() -> int:
 
 
 def without_folder(argument: str) -> str:
-    """An absolute path loses its folder: a report holds nothing of the machine's layout."""
+    """Shorten an absolute path to its name: a report holds no folders of the machine."""
     option, equals, value = argument.rpartition("=")
     return option + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def commit() -> str | None:
-    """Commit of ulcodec's source, marked `-dirty` if tracked files but results differ; None outside its repository."""
+    """Commit of the source, with `-dirty` for changed tracked files except results; None outside the repository."""
     if git("rev-parse", "--show-toplevel") != str(ROOT):
         return None
     head = git("rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""ulcodec as one of the codecs that are measured."""
+"""ulcodec as one of the measured codecs."""
 
 from functools import cache
 
@@ -11,19 +11,19 @@ LEVELS = tuple(range(0, 101, 10))
 
 @cache
 def our_codec(model: str, device: str) -> Codec:
-    """A model, loaded once."""
+    """Load a model, once per process."""
     return load(model, device=device)
 
 
 def our_peer(model: str, device: str, effort: int = 1) -> Peer:
-    """A model as a peer; its levels are qualities."""
+    """A model as a peer whose levels are qualities."""
     codec = our_codec(model, device)
-    said = "" if effort == 1 else f", effort {effort}"
+    suffix = "" if effort == 1 else f", effort {effort}"
     return Peer(
         OURS,
-        f"ulcodec {codec.name}" + said,
+        f"ulcodec {codec.name}{suffix}",
         LEVELS,
         lambda pixels, level: codec.encode(pixels, quality=int(level), effort=effort),
         lambda data, shape: codec.decode_array(data),
-        lambda: f"ulcodec {ulcodec.__version__}, model {codec.name} ({codec.fingerprint}){said}",
+        lambda: f"ulcodec {ulcodec.__version__}, model {codec.name} ({codec.fingerprint}){suffix}",
     )

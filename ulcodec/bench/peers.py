@@ -1,6 +1,6 @@
-"""The codecs that people use today, run for real through maintained libraries.
+"""Peers: the codecs that people use today, run through maintained libraries.
 
-A peer that is not installed says so: `Peer.library` raises `AbsentError`. Pictures are uint8 [H, W, 3] or [H, W].
+`Peer.library` raises `AbsentError` for a peer that is not installed. Pictures are uint8 [H, W, 3] or [H, W].
 """
 
 import subprocess
@@ -20,19 +20,20 @@ from ulcodec.errors import BenchmarkError
 Pixels = NDArray[np.uint8]
 TIMEOUT_S = 600
 OURS = "ulcodec"
-"""Key of ulcodec itself, beside those of its peers."""
+"""Key of ulcodec among the codecs."""
 
 
 class AbsentError(Exception):
-    """A library that a peer needs is not installed."""
+    """A library of a peer is not installed."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A codec with everything but its rate fixed.
+    """A codec whose settings are fixed, except its rate.
 
-    `key` names it on the command line, `title` in reports. `levels`: what `encode` takes, from small to large files.
-    `decode` takes the picture's shape beside the file. `library`: name and version of what runs; raises `AbsentError`.
+    `key`: name on the command line; `title`: name in reports. `levels`: arguments of `encode`, from small to large
+    files. `decode` takes the file and the picture's shape. `library`: name and version of the library; raises
+    `AbsentError`.
     """
 
     key: str
@@ -78,8 +79,8 @@ def pillow_peer(
 
 def avif_options(speed: int, subsampling: str = "4:4:4", **advanced: str) -> Callable[[float], dict[str, Any]]:
     def options(level: float) -> dict[str, Any]:
-        given = {"quality": int(level), "speed": speed, "subsampling": subsampling, "codec": "aom"}
-        return {**given, "advanced": advanced} if advanced else given
+        basic = {"quality": int(level), "speed": speed, "subsampling": subsampling, "codec": "aom"}
+        return {**basic, "advanced": advanced} if advanced else basic
 
     return options
 
@@ -155,7 +156,7 @@ def ffmpeg_peer(
     key: str, title: str, levels: tuple[float, ...], encoder: str, pixel_format: str, stream: str,
     options: Callable[[float], list[str]],
 ) -> Peer:  # fmt: skip
-    """One intra frame as a bare stream. RGB becomes BT.709 at full range; both sides are padded to even numbers."""
+    """A codec of ffmpeg, for one intra frame as a raw stream: BT.709 at full range, sides padded to even numbers."""
     full_range = "scale=in_range=full:out_range=full:flags=accurate_rnd+full_chroma_int+full_chroma_inp"
     convert = f"{full_range}:out_color_matrix=bt709,format={pixel_format}"
     back = f"{full_range}:in_color_matrix=bt709"
@@ -249,11 +250,11 @@ def all_peers() -> list[Peer]:
 
 
 PEERS: dict[str, Peer] = {peer.key: peer for peer in all_peers()}
-"""Every peer by its key."""
+"""All peers by key."""
 
 
 def available(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, str]]:
-    """The peers that are installed, and what the others lack, by title."""
+    """Split peers into those that are installed, and the reasons why others are not, by title."""
     present, absent = [], {}
     for peer in peers:
         try:

@@ -1,7 +1,7 @@
-"""Distances between pictures by networks: LPIPS, DISTS and FID through torchmetrics.
+"""Distances between pictures by networks: LPIPS, DISTS and FID, by torchmetrics.
 
-torchmetrics takes their weights from the folder that `TORCH_HOME` names, or fetches them into it. Where the library,
-torchvision or the weights are missing, `AbsentError` says so.
+torchmetrics reads their weights from the folder in `TORCH_HOME`, or downloads them there. `AbsentError` reports a
+missing library or missing weights.
 """
 
 from collections.abc import Iterable
@@ -14,13 +14,13 @@ from torch import Tensor
 from ulcodec.bench.peers import AbsentError, Pixels
 
 NETWORKS = ("lpips", "dists")
-"""Distances of one picture to another: Zhang et al. 2018 with AlexNet, and Ding et al. 2020. 0 for equal pictures."""
+"""Distances between two pictures: Zhang et al. 2018 with AlexNet, and Ding et al. 2020. 0 for equal pictures."""
 INPUT_PX = 256
 
 
 @cache
 def network(name: str) -> Any:
-    """A measure of torchmetrics: one of `NETWORKS`, or "fid". Raises AbsentError."""
+    """Load a measure of torchmetrics: one of `NETWORKS`, or "fid". Raises AbsentError."""
     try:
         if name == "lpips":
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
@@ -42,18 +42,18 @@ def network(name: str) -> Any:
 
 
 def absent_networks() -> dict[str, str]:
-    """Which of LPIPS, DISTS and FID cannot be had, and why."""
-    found = {}
+    """The measures that are not available, with the reason."""
+    absent = {}
     for name in (*NETWORKS, "fid"):
         try:
             network(name)
         except AbsentError as error:
-            found[name] = str(error)
-    return found
+            absent[name] = str(error)
+    return absent
 
 
 def distance(name: str, original: Pixels, decoded: Pixels) -> float | None:
-    """LPIPS or DISTS of two uint8 pictures [H, W, 3] or [H, W]; None where it cannot be had. Lower is better."""
+    """LPIPS or DISTS of two uint8 pictures [H, W, 3] or [H, W], lower is better; None if not available."""
     try:
         measure = network(name)
     except AbsentError:
@@ -66,8 +66,8 @@ def distance(name: str, original: Pixels, decoded: Pixels) -> float | None:
 def frechet_distance(pairs: Iterable[tuple[Pixels, Pixels]]) -> float:
     """FID of decoded pictures to their originals, on patches of 256x256 as in HiFiC (Mentzer et al. 2020).
 
-    `pairs`: (original, decoded). Raises AbsentError. It falls with the number of patches: compare it only between
-    codecs on the same pictures.
+    `pairs`: (original, decoded). FID falls with the number of patches: compare it only between codecs on the same
+    pictures. Raises AbsentError.
     """
     measure = network("fid")
     measure.reset()
@@ -79,15 +79,15 @@ def frechet_distance(pairs: Iterable[tuple[Pixels, Pixels]]) -> float:
 
 
 def hific_patches(pixels: Pixels) -> Tensor:
-    """Non-overlapping patches, and those shifted by half a side: uint8 [N, 3, 256, 256]."""
+    """Cut non-overlapping patches, and those shifted by half a side: uint8 [N, 3, 256, 256]."""
     picture = batch(pixels)[0]
-    found = []
+    patches = []
     for offset in (0, INPUT_PX // 2):
-        part = picture[:, offset:, offset:]
-        rows, columns = part.shape[1] // INPUT_PX, part.shape[2] // INPUT_PX
-        grid = part[:, : rows * INPUT_PX, : columns * INPUT_PX].reshape(3, rows, INPUT_PX, columns, INPUT_PX)
-        found.append(grid.permute(1, 3, 0, 2, 4).reshape(-1, 3, INPUT_PX, INPUT_PX))
-    return torch.cat(found)
+        shifted = picture[:, offset:, offset:]
+        rows, columns = shifted.shape[1] // INPUT_PX, shifted.shape[2] // INPUT_PX
+        grid = shifted[:, : rows * INPUT_PX, : columns * INPUT_PX].reshape(3, rows, INPUT_PX, columns, INPUT_PX)
+        patches.append(grid.permute(1, 3, 0, 2, 4).reshape(-1, 3, INPUT_PX, INPUT_PX))
+    return torch.cat(patches)
 
 
 def batch(pixels: Pixels) -> Tensor:

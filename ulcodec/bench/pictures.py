@@ -1,4 +1,4 @@
-"""The pictures that benchmarks measure on."""
+"""Pictures of benchmarks: those of a folder, or photographs that come with scikit-image."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -12,11 +12,11 @@ from ulcodec.io.pictures import load_image
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 SAMPLES = ("astronaut", "coffee", "chelsea")
-"""Photographs that come with scikit-image, free of restrictions."""
+"""Photographs that come with scikit-image, without restrictions on their use."""
 
 
 class Picture(NamedTuple):
-    """`pixels` uint8 [H, W, 3], or [H, W] if the picture is grey."""
+    """A named picture: `pixels` uint8 [H, W, 3], or [H, W] for grey."""
 
     name: str
     pixels: NDArray[np.uint8]
@@ -31,9 +31,9 @@ class Picture(NamedTuple):
 
 
 def find_pictures(folder: Path | None, limit: int | None = None) -> list[Picture]:
-    """The first `limit` pictures of a folder in the order of their names, or the sample pictures of scikit-image.
+    """Read the first `limit` pictures of a folder, sorted by name, or the samples of scikit-image.
 
-    Raises OSError for a folder that is missing or has no picture, ImageError for a picture that cannot be read.
+    Raises OSError for a missing folder or one without pictures, ImageError for an unreadable picture.
     """
     if folder is None:
         return [sample_picture(name) for name in SAMPLES[:limit]]
@@ -44,7 +44,7 @@ def find_pictures(folder: Path | None, limit: int | None = None) -> list[Picture
 
 
 def sample_picture(name: str) -> Picture:
-    """A photograph that comes with scikit-image. Raises BenchmarkError if that is not installed."""
+    """Read a photograph of scikit-image. Raises BenchmarkError if scikit-image is not installed."""
     try:
         file = files("skimage.data") / f"{name}.png"
     except ModuleNotFoundError as error:
@@ -54,9 +54,9 @@ def sample_picture(name: str) -> Picture:
 
 
 def fitted(picture: Picture, width: int, height: int) -> Picture:
-    """The picture's centre at exactly this size, continued by its mirror image where it is smaller."""
+    """Crop the centre of a picture to a size; mirror a picture that is smaller."""
     pixels = picture.pixels
-    missing = [max(0, size - have) for size, have in zip((height, width), pixels.shape, strict=False)]
+    missing = [max(0, wanted - side) for wanted, side in zip((height, width), pixels.shape, strict=False)]
     margins = [(extra // 2, extra - extra // 2) for extra in missing] + [(0, 0)] * (pixels.ndim - 2)
     pixels = np.pad(pixels, margins, mode="symmetric")
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2

@@ -1,4 +1,4 @@
-"""From measurements to a report: one HTML page that needs nothing else, and the same as JSON, markdown and CSV."""
+"""Write a report of measurements: a self-contained HTML page, and the same as JSON, Markdown and CSV."""
 
 import csv
 import io
@@ -26,44 +26,45 @@ BOUND_FACTOR, BOUND_BYTES = 1.01, 24
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
-    """The plain mean; None where one is missing, infinite, or there are none."""
-    found = list(values)
-    known = [x for x in found if x is not None and math.isfinite(x)]
-    return fmean(known) if known and len(known) == len(found) else None
+    """Arithmetic mean; None without values, or if one is missing or infinite."""
+    all_values = list(values)
+    finite = [x for x in all_values if x is not None and math.isfinite(x)]
+    return fmean(finite) if finite and len(finite) == len(all_values) else None
 
 
 def points(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Means over the pictures at every level of one codec, in the order of the rates.
+    """Average over the pictures at every level of one codec; return points in the order of rates.
 
-    `psnr_of_mean_mse_db` is the PSNR of the pictures' mean squared error, `psnr_db` the mean of their PSNR.
+    `psnr_of_mean_mse_db`: PSNR of the mean squared error of all pictures; `psnr_db`: mean of their PSNR.
     """
-    found = []
+    curve = []
     for level in dict.fromkeys(row["level"] for row in rows):
         at_level = [row for row in rows if row["level"] == level]
         error = fmean(row["mse"] for row in at_level)
         means = {name: mean_of(row[name] for row in at_level) for name in MEANS}
-        found.append(
+        curve.append(
             {"level": level, **means, "psnr_of_mean_mse_db": 10 * math.log10(255**2 / error) if error else None}
         )
-    return sorted(found, key=lambda point: point["bpp"])
+    return sorted(curve, key=lambda point: point["bpp"])
 
 
-def curve_of(found: Sequence[Mapping[str, Any]]) -> Curve:
-    return increasing([(p["bpp"], p["psnr_db"]) for p in found if p["psnr_db"] is not None])
+def curve_of(points: Sequence[Mapping[str, Any]]) -> Curve:
+    """The increasing curve of PSNR through points."""
+    return increasing([(p["bpp"], p["psnr_db"]) for p in points if p["psnr_db"] is not None])
 
 
 def bound_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """ulcodec's files beside its prior's bounds, a row a quality: means over the pictures, in bits per pixel.
+    """Compare ulcodec's files with its prior's bounds, a row per quality: means over the pictures, in bits per pixel.
 
-    `n_within`: files of at most `BOUND_FACTOR` times the bound of their own symbols and `BOUND_BYTES`;
-    `worst_excess_bytes`: by how much the file that stands worst exceeds that.
+    `n_within`: number of files of at most `BOUND_FACTOR` times the bound of their symbols, plus `BOUND_BYTES`;
+    `worst_excess_bytes`: largest excess over that limit.
     """
-    found = []
+    bounds = []
     for level in sorted({row["level"] for row in rows}):
         at_level = [row for row in rows if row["level"] == level]
         n_px = [8 * row["file_bytes"] / row["bpp"] for row in at_level]
         excess = [row["file_bytes"] - (BOUND_FACTOR * row["bound_bits"] / 8 + BOUND_BYTES) for row in at_level]
-        found.append({
+        bounds.append({
             "quality": int(level),
             "bpp": fmean(row["bpp"] for row in at_level),
             "bound_bpp": fmean(row["bound_bits"] / n for row, n in zip(at_level, n_px, strict=True)),
@@ -74,7 +75,7 @@ def bound_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "n_files": len(at_level),
             "worst_excess_bytes": max(excess),
         })  # fmt: skip
-    return found
+    return bounds
 
 
 def summarise(
@@ -83,14 +84,14 @@ def summarise(
     published: Mapping[str, Curve],
     earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Curves, BD-rates of ulcodec against every other, and the bounds.
+    """Summarise measurements: curves, BD-rates of ulcodec against every other codec, and bounds.
 
-    `earlier`: a report on the same pictures, whose other codecs stand for those that were not measured now. Raises
-    BenchmarkError if it is of another number of pictures.
+    `earlier`: a report on the same pictures, from which the codecs are taken that were not measured now. Raises
+    BenchmarkError if it has another number of pictures.
     """
     n_pictures = len({row["picture"] for row in rows})
     of_codec = {codec.key: [row for row in rows if row["codec"] == codec.key] for codec in codecs}
-    curves = {key: points(found) for key, found in of_codec.items()}
+    curves = {key: points(codec_rows) for key, codec_rows in of_codec.items()}
     listed = [{"key": codec.key, "title": codec.title, "library": codec.library()} for codec in codecs]
     if earlier is not None:
         if earlier["n_pictures"] != n_pictures:
@@ -114,13 +115,13 @@ def summarise(
     }
 
 
-def level_near(found: Sequence[Mapping[str, Any]], bpp: float) -> float:
-    """The level of a curve's point whose mean rate is closest."""
-    return float(min(found, key=lambda point: abs(point["bpp"] - bpp))["level"])
+def level_near(points: Sequence[Mapping[str, Any]], bpp: float) -> float:
+    """The level of the point whose mean rate is closest to a rate."""
+    return float(min(points, key=lambda point: abs(point["bpp"] - bpp))["level"])
 
 
 def data_uri(pixels: Pixels) -> str:
-    """A picture inside a page, without loss."""
+    """Embed a picture in a page, lossless."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, method=2)
     return "data:image/webp;base64," + b64encode(buffer.getvalue()).decode()
@@ -129,8 +130,8 @@ def data_uri(pixels: Pixels) -> str:
 def viewer_picture(
     name: str, pixels: Pixels, rates: Sequence[tuple[float, Sequence[Mapping[str, Any]]]]
 ) -> dict[str, Any]:
-    """A picture of the viewer: the original and, for each rate, rows of `measure` that kept their pixels."""
-    shown = [
+    """Describe a picture of the viewer: the original, and for each rate rows of `measure` with pixels."""
+    versions = [
         {
             "bpp": bpp,
             "versions": [
@@ -144,7 +145,7 @@ def viewer_picture(
         for bpp, rows in rates
     ]
     height, width = pixels.shape[:2]
-    return {"name": name, "width": width, "height": height, "original": data_uri(pixels), "rates": shown}
+    return {"name": name, "width": width, "height": height, "original": data_uri(pixels), "rates": versions}
 
 
 def html_page(report: Mapping[str, Any]) -> str:
@@ -162,7 +163,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The tables of a report."""
+    """Format the tables of a report as Markdown."""
     titles = {codec["key"]: codec["title"] for codec in report["codecs"]}
     run = report["run"]
     ours = [
@@ -197,7 +198,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def write_report(folder: Path, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """`index.html`, `results.json` (all but the viewer's pictures), `tables.md` and `measurements.csv`."""
+    """Write `index.html`, `results.json` (without the viewer's pictures), `tables.md` and `measurements.csv`."""
     tables = {key: value for key, value in report.items() if key != "viewer"}
     atomic_write(folder / "results.json", to_json(tables).encode())
     atomic_write(folder / "tables.md", markdown(report).encode())

@@ -1,6 +1,6 @@
-"""Rate and distortion of codecs on pictures: every codec at all its levels, or at the size of another codec's file.
+"""Measure rate and distortion of codecs on pictures: at all levels of a codec, or at the size of another codec's file.
 
-Results are lines of JSON in `measurements.jsonl`, written as they come, so that a run that stops goes on where it was.
+Each result is written at once, as a line of JSON in `measurements.jsonl`, so that an interrupted run can continue.
 """
 
 import hashlib
@@ -35,15 +35,16 @@ BOUND_LEVELS = 16
 
 FIELDS = ("codec", "picture", "level", "file_bytes", "bpp", "psnr_db", "mse", "ms_ssim", "ssimulacra2", *NETWORKS,
           "bound_bits", "continuous_bound_bits")  # fmt: skip
-"""Columns of the measurements; None where a figure does not exist."""
+"""Columns of the measurements; None for a figure that does not exist."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One codec at one level on one picture; with `n_bytes`, at the level whose file comes closest to that size.
+    """One codec at one level on one picture; with `n_bytes`, at the level whose file is closest to that size.
 
-    `model`, `device`, `effort`: of ulcodec. `perceptual`: the distances by networks too. `keep`: return the decoded
-    picture. `n_threads`: torch's, 0 for its own choice. `known`: file sizes of this codec and picture, by level.
+    `model`, `device`, `effort`: of ulcodec. `perceptual`: measure distances by networks too. `keep`: return the decoded
+    picture. `n_threads`: threads of torch, 0 for its default. `sizes`: known file sizes of this codec and picture by
+    level.
     """
 
     codec: str
@@ -56,41 +57,42 @@ class Job:
     perceptual: bool = False
     keep: bool = False
     n_threads: int = 0
-    known: Mapping[float, int] = field(default_factory=dict)
+    sizes: Mapping[float, int] = field(default_factory=dict)
 
 
 def find_codec(job: Job) -> Peer:
+    """The codec of a job."""
     return our_peer(job.model, job.device, job.effort) if job.codec == OURS else PEERS[job.codec]
 
 
-def level_of_size(peer: Peer, pixels: Pixels, n_bytes: int, known: Mapping[float, int] | None = None) -> float:
-    """The level whose file comes closest to a size, by bisection between the levels of `known` sizes around it."""
-    whole = all(float(level).is_integer() for level in peer.levels)
-    tried = dict(known or {})
+def level_of_size(peer: Peer, pixels: Pixels, n_bytes: int, known_sizes: Mapping[float, int] | None = None) -> float:
+    """Find the level whose file is closest to a size, by bisection, starting from known sizes by level."""
+    are_whole = all(float(level).is_integer() for level in peer.levels)
+    sizes = dict(known_sizes or {})
 
     def size(level: float) -> int:
-        if level not in tried:
-            tried[level] = len(peer.encode(pixels, level))
-        return tried[level]
+        if level not in sizes:
+            sizes[level] = len(peer.encode(pixels, level))
+        return sizes[level]
 
     low, high = float(peer.levels[0]), float(peer.levels[-1])
-    below = [level for level in peer.levels if level in tried and tried[level] < n_bytes]
-    above = [level for level in peer.levels if level in tried and tried[level] >= n_bytes]
+    below = [level for level in peer.levels if level in sizes and sizes[level] < n_bytes]
+    above = [level for level in peer.levels if level in sizes and sizes[level] >= n_bytes]
     low, high = float(below[-1]) if below else low, float(above[0]) if above else high
     for end in (low, high):
         size(end)
     for _ in range(SEARCH_STEPS):
-        middle = float(round((low + high) / 2)) if whole else (low + high) / 2
-        if middle in (low, high) or min(abs(tried[end] / n_bytes - 1) for end in (low, high)) < SEARCH_TOLERANCE:
+        middle = float(round((low + high) / 2)) if are_whole else (low + high) / 2
+        if middle in (low, high) or min(abs(sizes[end] / n_bytes - 1) for end in (low, high)) < SEARCH_TOLERANCE:
             break
         low, high = (middle, high) if size(middle) < n_bytes else (low, middle)
-    return min(tried, key=lambda level: abs(tried[level] - n_bytes))
+    return min(sizes, key=lambda level: abs(sizes[level] - n_bytes))
 
 
 def continuous_bound_bits(model: UnifiedLatentModel, x: torch.Tensor, quality: torch.Tensor) -> float:
-    """UL's bound on `KL[q(z_0 | x) || p(z_0)]` of one picture x [1, 3, H, W] at quality [1], in bits.
+    """Bound `KL[q(z_0 | x) || p(z_0)]` of a picture x [1, 3, H, W] at quality [1], in bits, as Unified Latents do.
 
-    Averaged over `BOUND_LEVELS` stratified noise levels, by the prior without the hyper-latent.
+    It is averaged over `BOUND_LEVELS` stratified noise levels, with the prior without the hyper-latent.
     """
     generator = torch.Generator(x.device).manual_seed(0)
     with torch.inference_mode():
@@ -105,7 +107,7 @@ def continuous_bound_bits(model: UnifiedLatentModel, x: torch.Tensor, quality: t
 
 
 def bounds(codec: Codec, pixels: Pixels, data: bytes, quality: int) -> dict[str, float]:
-    """Description lengths in bits: of the file's symbols under the float prior, and `continuous_bound_bits`."""
+    """Bounds in bits: on the file's symbols under the float prior, and `continuous_bound_bits`."""
     q = torch.tensor([quality / 100], device=codec.device)
     return {
         "bound_bits": codec.describe(data)["bound_bits"],
@@ -114,7 +116,7 @@ def bounds(codec: Codec, pixels: Pixels, data: bytes, quality: int) -> dict[str,
 
 
 def ssimulacra2(original: Pixels, decoded: Pixels) -> float | None:
-    """SSIMULACRA2, None where its package is not installed or a side is too short. Higher is better, 100 at most."""
+    """SSIMULACRA2, at most 100, higher is better; None without its package, or for a picture that is too small."""
     if min(original.shape[:2]) < SSIMULACRA2_MIN_SIDE:
         return None
     try:
@@ -124,14 +126,14 @@ def ssimulacra2(original: Pixels, decoded: Pixels) -> float | None:
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """A row of the measurements; with `keep`, also the decoded pixels under "pixels"."""
+    """Run a job; return a row of measurements, with `keep` also the decoded pixels under "pixels"."""
     if job.n_threads:
         torch.set_num_threads(job.n_threads)
     peer, pixels = find_codec(job), job.picture.pixels
-    level = job.level if job.n_bytes is None else level_of_size(peer, pixels, job.n_bytes, job.known)
+    level = job.level if job.n_bytes is None else level_of_size(peer, pixels, job.n_bytes, job.sizes)
     data = peer.encode(pixels, level)
     decoded = peer.decode(data, pixels.shape)
-    large = min(pixels.shape[:2]) >= MS_SSIM_MIN_SIDE
+    is_large = min(pixels.shape[:2]) >= MS_SSIM_MIN_SIDE
     row: dict[str, Any] = {
         **dict.fromkeys(FIELDS),
         "codec": job.codec,
@@ -141,7 +143,7 @@ def measure(job: Job) -> dict[str, Any]:
         "bpp": bits_per_pixel(len(data), job.picture.width, job.picture.height),
         "psnr_db": psnr_db(pixels, decoded),
         "mse": mse(pixels, decoded),
-        "ms_ssim": ms_ssim(pixels, decoded) if large else None,
+        "ms_ssim": ms_ssim(pixels, decoded) if is_large else None,
         "ssimulacra2": ssimulacra2(pixels, decoded),
     }
     if job.perceptual:
@@ -154,18 +156,18 @@ def measure(job: Job) -> dict[str, Any]:
 
 
 def jobs_of(codecs: Sequence[Peer], pictures: Sequence[Picture], *, quick: bool, template: Job) -> list[Job]:
-    """Every codec at all its levels (`quick`: at every fourth and the last) on every picture."""
-    found = []
+    """List the jobs of every codec at all its levels (`quick`: every fourth, and the last) on every picture."""
+    jobs = []
     for codec in codecs:
         levels = codec.levels
         if quick:
             levels = tuple(dict.fromkeys((*levels[::QUICK_STRIDE], levels[-1])))
-        found += [replace(template, codec=codec.key, picture=p, level=level) for level in levels for p in pictures]
-    return found
+        jobs += [replace(template, codec=codec.key, picture=p, level=level) for level in levels for p in pictures]
+    return jobs
 
 
 def identity(job: Job, libraries: dict[str, str]) -> str:
-    """What a measurement stands for: codec, its library, level, and the picture's samples."""
+    """Identify a measurement: a hash of codec, library, level, and the picture's samples."""
     pixels = hashlib.sha256(job.picture.pixels.tobytes()).hexdigest()
     parts: tuple[object, ...] = (job.codec, libraries[job.codec], job.level, job.picture.name, pixels)
     parts += ("perceptual",) if job.perceptual else ()
@@ -175,7 +177,7 @@ def identity(job: Job, libraries: dict[str, str]) -> str:
 def measure_all(
     jobs: Sequence[Job], libraries: dict[str, str], journal: Path, n_processes: int, on_done: Callable[[], object]
 ) -> list[dict[str, Any]]:
-    """Rows of all jobs, those from the journal included, in the order of the jobs."""
+    """Run all jobs that the journal lacks; return the rows of all jobs, in their order."""
     done = read_journal(journal)
     names = [identity(job, libraries) for job in jobs]
     missing = [(name, job) for name, job in zip(names, jobs, strict=True) if name not in done]
@@ -191,7 +193,7 @@ def measure_all(
 
 
 def in_processes(jobs: Sequence[tuple[str, Job]], n_processes: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows as they come: from this process, or from so many others."""
+    """Run jobs in this process, or in `n_processes` others; yield rows as they finish."""
     if n_processes == 1:
         yield from ((name, measure(job)) for name, job in jobs)
         return
@@ -206,22 +208,22 @@ def in_processes(jobs: Sequence[tuple[str, Job]], n_processes: int) -> Iterator[
 
 
 def read_journal(path: Path) -> dict[str, dict[str, Any]]:
-    """Measurements by what they stand for; a last line that was cut off is left out."""
-    found = {}
+    """Read measurements by identity; an incomplete last line is skipped."""
+    rows = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        found[row["id"]] = {name: row.get(name) for name in FIELDS}
-    return found
+        rows[row["id"]] = {name: row.get(name) for name in FIELDS}
+    return rows
 
 
 def add_fid(curves: Mapping[str, list[dict[str, Any]]], pictures: Sequence[Picture], template: Job) -> None:
-    """Set `fid` in every point of the curves: codes all pictures once more. Raises AbsentError."""
-    for codec, found in curves.items():
+    """Set `fid` in every point of the curves, from all pictures coded again. Raises AbsentError."""
+    for codec, points in curves.items():
         peer = find_codec(replace(template, codec=codec))
-        for point in found:
+        for point in points:
             level = point["level"]
             point["fid"] = frechet_distance(
                 (p.pixels, peer.decode(peer.encode(p.pixels, level), p.pixels.shape)) for p in pictures
@@ -229,8 +231,8 @@ def add_fid(curves: Mapping[str, list[dict[str, Any]]], pictures: Sequence[Pictu
 
 
 def known_sizes(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[float, int]]:
-    """File sizes by (codec, picture) and level, for `Job.known`."""
-    found: dict[tuple[str, str], dict[float, int]] = {}
+    """File sizes by (codec, picture) and level, for `Job.sizes`."""
+    sizes: dict[tuple[str, str], dict[float, int]] = {}
     for row in rows:
-        found.setdefault((row["codec"], row["picture"]), {})[row["level"]] = row["file_bytes"]
-    return found
+        sizes.setdefault((row["codec"], row["picture"]), {})[row["level"]] = row["file_bytes"]
+    return sizes

@@ -1,8 +1,8 @@
-"""Time and memory of codecs: each operation on each size of picture in a process of its own.
+"""Measure time and memory of codecs: every operation on every size of picture in a new process.
 
     python -m ulcodec.bench.speed TASK
 
-runs one `Task`, given as JSON, and prints what `measure_task` returns.
+runs one `Task`, given as JSON, and prints the result of `work`.
 """
 
 import json
@@ -36,7 +36,7 @@ MEMORY_SHARE = 0.8
 class Task:
     """One operation, "encode" or "decode", of one codec on one picture.
 
-    `picture`: a .npy file, uint8 [H, W, 3] or [H, W]; `file`: what encoding writes and decoding reads.
+    `picture`: a .npy file, uint8 [H, W, 3] or [H, W]; `file`: written by encoding, read by decoding.
     """
 
     codec: str
@@ -51,11 +51,11 @@ class Task:
 
 
 def work(task: Task) -> dict[str, Any]:
-    """Run the operation once, then as often as fits `BUDGET_S`, `max_runs` times at most.
+    """Run the operation once, then within `BUDGET_S`, at most `max_runs` times.
 
-    `first_at`: Unix time at the end of the first run. `wall_ms`, `cpu_ms`: median wall time and mean CPU time (threads
-    and child processes included) of the later runs, of the first if it alone took longer than the budget. `peak_mib`:
-    most resident memory of this process, or of a child process if that is more.
+    `first_at`: Unix time at the end of the first run. `wall_ms`, `cpu_ms`: median wall time and mean CPU time (with
+    threads and child processes) of the later runs, or of the first run if it exceeds the budget. `peak_mib`: peak
+    resident memory of this process, or of a child process if that is larger.
     """
     limit_memory()
     pixels = np.load(task.picture)
@@ -81,6 +81,7 @@ def work(task: Task) -> dict[str, Any]:
 
 
 def operation_of(task: Task, pixels: np.ndarray) -> Callable[[], Any]:
+    """The operation of a task as a function."""
     peer = task_codec(task)
     if task.operation == "encode":
         return lambda: peer.encode(pixels, task.level)
@@ -89,7 +90,7 @@ def operation_of(task: Task, pixels: np.ndarray) -> Callable[[], Any]:
 
 
 def task_codec(task: Task) -> Peer:
-    """Peers come without torch, as they would in a program of their own."""
+    """The codec of a task. Peers run without torch, as they would in other programs."""
     if task.codec != OURS:
         return PEERS[task.codec]
     from ulcodec.bench.ours import our_peer
@@ -98,13 +99,13 @@ def task_codec(task: Task) -> Peer:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of its children that have ended."""
+    """CPU time of this process and of its finished children."""
     times = os.times()
     return time.process_time() + times.children_user + times.children_system
 
 
 def limit_memory() -> None:
-    """A codec that wants more than the machine has fails alone."""
+    """Limit the memory, so that a codec that needs too much fails alone."""
     try:
         import resource
     except ImportError:
@@ -114,25 +115,25 @@ def limit_memory() -> None:
 
 
 def peak_mib() -> float | None:
-    """None where the system does not tell."""
+    """Peak memory, None if the system does not report it."""
     try:
         import resource
 
         lines = Path("/proc/self/status").read_text().splitlines()
     except (ImportError, OSError):
         return None
-    own_kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    return max(own_kib, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024
+    process_kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return max(process_kib, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024
 
 
 def size_of(megapixels: float) -> tuple[int, int]:
-    """Width and height of about so many million pixels, 3:2, in multiples of 16."""
+    """Width and height of a 3:2 picture of about a number of megapixels, multiples of 16."""
     height = 16 * max(1, round(math.sqrt(megapixels * 1e6 / ASPECT) / 16))
     return round(ASPECT * height / 16) * 16, height
 
 
 def run_task(task: Task) -> dict[str, Any]:
-    """What `work` gives in a new process; in place of `first_at`, `first_ms` since the start of that process.
+    """Run `work` in a new process; `first_ms` since its start replaces `first_at`.
 
     Raises BenchmarkError with the last line that a failing process printed.
     """
@@ -160,41 +161,51 @@ def measure_speed(
     on_done: Callable[[], object],
     max_runs: int = RUNS,
 ) -> list[dict[str, Any]]:
-    """A row a codec (each with its level) and size; the picture is cropped, or continued by its mirror image, to it.
+    """Measure codecs, each at a level, on all sizes; return a row per codec and size.
 
-    A size that would take longer than `LONGEST_S`, by the last size's time for a pixel, is left out, and its row says
-    so in `left_out`, as does that of a codec that fails there.
+    The picture is cropped or mirrored to each size. A size that would take longer than `LONGEST_S`, by the time per
+    pixel of the size before, is skipped; `left_out` of its row gives the reason, also for a codec that fails.
     """
     rows = []
-    slowest: dict[str, float] = {}
+    s_per_px: dict[str, float] = {}
     with TemporaryDirectory() as folder:
         for size in sorted(megapixels):
             width, height = size_of(size)
             path, file = Path(folder) / "picture.npy", Path(folder) / "file"
             np.save(path, fitted(picture, width, height).pixels)
-            n_px = width * height
             for codec, level in codecs:
                 row: dict[str, Any] = {"codec": codec.key, "width": width, "height": height, "level": level}
-                expected_s = slowest.get(codec.key, 0.0) * n_px
-                if expected_s > LONGEST_S:
-                    endless = math.isinf(expected_s)
-                    reason = "failed on a smaller picture" if endless else f"would take {expected_s:.1f} s"
-                    rows.append({**row, "left_out": reason})
-                    on_done()
-                    continue
-                try:
-                    for operation in ("encode", "decode"):
-                        task = Task(codec.key, operation, level, str(path), str(file), model, device, effort, max_runs)
-                        measured = run_task(task)
-                        row |= {f"{operation}_{name}": value for name, value in measured.items()}
-                        slowest[codec.key] = max(slowest.get(codec.key, 0.0), measured["wall_ms"] / 1000 / n_px)
-                    row["file_bytes"] = file.stat().st_size
-                except BenchmarkError as error:
-                    row["left_out"] = str(error)
-                    slowest[codec.key] = math.inf
-                rows.append(row)
+                tasks = [
+                    Task(codec.key, operation, level, str(path), str(file), model, device, effort, max_runs)
+                    for operation in ("encode", "decode")
+                ]
+                rows.append(row | measure_size(tasks, width * height, s_per_px))
                 on_done()
     return rows
+
+
+def measure_size(tasks: Sequence[Task], n_px: int, s_per_px: dict[str, float]) -> dict[str, Any]:
+    """Run the tasks of a codec on one size, unless they would take too long; return their part of the row.
+
+    `s_per_px`: slowest time per pixel so far by codec, which is updated; infinite after a failure.
+    """
+    codec = tasks[0].codec
+    expected_s = s_per_px.get(codec, 0.0) * n_px
+    if math.isinf(expected_s):
+        return {"left_out": "failed on a smaller picture"}
+    if expected_s > LONGEST_S:
+        return {"left_out": f"would take {expected_s:.1f} s"}
+    columns: dict[str, Any] = {}
+    try:
+        for task in tasks:
+            measured = run_task(task)
+            columns |= {f"{task.operation}_{name}": value for name, value in measured.items()}
+            s_per_px[codec] = max(s_per_px.get(codec, 0.0), measured["wall_ms"] / 1000 / n_px)
+        columns["file_bytes"] = Path(tasks[0].file).stat().st_size
+    except BenchmarkError as error:
+        columns["left_out"] = str(error)
+        s_per_px[codec] = math.inf
+    return columns
 
 
 if __name__ == "__main__":

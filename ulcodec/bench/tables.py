@@ -1,4 +1,4 @@
-"""Tables as text, markdown and JSON."""
+"""Format tables as text, Markdown and JSON."""
 
 import json
 import math
@@ -9,7 +9,7 @@ DECIMALS = 5
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """First column aligned to the left, the others to the right."""
+    """Format a text table: first column left-aligned, the others right-aligned."""
     first, *others = (max(map(len, column)) for column in zip(header, *rows, strict=True))
     lines = (
         [row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))]
@@ -19,20 +19,20 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned as `text_table`."""
+    """Format a Markdown table, aligned like `text_table`."""
     lines = (header, [":---"] + ["---:"] * (len(header) - 1), *rows)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def decimals(value: float | None, places: int) -> str:
-    """A number with so many decimals, "-" for None."""
+    """Format a number with `places` decimals; "-" for None."""
     return "-" if value is None else f"{value:.{places}f}"
 
 
 def to_json(report: Any) -> str:
-    """JSON with a line for every row of a table, so that reports stay short and their differences readable.
+    """Serialise a report with one line per row of a table, so that reports are short and their diffs readable.
 
-    Numbers are rounded to `DECIMALS`; what is not finite becomes null.
+    Numbers are rounded to `DECIMALS`; infinities and nan become null.
     """
     return indented(report, "") + "\n"
 

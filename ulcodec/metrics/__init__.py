@@ -1,6 +1,6 @@
-"""What pictures lose: distortion and rate of single pictures, Bjøntegaard figures, and how lifelike a set of them is.
+"""Metrics: distortion and rate of pictures, Bjøntegaard figures, and statistics of sets of pictures.
 
-`ulcodec.metrics.critic`, which needs torch, is imported by itself.
+Everything but `ulcodec.metrics.critic` works without torch.
 """
 
 from ulcodec.metrics.distortion import MS_SSIM_MIN_SIDE, bd_rate_percent, bits_per_pixel, ms_ssim, mse, pchip, psnr_db

@@ -1,4 +1,4 @@
-"""A small network that is trained to tell decoded pictures from originals."""
+"""A critic: a small network trained to distinguish decoded pictures from originals."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,37 +18,38 @@ BATCH = 32
 def critic_accuracy(
     originals: Sequence[Pixels], others: Sequence[Pixels], *, n_steps: int = 300, seed: int = 0
 ) -> float:
-    """Share of patches that a critic sorts rightly into originals and others: 0.5 is perfect, 1 easily told apart.
+    """Share of patches that a critic classifies correctly as original or other: 0.5 is perfect, 1 the worst.
 
-    uint8 [H, W, 3], as many others as originals, sides of 64 pixels or more. The critic learns on
-    64x64 patches of every second picture and is asked about the rest, then the other way round; never about a picture
-    that it has seen. Raises ValueError for fewer than two pictures or sets that do not match.
+    Pictures uint8 [H, W, 3], as many others as originals, sides of 64 pixels or more. The critic is trained on 64x64
+    patches of every second picture and tested on the rest, then the other way round; never on its training pictures.
+    Raises ValueError for fewer than two pictures, or sets of different sizes.
     """
     if len(originals) < 2 or [p.shape for p in originals] != [p.shape for p in others]:
         raise ValueError("expected two sets of as many pictures, two or more, of the same sizes")
     if min(min(p.shape[:2]) for p in originals) < CRITIC_CROP_PX:
         raise ValueError(f"expected sides of at least {CRITIC_CROP_PX} px")
     rng = np.random.default_rng(seed)
-    right = []
+    accuracies = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for fold in (0, 1):
-            seen, unseen = ((originals[i::2], others[i::2]) for i in (fold, 1 - fold))
-            critic = trained_critic(seen, n_steps, rng)
+            training, test = ((originals[i::2], others[i::2]) for i in (fold, 1 - fold))
+            critic = trained_critic(training, n_steps, rng)
             with torch.inference_mode():
                 for _ in range(16):
-                    x, label = batch(unseen, rng)
-                    right.append(((critic(x)[:, 0] > 0) == (label > 0.5)).float().mean().item())
-    return float(np.mean(right))
+                    x, label = batch(test, rng)
+                    accuracies.append(((critic(x)[:, 0] > 0) == (label > 0.5)).float().mean().item())
+    return float(np.mean(accuracies))
 
 
 def trained_critic(
     pair: tuple[Sequence[Pixels], Sequence[Pixels]], n_steps: int, rng: np.random.Generator
 ) -> nn.Module:
+    """Train a critic on pairs of originals and others."""
     widths = (3, 32, 64, 96)
     layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+    for n_in, n_out in pairwise(widths):
+        layers += [nn.Conv2d(n_in, n_out, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
     critic = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 1))
     optimizer = torch.optim.Adam(critic.parameters(), lr=1e-3)
     for _ in range(n_steps):
@@ -61,7 +62,7 @@ def trained_critic(
 
 
 def batch(pair: tuple[Sequence[Pixels], Sequence[Pixels]], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Patches [2 B, 3, 64, 64] in [-1, 1] and labels: 1 original, 0 other. Both kinds at the same places."""
+    """Draw patches [2 B, 3, 64, 64] in [-1, 1] and labels, 1 original, 0 other; both kinds at the same places."""
     patches: list[Pixels] = []
     for index in rng.integers(0, len(pair[0]), BATCH):
         height, width = pair[0][index].shape[:2]

@@ -1,12 +1,15 @@
-"""Distortion, rate and Bjøntegaard figures, in numpy.
+"""Distortion, rate and Bjøntegaard figures.
 
 Pictures are uint8 [H, W, 3] or [H, W], compared at 8 bits with peak 255.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ulcodec.errors import MissingPackageError
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -24,18 +27,18 @@ def mse(a: Pixels, b: Pixels) -> float:
 
 
 def psnr_db(a: Pixels, b: Pixels) -> float:
-    """Peak signal-to-noise ratio over all samples jointly, peak 255; infinite for equal pictures. Raises as `mse`."""
+    """Peak signal-to-noise ratio over all samples, peak 255; infinite for equal pictures. Raises as `mse`."""
     error = mse(a, b)
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 def bits_per_pixel(n_bytes: int, width: int, height: int) -> float:
-    """Bits of a whole file for every pixel of the picture (all channels together)."""
+    """Bits of a whole file per pixel, all channels together."""
     return 8 * n_bytes / (width * height)
 
 
 def ms_ssim(a: Pixels, b: Pixels) -> float:
-    """Multi-scale structural similarity (Wang, Simoncelli, Bovik 2003): five scales, the mean over the channels.
+    """Multi-scale structural similarity (Wang, Simoncelli, Bovik 2003): five scales, mean over the channels.
 
     Raises ValueError as `mse`, and for a side below `MS_SSIM_MIN_SIDE` pixels.
     """
@@ -46,8 +49,8 @@ def ms_ssim(a: Pixels, b: Pixels) -> float:
     value = np.ones(len(x))
     for scale, weight in enumerate(MS_SSIM_WEIGHTS):
         similarity, contrast = _structure(x, y)
-        last = scale == len(MS_SSIM_WEIGHTS) - 1
-        value *= np.maximum(similarity if last else contrast, 0) ** weight
+        is_last = scale == len(MS_SSIM_WEIGHTS) - 1
+        value *= np.maximum(similarity if is_last else contrast, 0) ** weight
         x, y = _halve(x), _halve(y)
     return float(value.mean())
 
@@ -55,58 +58,48 @@ def ms_ssim(a: Pixels, b: Pixels) -> float:
 def bd_rate_percent(
     anchor_bpp: Sequence[float], anchor_psnr_db: Sequence[float], bpp: Sequence[float], psnr_db: Sequence[float]
 ) -> float:
-    """Bjøntegaard rate difference to the anchor, in percent: negative where the curve needs fewer bits.
+    """Bjøntegaard rate difference to an anchor in percent: negative if the curve needs fewer bits.
 
-    The mean distance of the two curves of log rate over PSNR, each a monotone piecewise cubic (PCHIP), on the PSNR
-    range they share. Points may come in any order. Raises ValueError for fewer than two points, rates that are not
-    positive, a PSNR that occurs twice, or ranges that do not overlap.
+    It is the mean distance between two curves of log rate over PSNR, each a monotone piecewise cubic (PCHIP), over the
+    common range of PSNR. Points may be in any order. Raises ValueError for fewer than two points, rates that are not
+    positive, a repeated PSNR, or ranges that do not overlap; MissingPackageError without SciPy.
     """
     anchor, curve = _rate_curve(anchor_bpp, anchor_psnr_db), _rate_curve(bpp, psnr_db)
     low, high = max(anchor[0][0], curve[0][0]), min(anchor[0][-1], curve[0][-1])
     if low >= high:
         raise ValueError("the PSNR ranges of the two curves do not overlap")
-    difference = _integral(*curve, low, high) - _integral(*anchor, low, high)
+    difference = pchip(*curve).integrate(low, high) - pchip(*anchor).integrate(low, high)
     return float(100 * np.expm1(difference / (high - low)))
 
 
-def pchip(x: Floats, y: Floats) -> Callable[[Floats], Floats]:
-    """Monotone piecewise cubic through (x, y), x increasing, at least two points (Fritsch and Butland 1984)."""
-    slopes = _pchip_slopes(x, y)
+class Interpolator(Protocol):
+    """A piecewise cubic."""
 
-    def evaluate(at: Floats) -> Floats:
-        i = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(x) - 2)
-        width = x[i + 1] - x[i]
-        t = (at - x[i]) / width
-        rise = t * t * (3 - 2 * t)
-        bend = t * (1 - t) * width * ((1 - t) * slopes[i] - t * slopes[i + 1])
-        return np.asarray((1 - rise) * y[i] + rise * y[i + 1] + bend)
+    def __call__(self, x: Any) -> Floats: ...
 
-    return evaluate
+    def integrate(self, low: float, high: float) -> float: ...
 
 
-def _pchip_slopes(x: Floats, y: Floats) -> Floats:
-    h, delta = np.diff(x), np.diff(y) / np.diff(x)
-    if len(x) == 2:
-        return np.repeat(delta, 2)
-    inner = np.zeros(len(h) - 1)
-    monotone = delta[:-1] * delta[1:] > 0
-    h0, h1, delta0, delta1 = (part[monotone] for part in (h[:-1], h[1:], delta[:-1], delta[1:]))
-    inner[monotone] = 3 * (h0 + h1) / ((h0 + 2 * h1) / delta0 + (2 * h0 + h1) / delta1)
-    return np.array([_end_slope(h, delta), *inner, _end_slope(h[::-1], delta[::-1])])
+def pchip(x: Floats, y: Floats) -> Interpolator:
+    """Monotone piecewise cubic through (x, y), x increasing, at least two points: SciPy's `PchipInterpolator`.
+
+    Raises MissingPackageError if SciPy is not installed.
+    """
+    curve: Interpolator = interpolator_class()(x, y)
+    return curve
 
 
-def _end_slope(h: Floats, delta: Floats) -> float:
-    """Three-point slope at the first knot, limited so that the curve stays monotone."""
-    slope = ((2 * h[0] + h[1]) * delta[0] - h[0] * delta[1]) / (h[0] + h[1])
-    if np.sign(slope) != np.sign(delta[0]):
-        return 0.0
-    if np.sign(delta[0]) != np.sign(delta[1]) and abs(slope) > 3 * abs(delta[0]):
-        return float(3 * delta[0])
-    return float(slope)
+def interpolator_class() -> Any:
+    """SciPy's class. Raises MissingPackageError if SciPy is not installed."""
+    try:
+        from scipy.interpolate import PchipInterpolator
+    except ImportError as error:
+        raise MissingPackageError('Bjøntegaard figures need SciPy: pip install scipy, or "ulcodec[bench]"') from error
+    return PchipInterpolator
 
 
 def _rate_curve(bpp: Sequence[float], psnr_db: Sequence[float]) -> tuple[Floats, Floats]:
-    """PSNR, increasing, and log rate there."""
+    """Sort a curve: PSNR, increasing, and log rate."""
     rate, quality = np.asarray(bpp, dtype=np.float64), np.asarray(psnr_db, dtype=np.float64)
     if rate.shape != quality.shape or rate.ndim != 1 or len(rate) < 2:
         raise ValueError("a rate-distortion curve needs two or more points, each with a rate and a PSNR")
@@ -119,16 +112,8 @@ def _rate_curve(bpp: Sequence[float], psnr_db: Sequence[float]) -> tuple[Floats,
     return quality, np.log(rate)
 
 
-def _integral(x: Floats, y: Floats, low: float, high: float) -> float:
-    """Integral of the PCHIP curve over [low, high]: Simpson's rule between knots, which is exact for cubics."""
-    curve = pchip(x, y)
-    knots = np.concatenate(([low], x[(x > low) & (x < high)], [high]))
-    left, right = knots[:-1], knots[1:]
-    return float(np.sum((right - left) / 6 * (curve(left) + 4 * curve((left + right) / 2) + curve(right))))
-
-
 def _structure(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """SSIM and its contrast-structure factor, [C] means over the windows that lie inside; x, y [C, H, W] in 0..255."""
+    """SSIM and its contrast-structure factor, means [C] over the windows inside; x, y [C, H, W] in 0..255."""
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mean_x, mean_y = _blur(x), _blur(y)
     variances = _blur(x * x) + _blur(y * y) - mean_x**2 - mean_y**2
@@ -138,7 +123,7 @@ def _structure(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def _blur(x: Floats) -> Floats:
-    """Gaussian window, inside only: [C, H, W] -> [C, H - 10, W - 10]."""
+    """Filter with a Gaussian window, without padding: [C, H, W] -> [C, H - 10, W - 10]."""
     taps = np.exp(-0.5 * ((np.arange(MS_SSIM_WINDOW) - MS_SSIM_WINDOW // 2) / MS_SSIM_SIGMA) ** 2)
     taps /= taps.sum()
     rows, columns = x.shape[1] - MS_SSIM_WINDOW + 1, x.shape[2] - MS_SSIM_WINDOW + 1
@@ -147,7 +132,7 @@ def _blur(x: Floats) -> Floats:
 
 
 def _halve(x: Floats) -> Floats:
-    """Mean of 2x2 blocks; an odd last row or column is left out."""
+    """Average blocks of 2x2; an odd last row or column is dropped."""
     x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
     return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
 

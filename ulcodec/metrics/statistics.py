@@ -1,7 +1,7 @@
-"""How far the statistics of decoded pictures are from those of the originals, in numpy.
+"""Distances between the statistics of decoded pictures and those of originals, in numpy.
 
-They compare sets of pictures, not pixels: a blurred picture is near its original and far from all pictures, one with
-other grain of the same kind the other way round. Pictures are uint8 [H, W, 3] of any sizes.
+They compare sets of pictures, not pixels. A blurred picture is close to its original in pixels and far in statistics; a
+picture with other grain of the same kind is the opposite. Pictures are uint8 [H, W, 3] of any sizes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,10 +28,10 @@ def sliced_wasserstein(
 ) -> list[float]:
     """Sliced Wasserstein distance of 7x7 patches on each level of a Laplacian pyramid, finest first.
 
-    After Karras et al. 2018 (arXiv 1710.10196, section 5): the mean distance of sorted projections on 512 random
-    directions, times 1000. Two things differ. Both sets are scaled by the originals' mean and deviation of each colour,
-    not each by its own, so that lost contrast counts; and patches are taken at the same places of both. The last level
-    is the low-pass rest. Raises ValueError for sets of other sizes or pictures too small for the levels.
+    The mean distance of sorted projections on 512 random directions, times 1000 (Karras et al. 2018, arXiv 1710.10196,
+    section 5), with two differences. Both sets are normalised by the originals' mean and deviation per colour, so that
+    lost contrast counts. Patches come from the same places in both sets. The last level is the low-pass remainder.
+    Raises ValueError for sets of different sizes, or pictures too small for the levels.
     """
     _check(originals, others)
     if min(min(pixels.shape[:2]) for pixels in originals) < DESCRIPTOR_PX * 2 ** (n_levels - 1):
@@ -53,11 +53,11 @@ def sliced_wasserstein(
 
 
 def spectral_power_ratio(originals: Sequence[Pixels], others: Sequence[Pixels], *, n_octaves: int = 4) -> list[float]:
-    """Power of the others' brightness over that of the originals, an octave of spatial frequency each, finest first.
+    """Ratio of the others' power to the originals' in each octave of spatial frequency, finest first.
 
-    The first octave is all above 1/4 cycle a pixel, the next 1/8 to 1/4, and so on. 1 is right; blur is below, noise
-    above. Brightness is the mean of the colours, under a Hann window in both directions. Raises ValueError for
-    sets of other sizes.
+    The first octave is above 1/4 cycle per pixel, the next from 1/8 to 1/4, and so on. 1 is ideal; blur is below, noise
+    above. The power is that of the mean of the colours, under a Hann window in both directions. Raises ValueError for
+    sets of different sizes.
     """
     _check(originals, others)
     totals = np.zeros((2, n_octaves))
@@ -83,7 +83,7 @@ def _check(originals: Sequence[Pixels], others: Sequence[Pixels]) -> None:
 
 
 def _pyramid_level(pixels: Pixels, level: int, n_levels: int) -> Floats:
-    """Level of the Laplacian pyramid: what halving loses, or on the last the rest."""
+    """Level of the Laplacian pyramid: the loss of halving, or the remainder on the last level."""
     x = pixels.astype(np.float32)
     for _ in range(level):
         x = _down(x)
@@ -101,17 +101,17 @@ def _up(x: Floats, shape: tuple[int, ...]) -> Floats:
 
 
 def _smooth(x: Floats) -> Floats:
-    """Binomial filter of 5 taps along rows and columns, mirrored at the borders."""
+    """Filter with 5 binomial taps along rows and columns, mirrored at the borders."""
     for axis in (0, 1):
         widths = [(2, 2) if a == axis else (0, 0) for a in range(3)]
-        wide = np.pad(x, widths, mode="reflect")
-        shifted = [np.take(wide, range(i, i + x.shape[axis]), axis) for i in range(len(BINOMIAL))]
+        padded = np.pad(x, widths, mode="reflect")
+        shifted = [np.take(padded, range(i, i + x.shape[axis]), axis) for i in range(len(BINOMIAL))]
         x = np.tensordot(BINOMIAL, np.stack(shifted), 1).astype(np.float32)
     return x
 
 
 def _patches(x: Floats, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
-    """[N, 49, 3] at these upper left corners."""
+    """Patches [N, 49, 3] at the given upper left corners."""
     offset = np.arange(DESCRIPTOR_PX)
     patches: Floats = x[rows[:, None, None] + offset[:, None], columns[:, None, None] + offset]
     return patches.reshape(len(rows), DESCRIPTOR_PX**2, 3)
