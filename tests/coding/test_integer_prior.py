@@ -11,10 +11,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ulcodec.coding import integer_prior as integer
-from ulcodec.coding.integer_prior import MEAN_GRID, CodingParameters, IntegerPrior, fingerprint, shuffled, stored_layer
+from ulcodec.coding.integer_prior import (
+    MEAN_GRID,
+    CodingParameters,
+    IntegerPrior,
+    fingerprint,
+    pixel_shuffle,
+    stored_layer,
+)
 from ulcodec.coding.latents import pass_parameters
 from ulcodec.coding.products import LARGEST_ACTIVATION, PRODUCTS, is_exact, neighbourhoods
-from ulcodec.coding.quantise_prior import FloatLayer, integer_layer, integer_tensors
+from ulcodec.coding.quantise_prior import FloatLayer, integer_tensors, quantise_layer
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
 from ulcodec.errors import ModelError
 from ulcodec.model.config import N_CHANNEL_GROUPS, N_PHASES, TINY, ModelConfig
@@ -241,7 +248,7 @@ def test_neighbourhoods_and_shuffle_match_convolutions() -> None:
     product = neighbourhoods(positions_of(x), GRID) @ weight.permute(0, 2, 3, 1).flatten(1).T
     torch.testing.assert_close(product, positions_of(F.conv2d(x, weight, padding=1)))
     wide = torch.randn(1, 12, *GRID)
-    assert torch.equal(shuffled(wide.permute(0, 2, 3, 1)), F.pixel_shuffle(wide, 2).permute(0, 2, 3, 1))
+    assert torch.equal(pixel_shuffle(wide.permute(0, 2, 3, 1)), F.pixel_shuffle(wide, 2).permute(0, 2, 3, 1))
 
 
 def test_extreme_latents_stay_in_range(prior: IntegerPrior, latents: Latents) -> None:
@@ -269,7 +276,7 @@ def test_layers_that_may_be_inexact_are_rejected(part: str, value: int, message:
 
 def test_weights_too_large_to_code_with() -> None:
     with pytest.raises(ModelError, match="a weight of 3 is too large"):
-        integer_layer("layer", FloatLayer(torch.full((2, 8), 3.0), torch.zeros(2), (), out_bits=integer.MEAN_BITS))
+        quantise_layer("layer", FloatLayer(torch.full((2, 8), 3.0), torch.zeros(2), (), out_bits=integer.MEAN_BITS))
 
 
 def test_missing_integers_are_named(tensors: dict[str, Tensor]) -> None:

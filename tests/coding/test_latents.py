@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from ulcodec.coding.integer_prior import MEAN_GRID, CodingParameters
-from ulcodec.coding.latents import quantise, zeroward_savings
+from ulcodec.coding.latents import quantise, zeroward_saved_bits
 from ulcodec.coding.symbols import ideal_bits
 from ulcodec.coding.tables import FrequencyTables
 from ulcodec.model.likelihood import SQUARED_BIN_BITS
-from ulcodec.store.model_directory import scale_tables
+from ulcodec.store.model_directory import initial_tables
 
-TABLES = scale_tables()
+TABLES = initial_tables()
 
 
 def bits(symbol: int, table: int) -> float:
@@ -22,7 +22,7 @@ def bits(symbol: int, table: int) -> float:
 def test_savings_are_differences_of_code_lengths(table: int, symbol: int) -> None:
     nearer = symbol - int(np.sign(symbol))
     expected = bits(symbol, table) - bits(nearer, table)
-    assert float(zeroward_savings(TABLES)[table, abs(symbol)]) == pytest.approx(expected, abs=1e-3)
+    assert float(zeroward_saved_bits(TABLES)[table, abs(symbol)]) == pytest.approx(expected, abs=1e-3)
     assert expected > 0
 
 
@@ -36,7 +36,7 @@ def test_quantisation_takes_the_cheaper_of_two_symbols() -> None:
     parameters = CodingParameters(mean_16, table.to(torch.uint8))
     y = residual + mean_16.float() / MEAN_GRID
     plain = quantise(y, parameters).numpy()
-    chosen = quantise(y, parameters, zeroward_savings(TABLES)).numpy()
+    chosen = quantise(y, parameters, zeroward_saved_bits(TABLES)).numpy()
 
     def cost(symbol: int, i: int) -> float:
         error = float(y[i].double() - mean_16[i] / MEAN_GRID) - symbol
@@ -56,4 +56,4 @@ def test_tables_that_do_not_reach_both_ways_save_nothing() -> None:
     for minimum in (-5, 0, 3):
         minima = np.array([0, minimum], dtype=np.int32)
         tables = FrequencyTables(frequencies, np.array([1, 4], dtype=np.int32), minima)
-        assert not zeroward_savings(tables).any()
+        assert not zeroward_saved_bits(tables).any()

@@ -16,16 +16,16 @@ from ulcodec.coding.symbols import (
     MAX_SYMBOL,
     SymbolDecoder,
     SymbolEncoder,
-    decode_front,
+    decode_prefix,
     ideal_bits,
     sorted_positions,
     table_entries,
 )
-from ulcodec.coding.tables import FrequencyTables, build_tables, categorical, coder
+from ulcodec.coding.tables import FrequencyTables, categorical, coder, gaussian_tables
 from ulcodec.errors import CorruptDataError, ModelError
 
 SCALES = np.geomspace(0.11, 64, 64)
-GAUSSIAN = build_tables(SCALES)
+GAUSSIAN = gaussian_tables(SCALES)
 
 
 def small_tables() -> FrequencyTables:
@@ -122,14 +122,14 @@ def test_front_of_a_string_gives_its_first_symbols(group: tuple[np.ndarray, np.n
     symbols, index = group
     data = encoded(group)
     front = data[: int(share * len(data))]
-    found = decode_front(front, index, SMALL)
+    found = decode_prefix(front, index, SMALL)
     order = sorted_positions(index, SMALL)
     entries = table_entries(symbols[order], index[order], SMALL)
     plain = np.where(entries == SMALL.escapes[index[order]], 0, symbols[order])
     n_sure = int(np.max(np.flatnonzero(found[order]), initial=-1)) + 1
     np.testing.assert_array_equal(found[order][:n_sure], plain[:n_sure])
     for rest in (b"", bytes(20), b"\xff" * 20, data[len(front) :]):
-        longer = decode_front(front + rest, index, SMALL)[order]
+        longer = decode_prefix(front + rest, index, SMALL)[order]
         np.testing.assert_array_equal(longer[:n_sure], plain[:n_sure])
 
 
@@ -138,7 +138,7 @@ def test_front_of_a_long_string_is_used_to_its_end(share: float) -> None:
     symbols, index = gaussian_draw(20_000)
     data = encoded((symbols, index), tables=GAUSSIAN)
     n_bytes = int(share * len(data))
-    found = decode_front(data[:n_bytes], index, GAUSSIAN)
+    found = decode_prefix(data[:n_bytes], index, GAUSSIAN)
     known = np.flatnonzero(found)
     np.testing.assert_array_equal(found[known], symbols[known])
     order = sorted_positions(index, GAUSSIAN)
@@ -438,10 +438,10 @@ def test_escaped_symbol_beyond_the_limit(below: int) -> None:
 
 def test_without_constriction(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [gaussian_draw(3000, seed) for seed in (0, 1)]
-    data = encoded(*calls, tables=build_tables(SCALES))
+    data = encoded(*calls, tables=gaussian_tables(SCALES))
     monkeypatch.setitem(sys.modules, "constriction", None)
     assert coder() is range_coder
-    tables = build_tables(SCALES)
+    tables = gaussian_tables(SCALES)
     assert encoded(*calls, tables=tables) == data
     decoder = SymbolDecoder(data)
     for symbols, index in calls:

@@ -23,12 +23,12 @@ from ulcodec.store.model_directory import open_model
 from ulcodec.store.networks import load_weights
 from ulcodec.store.tensor_files import (
     SHARD_BYTES,
-    consistent,
     is_written,
+    pack_shards,
+    read_consistently,
     read_document,
     read_tensors,
     recover_directory,
-    shards,
     write_directory,
 )
 
@@ -84,7 +84,7 @@ def test_shards_are_small_and_complete(tmp_path: Path) -> None:
 
 def test_a_tensor_beyond_a_shard_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "SHARD_BYTES", 1000)
-    packed = shards({"small": torch.zeros(10), "large": torch.zeros(1000), "tail": torch.zeros(10)})
+    packed = pack_shards({"small": torch.zeros(10), "large": torch.zeros(1000), "tail": torch.zeros(10)})
     assert [list(shard) for shard in packed] == [["small"], ["large"], ["tail"]]
 
 
@@ -218,10 +218,10 @@ def test_a_reader_takes_one_version(tmp_path: Path) -> None:
             write_version(path, 2)
         return number, read_tensors(path, "weights")["b"].item()
 
-    assert consistent(path, read) == (2, 2)
+    assert read_consistently(path, read) == (2, 2)
     (path / "config.json").unlink()
     with pytest.raises(ModelError, match=r"config\.json"):
-        consistent(path, read)
+        read_consistently(path, read)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])

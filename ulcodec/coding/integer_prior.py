@@ -52,7 +52,7 @@ Integers = Mapping[str, Tensor]
 PRIOR_TILE = 96
 """Side in latent positions (1536 pixels) of the tiles in which the prior takes large pictures."""
 
-LEAST_BY_PHASE = 1536
+MIN_POSITIONS_BY_PHASE = 1536
 """Positions from which on the stem and the heads work phase by phase: with fewer, the calls take longer than what they
 save."""
 
@@ -100,7 +100,7 @@ def by_rows(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return result
 
 
-def shuffled(x: Tensor) -> Tensor:
+def pixel_shuffle(x: Tensor) -> Tensor:
     """`pixel_shuffle(2)` of [B, h, w, 4 C] -> [B, 2 h, 2 w, C]."""
     pictures, height, width, channels = x.shape
     quarters = x.reshape(pictures, height, width, channels // 4, 2, 2).permute(0, 1, 4, 2, 5, 3)
@@ -293,8 +293,8 @@ class IntegerPrior:
         """Features int32 [B, 4 h, 4 w, hyper_width] of hyper_16 [B, h, w, C_hyper]."""
         stem, up_32, up_16 = self.hyper_layers
         x = scaled_latent(hyper_16, self.hyper_gain[quality])
-        x = shuffled(limited_relu_(stem.over(x)))
-        x = shuffled(limited_relu_(up_32.over(x)))
+        x = pixel_shuffle(limited_relu_(stem.over(x)))
+        x = pixel_shuffle(limited_relu_(up_32.over(x)))
         return limited_relu_(up_16.over(x))
 
     def tiles(self, grid: Grid) -> Iterator[Tile]:
@@ -321,7 +321,7 @@ class IntegerPrior:
         if not elements.n_channels:
             nothing = torch.zeros(*shape, 0, dtype=torch.int32, device=y_16.device)
             return CodingParameters(nothing, nothing.to(torch.uint8))
-        by_phase = y_16[..., 0].numel() >= LEAST_BY_PHASE
+        by_phase = y_16[..., 0].numel() >= MIN_POSITIONS_BY_PHASE
         begin, end = (self.begun, self.ended) if by_phase else (self.begun_at_once, self.ended_at_once)
         x = limited_relu_(begin(y_16, reveal_pass, quality, hyper_features, tile).add_(self.bias[quality]))
         for number, block in enumerate(self.blocks, start=1):

@@ -24,7 +24,7 @@ from ulcodec.coding.symbols import (
     SymbolEncoder,
     SymbolGroup,
     count_tables,
-    decode_front_group,
+    decode_group_prefix,
 )
 from ulcodec.coding.tables import FrequencyTables
 from ulcodec.errors import ArithmeticMismatchError, CorruptDataError, ModelError
@@ -61,7 +61,7 @@ class LatentCoder:
     @cached_property
     def savings(self) -> Tensor:
         """Bits that a symbol of magnitude n costs more than n - 1, under each table: float64 [T, n]."""
-        return zeroward_savings(self.tables).to(self.prior.device)
+        return zeroward_saved_bits(self.tables).to(self.prior.device)
 
 
 def check_reveal_passes(config: ModelConfig) -> None:
@@ -89,7 +89,7 @@ def hyper_grid(grid: tuple[int, int]) -> tuple[int, int]:
     return -(-grid[0] // 4), -(-grid[1] // 4)
 
 
-def zeroward_savings(tables: FrequencyTables) -> Tensor:
+def zeroward_saved_bits(tables: FrequencyTables) -> Tensor:
     """Bits saved by coding n - 1 in place of n > 0, float64 [T, N]: 0 at n = 0 and where a table does not reach n."""
     reach = np.minimum(-tables.minima, tables.minima + tables.lengths - 2)
     savings = np.zeros((len(reach), max(int(reach.max()), 0) + 2))
@@ -376,7 +376,7 @@ class DecodingWalk:
     def advance_by_front(self, front: bytes) -> None:
         """Decode what is sure by the front of the next segment; the rest of the step becomes the prior's mean."""
         indices = self.predict()
-        self.restore([decode_front_group(front, self.count(indices[0]), self.coder.tables)], indices)
+        self.restore([decode_group_prefix(front, self.count(indices[0]), self.coder.tables)], indices)
         self.reveal_pass += 1
 
     def decode_hyper(self, decoders: Sequence[SymbolDecoder]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ulcodec.coding.integer_prior import FACTOR_BITS, MAX_EXPONENT, MEAN_BITS, MEAN_GRID, N_QUALITIES, Integers
 from ulcodec.coding.products import ACTIVATION_BITS, MAX_WEIGHT
-from ulcodec.coding.rounding import compensated
+from ulcodec.coding.rounding import round_with_compensation
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, bin_noise_variance
 from ulcodec.errors import ModelError
 from ulcodec.model.blocks import QualityTable
@@ -31,10 +31,10 @@ class FloatLayer(NamedTuple):
     out_bits: int = ACTIVATION_BITS
 
 
-def integer_layer(name: str, layer: FloatLayer, moments: Tensor | None = None) -> dict[str, Tensor]:
+def quantise_layer(name: str, layer: FloatLayer, moments: Tensor | None = None) -> dict[str, Tensor]:
     """A layer as 8-bit integers with a power-of-two scale an output channel.
 
-    With `moments` of its inputs (see `compensated`), what rounding a weight changes is made good by the others.
+    With `moments` of its inputs (see `round_with_compensation`), the other weights compensate for rounding.
     """
     weight, bias = layer.weight.double(), layer.bias.double()
     largest = weight.abs().amax(1).clamp(min=MAX_WEIGHT * 2.0**-MAX_EXPONENT)
@@ -43,7 +43,9 @@ def integer_layer(name: str, layer: FloatLayer, moments: Tensor | None = None) -
     if float((largest * scale).max()) > MAX_WEIGHT + 0.5:
         raise ModelError(f"{name}: a weight of {float(largest.max()):.3g} is too large to code with")
     weight, bias = weight * scale[:, None], bias * scale
-    integers, bias = (weight.round(), bias) if moments is None else compensated(weight, bias, moments, MAX_WEIGHT)
+    integers, bias = (
+        (weight.round(), bias) if moments is None else round_with_compensation(weight, bias, moments, MAX_WEIGHT)
+    )
     return {
         f"{name}.weight": integers.to(torch.int8),
         f"{name}.bias": torch.round(bias * 2.0**ACTIVATION_BITS).to(torch.int64),
@@ -51,14 +53,14 @@ def integer_layer(name: str, layer: FloatLayer, moments: Tensor | None = None) -
     }
 
 
-def with_mean_bias(tensors: Integers, change: Tensor) -> dict[str, Tensor]:
+def shift_mean_bias(tensors: Integers, change: Tensor) -> dict[str, Tensor]:
     """The mean head's bias with `change` [C], in the channels' own spread, added to what it gives."""
     name = "prior.mean_head.bias"
     one = 2.0 ** (tensors["prior.mean_head.exponent"].double() + ACTIVATION_BITS)
     return {name: tensors[name] + torch.round(change * one).to(torch.int64)}
 
 
-def flat(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+def flatten_convolution(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Weight [out, kh kw in] and bias [out] of a convolution, in the order of `neighbourhoods`."""
     assert layer.bias is not None
     return layer.weight.detach().permute(0, 2, 3, 1).flatten(1), layer.bias.detach()
@@ -76,7 +78,7 @@ def float_layers(model: UnifiedLatentModel) -> dict[str, FloatLayer]:
     """The layers of prior and hyper-decoder by the names of the integer ones."""
 
     def layer(*readers: str, out_bits: int = ACTIVATION_BITS, unit: float = 1.0) -> FloatLayer:
-        parts = [flat(model.get_submodule(reader)) for reader in readers]  # type: ignore[arg-type]
+        parts = [flatten_convolution(model.get_submodule(reader)) for reader in readers]  # type: ignore[arg-type]
         bias = torch.stack([bias for _, bias in parts]).sum(0)
         return FloatLayer(torch.cat([weight for weight, _ in parts], dim=1) / unit, bias / unit, readers, out_bits)
 
@@ -93,11 +95,11 @@ def float_layers(model: UnifiedLatentModel) -> dict[str, FloatLayer]:
 def integer_tensors(model: UnifiedLatentModel, moments: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The integers that define how a trained model codes: layers and tables a quality level.
 
-    `moments`: of each layer's inputs, for `integer_layer`.
+    `moments`: of each layer's inputs, for `quantise_layer`.
     """
     tensors: dict[str, Tensor] = {}
     for name, layer in float_layers(model).items():
-        tensors |= integer_layer(name, layer, None if moments is None else moments[name])
+        tensors |= quantise_layer(name, layer, None if moments is None else moments[name])
     prior, hyper = model.prior, model.hyper_decoder
     one = 2.0**ACTIVATION_BITS
     tables = {"bias": every_quality(prior.bias) * one}

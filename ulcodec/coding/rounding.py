@@ -7,7 +7,7 @@ DAMPING = 1e-3
 """Share of the mean second moment that is added to each, so that inputs which were never seen stay as they are."""
 
 
-def compensated(weight: Tensor, bias: Tensor, moments: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+def round_with_compensation(weight: Tensor, bias: Tensor, moments: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """Integers in place of `weight` whose layer gives about the same on the inputs it sees, and a bias to go with them.
 
     weight [out, in] and bias [out] in units of the integers; moments [in + 1, in + 1]: sums of the products of inputs,

@@ -302,12 +302,12 @@ class SymbolDecoder:
             raise CorruptDataError("a segment is not what an encoder writes for its symbols")
 
 
-def decode_front(data: bytes, table_index: IntArray, tables: FrequencyTables) -> Int32Array:
+def decode_prefix(data: bytes, table_index: IntArray, tables: FrequencyTables) -> Int32Array:
     """What the front of the byte string of one group says: its symbols int32 [N], 0 for all that is not sure."""
-    return decode_front_group(data, count_tables(table_index, tables), tables).take(table_index)
+    return decode_group_prefix(data, count_tables(table_index, tables), tables).take(table_index)
 
 
-def decode_front_group(data: bytes, counts: IntArray, tables: FrequencyTables) -> DecodedGroup:
+def decode_group_prefix(data: bytes, counts: IntArray, tables: FrequencyTables) -> DecodedGroup:
     """What the front of the byte string of one group of `counts` [T] elements says.
 
     A symbol is sure if it is the same whatever follows, and no escape, whose rest comes at the end.

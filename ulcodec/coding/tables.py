@@ -71,7 +71,7 @@ class FrequencyTables:
         return (self.lengths - 1).astype(np.int32, copy=False)
 
 
-def build_tables(scales: NDArray[np.float64]) -> FrequencyTables:
+def gaussian_tables(scales: NDArray[np.float64]) -> FrequencyTables:
     """Tables of `N(0, scale^2)` integrated over unit bins, for standard deviations `scales` float64 [T] in symbols.
 
     The first row is the not-coded one. Used when a model is exported; a reader takes the integers from the model.

@@ -12,14 +12,14 @@ from torch import Tensor
 from ulcodec.coding.integer_prior import IntegerPrior, fingerprint
 from ulcodec.coding.latents import LatentCoder, check_reveal_passes
 from ulcodec.coding.quantise_prior import integer_tensors
-from ulcodec.coding.tables import FrequencyTables, build_tables
+from ulcodec.coding.tables import FrequencyTables, gaussian_tables
 from ulcodec.errors import ModelError
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.installed import model_directory
 from ulcodec.store.networks import load_network
-from ulcodec.store.tensor_files import consistent, read_document, read_tensors, write_directory
+from ulcodec.store.tensor_files import read_consistently, read_document, read_tensors, write_directory
 
 DENOISER = "decoder.denoiser"
 """Prefix of the denoiser's weights."""
@@ -57,7 +57,7 @@ class StoredModel:
 def open_model(model: str | Path) -> StoredModel:
     """Read a shipped model by name, any other by directory. Raises ModelError if missing, incomplete or altered."""
     directory = model_directory(model)
-    return consistent(directory, lambda: read_model(directory))
+    return read_consistently(directory, lambda: read_model(directory))
 
 
 def read_model(directory: Path) -> StoredModel:
@@ -90,7 +90,7 @@ def quantised_model(name: str, model: UnifiedLatentModel, provenance: dict[str, 
     hold what the model codes.
     """
     check_reveal_passes(model.config)
-    coding = integer_tensors(model) | table_tensors(scale_tables())
+    coding = integer_tensors(model) | table_tensors(initial_tables())
     weights = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
     document = {"name": name, "model": model.config.to_json(), "provenance": provenance}
     return StoredModel(name, model.config, fingerprint(model.config, coding), weights, coding, document)
@@ -114,12 +114,12 @@ def table_tensors(tables: FrequencyTables) -> dict[str, Tensor]:
     return {f"tables.{part}": torch.from_numpy(getattr(tables, part)) for part in TABLE_PARTS}
 
 
-def scale_tables() -> FrequencyTables:
+def initial_tables() -> FrequencyTables:
     """The frequency tables of the prior's 64 log-spaced scales."""
-    return build_tables(table_scales())
+    return gaussian_tables(prior_scales())
 
 
-def table_scales() -> NDArray[np.float64]:
+def prior_scales() -> NDArray[np.float64]:
     """Their standard deviations in symbols, [N_SCALES]."""
     scales: NDArray[np.float64] = SCALE_MIN * np.exp(LOG_SCALE_STEP * np.arange(N_SCALES))
     return scales

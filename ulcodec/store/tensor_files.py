@@ -37,7 +37,7 @@ READING_ATTEMPTS = 100
 Result = TypeVar("Result")
 
 
-def shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+def pack_shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """Tensors in their order, packed into dictionaries of less than `SHARD_BYTES` (a larger tensor stands alone)."""
     packed: list[dict[str, Tensor]] = [{}]
     size_bytes = 0
@@ -63,7 +63,7 @@ def write_directory(path: Path, groups: Mapping[str, Mapping[str, Tensor]], docu
         recover_directory(path)
         staging.mkdir(mode=0o700)
         for group, tensors in groups.items():
-            for index, shard in enumerate(shards(tensors)):
+            for index, shard in enumerate(pack_shards(tensors)):
                 write_shard(shard, staging / f"{group}-{index:05d}.safetensors", path)
         for name, document in documents.items():
             (staging / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -172,7 +172,7 @@ def is_written(path: Path) -> bool:
     return bool(stored_files(path))
 
 
-def consistent(path: Path, read: Callable[[], Result]) -> Result:
+def read_consistently(path: Path, read: Callable[[], Result]) -> Result:
     """What `read` gives of a directory, read anew if a version took the place of another meanwhile."""
     for _ in range(READING_ATTEMPTS):
         before = version_of(path)
