@@ -21,6 +21,8 @@ FACTOR_BITS = 12
 """Fraction bits of the factors that `scale_latent` takes."""
 
 MAX_EXPONENT = 18
+"""Bound on the exponent of a layer's power-of-two scale, for channels of very small weights."""
+
 MAX_LATENT = 2**24
 """Bound on a decoded latent in sixteenths of a bin; larger values are clamped before they enter a network."""
 

@@ -35,7 +35,10 @@ MEAN_GRID = 16
 """Means and decoded latents are multiples of 1/16 of a bin (a quantisation bin has width 1 in y)."""
 
 MEAN_BITS = 14
+"""Fraction bits of the mean head's outputs."""
+
 LARGEST_MEAN = 2**21
+"""Bound on the mean head's outputs, which are clamped to it."""
 
 PRIOR_TILE = 96
 """Side in latent positions (1536 pixels) of the tiles in which the prior takes large pictures."""

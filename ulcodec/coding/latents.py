@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ulcodec.coding.integer_prior import MEAN_GRID, CodingParameters, IntegerPrior
+from ulcodec.coding.products import Grid
 from ulcodec.coding.symbols import (
     DecodedGroup,
     SymbolDecoder,
@@ -51,8 +52,6 @@ ELEMENTS_PER_CHUNK = 2**18
 
 LARGE_GRID = 2**16
 """Number of latent positions (16 Mpixel) from which the encoder frees memory between passes."""
-
-Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -233,7 +232,7 @@ class _Walk:
 
 
 class EncodingWalk(_Walk):
-    """The encoder's state between two segments, with the latents to encode; see `encode_latents`."""
+    """State of the encoder between two segments, with the latents to encode; see `encode_latents`."""
 
     def __init__(self, coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float, *, overwrite_y: bool):
         self.y, self.hyper = (latent.permute(0, 2, 3, 1) for latent in (y, hyper))
@@ -258,6 +257,7 @@ class EncodingWalk(_Walk):
         return segments
 
     def _encode_hyper(self, encoders: Sequence[SymbolEncoder]) -> None:
+        """Encode each picture's hyper-latent, and keep what a decoder restores of it."""
         flat = self.coder.prior.hyper_parameters(self.quality, math.prod(self.hyper.shape[:3]))
         parameters = CodingParameters(*(part.view(self.hyper.shape) for part in flat))
         symbols = quantise(self.hyper, parameters)
@@ -311,7 +311,7 @@ class EncodingWalk(_Walk):
 
 
 class DecodingWalk(_Walk):
-    """The decoder's state between two segments of a batch."""
+    """State of the decoder between two segments of a batch."""
 
     def __init__(self, coder: LatentCoder, quality: int, grid: Grid, batch: int = 1):
         config, device = coder.prior.config, coder.prior.device
@@ -344,6 +344,7 @@ class DecodingWalk(_Walk):
             self.n_passes += 1
 
     def _decode_hyper(self, decoders: Sequence[SymbolDecoder]) -> None:
+        """Decode each picture's hyper-latent."""
         prior, tables, restored = self.coder.prior, self.coder.tables, []
         parameters = _flatten(prior.hyper_parameters(self.quality, math.prod(hyper_grid(self.grid))))
         indices = _as_array(parameters.table_index)
@@ -424,9 +425,9 @@ def symbols_of(
 def pass_parameters(
     prior: IntegerPrior, y_16: Tensor, reveal_pass: int, quality: int, features: Tensor
 ) -> CodingParameters:
-    """Predict all elements of a pass: parameters [M] in the order of coding. y_16 [B, h, w, C], features [B, h, w, D].
+    """Predict all elements of a pass: parameters [M] in the order of coding.
 
-    y_16 and features are as in `IntegerPrior.__call__`.
+    y_16 [B, h, w, C] and features [B, h, w, hyper_width] are as in `IntegerPrior.__call__`.
     """
     elements = PassElements(prior.config, reveal_pass, y_16.device)
     mean_16 = torch.empty(*y_16.shape[:3], elements.n_channels, dtype=torch.int32, device=y_16.device)

@@ -78,8 +78,8 @@ class SymbolGroup:
     def add(self, symbols: Int32Array, table_index: IntArray) -> None:
         """Append `symbols` int32 [N], each under the table that `table_index` [N] names.
 
-        Raises TypeError for other dtypes. Raises ValueError for unequal lengths, an index out of range, a symbol beyond
-        `MAX_SYMBOL`, or one that is not 0 under a table that is not coded.
+        Raises TypeError for other dtypes. Raises ValueError for unequal lengths, an index out of range, or a symbol
+        beyond `MAX_SYMBOL`. Under a table that is not coded, any symbol but 0 is a ValueError, too.
         """
         _check_index(table_index, self.tables)
         _check_symbols(symbols, table_index)
