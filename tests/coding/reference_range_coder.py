@@ -1,6 +1,6 @@
 """The range coder of `docs/format.md` in plain Python integers: slow, exact, and independent of any library.
 
-Its `low` is one integer of any length, so that there are no carries to propagate.
+Its `low` is one integer of any length, so there are no carries to propagate.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ WORD, STATE, TOTAL = 1 << WORD_BITS, 1 << STATE_BITS, 1 << PRECISION_BITS
 
 
 class ReferenceEncoder:
-    """Narrows `[low, low + width)`, an interval of numbers of `64 + 32 n_words` bits."""
+    """Encoder that narrows `[low, low + width)`, an interval of numbers of `64 + 32 n_words` bits."""
 
     def __init__(self) -> None:
         self.low, self.width, self.n_words = 0, STATE - 1, 0
@@ -23,7 +23,7 @@ class ReferenceEncoder:
             self.low, self.width, self.n_words = self.low << WORD_BITS, self.width << WORD_BITS, self.n_words + 1
 
     def finish(self) -> bytes:
-        """The shortest byte string in the interval, and the smallest of that length."""
+        """Return the shortest byte string in the interval, and the smallest of that length."""
         n_bits = STATE_BITS + WORD_BITS * self.n_words
         for n_bytes in range(n_bits // 8 + 1):
             shift = n_bits - 8 * n_bytes
@@ -33,7 +33,7 @@ class ReferenceEncoder:
         raise AssertionError("an interval of at least one number holds a number")
 
     def whole_words(self) -> bytes:
-        """What constriction itself ends with: the words above `low`, and one of zeros if they do not suffice."""
+        """Return the bytes of constriction: the words above `low`, and a word of zeros if they do not suffice."""
         if self.width == STATE - 1 and not self.n_words:
             return b""
         n_bytes = 4 * (self.n_words + 1)
@@ -43,7 +43,7 @@ class ReferenceEncoder:
 
 
 class ReferenceDecoder:
-    """`offset` is the coded number less the encoder's `low`, its first 64 bits."""
+    """Decoder whose `offset` is the coded number minus the encoder's `low`, its first 64 bits."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.position, self.width = data, 8, STATE - 1

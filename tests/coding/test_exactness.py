@@ -1,4 +1,7 @@
-"""The same integers under other instruction sets, threads and libraries; `benchmarks/exactness.py` has more rows."""
+"""Latents and bytes are the same for other instruction sets, threads and libraries.
+
+`benchmarks/exactness.py` has more configurations.
+"""
 
 from pathlib import Path
 

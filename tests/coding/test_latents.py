@@ -1,17 +1,17 @@
-"""Quantisation by rate and distortion."""
+"""Choice of symbols by rate and distortion."""
 
 import numpy as np
 import pytest
 import torch
+from symbol_examples import ideal_bits
 
 from ulcodec.coding.integer_prior import MEAN_GRID, CodingParameters
-from ulcodec.coding.latents import quantise, zeroward_savings
-from ulcodec.coding.symbols import ideal_bits
+from ulcodec.coding.latents import quantise, zeroward_saved_bits
 from ulcodec.coding.tables import FrequencyTables
 from ulcodec.model.likelihood import SQUARED_BIN_BITS
-from ulcodec.store.model_directory import scale_tables
+from ulcodec.store.model_directory import initial_tables
 
-TABLES = scale_tables()
+TABLES = initial_tables()
 
 
 def bits(symbol: int, table: int) -> float:
@@ -19,14 +19,14 @@ def bits(symbol: int, table: int) -> float:
 
 
 @pytest.mark.parametrize(("table", "symbol"), [(5, 1), (20, 1), (20, -1), (40, 9), (63, 100)])
-def test_savings_are_differences_of_code_lengths(table: int, symbol: int) -> None:
+def test_saved_bits_are_differences_of_code_lengths(table: int, symbol: int) -> None:
     nearer = symbol - int(np.sign(symbol))
     expected = bits(symbol, table) - bits(nearer, table)
-    assert float(zeroward_savings(TABLES)[table, abs(symbol)]) == pytest.approx(expected, abs=1e-3)
+    assert float(zeroward_saved_bits(TABLES)[table, abs(symbol)]) == pytest.approx(expected, abs=1e-3)
     assert expected > 0
 
 
-def test_quantisation_takes_the_cheaper_of_two_symbols() -> None:
+def test_quantisation_chooses_the_cheaper_of_two_symbols() -> None:
     generator = torch.Generator().manual_seed(0)
     n = 400
     table = torch.randint(0, 64, (n,), generator=generator)
@@ -36,24 +36,24 @@ def test_quantisation_takes_the_cheaper_of_two_symbols() -> None:
     parameters = CodingParameters(mean_16, table.to(torch.uint8))
     y = residual + mean_16.float() / MEAN_GRID
     plain = quantise(y, parameters).numpy()
-    chosen = quantise(y, parameters, zeroward_savings(TABLES)).numpy()
+    chosen = quantise(y, parameters, zeroward_saved_bits(TABLES)).numpy()
 
     def cost(symbol: int, i: int) -> float:
         error = float(y[i].double() - mean_16[i] / MEAN_GRID) - symbol
         return bits(symbol, int(table[i])) + SQUARED_BIN_BITS * error**2
 
     for i in np.flatnonzero(table.numpy()):
-        nearest, taken = int(plain[i]), int(chosen[i])
+        nearest, symbol = int(plain[i]), int(chosen[i])
         candidates = {nearest, nearest - int(np.sign(nearest))}
-        assert taken in candidates
-        assert cost(taken, i) <= min(cost(symbol, i) for symbol in candidates) + 1e-6
+        assert symbol in candidates
+        assert cost(symbol, i) <= min(cost(candidate, i) for candidate in candidates) + 1e-6
     assert 10 < np.count_nonzero(plain != chosen) < n / 2
     assert not chosen[table.numpy() == 0].any()
 
 
-def test_tables_that_do_not_reach_both_ways_save_nothing() -> None:
+def test_tables_that_cover_one_sign_only_save_nothing() -> None:
     frequencies = np.array([[2**24, 0, 0, 0], [2**23, 2**22, 2**21, 2**21]], dtype=np.int32)
     for minimum in (-5, 0, 3):
         minima = np.array([0, minimum], dtype=np.int32)
         tables = FrequencyTables(frequencies, np.array([1, 4], dtype=np.int32), minima)
-        assert not zeroward_savings(tables).any()
+        assert not zeroward_saved_bits(tables).any()

@@ -1,4 +1,4 @@
-"""Ways of multiplying integers: each exact or never taken, and the fastest of the exact ones."""
+"""Products of integers: each is exact or never used, and the fastest exact one is chosen."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ from ulcodec.coding.products import (
     is_exact,
     neighbourhoods,
     neighbourhoods_of,
-    padded_to,
+    pad_to_multiples,
     shifted_product,
     trials,
 )
@@ -38,7 +38,7 @@ GRIDS = (None, (7, 30), (3, 5), (1, 1), (6, 1), (2, 24))
 
 
 def inputs(grid: Grid | None, batch: int, n_channels: int = 48) -> Tensor:
-    """Rows of all sizes, the largest of both signs among them."""
+    """Draw rows of all sizes, including the largest of both signs."""
     generator = torch.Generator().manual_seed(0)
     n_rows = batch * (grid[0] * grid[1] if grid else 60)
     x = torch.randint(-LARGEST_ACTIVATION, LARGEST_ACTIVATION + 1, (n_rows, n_channels), generator=generator)
@@ -55,7 +55,7 @@ def weights(n_in: int, n_out: int = 24) -> Tensor:
 
 
 def native_int8(a: Tensor, b: Tensor) -> Tensor:
-    """What `torch._int_mm` is on a processor that multiplies int8 exactly."""
+    """Compute `torch._int_mm` as a processor does that multiplies int8 exactly."""
     return (a.long() @ b.long()).int()
 
 
@@ -68,22 +68,22 @@ def forget_trials() -> Iterator[None]:
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("name", EXACT)
-def test_every_way_gives_the_integers_of_the_definition(name: str, grid: Grid | None) -> None:
+def test_every_product_equals_the_definition(name: str, grid: Grid | None) -> None:
     for batch in (1, 3):
         x, weight = inputs(grid, batch), weights(48 if grid is None else 9 * 48)
-        found = PRODUCTS[name](weight)(x, grid)
-        assert found.dtype == torch.int32
-        assert torch.equal(found, Int64Product(weight)(x, grid))
+        result = PRODUCTS[name](weight)(x, grid)
+        assert result.dtype == torch.int32
+        assert torch.equal(result, Int64Product(weight)(x, grid))
 
 
-def test_self_test_accepts_what_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_self_test_accepts_exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "_int_mm", native_int8)
     assert all(is_exact(name, CPU) for name in PRODUCTS)
 
 
 def test_self_test_refuses_sums_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     def saturating(a: Tensor, b: Tensor) -> Tensor:
-        """What `vpmaddubsw` does: pairs of unsigned times signed products, clamped to 16 bits."""
+        """Compute as `vpmaddubsw` does: pairs of unsigned times signed products, clamped to 16 bits."""
         pairs = (a.int() + 128).unflatten(1, (-1, 2))[..., None] * b.int().unflatten(0, (-1, 2))
         return pairs.sum(2).clamp(-(2**15), 2**15 - 1).sum(1, dtype=torch.int32) - 128 * b.sum(0, dtype=torch.int32)
 
@@ -92,7 +92,7 @@ def test_self_test_refuses_sums_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> N
     assert choose_product(CPU) != "int8"
 
 
-def test_self_test_refuses_what_this_build_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_self_test_refuses_products_that_the_build_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(a: Tensor, b: Tensor) -> Tensor:
         raise RuntimeError("not implemented for this device")
 
@@ -100,7 +100,7 @@ def test_self_test_refuses_what_this_build_lacks(monkeypatch: pytest.MonkeyPatch
     assert not is_exact("int8", CPU)
 
 
-def test_float32_takes_one_product_where_that_is_exact_and_halves_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_uses_halves_only_for_rows_where_one_product_may_be_inexact(monkeypatch: pytest.MonkeyPatch) -> None:
     halved: list[int] = []
     by_halves = Float32Product.by_halves
 
@@ -116,11 +116,13 @@ def test_float32_takes_one_product_where_that_is_exact_and_halves_elsewhere(monk
     assert torch.equal(product(x), Int64Product(weight)(x))
     assert halved == [2]
     one_product = product.product(x.float(), None)
-    assert not torch.equal(one_product, Int64Product(weight)(x)), "else this test would mean nothing"
+    assert not torch.equal(one_product, Int64Product(weight)(x)), (
+        "one product must be inexact for this test to mean anything"
+    )
 
 
-def test_shapes_that_cuda_asks_for_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`torch._int_mm` wants multiples of 8 there, and more than 16 rows: zeros are appended and cut off."""
+def test_padding_for_cuda_changes_no_integer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA, `torch._int_mm` needs sides that are multiples of 8, and more than 16 rows."""
 
     def demanding(a: Tensor, b: Tensor) -> Tensor:
         assert len(a) > 16
@@ -130,7 +132,7 @@ def test_shapes_that_cuda_asks_for_change_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch, "_int_mm", demanding)
     x, weight = inputs(None, 1, 13)[:5], weights(13, 11)
     product = Int8Product(weight)
-    product.is_cuda, product.weight = True, padded_to(weight, 8, 8)
+    product.is_cuda, product.weight = True, pad_to_multiples(weight, 8, 8)
     assert torch.equal(product(x), Int64Product(weight)(x))
 
 
@@ -141,14 +143,14 @@ def test_neighbourhoods_of_some_positions() -> None:
         assert torch.equal(neighbourhoods_of(x, grid, positions), neighbourhoods(x, grid)[positions])
 
 
-def test_shifted_product_equals_that_of_neighbourhoods() -> None:
+def test_shifted_product_equals_the_product_of_neighbourhoods() -> None:
     for grid in ((7, 30), (3, 5), (1, 1), (1, 40)):
         x, weight = inputs(grid, 2).double(), weights(9 * 48).double()
         assert torch.equal(shifted_product(x, weight, grid), neighbourhoods(x, grid) @ weight)
 
 
 class Fake:
-    """A way of multiplying of known speed: it takes so many ticks of the fake clock."""
+    """Product of known speed: each call advances the fake clock by `ticks`."""
 
     clock = 0.0
 
@@ -172,16 +174,18 @@ class Fake:
         ({"wrong": Fake(1, exact=False), "wrong too": Fake(1, exact=False)}, "int64"),
     ],
 )
-def test_the_fastest_exact_way_is_taken(fakes: dict[str, Fake], chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_exact_product_is_chosen(
+    fakes: dict[str, Fake], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(products, "PRODUCTS", fakes | {"int64": Fake(1)})
     monkeypatch.setattr(products.time, "perf_counter", lambda: Fake.clock)
     assert choose_product(CPU) == chosen
-    found = {trial.name: trial for trial in trials(CPU)}
-    assert all(found[name].is_exact == fake.exact for name, fake in fakes.items())
-    assert all(found[name].trial_ms == (1000 * fake.ticks if fake.exact else None) for name, fake in fakes.items())
+    results = {trial.name: trial for trial in trials(CPU)}
+    assert all(results[name].is_exact == fake.exact for name, fake in fakes.items())
+    assert all(results[name].trial_ms == (1000 * fake.ticks if fake.exact else None) for name, fake in fakes.items())
 
 
-def test_a_way_is_tried_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_are_tried_once_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
     first = trials(CPU)
     monkeypatch.setattr(products, "is_exact", lambda *_: pytest.fail("tried again"))
     assert trials(CPU) is first
@@ -202,7 +206,7 @@ class MatmulPrecision:
         torch.set_float32_matmul_precision(self.name)
 
     def __exit__(self, *_: object) -> None:
-        assert torch.get_float32_matmul_precision() == self.name, "what the caller has set must be restored"
+        assert torch.get_float32_matmul_precision() == self.name, "the caller's setting must not change"
         torch.set_float32_matmul_precision(self.before)
 
 
@@ -217,8 +221,8 @@ def test_settings_of_the_caller_change_no_integer(name: str, setting: str) -> No
             assert torch.equal(PRODUCTS[name](weight)(x, (16, 24)), expected)
 
 
-def test_a_setting_is_only_read() -> None:
-    """The caller's own products keep the precision that was asked for, and what is inherited stays inherited."""
+def test_products_do_not_change_the_precision() -> None:
+    """The caller's products keep the precision that the caller has set."""
     product, x = Float32Product(weights(1152, 128)), inputs((16, 24), 1, 128)
     with MatmulPrecision("medium"), exact_arithmetic(CPU):
         assert not float32_is_float32(CPU)
@@ -241,16 +245,16 @@ def test_an_inherited_precision_stays_inherited() -> None:
         torch.backends.fp32_precision = "none"
 
 
-def test_a_setting_that_changes_meanwhile_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_changes_during_a_product_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     product, x = Float32Product(weights(96)), inputs(None, 1, 96)
-    found = iter((True, False))
-    monkeypatch.setattr(products, "float32_is_float32", lambda device: next(found))
+    full_precision = iter((True, False))
+    monkeypatch.setattr(products, "float32_is_float32", lambda device: next(full_precision))
     monkeypatch.setattr(product, "product", lambda values, grid: torch.zeros(len(values), 24, dtype=torch.int32))
     assert torch.equal(product(x), Int64Product(product.integers)(x))
 
 
 def test_precision_before_torch_2_9(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One setting for all devices, which has other names."""
+    """Old versions of torch have one setting for all devices, under another name."""
     monkeypatch.setattr(torch.backends, "mkldnn", object())
     with MatmulPrecision("medium"):
         assert not float32_is_float32(CPU)

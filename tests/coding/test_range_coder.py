@@ -1,11 +1,11 @@
-"""The plain-Python range coder gives constriction's bytes, and reads them."""
+"""The range coder in plain Python writes the bytes of constriction, and reads them."""
 
 import constriction
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_symbols import frequency_rows
+from symbol_examples import frequency_rows
 
 from ulcodec.coding import range_coder
 from ulcodec.coding.range_coder import TOTAL
@@ -16,10 +16,10 @@ Draw = tuple[list[int], int]
 
 def assert_same_coder(draws: list[Draw]) -> None:
     libraries = (constriction.stream, range_coder)
-    steps = [(number % len(row), np.array(row) - 1.0) for row, number in draws]
+    choices = [(number % len(row), np.array(row) - 1.0) for row, number in draws]
     encoders = [library.queue.RangeEncoder() for library in libraries]
     for encoder, library in zip(encoders, libraries, strict=True):
-        for entry, weights in steps:
+        for entry, weights in choices:
             encoder.encode(np.array([entry], dtype=np.int32), library.model.Categorical(weights, perfect=False))
     theirs, ours = encoders
     assert ours.pos() == theirs.pos()
@@ -27,13 +27,13 @@ def assert_same_coder(draws: list[Draw]) -> None:
     assert shortest_bytes(ours) == data
     words = np.frombuffer(data + bytes(-len(data) % 4), dtype=">u4").astype(np.uint32)
     decoder = range_coder.queue.RangeDecoder(words)
-    decoded = [int(decoder.decode(range_coder.model.Categorical(weights), 1)[0]) for _, weights in steps]
-    assert decoded == [entry for entry, _ in steps]
+    decoded = [int(decoder.decode(range_coder.model.Categorical(weights), 1)[0]) for _, weights in choices]
+    assert decoded == [entry for entry, _ in choices]
 
 
 @given(st.lists(st.tuples(frequency_rows(), st.integers(0, 6)), max_size=60))
 @settings(max_examples=200, deadline=None)
-def test_same_interval_same_bytes_same_entries(draws: list[Draw]) -> None:
+def test_interval_bytes_and_entries_are_those_of_constriction(draws: list[Draw]) -> None:
     assert_same_coder(draws)
 
 
@@ -43,7 +43,7 @@ def test_carries_through_many_words(entry: int) -> None:
     assert_same_coder([(middle, 1)] * 200 + [(half, entry)] * 3)
 
 
-def test_data_that_codes_nothing() -> None:
+def test_data_that_no_encoder_writes_raises() -> None:
     words = np.full(4, 2**32 - 1, dtype=np.uint32)
     for library in (constriction.stream, range_coder):
         model = library.model.Categorical(np.array([TOTAL // 2, TOTAL // 2]) - 1.0, perfect=False)

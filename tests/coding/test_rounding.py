@@ -1,8 +1,8 @@
-"""Rounding that makes errors good."""
+"""Rounding that compensates for its errors."""
 
 import torch
 
-from ulcodec.coding.rounding import compensated
+from ulcodec.coding.rounding import round_with_compensation
 
 
 def layer(n_outputs: int = 16, n_inputs: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
@@ -11,20 +11,20 @@ def layer(n_outputs: int = 16, n_inputs: int = 40) -> tuple[torch.Tensor, torch.
     return weight, 20 * torch.randn(n_outputs, generator=generator, dtype=torch.float64)
 
 
-def test_inputs_that_have_nothing_in_common_leave_the_nearest_integers() -> None:
+def test_uncorrelated_inputs_give_the_nearest_integers() -> None:
     weight, bias = layer()
-    integers, moved = compensated(weight, bias, torch.eye(41, dtype=torch.float64), 127)
+    integers, moved = round_with_compensation(weight, bias, torch.eye(41, dtype=torch.float64), 127)
     assert torch.equal(integers, weight.round().clamp(-127, 127))
     torch.testing.assert_close(moved, bias)
 
 
-def test_inputs_that_go_together_share_the_error() -> None:
+def test_correlated_inputs_share_the_error() -> None:
     weight, bias = layer()
     generator = torch.Generator().manual_seed(3)
     few = torch.randn(500, 4, generator=generator, dtype=torch.float64)
     x = few @ torch.randn(4, 40, generator=generator, dtype=torch.float64)
     x = torch.cat((x + 0.1 * torch.randn(500, 40, generator=generator, dtype=torch.float64) + 1, torch.ones(500, 1)), 1)
-    integers, moved = compensated(weight, bias, x.T @ x, 127)
+    integers, moved = round_with_compensation(weight, bias, x.T @ x, 127)
     assert torch.equal(integers, integers.round())
     assert integers.abs().max() <= 127
 
@@ -35,7 +35,7 @@ def test_inputs_that_go_together_share_the_error() -> None:
     assert error(integers, moved) < error(weight.round(), bias) / 3
 
 
-def test_inputs_that_are_never_seen_leave_the_nearest_integers() -> None:
+def test_unseen_inputs_give_the_nearest_integers() -> None:
     weight, bias = layer()
-    integers, _ = compensated(weight, bias, torch.zeros(41, 41, dtype=torch.float64), 127)
+    integers, _ = round_with_compensation(weight, bias, torch.zeros(41, 41, dtype=torch.float64), 127)
     assert torch.equal(integers, weight.round().clamp(-127, 127))

@@ -12,7 +12,7 @@ from ulcodec.codec.image import Codec
 from ulcodec.codec.pixels import grid_of
 from ulcodec.coding.integer_prior import ACTIVATION_BITS, MEAN_GRID
 from ulcodec.coding.latents import encode_latent, symbols_of
-from ulcodec.coding.quantise_prior import flat, float_layers, integer_tensors, with_mean_bias
+from ulcodec.coding.quantise_prior import flatten_convolution, float_layers, integer_tensors, shift_mean_bias
 from ulcodec.coding.range_coder import TOTAL
 from ulcodec.coding.tables import fit_tables
 from ulcodec.export.calibration import QUALITIES, calibrate, count_symbols, input_moments, mean_errors, side_by_side
@@ -73,13 +73,13 @@ def test_errors_of_the_means_are_found_and_mended(
     stored, pictures = open_model(tiny_model_dir), [picture] * 20
     wrong = 0.3 * torch.linspace(-1, 1, stored.config.latent_channels, dtype=torch.float64)
     directory = tmp_path / "biased"
-    write_model(directory, with_coding(stored, with_mean_bias(stored.coding, wrong)))
+    write_model(directory, with_coding(stored, shift_mean_bias(stored.coding, wrong)))
     biased = ulcodec.load(directory, device="cpu")
     before, after = (mean_errors(codec, pictures) for codec in (tiny_codec, biased))
     coded = (after - before).abs() > wrong.abs() / 2
     assert coded.sum() > len(wrong) / 4
     assert torch.allclose((after - before)[coded], wrong[coded], rtol=0.5, atol=0.02)
-    mending = stored.coding | with_mean_bias(open_model(directory).coding, -after)
+    mending = stored.coding | shift_mean_bias(open_model(directory).coding, -after)
     write_model(directory, with_coding(stored, mending))
     mended = ulcodec.load(directory, device="cpu")
     assert mean_errors(mended, pictures)[coded].abs().mean() < after[coded].abs().mean() / 3
@@ -116,6 +116,6 @@ def test_rounding_for_the_inputs_that_files_give_changes_layers_less(
 
 def test_columns_are_what_a_convolution_sees() -> None:
     layer, x = conv(3, 5, 3), torch.randn(2, 3, 4, 6)
-    weight, bias = flat(layer)
+    weight, bias = flatten_convolution(layer)
     found = (side_by_side(x, 3) @ weight.T + bias).view(2, 4, 6, 5).permute(0, 3, 1, 2)
     torch.testing.assert_close(found, layer(x), atol=1e-5, rtol=1e-5)

@@ -20,7 +20,7 @@ from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import tracked
 from ulcodec.store.model_directory import open_model
 from ulcodec.store.networks import load_weights
-from ulcodec.store.tensor_files import consistent, read_document, read_tensors
+from ulcodec.store.tensor_files import read_consistently, read_document, read_tensors
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ def load_sampler(run_dir: Path, *, model: str | Path | None = None, device: torc
     checkpoint, or for a codec that did not make the latents of the run.
     """
     checkpoint = run_dir / "checkpoint"
-    config, ema = consistent(checkpoint, lambda: (read_document(checkpoint, "config"), read_tensors(checkpoint, "ema")))
+    config, ema = read_consistently(
+        checkpoint, lambda: (read_document(checkpoint, "config"), read_tensors(checkpoint, "ema"))
+    )
     if "stage2" not in config:
         raise ModelError(f"{run_dir} is not a run of stage 2")
     trained = config["model"]

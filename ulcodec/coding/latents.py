@@ -1,8 +1,12 @@
-"""Latents to segments and back: the walk through the reveal steps, the same distribution at both ends.
+"""Latents to the segments of a file and back: both directions walk through the reveal passes, side by side here.
 
-N = B h w positions of B pictures in row-major order, C latent channels. Within a step, elements are coded in the order
-of their positions, and of their channels within a position. The pictures of a batch share the prior's passes, and each
-has segments of its own. Symbols and indices of a step are [B, h, w, K]: K channels at a position (`PassElements`).
+A segment holds a reveal pass; the first one also holds the hyper-latent. In every pass, both directions predict the
+same distributions from the passes before. The encoder then quantises and encodes, the decoder decodes and restores.
+
+N = B h w positions of B pictures in row-major order, C latent channels. Within a pass, elements are coded in the order
+of their positions, and of their channels within a position. The pictures of a batch share the evaluations of the prior;
+each picture has its segments. Symbols and table indices of a pass are [B, h, w, K]: K channels at a position
+(`PassElements`).
 """
 
 import math
@@ -18,13 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ulcodec.coding.integer_prior import MEAN_GRID, CodingParameters, IntegerPrior
+from ulcodec.coding.products import Grid
 from ulcodec.coding.symbols import (
     DecodedGroup,
     SymbolDecoder,
     SymbolEncoder,
     SymbolGroup,
     count_tables,
-    decode_front_group,
+    decode_group_prefix,
 )
 from ulcodec.coding.tables import FrequencyTables
 from ulcodec.errors import ArithmeticMismatchError, CorruptDataError, ModelError
@@ -33,19 +38,20 @@ from ulcodec.memory import release
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.likelihood import zeroward
 from ulcodec.model.reveal import PassElements
+from ulcodec.model.tiles import Tile
 from ulcodec.progress import share, tracked
 
 LARGEST_CODED_SYMBOL = 2**19
-"""Larger symbols are clamped by the encoder; the entropy coder's escape goes to 2^20."""
+"""The encoder clamps larger symbols; the entropy coder's escape goes to 2^20."""
 
 FILE_PASSES = range(1, N_SEGMENTS + 1)
-"""A segment each, empty where the model has fewer reveal steps."""
+"""Reveal passes of a file, one segment each. The last ones are empty if the model has fewer passes."""
 
-ELEMENTS_AT_ONCE = 2**18
-"""What is quantised or restored together, which bounds the memory for that."""
+ELEMENTS_PER_CHUNK = 2**18
+"""Number of elements that are quantised or restored together, which bounds the memory for that."""
 
 LARGE_GRID = 2**16
-"""Latent positions from which on freed memory is given back between the steps: 16 Mpixel."""
+"""Number of latent positions (16 Mpixel) from which the encoder frees memory between passes."""
 
 
 @dataclass(frozen=True)
@@ -59,92 +65,332 @@ class LatentCoder:
         check_reveal_passes(self.prior.config)
 
     @cached_property
-    def savings(self) -> Tensor:
-        """Bits that a symbol of magnitude n costs more than n - 1, under each table: float64 [T, n]."""
-        return zeroward_savings(self.tables).to(self.prior.device)
+    def saved_bits(self) -> Tensor:
+        """`zeroward_saved_bits` of the tables, on the prior's device."""
+        return zeroward_saved_bits(self.tables).to(self.prior.device)
 
 
 def check_reveal_passes(config: ModelConfig) -> None:
-    """Raises ModelError if the model has more reveal steps than a file has segments."""
+    """Raise ModelError if the model has more reveal passes than a file has segments."""
     if len(config.reveal_passes) > N_SEGMENTS:
         raise ModelError(f"a file holds {N_SEGMENTS} reveal steps, and the model has {len(config.reveal_passes)}")
 
 
 class DecodedLatent(NamedTuple):
-    """Latent [N, C] and hyper-latent [N / 16, C_hyper] in 1/16 steps, int32."""
+    """Latent [N, C] and hyper-latent [N / 16, C_hyper] in sixteenths of a bin, int32."""
 
     y_16: Tensor
     hyper_16: Tensor
 
 
 class EncodedLatent(NamedTuple):
-    """The segments of a file, the symbols' check, and what a decoder restores."""
+    """The segments of a file, the check of its symbols, and the latent that a decoder restores."""
 
     segments: tuple[bytes, ...]
     symbol_check: int
     latent: DecodedLatent
 
 
-def hyper_grid(grid: tuple[int, int]) -> tuple[int, int]:
+def hyper_grid(grid: Grid) -> Grid:
+    """Return the grid of the hyper-latent, which has a position for every 4x4 of the latent."""
     return -(-grid[0] // 4), -(-grid[1] // 4)
 
 
-def zeroward_savings(tables: FrequencyTables) -> Tensor:
-    """Bits saved by coding n - 1 in place of n > 0, float64 [T, N]: 0 at n = 0 and where a table does not reach n."""
-    reach = np.minimum(-tables.minima, tables.minima + tables.lengths - 2)
-    savings = np.zeros((len(reach), max(int(reach.max()), 0) + 2))
-    for row, frequencies, first, last in zip(savings, tables.frequencies, -tables.minima, reach, strict=True):
-        if last > 0:
-            used = frequencies[first : first + last + 1].astype(np.float64)
-            row[1 : last + 1] = np.log2(used[:-1] / used[1:])
-    return torch.from_numpy(savings)
+# One picture or a batch, whole files
 
 
-def quantise(y: Tensor, parameters: CodingParameters, savings: Tensor | None = None) -> Tensor:
-    """Symbols for `y - mean`, int32, zero where the table is the one that is not coded. y and parameters: one shape.
+def encode_latent(
+    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
+) -> EncodedLatent:
+    """Encode one latent [C, h, w] and its hyper-latent; see `encode_latents`."""
+    [encoded] = encode_latents(coder, y[None], hyper[None], quality, thrift, overwrite_y=overwrite_y)
+    return encoded
 
-    The nearest integer or, with `savings` [T, N], the one before it towards zero where its bits are worth the error.
+
+def decode_latent(
+    coder: LatentCoder, segments: tuple[bytes, ...], symbol_check: int, quality: int, grid: Grid
+) -> DecodedLatent:
+    """Decode one latent; see `decode_latents`."""
+    [decoded] = decode_latents(coder, [segments], [symbol_check], quality, grid)
+    return decoded
+
+
+def encode_latents(
+    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
+) -> list[EncodedLatent]:
+    """Encode latents y [B, C, h, w] and hyper-latents [B, C_hyper, ceil(h/4), ceil(w/4)], float32, in bins.
+
+    `thrift` multiplies the Lagrangian weight of bits against squared error in the choice of symbols: a symbol moves one
+    bin towards zero if `thrift * saved_bits` exceeds what the added error is worth (see `zeroward`). 1 is best at the
+    given quality; more makes a smaller file with a larger error.
+    With `overwrite_y`, the restored latent may use the memory of y. That saves memory where y is channels last.
     """
-    residual = y.double() - parameters.mean_16 / MEAN_GRID
-    symbols = torch.floor(residual + 0.5).clamp(-LARGEST_CODED_SYMBOL, LARGEST_CODED_SYMBOL)
-    if savings is not None:
-        magnitude = symbols.abs()
-        saved = savings[parameters.table_index.long(), magnitude.clamp(max=savings.shape[1] - 1).long()]
-        symbols = zeroward(symbols, residual, saved)
-    return torch.where(parameters.table_index == 0, 0.0, symbols).to(torch.int32)
+    walk = EncodingWalk(coder, y, hyper, quality, thrift, overwrite_y=overwrite_y)
+    segments = [walk.encode_segments() for _ in tracked(FILE_PASSES)]
+    return [
+        EncodedLatent(picture_segments, check.value, latent)
+        for picture_segments, check, latent in zip(zip(*segments, strict=True), walk.checks, walk.latents, strict=True)
+    ]
 
 
-def restore(symbols: Tensor, mean_16: Tensor) -> Tensor:
-    """Decoded elements in 1/16 steps, int32."""
-    return symbols * MEAN_GRID + mean_16
+def decode_latents(
+    coder: LatentCoder,
+    segments: Sequence[tuple[bytes, ...]],
+    symbol_checks: Sequence[int],
+    quality: int,
+    grid: Grid,
+) -> list[DecodedLatent]:
+    """Invert `encode_latents`, up to quantisation.
+
+    Raises CorruptDataError for segments that no encoder writes, and ArithmeticMismatchError if the decoded symbols are
+    not those that the encoder coded.
+    """
+    if wrong := [len(picture_segments) for picture_segments in segments if len(picture_segments) != N_SEGMENTS]:
+        raise CorruptDataError(f"expected {N_SEGMENTS} segments, got {wrong[0]}")
+    walk = DecodingWalk(coder, quality, grid, len(segments))
+    for pass_segments in zip(*segments, strict=True):
+        walk.decode_segments(pass_segments)
+    if [check.value for check in walk.checks] != list(symbol_checks):
+        raise ArithmeticMismatchError(
+            "the file is sound, but decoding gave other symbols than were encoded; decode it on another machine"
+        )
+    return walk.latents
 
 
-def symbols_between(restored: Tensor, mean_16: Tensor) -> np.ndarray:
-    """Inverse of `restore`."""
-    symbols: np.ndarray = ((restored - mean_16) // MEAN_GRID).cpu().numpy()
-    return symbols
+# Cut and damaged files
 
 
-def as_array(integers: Tensor) -> np.ndarray:
-    array: np.ndarray = integers.cpu().numpy()
-    return array
+def decode_cut_latent(coder: LatentCoder, segments: tuple[bytes, ...], quality: int, grid: Grid) -> DecodedLatent:
+    """Decode the first segments of a file, the last of which is cut, up to the cut.
+
+    Elements beyond the cut become the prior's mean. Raises CorruptDataError for whole segments that no encoder writes.
+    """
+    walk = DecodingWalk(coder, quality, grid)
+    for segment in segments[:-1]:
+        walk.decode_segments([segment])
+    walk.decode_cut_segment(segments[-1])
+    walk.conceal()
+    return walk.latents[0]
 
 
-def row_spans(shape: torch.Size) -> Iterator[slice]:
-    """Rows of elements [B, h, w, K], so many at a time as `ELEMENTS_AT_ONCE` allows, one at least."""
-    n_rows = max(ELEMENTS_AT_ONCE // max(shape[0] * shape[2] * shape[3], 1), 1)
-    for start in range(0, shape[1], n_rows):
-        yield slice(start, min(start + n_rows, shape[1]))
+def conceal_latent(
+    coder: LatentCoder, segments: tuple[bytes, ...], quality: int, grid: Grid
+) -> tuple[DecodedLatent, int]:
+    """Decode the first segments of a damaged file until one is damaged; later elements become the prior's mean.
+
+    Returns the latent and the number of segments used. Raises CorruptDataError if the first segment is damaged.
+    """
+    walk = DecodingWalk(coder, quality, grid)
+    for segment in segments:
+        try:
+            walk.decode_segments([segment])
+        except CorruptDataError:
+            if walk.n_passes == 0:
+                raise
+            break
+    n_used = walk.n_passes
+    walk.conceal()
+    return walk.latents[0], n_used
 
 
-def flattened(parameters: CodingParameters) -> CodingParameters:
-    return CodingParameters(parameters.mean_16.flatten(), parameters.table_index.flatten())
+# The two walks
+
+
+class _Walk:
+    """State that both directions share between two segments: `n_passes` reveal passes of a batch are coded.
+
+    y_16 int32 [B, h, w, C] holds the restored elements of these passes.
+    """
+
+    def __init__(self, coder: LatentCoder, quality: int, y_16: Tensor):
+        self.coder, self.quality, self.y_16 = coder, quality, y_16
+        self.grid = y_16.shape[1], y_16.shape[2]
+        self.hyper_16 = self.features = torch.empty(0, dtype=torch.int32, device=y_16.device)
+        self.checks = [SymbolCheck() for _ in y_16]
+        self.n_passes = 0
+
+    @property
+    def latents(self) -> list[DecodedLatent]:
+        """The restored latent of each picture."""
+        batch = len(self.y_16)
+        chunks = zip(self.y_16.flatten(0, 2).chunk(batch), self.hyper_16.chunk(batch), strict=True)
+        return [DecodedLatent(*latent) for latent in chunks]
+
+    @property
+    def elements(self) -> PassElements:
+        """The elements of the next pass."""
+        return PassElements(self.coder.prior.config, self.n_passes + 1, self.y_16.device)
+
+    def predict(self, tile: Tile) -> CodingParameters:
+        """Predict the elements of the next pass in a tile: parameters [B, h, w, K]."""
+        return self.coder.prior(self.y_16, self.n_passes + 1, self.quality, self.features, tile)
+
+    def set_hyper(self, hyper_16: Tensor) -> None:
+        """Take the restored hyper-latents [B N / 16, C_hyper], on which all predictions depend."""
+        self.hyper_16 = hyper_16
+        self.features = self.coder.prior.hyper_features(hyper_16, self.quality, self.grid)
+
+
+class EncodingWalk(_Walk):
+    """State of the encoder between two segments, with the latents to encode; see `encode_latents`."""
+
+    def __init__(self, coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float, *, overwrite_y: bool):
+        self.y, self.hyper = (latent.permute(0, 2, 3, 1) for latent in (y, hyper))
+        self.saved_bits = coder.saved_bits * thrift
+        if overwrite_y:
+            y_16 = self.y.view(torch.int32)
+        else:
+            y_16 = torch.zeros(self.y.shape, dtype=torch.int32, device=y.device)
+        super().__init__(coder, quality, y_16)
+
+    def encode_segments(self) -> list[bytes]:
+        """Encode each picture's next segment."""
+        encoders = [SymbolEncoder() for _ in self.checks]
+        if self.n_passes == 0:
+            self._encode_hyper(encoders)
+        for encoder, group in zip(encoders, self._group_by_picture(self._quantise_rows()), strict=True):
+            encoder.encode_group(group)
+        self.n_passes += 1
+        segments = [encoder.finish() for encoder in encoders]
+        if math.prod(self.grid) >= LARGE_GRID:
+            release()
+        return segments
+
+    def _encode_hyper(self, encoders: Sequence[SymbolEncoder]) -> None:
+        """Encode each picture's hyper-latent, and keep what a decoder restores of it."""
+        flat = self.coder.prior.hyper_parameters(self.quality, math.prod(self.hyper.shape[:3]))
+        parameters = CodingParameters(*(part.view(self.hyper.shape) for part in flat))
+        symbols = quantise(self.hyper, parameters)
+        groups = self._group_by_picture([(symbols, parameters.table_index)])
+        for encoder, group in zip(encoders, groups, strict=True):
+            encoder.encode_group(group)
+        self.set_hyper(restore(symbols, parameters.mean_16).flatten(0, 2))
+
+    def _quantise_rows(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Quantise the elements of the next pass, and restore them into y_16, a row of tiles at a time.
+
+        Yields symbols and table indices [B, M] of each row of tiles, in the order of coding.
+        """
+        elements, batch, n_columns = self.elements, len(self.y), self.grid[1]
+        for tile in self.coder.prior.tiles(self.grid):
+            rows, columns = tile.rows.inner, tile.columns.inner
+            if columns.start == 0:
+                shape = (batch, rows.stop - rows.start, n_columns, elements.n_channels)
+                symbols = torch.empty(shape, dtype=torch.int32, device="cpu")
+                indices = torch.empty_like(symbols, dtype=torch.uint8)
+            parameters = self.predict(tile)
+            indices[:, :, columns] = parameters.table_index
+            for chunk in _row_chunks(parameters.mean_16.shape):
+                symbols[:, chunk, columns] = self._quantise_chunk(tile, chunk, parameters)
+            if columns.stop == n_columns:
+                origin = rows.start, 0
+                yield (
+                    elements.in_order(symbols, origin).view(batch, -1),
+                    elements.in_order(indices, origin).view(batch, -1),
+                )
+
+    def _quantise_chunk(self, tile: Tile, chunk: slice, parameters: CodingParameters) -> Tensor:
+        """Quantise some rows of a tile, and restore them into y_16: symbols [B, rows, w, K]."""
+        elements, rows, columns = self.elements, tile.rows.inner, tile.columns.inner
+        origin = rows.start + chunk.start, columns.start
+        place = slice(None), slice(origin[0], rows.start + chunk.stop), columns
+        parameters = CodingParameters(*(part[:, chunk] for part in parameters))
+        symbols = quantise(elements.gather(self.y[place], origin), parameters, self.saved_bits)
+        elements.scatter(restore(symbols, parameters.mean_16), self.y_16[place], origin)
+        return symbols
+
+    def _group_by_picture(self, parts: Iterable[tuple[Tensor, Tensor]]) -> list[SymbolGroup]:
+        """Collect each picture's group from parts in the order of coding: symbols and table indices [B, ...]."""
+        groups = [SymbolGroup(self.coder.tables) for _ in self.checks]
+        for batch_symbols, batch_indices in parts:
+            pictures = zip(groups, self.checks, batch_symbols, batch_indices, strict=True)
+            for group, check, symbols, indices in pictures:
+                group.add(_as_array(symbols).ravel(), _as_array(indices).ravel())
+                check.update(_as_array(symbols))
+        return groups
+
+
+class DecodingWalk(_Walk):
+    """State of the decoder between two segments of a batch."""
+
+    def __init__(self, coder: LatentCoder, quality: int, grid: Grid, batch: int = 1):
+        config, device = coder.prior.config, coder.prior.device
+        y_16 = torch.zeros(batch, *grid, config.latent_channels, dtype=torch.int32, device=device)
+        super().__init__(coder, quality, y_16)
+
+    def decode_segments(self, segments: Sequence[bytes]) -> None:
+        """Decode each picture's next segment. After a CorruptDataError, the earlier passes still hold."""
+        decoders = [SymbolDecoder(segment) for segment in segments]
+        if self.n_passes == 0:
+            self._decode_hyper(decoders)
+        indices, groups = self._place_means(), []
+        for decoder, picture_indices in zip(decoders, indices, strict=True):
+            groups.append(decoder.decode_group(self._count_tables(picture_indices), self.coder.tables))
+            decoder.finish()
+        self._restore_rows(groups, indices)
+        self.n_passes += 1
+
+    def decode_cut_segment(self, prefix: bytes) -> None:
+        """Decode a prefix of the next segment, not the first; uncertain elements of the pass get the prior's mean."""
+        indices = self._place_means()
+        group = decode_group_prefix(prefix, self._count_tables(indices[0]), self.coder.tables)
+        self._restore_rows([group], indices)
+        self.n_passes += 1
+
+    def conceal(self) -> None:
+        """Give all later elements the prior's mean, pass by pass: the prior is trained to see earlier passes."""
+        while self.n_passes < N_SEGMENTS:
+            self._place_means()
+            self.n_passes += 1
+
+    def _decode_hyper(self, decoders: Sequence[SymbolDecoder]) -> None:
+        """Decode each picture's hyper-latent."""
+        prior, tables, restored = self.coder.prior, self.coder.tables, []
+        parameters = _flatten(prior.hyper_parameters(self.quality, math.prod(hyper_grid(self.grid))))
+        indices = _as_array(parameters.table_index)
+        for decoder, check in zip(decoders, self.checks, strict=True):
+            symbols = decoder.decode(indices, tables)
+            check.update(symbols)
+            restored.append(restore(torch.from_numpy(symbols).to(prior.device), parameters.mean_16))
+        self.set_hyper(torch.cat(restored).view(-1, prior.config.hyper_channels))
+
+    def _place_means(self) -> Tensor:
+        """Predict the next pass, and write the means into y_16; return the table indices [B, h, w, K], on the CPU."""
+        elements = self.elements
+        indices = torch.empty(*self.y_16.shape[:3], elements.n_channels, dtype=torch.uint8, device="cpu")
+        with share(1 / (N_SEGMENTS - self.n_passes)):
+            for tile in self.coder.prior.tiles(self.grid):
+                parameters = self.predict(tile)
+                elements.scatter(parameters.mean_16, tile.inner_of(self.y_16), tile.inner_origin)
+                tile.inner_of(indices).copy_(parameters.table_index)
+        return indices
+
+    def _restore_rows(self, groups: Sequence[DecodedGroup], indices: Tensor) -> None:
+        """Add the symbols of the next pass to the means in y_16, some rows at a time."""
+        elements = self.elements
+        for y_16, group, check, picture_indices in zip(self.y_16, groups, self.checks, indices, strict=True):
+            for rows, ordered_indices in self._in_order(picture_indices):
+                symbols, origin, target = group.take(ordered_indices), (rows.start, 0), y_16[None, rows]
+                check.update(symbols)
+                placed = elements.placed(torch.from_numpy(symbols).to(y_16.device), target.shape[:3], origin)
+                elements.scatter(restore(placed, elements.gather(target, origin)), target, origin)
+
+    def _count_tables(self, indices: Tensor) -> NDArray[np.intp]:
+        """Count a picture's elements under each table, from their indices [h, w, K]."""
+        counts = [count_tables(ordered_indices, self.coder.tables) for _, ordered_indices in self._in_order(indices)]
+        total: NDArray[np.intp] = np.sum(counts, axis=0)
+        return total
+
+    def _in_order(self, indices: Tensor) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
+        """Iterate over a picture's table indices [h, w, K] in the order of coding, some rows at a time."""
+        for rows in _row_chunks(indices[None].shape):
+            yield rows, _as_array(self.elements.in_order(indices[None, rows], (rows.start, 0)))
 
 
 class SymbolCheck:
     """CRC-16 (polynomial 0x1021, seed 0xFFFF) of all symbols in the order of coding, each as a little-endian int32.
 
-    It tells a decoder that its arithmetic is not the encoder's: then a sound file gives other symbols.
+    It tells a decoder that its arithmetic differs from the encoder's: a sound file then gives other symbols.
     """
 
     def __init__(self) -> None:
@@ -154,281 +400,101 @@ class SymbolCheck:
         self.value = crc_hqx(symbols.astype("<i4", order="C", copy=False).data, self.value)
 
 
-def encode_latent(
-    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
-) -> EncodedLatent:
-    """`encode_latents` of one latent [C, h, w] and its hyper-latent."""
-    [coded] = encode_latents(coder, y[None], hyper[None], quality, thrift, overwrite_y=overwrite_y)
-    return coded
-
-
-def encode_latents(
-    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
-) -> list[EncodedLatent]:
-    """Code latents y [B, C, h, w] and hyper-latents [B, C_hyper, ceil(h/4), ceil(w/4)], float32, in quantisation steps.
-
-    `thrift`: how much a saved bit counts against error, beside what is best at this quality; more makes a smaller file.
-    `overwrite_y`: what is restored may take the place of y, which saves its memory where y lies channels last.
-    """
-    savings = coder.savings * thrift
-    prior, batch, grid = coder.prior, len(y), (y.shape[2], y.shape[3])
-    y, hyper = (latent.permute(0, 2, 3, 1) for latent in (y, hyper))
-    checks = [SymbolCheck() for _ in range(batch)]
-
-    parameters = CodingParameters(
-        *(part.view(hyper.shape) for part in prior.hyper_parameters(quality, math.prod(hyper.shape[:3])))
-    )
-    symbols = quantise(hyper, parameters)
-    hyper_16 = restore(symbols, parameters.mean_16).flatten(0, 2)
-    encoders = [SymbolEncoder() for _ in range(batch)]
-    for encoder, group in zip(encoders, grouped(coder, checks, [(symbols, parameters.table_index)]), strict=True):
-        encoder.encode_group(group)
-    features = prior.hyper_features(hyper_16, quality, grid)
-
-    y_16 = y.view(torch.int32) if overwrite_y else torch.zeros(y.shape, dtype=torch.int32, device=y.device)
-    segments = []
-    for reveal_pass in tracked(FILE_PASSES):
-        rows_of_tiles = encoded_rows(coder, y, y_16, reveal_pass, quality, features, savings)
-        for encoder, group in zip(encoders, grouped(coder, checks, rows_of_tiles), strict=True):
-            encoder.encode_group(group)
-        segments.append([encoder.finish() for encoder in encoders])
-        encoders = [SymbolEncoder() for _ in range(batch)]
-        if math.prod(grid) >= LARGE_GRID:
-            release()
-    latents = own_latents(y_16.flatten(0, 2), hyper_16, batch)
-    own_segments = zip(*segments, strict=True)
-    return [
-        EncodedLatent(own, check.value, latent)
-        for own, check, latent in zip(own_segments, checks, latents, strict=True)
-    ]
-
-
-def grouped(
-    coder: LatentCoder, checks: Sequence[SymbolCheck], parts: Iterable[tuple[Tensor, Tensor]]
-) -> list[SymbolGroup]:
-    """Each picture's group of symbols, from parts in the order of coding: symbols int32 and table indices [B, ...]."""
-    groups = [SymbolGroup(coder.tables) for _ in checks]
-    for symbols, indices in parts:
-        for group, check, own_symbols, own_indices in zip(groups, checks, symbols, indices, strict=True):
-            group.add(as_array(own_symbols).ravel(), as_array(own_indices).ravel())
-            check.update(as_array(own_symbols))
-    return groups
-
-
-def encoded_rows(
-    coder: LatentCoder, y: Tensor, y_16: Tensor, reveal_pass: int, quality: int, features: Tensor, savings: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Symbols and table indices [B, M] of a step, a row of tiles at a time; what they restore goes into `y_16`.
-
-    y float32 and y_16 int32 [B, h, w, C], which may share their memory.
-    """
-    prior, elements = coder.prior, PassElements(coder.prior.config, reveal_pass, y.device)
-    batch, n_columns = len(y), y.shape[2]
-    for tile in prior.tiles((y.shape[1], n_columns)):
-        rows, columns = tile.rows.inner, tile.columns.inner
-        if columns.start == 0:
-            shape = (batch, rows.stop - rows.start, n_columns, elements.n_channels)
-            symbols = torch.empty(shape, dtype=torch.int32, device="cpu")
-            indices = torch.empty_like(symbols, dtype=torch.uint8)
-        predicted = prior(y_16, reveal_pass, quality, features, tile)
-        indices[:, :, columns] = predicted.table_index
-        for part in row_spans(predicted.mean_16.shape):
-            origin = rows.start + part.start, columns.start
-            place = slice(None), slice(origin[0], rows.start + part.stop), columns
-            own = CodingParameters(predicted.mean_16[:, part], predicted.table_index[:, part])
-            found = quantise(elements.gather(y[place], origin), own, savings)
-            elements.scatter(restore(found, own.mean_16), y_16[place], origin)
-            symbols[:, part, columns] = found
-        if columns.stop == n_columns:
-            ordered = (elements.in_order(whole, (rows.start, 0)) for whole in (symbols, indices))
-            yield next(ordered).view(batch, -1), next(ordered).view(batch, -1)
-
-
-def own_latents(y_16: Tensor, hyper_16: Tensor, batch: int) -> list[DecodedLatent]:
-    """What belongs to each picture of a batch."""
-    return [DecodedLatent(*pair) for pair in zip(y_16.chunk(batch), hyper_16.chunk(batch), strict=True)]
+# Symbols and distributions of a latent that is already restored
 
 
 def symbols_of(
-    coder: LatentCoder, latent: DecodedLatent, quality: int, grid: tuple[int, int]
+    coder: LatentCoder, latent: DecodedLatent, quality: int, grid: Grid
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Symbols int32 [M] and table indices uint8 [M] of a file that restores `latent`: hyper-latent, then each step."""
+    """Iterate over the symbols of a file that restores `latent`: of the hyper-latent, then of each pass.
+
+    Yields symbols int32 [M] and table indices uint8 [M].
+    """
     prior = coder.prior
-    parameters = flattened(prior.hyper_parameters(quality, len(latent.hyper_16)))
-    yield symbols_between(latent.hyper_16.flatten(), parameters.mean_16), as_array(parameters.table_index)
+    parameters = _flatten(prior.hyper_parameters(quality, len(latent.hyper_16)))
+    yield _symbols_between(latent.hyper_16.flatten(), parameters.mean_16), _as_array(parameters.table_index)
     features = prior.hyper_features(latent.hyper_16, quality, grid)
     y_16 = latent.y_16.view(1, *grid, -1)
     for reveal_pass in FILE_PASSES:
         elements = PassElements(prior.config, reveal_pass, y_16.device)
         parameters = pass_parameters(prior, y_16, reveal_pass, quality, features)
         restored = elements.in_order(elements.gather(y_16))
-        yield symbols_between(restored, parameters.mean_16), as_array(parameters.table_index)
+        yield _symbols_between(restored, parameters.mean_16), _as_array(parameters.table_index)
 
 
 def pass_parameters(
     prior: IntegerPrior, y_16: Tensor, reveal_pass: int, quality: int, features: Tensor
 ) -> CodingParameters:
-    """Parameters [M] of all elements of a step, in the order of coding. y_16 [B, h, w, C], features [B, h, w, ...]."""
+    """Predict all elements of a pass: parameters [M] in the order of coding.
+
+    y_16 [B, h, w, C] and features [B, h, w, hyper_width] are as in `IntegerPrior.__call__`.
+    """
     elements = PassElements(prior.config, reveal_pass, y_16.device)
     mean_16 = torch.empty(*y_16.shape[:3], elements.n_channels, dtype=torch.int32, device=y_16.device)
     whole = CodingParameters(mean_16, torch.empty_like(mean_16, dtype=torch.uint8))
     for tile in prior.tiles((y_16.shape[1], y_16.shape[2])):
-        predicted = prior(y_16, reveal_pass, quality, features, tile)
-        for target, part in zip(whole, predicted, strict=True):
+        parameters = prior(y_16, reveal_pass, quality, features, tile)
+        for target, part in zip(whole, parameters, strict=True):
             target[:, tile.rows.inner, tile.columns.inner] = part
     return CodingParameters(*(elements.in_order(part) for part in whole))
 
 
-def decode_latent(
-    coder: LatentCoder, segments: tuple[bytes, ...], symbol_check: int, quality: int, grid: tuple[int, int]
-) -> DecodedLatent:
-    """`decode_latents` of one picture."""
-    [decoded] = decode_latents(coder, [segments], [symbol_check], quality, grid)
-    return decoded
+# Quantisation
 
 
-def decode_latents(
-    coder: LatentCoder,
-    segments: Sequence[tuple[bytes, ...]],
-    symbol_checks: Sequence[int],
-    quality: int,
-    grid: tuple[int, int],
-) -> list[DecodedLatent]:
-    """Inverse of `encode_latents`, up to quantisation. Raises CorruptDataError, or ArithmeticMismatchError.
+def quantise(y: Tensor, parameters: CodingParameters, saved_bits: Tensor | None = None) -> Tensor:
+    """Choose the symbols of y, int32, one for each element; `parameters` have the shape of y.
 
-    The latter, where the symbols are not those that the encoder coded.
+    The symbol is the integer nearest to `y - mean`. With `saved_bits` [T, N] (see `zeroward_saved_bits`), it is the
+    integer before that, towards zero, if the bits saved outweigh the error added. It is 0 under the table that is not
+    coded.
     """
-    if wrong := [len(own) for own in segments if len(own) != N_SEGMENTS]:
-        raise CorruptDataError(f"expected {N_SEGMENTS} segments, got {wrong[0]}")
-    walk = DecodingWalk(coder, quality, grid, len(segments))
-    for of_step in zip(*segments, strict=True):
-        walk.advance(of_step)
-    if [check.value for check in walk.checks] != list(symbol_checks):
-        raise ArithmeticMismatchError("the file is sound, but decoding gave other symbols than were encoded")
-    return own_latents(*walk.latent, len(segments))
+    residual = y.double() - parameters.mean_16 / MEAN_GRID
+    symbols = torch.floor(residual + 0.5).clamp(-LARGEST_CODED_SYMBOL, LARGEST_CODED_SYMBOL)
+    if saved_bits is not None:
+        magnitude = symbols.abs().clamp(max=saved_bits.shape[1] - 1).long()
+        symbols = zeroward(symbols, residual, saved_bits[parameters.table_index.long(), magnitude])
+    return torch.where(parameters.table_index == 0, 0.0, symbols).to(torch.int32)
 
 
-def decode_cut_latent(
-    coder: LatentCoder, segments: tuple[bytes, ...], quality: int, grid: tuple[int, int]
-) -> DecodedLatent:
-    """Inverse of `encode_latent` as far as the first segments go, of which the last is only the front of one.
+def restore(symbols: Tensor, mean_16: Tensor) -> Tensor:
+    """Return the decoded elements in sixteenths of a bin, int32."""
+    return symbols * MEAN_GRID + mean_16
 
-    What they do not hold becomes the prior's mean. Raises CorruptDataError for whole ones that no encoder writes.
+
+def _symbols_between(restored: Tensor, mean_16: Tensor) -> np.ndarray:
+    """Invert `restore`."""
+    return _as_array((restored - mean_16) // MEAN_GRID)
+
+
+def zeroward_saved_bits(tables: FrequencyTables) -> Tensor:
+    """Return the bits saved by coding n - 1 in place of n > 0, under each table: float64 [T, N].
+
+    The entry is 0 for n = 0, and for symbols that a table does not cover with both signs.
     """
-    walk = DecodingWalk(coder, quality, grid)
-    for segment in segments[:-1]:
-        walk.advance([segment])
-    walk.advance_by_front(segments[-1])
-    walk.conceal()
-    return walk.latent
+    reach = np.minimum(-tables.minima, tables.minima + tables.lengths - 2)
+    saved_bits = np.zeros((len(reach), max(int(reach.max()), 0) + 2))
+    for row, frequencies, zero, last in zip(saved_bits, tables.frequencies, -tables.minima, reach, strict=True):
+        if last > 0:
+            used = frequencies[zero : zero + last + 1].astype(np.float64)
+            row[1 : last + 1] = np.log2(used[:-1] / used[1:])
+    return torch.from_numpy(saved_bits)
 
 
-def conceal_latent(
-    coder: LatentCoder, segments: tuple[bytes, ...], quality: int, grid: tuple[int, int]
-) -> tuple[DecodedLatent, int]:
-    """Decode what is sound of the first segments of a damaged file; the rest becomes the prior's mean.
-
-    Returns the latent and the number of segments used: a segment that no encoder writes ends the walk. Raises
-    CorruptDataError if that is the first one.
-    """
-    walk = DecodingWalk(coder, quality, grid)
-    for segment in segments:
-        try:
-            walk.advance([segment])
-        except CorruptDataError:
-            if walk.reveal_pass == 0:
-                raise
-            break
-    n_used = walk.reveal_pass
-    walk.conceal()
-    return walk.latent, n_used
+# Shapes
 
 
-class DecodingWalk:
-    """The state of decoding `batch` pictures between two segments: `reveal_pass` of them are decoded."""
+def _row_chunks(shape: torch.Size) -> Iterator[slice]:
+    """Divide the rows of elements [B, h, w, K] into chunks of at most `ELEMENTS_PER_CHUNK`, or of one row."""
+    n_rows = max(ELEMENTS_PER_CHUNK // max(shape[0] * shape[2] * shape[3], 1), 1)
+    for start in range(0, shape[1], n_rows):
+        yield slice(start, min(start + n_rows, shape[1]))
 
-    def __init__(self, coder: LatentCoder, quality: int, grid: tuple[int, int], batch: int = 1):
-        self.coder, self.quality, self.grid = coder, quality, grid
-        config, device = coder.prior.config, coder.prior.device
-        self.y_16 = torch.zeros(batch, *grid, config.latent_channels, dtype=torch.int32, device=device)
-        self.hyper_16 = self.features = torch.empty(0, dtype=torch.int32, device=device)
-        self.checks = [SymbolCheck() for _ in range(batch)]
-        self.reveal_pass = 0
 
-    @property
-    def latent(self) -> DecodedLatent:
-        """What has been restored, all pictures together."""
-        return DecodedLatent(self.y_16.flatten(0, 2), self.hyper_16)
+def _flatten(parameters: CodingParameters) -> CodingParameters:
+    return CodingParameters(parameters.mean_16.flatten(), parameters.table_index.flatten())
 
-    def advance(self, segments: Sequence[bytes]) -> None:
-        """Decode each picture's next segment. A CorruptDataError leaves the state after the passes before."""
-        decoders = [SymbolDecoder(segment) for segment in segments]
-        if self.reveal_pass == 0:
-            self.decode_hyper(decoders)
-        indices = self.predict()
-        groups = []
-        for decoder, own in zip(decoders, indices, strict=True):
-            groups.append(decoder.decode_group(self.count(own), self.coder.tables))
-            decoder.finish()
-        self.restore(groups, indices)
-        self.reveal_pass += 1
 
-    def advance_by_front(self, front: bytes) -> None:
-        """Decode what is sure by the front of the next segment; the rest of the step becomes the prior's mean."""
-        indices = self.predict()
-        self.restore([decode_front_group(front, self.count(indices[0]), self.coder.tables)], indices)
-        self.reveal_pass += 1
-
-    def decode_hyper(self, decoders: Sequence[SymbolDecoder]) -> None:
-        prior, tables = self.coder.prior, self.coder.tables
-        parameters = flattened(prior.hyper_parameters(self.quality, math.prod(hyper_grid(self.grid))))
-        index, restored = as_array(parameters.table_index), []
-        for decoder, check in zip(decoders, self.checks, strict=True):
-            symbols = decoder.decode(index, tables)
-            check.update(symbols)
-            restored.append(restore(torch.from_numpy(symbols).to(prior.device), parameters.mean_16))
-        self.hyper_16 = torch.cat(restored).view(-1, prior.config.hyper_channels)
-        self.features = prior.hyper_features(self.hyper_16, self.quality, self.grid)
-
-    @property
-    def elements(self) -> PassElements:
-        """Those of the next step."""
-        return PassElements(self.coder.prior.config, self.reveal_pass + 1, self.y_16.device)
-
-    def predict(self) -> Tensor:
-        """Put the means of the next step's elements into their places in y_16; returns their table indices."""
-        prior, elements = self.coder.prior, self.elements
-        indices = torch.empty(*self.y_16.shape[:3], elements.n_channels, dtype=torch.uint8, device="cpu")
-        with share(1 / (N_SEGMENTS - self.reveal_pass)):
-            for tile in prior.tiles(self.grid):
-                predicted = prior(self.y_16, self.reveal_pass + 1, self.quality, self.features, tile)
-                elements.scatter(predicted.mean_16, tile.inner_of(self.y_16), tile.inner_origin)
-                tile.inner_of(indices).copy_(predicted.table_index)
-        return indices
-
-    def count(self, indices: Tensor) -> NDArray[np.intp]:
-        """Number of a picture's elements under each table, from their indices [h, w, K]."""
-        counts = (count_tables(part, self.coder.tables) for _, part in self.in_order(indices))
-        total: NDArray[np.intp] = np.sum(list(counts), axis=0)
-        return total
-
-    def in_order(self, indices: Tensor) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
-        """A picture's table indices [h, w, K] in the order of coding, some rows at a time."""
-        for rows in row_spans(indices[None].shape):
-            yield rows, as_array(self.elements.in_order(indices[None, rows], (rows.start, 0)))
-
-    def restore(self, groups: Sequence[DecodedGroup], indices: Tensor) -> None:
-        """Add to the means in y_16 what the symbols of the next step say."""
-        elements = self.elements
-        for y_16, group, check, own in zip(self.y_16, groups, self.checks, indices, strict=True):
-            for rows, index in self.in_order(own):
-                symbols, origin, part = group.take(index), (rows.start, 0), y_16[None, rows]
-                check.update(symbols)
-                placed = elements.placed(torch.from_numpy(symbols).to(y_16.device), part.shape[:3], origin)
-                elements.scatter(restore(placed, elements.gather(part, origin)), part, origin)
-
-    def conceal(self) -> None:
-        """Give what is not decoded the prior's mean, step after step: each is trained on those before it."""
-        while self.reveal_pass < N_SEGMENTS:
-            self.predict()
-            self.reveal_pass += 1
+def _as_array(integers: Tensor) -> np.ndarray:
+    array: np.ndarray = integers.cpu().numpy()
+    return array

@@ -1,6 +1,6 @@
 """Quantise the float prior to integers: 8-bit weights with a power-of-two scale per output channel, and tables.
 
-Runs once, when a model is exported. `integer_prior` runs what this module makes.
+Runs once, when a model is exported. `integer_prior` runs the result.
 """
 
 import math
@@ -10,20 +10,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ulcodec.coding.integer_prior import FACTOR_BITS, MAX_EXPONENT, MEAN_BITS, MEAN_GRID, N_QUALITIES, Integers
+from ulcodec.coding.integer_layers import FACTOR_BITS, MAX_EXPONENT, N_QUALITIES, Integers
+from ulcodec.coding.integer_prior import MEAN_BITS, MEAN_GRID
 from ulcodec.coding.products import ACTIVATION_BITS, MAX_WEIGHT
-from ulcodec.coding.rounding import compensated
+from ulcodec.coding.rounding import round_with_compensation
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, bin_noise_variance
 from ulcodec.errors import ModelError
 from ulcodec.model.blocks import QualityTable
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
 from ulcodec.model.unified import UnifiedLatentModel
 
-# Export: from float weights to integers
-
 
 class FloatLayer(NamedTuple):
-    """What an integer layer is made of: weight [out, in] and bias [out], and the modules that take its inputs."""
+    """Source of an integer layer: weight [out, in] and bias [out], and the modules that read its inputs.
+
+    `out_bits`: fraction bits of the integer layer's outputs.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -31,52 +33,22 @@ class FloatLayer(NamedTuple):
     out_bits: int = ACTIVATION_BITS
 
 
-def integer_layer(name: str, layer: FloatLayer, moments: Tensor | None = None) -> dict[str, Tensor]:
-    """A layer as 8-bit integers with a power-of-two scale an output channel.
+def integer_tensors(model: UnifiedLatentModel, moments: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return the integers that define how a trained model codes: layers, and tables with one row per quality level.
 
-    With `moments` of its inputs (see `compensated`), what rounding a weight changes is made good by the others.
+    `moments`: of each layer's inputs, for `quantise_layer`.
     """
-    weight, bias = layer.weight.double(), layer.bias.double()
-    largest = weight.abs().amax(1).clamp(min=MAX_WEIGHT * 2.0**-MAX_EXPONENT)
-    exponent = torch.floor(torch.log2(MAX_WEIGHT / largest)).clamp(min=layer.out_bits - ACTIVATION_BITS)
-    scale = 2.0**exponent
-    if float((largest * scale).max()) > MAX_WEIGHT + 0.5:
-        raise ModelError(f"{name}: a weight of {float(largest.max()):.3g} is too large to code with")
-    weight, bias = weight * scale[:, None], bias * scale
-    integers, bias = (weight.round(), bias) if moments is None else compensated(weight, bias, moments, MAX_WEIGHT)
-    return {
-        f"{name}.weight": integers.to(torch.int8),
-        f"{name}.bias": torch.round(bias * 2.0**ACTIVATION_BITS).to(torch.int64),
-        f"{name}.exponent": exponent.to(torch.int8),
-    }
-
-
-def with_mean_bias(tensors: Integers, change: Tensor) -> dict[str, Tensor]:
-    """The mean head's bias with `change` [C], in the channels' own spread, added to what it gives."""
-    name = "prior.mean_head.bias"
-    one = 2.0 ** (tensors["prior.mean_head.exponent"].double() + ACTIVATION_BITS)
-    return {name: tensors[name] + torch.round(change * one).to(torch.int64)}
-
-
-def flat(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Weight [out, kh kw in] and bias [out] of a convolution, in the order of `neighbourhoods`."""
-    assert layer.bias is not None
-    return layer.weight.detach().permute(0, 2, 3, 1).flatten(1), layer.bias.detach()
-
-
-def every_quality(table: QualityTable) -> Tensor:
-    """float64 [Q, C]"""
-    quality = torch.arange(N_QUALITIES, dtype=torch.float64) / (N_QUALITIES - 1)
-    with torch.no_grad():
-        values: Tensor = table(quality)
-    return values[:, :, 0, 0].double()
+    tensors: dict[str, Tensor] = {}
+    for name, layer in float_layers(model).items():
+        tensors |= quantise_layer(name, layer, None if moments is None else moments[name])
+    return tensors | {f"table.{name}": torch.round(table).to(torch.int32) for name, table in _tables(model).items()}
 
 
 def float_layers(model: UnifiedLatentModel) -> dict[str, FloatLayer]:
-    """The layers of prior and hyper-decoder by the names of the integer ones."""
+    """Return the layers of prior and hyper-decoder, by the names of the integer layers."""
 
     def layer(*readers: str, out_bits: int = ACTIVATION_BITS, unit: float = 1.0) -> FloatLayer:
-        parts = [flat(model.get_submodule(reader)) for reader in readers]  # type: ignore[arg-type]
+        parts = [flatten_convolution(model.get_submodule(reader)) for reader in readers]  # type: ignore[arg-type]
         bias = torch.stack([bias for _, bias in parts]).sum(0)
         return FloatLayer(torch.cat([weight for weight, _ in parts], dim=1) / unit, bias / unit, readers, out_bits)
 
@@ -90,29 +62,70 @@ def float_layers(model: UnifiedLatentModel) -> dict[str, FloatLayer]:
     return layers | {f"hyper.{name}": layer(f"hyper_decoder.{name}") for name in ("stem", "up_32", "up_16")}
 
 
-def integer_tensors(model: UnifiedLatentModel, moments: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The integers that define how a trained model codes: layers and tables a quality level.
+def flatten_convolution(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Return weight [out, kh kw in] and bias [out] of a convolution, with inputs in the order of `neighbourhoods`."""
+    assert layer.bias is not None
+    return layer.weight.detach().permute(0, 2, 3, 1).flatten(1), layer.bias.detach()
 
-    `moments`: of each layer's inputs, for `integer_layer`.
+
+def quantise_layer(name: str, layer: FloatLayer, moments: Tensor | None = None) -> dict[str, Tensor]:
+    """Quantise a layer to 8-bit integers with a power-of-two scale per output channel.
+
+    With `moments` of its inputs (see `round_with_compensation`), weights compensate for the rounding of others. Raises
+    ModelError if a weight is too large.
     """
-    tensors: dict[str, Tensor] = {}
-    for name, layer in float_layers(model).items():
-        tensors |= integer_layer(name, layer, None if moments is None else moments[name])
+    weight, bias = layer.weight.double(), layer.bias.double()
+    largest = weight.abs().amax(1).clamp(min=MAX_WEIGHT * 2.0**-MAX_EXPONENT)
+    exponent = torch.floor(torch.log2(MAX_WEIGHT / largest)).clamp(min=layer.out_bits - ACTIVATION_BITS)
+    scale = 2.0**exponent
+    if float((largest * scale).max()) > MAX_WEIGHT + 0.5:
+        limit = MAX_WEIGHT * 2.0 ** (ACTIVATION_BITS - layer.out_bits)
+        raise ModelError(
+            f"{name}: a weight of {float(largest.max()):.3g} is too large to code with; the limit is {limit:.3g}"
+        )
+    weight, bias = weight * scale[:, None], bias * scale
+    if moments is None:
+        integers = weight.round()
+    else:
+        integers, bias = round_with_compensation(weight, bias, moments, MAX_WEIGHT)
+    return {
+        f"{name}.weight": integers.to(torch.int8),
+        f"{name}.bias": torch.round(bias * 2.0**ACTIVATION_BITS).to(torch.int64),
+        f"{name}.exponent": exponent.to(torch.int8),
+    }
+
+
+def shift_mean_bias(tensors: Integers, change: Tensor) -> dict[str, Tensor]:
+    """Add `change` [C] to the outputs of the mean head, in units of each channel's spread; return the new bias."""
+    name = "prior.mean_head.bias"
+    one = 2.0 ** (tensors["prior.mean_head.exponent"].double() + ACTIVATION_BITS)
+    return {name: tensors[name] + torch.round(change * one).to(torch.int64)}
+
+
+def _tables(model: UnifiedLatentModel) -> dict[str, Tensor]:
+    """Return the tables [Q, ...] in units of the integers, float64."""
     prior, hyper = model.prior, model.hyper_decoder
     one = 2.0**ACTIVATION_BITS
-    tables = {"bias": every_quality(prior.bias) * one}
+    tables = {"bias": _at_every_quality(prior.bias) * one}
     for i, block in enumerate(prior.blocks):
-        tables[f"blocks.{i}.bias"] = every_quality(block.get_submodule("bias")) * one  # type: ignore[arg-type]
+        tables[f"blocks.{i}.bias"] = _at_every_quality(block.get_submodule("bias")) * one  # type: ignore[arg-type]
 
-    log_gain = every_quality(prior.log_gain)
+    log_gain = _at_every_quality(prior.log_gain)
     noise = float(bin_noise_variance(torch.tensor(LATENT_LOG_SNR_0, dtype=torch.float64)))
     factor = 2.0 ** (ACTIVATION_BITS + FACTOR_BITS) / MEAN_GRID
     tables["estimate"] = log_gain.exp() / (log_gain.exp() ** 2 + noise) * factor
     tables["mean_gain"] = log_gain.exp() * MEAN_GRID * one
     tables["scale_offset"] = (log_gain - math.log(SCALE_MIN)) / LOG_SCALE_STEP * one
-    tables["hyper_gain"] = every_quality(hyper.log_gain).exp() * factor
-    tables["hyper_mean"] = every_quality(hyper.mean) * MEAN_GRID
-    tables["hyper_index"] = ((every_quality(hyper.log_scale) - math.log(SCALE_MIN)) / LOG_SCALE_STEP).clamp(
-        0, N_SCALES - 1
-    )
-    return tensors | {f"table.{name}": torch.round(table).to(torch.int32) for name, table in tables.items()}
+    tables["hyper_gain"] = _at_every_quality(hyper.log_gain).exp() * factor
+    tables["hyper_mean"] = _at_every_quality(hyper.mean) * MEAN_GRID
+    hyper_index = (_at_every_quality(hyper.log_scale) - math.log(SCALE_MIN)) / LOG_SCALE_STEP
+    tables["hyper_index"] = hyper_index.clamp(0, N_SCALES - 1)
+    return tables
+
+
+def _at_every_quality(table: QualityTable) -> Tensor:
+    """Evaluate a table at all quality levels: float64 [Q, C]."""
+    quality = torch.arange(N_QUALITIES, dtype=torch.float64) / (N_QUALITIES - 1)
+    with torch.no_grad():
+        values: Tensor = table(quality)
+    return values[:, :, 0, 0].double()

@@ -1,7 +1,7 @@
-"""The range coder of `docs/format.md` in plain Python: what codes where `constriction` has no build.
+"""Range coder of `docs/format.md` in plain Python, for platforms on which `constriction` has no build.
 
-Same names, same calls and same bytes as the part of `constriction.stream` that ulcodec uses, about a hundred times
-slower.
+It has the names, the calls and the bytes of the part of `constriction.stream` that ulcodec uses. It is about a hundred
+times slower.
 """
 
 from bisect import bisect_right
@@ -16,7 +16,7 @@ WORD, STATE, TOTAL = 1 << 32, 1 << 64, 1 << PRECISION_BITS
 
 
 class Categorical:
-    """Frequencies `weights + 1`, which sum to 2^24; `below[i]` is the sum of those before entry i."""
+    """Model with frequencies `weights + 1`, which sum to 2^24; `below[i]` is the sum of those before entry i."""
 
     def __init__(self, weights: NDArray[np.float64], perfect: bool = False):
         self.frequencies = [int(weight) + 1 for weight in weights]
@@ -24,7 +24,7 @@ class Categorical:
 
 
 class RangeEncoder:
-    """Narrows the interval `[low, low + width)`; `words` are the numbers above `low`, carries included."""
+    """Range encoder: narrows the interval `[low, low + width)`; `words` are the digits above `low`, with carries."""
 
     def __init__(self) -> None:
         self.low, self.width = 0, STATE - 1
@@ -39,14 +39,14 @@ class RangeEncoder:
             width = unit * frequencies[entry]
             if low >= STATE:
                 low -= STATE
-                self.carry()
+                self._carry()
             if width < WORD:
                 self.words.append(low >> WORD_BITS)
                 low, width = low << WORD_BITS & STATE - 1, width << WORD_BITS
         self.low, self.width = low, width
 
-    def carry(self) -> None:
-        """Add one to the number that the words spell."""
+    def _carry(self) -> None:
+        """Add one to the number whose digits are the words."""
         position = len(self.words) - 1
         while self.words[position] == WORD - 1:
             self.words[position] = 0
@@ -54,23 +54,23 @@ class RangeEncoder:
         self.words[position] += 1
 
     def pos(self) -> tuple[int, tuple[int, int]]:
-        """Number of words, low end of the interval below them, and its width."""
+        """Return the number of words, the interval's low end below them, and its width."""
         return len(self.words), (self.low, self.width)
 
     def get_compressed(self) -> NDArray[np.uint32]:
-        """Words that spell the low end of the interval."""
+        """Return the low end of the interval as words."""
         return np.array([*self.words, self.low >> WORD_BITS, self.low & WORD - 1], dtype=np.uint32)
 
 
 class RangeDecoder:
-    """`offset` is the coded number less the encoder's low end, over the same 64 bits."""
+    """Range decoder: `offset` is the coded number minus the encoder's low end, over the same 64 bits."""
 
     def __init__(self, words: NDArray[np.uint32]):
         self.words = [*words.tolist(), 0, 0]
         self.offset, self.width, self.position = self.words[0] << WORD_BITS | self.words[1], STATE - 1, 2
 
     def decode(self, model: Categorical, count: int) -> NDArray[np.int32]:
-        """The next `count` entries. Raises AssertionError for data that codes nothing."""
+        """Decode the next `count` entries. Raises AssertionError for data that no encoder writes."""
         frequencies, below = model.frequencies, model.below
         entries = np.empty(count, dtype=np.int32)
         for i in range(count):

@@ -1,18 +1,19 @@
-"""Rounding of a layer's weights to integers, each error made good by the weights that are still to be rounded."""
+"""Rounding of a layer's weights to integers that compensates for each error with the weights that are left to round."""
 
 import torch
 from torch import Tensor
 
 DAMPING = 1e-3
-"""Share of the mean second moment that is added to each, so that inputs which were never seen stay as they are."""
+"""Share of the mean second moment that is added to each moment, so that weights of unseen inputs do not change."""
 
 
-def compensated(weight: Tensor, bias: Tensor, moments: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """Integers in place of `weight` whose layer gives about the same on the inputs it sees, and a bias to go with them.
+def round_with_compensation(weight: Tensor, bias: Tensor, moments: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """Round weights to integers so that the layer's outputs change little on the inputs that it sees.
 
-    weight [out, in] and bias [out] in units of the integers; moments [in + 1, in + 1]: sums of the products of inputs,
-    the last of which is the 1 of the bias. All float64. Returns integers within +-`limit` and a bias that need not be
-    one. Inputs are taken from the strongest on (GPTQ, Frantar et al. 2022, arXiv 2210.17323, in the plain form).
+    weight [out, in] and bias [out] are in units of the integers. moments [in + 1, in + 1] are sums of products of
+    inputs, the last of which is the 1 of the bias. All float64. Returns integers within +-`limit`, and a bias that is
+    not rounded. Inputs are processed from the strongest to the weakest (GPTQ, Frantar et al. 2022, arXiv 2210.17323,
+    in its plain form).
     """
     n_inputs = weight.shape[1]
     strength = moments.diagonal()[:n_inputs]

@@ -20,7 +20,7 @@ from ulcodec.codec.pixels import grid_of, unflattened
 from ulcodec.coding.integer_prior import MEAN_GRID
 from ulcodec.coding.latents import FILE_PASSES, DecodedLatent, encode_latent, hyper_grid, symbols_of
 from ulcodec.coding.products import neighbourhoods
-from ulcodec.coding.quantise_prior import float_layers, integer_tensors, with_mean_bias
+from ulcodec.coding.quantise_prior import float_layers, integer_tensors, shift_mean_bias
 from ulcodec.coding.symbols import table_entries
 from ulcodec.coding.tables import fit_tables
 from ulcodec.devices import choose_device
@@ -30,7 +30,7 @@ from ulcodec.progress import share, tracked
 from ulcodec.store.model_directory import (
     StoredModel,
     open_model,
-    table_scales,
+    prior_scales,
     table_tensors,
     with_coding,
     write_model,
@@ -64,7 +64,7 @@ def calibrated(stored: StoredModel, pictures: Sequence[NDArray[np.uint8]], devic
     stored = with_coding(stored, integer_tensors(codec.model, moments))
     with share(0.4):
         errors = mean_errors(codec_of(stored, device), pictures)
-    stored = with_coding(stored, with_mean_bias(stored.coding, -errors))
+    stored = with_coding(stored, shift_mean_bias(stored.coding, -errors))
     codec = codec_of(stored, device)
     counts = np.zeros(codec.coder.tables.frequencies.shape, np.int64)
     for pixels in tracked(pictures):
@@ -108,7 +108,7 @@ def input_moments(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> dict[s
 
 
 def side_by_side(x: Tensor, kernel_size: int) -> Tensor:
-    """Unfold [B, C, h, w] to the inputs [B h w, kh kw C] of a 1x1 or 3x3 convolution, ordered as `flat` weights."""
+    """Unfold [B, C, h, w] to the inputs [B h w, kh kw C] of a convolution, ordered as in `flatten_convolution`."""
     rows = x.permute(0, 2, 3, 1).flatten(0, 2)
     return rows if kernel_size == 1 else neighbourhoods(rows, (x.shape[2], x.shape[3]))
 
@@ -146,7 +146,7 @@ def add_mean_errors(codec: Codec, pixels: NDArray[np.uint8], quality: int, total
     with torch.inference_mode():
         gain = model.prior.log_gain.gain(torch.tensor([quality / 100], device=codec.device)).flatten().double().cpu()
     float_means, restored = float_means[0].flatten(1).T.double().cpu(), latent.y_16.cpu() / MEAN_GRID
-    passes, variance = pass_map(model.config, grid).flatten(1).T, table_scales() ** 2 + ROUNDING_VARIANCE
+    passes, variance = pass_map(model.config, grid).flatten(1).T, prior_scales() ** 2 + ROUNDING_VARIANCE
     _, *groups = symbols_of(coder, latent, quality, grid)
     for reveal_pass, (symbols, index) in zip(FILE_PASSES, groups, strict=True):
         is_coded = passes == reveal_pass

@@ -28,7 +28,7 @@ from ulcodec.progress import share, tracked
 from ulcodec.store.installed import model_directory
 from ulcodec.store.model_directory import DENOISER, StoredModel, open_model, quantised_model, write_model
 from ulcodec.store.networks import load_weights
-from ulcodec.store.tensor_files import STAGING_NAME, consistent, is_written, read_document, read_tensors
+from ulcodec.store.tensor_files import STAGING_NAME, is_written, read_consistently, read_document, read_tensors
 
 CALIBRATION_PICTURES, CALIBRATION_CROP_PX = 48, 512
 MEASURED_PICTURES = 8
@@ -117,7 +117,7 @@ def read_checkpoint(run_dir: Path) -> Checkpoint:
     path = run_dir / "checkpoint"
     if not is_written(path):
         raise TrainingError(f"{run_dir}: no checkpoint to export")
-    return consistent(
+    return read_consistently(
         path,
         lambda: Checkpoint(read_document(path, "config"), read_document(path, "progress"), read_tensors(path, "ema")),
     )

@@ -1,4 +1,4 @@
-"""Which models are installed, without loading any of them."""
+"""Names and fingerprints of the installed models, without torch."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,10 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 
 
 def model_directory(model: str | Path) -> Path:
-    """Directory of a shipped model by its name, or of any model by its path. Raises ModelError if there is none."""
+    """Find the directory of a shipped model by its name, or of any model by its path.
+
+    Raises ModelError if there is none.
+    """
     for candidate in (WEIGHTS / str(model), Path(model)):
         if (candidate / "config.json").is_file():
             return candidate
@@ -18,9 +21,9 @@ def model_directory(model: str | Path) -> Path:
 
 
 def installed_fingerprints() -> dict[str, str]:
-    """Shipped models: the fingerprint that files carry (8 hexadecimal digits) -> name."""
-    found = {}
+    """Map the fingerprint that files carry (8 hexadecimal digits) to the name, for each shipped model."""
+    names = {}
     for file in sorted(WEIGHTS.glob("*/config.json")):
         document = json.loads(file.read_text())
-        found[document["coding_sha256"][:8]] = document["name"]
-    return found
+        names[document["coding_sha256"][:8]] = document["name"]
+    return names

@@ -1,5 +1,6 @@
 """Model directories: configuration, float weights (fp16), and the integers that define how files are coded."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,27 +10,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ulcodec.coding.integer_prior import IntegerPrior, fingerprint
+from ulcodec.coding.integer_layers import Integers
+from ulcodec.coding.integer_prior import IntegerPrior
 from ulcodec.coding.latents import LatentCoder, check_reveal_passes
 from ulcodec.coding.quantise_prior import integer_tensors
-from ulcodec.coding.tables import FrequencyTables, build_tables
+from ulcodec.coding.tables import FrequencyTables, gaussian_tables
 from ulcodec.errors import ModelError
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.installed import model_directory
 from ulcodec.store.networks import load_network
-from ulcodec.store.tensor_files import consistent, read_document, read_tensors, write_directory
+from ulcodec.store.tensor_files import read_consistently, read_document, read_tensors, write_directory
 
 DENOISER = "decoder.denoiser"
-"""Prefix of the denoiser's weights."""
+"""Prefix of the names of the denoiser's weights."""
 
 TABLE_PARTS = ("frequencies", "lengths", "minima")
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model directory that has been read and whose integers match their fingerprint (SHA-256)."""
+    """Contents of a model directory, with integers that match the fingerprint.
+
+    `weights`: of the float networks. `coding`: the integers that code files. `document`: `config.json`.
+    """
 
     name: str
     config: ModelConfig
@@ -40,38 +45,43 @@ class StoredModel:
 
     @property
     def denoiser(self) -> dict[str, Any] | None:
-        """How the denoiser was trained, None if it was not."""
+        """How the denoiser was trained; None if it was not."""
         return self.document.get("denoiser")
 
     def networks(self, device: torch.device) -> UnifiedLatentModel:
-        """Float networks, ready to run."""
+        """Make the float networks, ready to run."""
         return load_network(lambda: UnifiedLatentModel(self.config), self.weights, device)
 
     def coder(self, device: torch.device) -> LatentCoder:
-        """Integer prior and frequency tables."""
+        """Make the integer prior and the frequency tables."""
         frequencies, lengths, minima = (self.coding[f"tables.{part}"].numpy().astype(np.int32) for part in TABLE_PARTS)
         prior = IntegerPrior(self.config, self.coding, device)
         return LatentCoder(prior, FrequencyTables(frequencies, lengths, minima))
 
 
 def open_model(model: str | Path) -> StoredModel:
-    """Read a shipped model by name, any other by directory. Raises ModelError if missing, incomplete or altered."""
+    """Read a shipped model by its name, or any model by its directory.
+
+    Raises ModelError if it is missing, incomplete or altered.
+    """
     directory = model_directory(model)
-    return consistent(directory, lambda: read_model(directory))
+    return read_consistently(directory, lambda: _read_model(directory))
 
 
-def read_model(directory: Path) -> StoredModel:
-    """`open_model` of a directory that nobody writes meanwhile."""
+def _read_model(directory: Path) -> StoredModel:
+    """Read a model directory that no process writes to. Raises ModelError as `open_model`."""
     document = read_document(directory, "config")
     try:
         config = ModelConfig.from_json(document["model"])
         name, sha256 = str(document["name"]), document["coding_sha256"]
     except KeyError as error:
-        raise ModelError(f"{directory / 'config.json'}: missing {error}") from error
+        raise ModelError(f"{directory / 'config.json'}: missing {error}; export the model again") from error
     coding = read_tensors(directory, "coding")
     digest = fingerprint(config, coding)
     if digest.hex() != sha256:
-        raise ModelError(f"{directory}: the coding integers do not match their fingerprint; the model is damaged")
+        raise ModelError(
+            f"{directory}: the coding integers do not match their fingerprint; install or export the model again"
+        )
     return StoredModel(name, config, digest, read_tensors(directory, "weights"), coding, document)
 
 
@@ -90,7 +100,7 @@ def quantised_model(name: str, model: UnifiedLatentModel, provenance: dict[str, 
     hold what the model codes.
     """
     check_reveal_passes(model.config)
-    coding = integer_tensors(model) | table_tensors(scale_tables())
+    coding = integer_tensors(model) | table_tensors(initial_tables())
     weights = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
     document = {"name": name, "model": model.config.to_json(), "provenance": provenance}
     return StoredModel(name, model.config, fingerprint(model.config, coding), weights, coding, document)
@@ -109,17 +119,27 @@ def write_model(directory: Path, stored: StoredModel) -> str:
     return stored.fingerprint.hex()
 
 
+def fingerprint(config: ModelConfig, coding: Integers) -> bytes:
+    """Return the SHA-256 of all that decides which symbols a file holds: the integers and the reveal schedule."""
+    digest = hashlib.sha256("|".join(config.reveal).encode())
+    for name in sorted(coding):
+        array = coding[name].contiguous().cpu().numpy()
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
+
+
 def table_tensors(tables: FrequencyTables) -> dict[str, Tensor]:
-    """Frequency tables as a model directory holds them."""
+    """Return frequency tables as the tensors of a model directory."""
     return {f"tables.{part}": torch.from_numpy(getattr(tables, part)) for part in TABLE_PARTS}
 
 
-def scale_tables() -> FrequencyTables:
-    """The frequency tables of the prior's 64 log-spaced scales."""
-    return build_tables(table_scales())
+def initial_tables() -> FrequencyTables:
+    """Return the tables of a model that is not calibrated: Gaussians with the prior's scales."""
+    return gaussian_tables(prior_scales())
 
 
-def table_scales() -> NDArray[np.float64]:
-    """Their standard deviations in symbols, [N_SCALES]."""
+def prior_scales() -> NDArray[np.float64]:
+    """Return the 64 log-spaced standard deviations that the prior chooses from, in symbols: [N_SCALES]."""
     scales: NDArray[np.float64] = SCALE_MIN * np.exp(LOG_SCALE_STEP * np.arange(N_SCALES))
     return scales

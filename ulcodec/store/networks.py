@@ -13,33 +13,33 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors into a module of the same names and shapes, converting dtypes. Raises ModelError otherwise."""
-    set_weights(module, tensors, assign=False)
+    """Copy tensors into a module, converting dtypes. Raises ModelError if names or shapes differ."""
+    _set_weights(module, tensors, assign=False)
 
 
 def load_network(make: Callable[[], Network], tensors: Mapping[str, Tensor], device: torch.device) -> Network:
-    """Make a float32 network that holds these tensors, ready to run on the device: channels last, without gradients.
+    """Make a float32 network that holds `tensors`, ready to run on a device: channels last, without gradients.
 
     Raises ModelError if names or shapes differ.
     """
-    with SkipInitialisation():
+    with _SkipInitialisation():
         network = make()
-    # Conversion, device and layout in one copy, in place of one each: the tensors are mapped from their files.
+    # One copy converts dtype, device and layout: the tensors are memory-mapped from their files.
     placed = {
-        name: tensor.to(device, torch.float32, memory_format=layout_of(tensor)) for name, tensor in tensors.items()
+        name: tensor.to(device, torch.float32, memory_format=_layout_of(tensor)) for name, tensor in tensors.items()
     }
-    set_weights(network, placed, assign=True)
+    _set_weights(network, placed, assign=True)
     ready: Network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return ready.eval().requires_grad_(False)
 
 
-def layout_of(tensor: Tensor) -> torch.memory_format:
-    """Channels last for the weights of convolutions, as `Module.to` chooses."""
+def _layout_of(tensor: Tensor) -> torch.memory_format:
+    """Return channels last for the weights of convolutions, as `Module.to` does."""
     return torch.channels_last if tensor.ndim == 4 else torch.preserve_format
 
 
-class SkipInitialisation(TorchFunctionMode):
-    """Leaves the weights of modules made within as memory happens to be: random ones take longer than reading them."""
+class _SkipInitialisation(TorchFunctionMode):
+    """Context in which new modules keep uninitialised weights: drawing them takes longer than reading stored ones."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
@@ -48,8 +48,8 @@ class SkipInitialisation(TorchFunctionMode):
         return func(*args, **options)
 
 
-def set_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, assign: bool) -> None:
-    """Copy tensors into a module's parameters, or put them in their place. Raises ModelError if they do not fit."""
+def _set_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, assign: bool) -> None:
+    """Copy tensors into a module's parameters, or assign them. Raises ModelError if names or shapes differ."""
     try:
         module.load_state_dict(dict(tensors), assign=assign)
     except RuntimeError as error:

@@ -1,9 +1,9 @@
-"""Tensors on disk: safetensors shards below 15 MB, in directories that hold one version, old or new, at any moment.
+"""Tensors on disk: safetensors shards below 15 MB, in directories that hold one whole version at any moment.
 
-A directory is written in a staging folder inside it, `.ulcodec-TOKEN.tmp`. Once its files are on the disk, that takes
-the name `.ulcodec-TOKEN.ready`, and from then on the new version counts: its files move to their places one by one, and
-whoever reads meanwhile takes those that have not moved from the folder. What others keep in the directory, or beside
-it, is left alone.
+A new version is written to a staging folder inside the directory, `.ulcodec-TOKEN.tmp`. Once its files are on the disk,
+the folder is renamed to `.ulcodec-TOKEN.ready`. From then on the new version counts. Its files then move into the
+directory one by one; readers take files that have not moved yet from the staging folder. Files that this module did not
+write are never changed, neither in the directory nor beside it.
 """
 
 import json
@@ -24,10 +24,10 @@ from ulcodec.io.files import keep_permissions, temporary_name
 SHARD_BYTES = 15_000_000
 
 GROUPS = ("model", "ema", "optimizer", "weights", "coding")
-"""Groups of checkpoints and models; a directory holds no others beside those that are written."""
+"""Groups of checkpoints and models. A new version replaces the shards of all of them, even if it has no such group."""
 
 CONTENTS = "contents.list"
-"""In a staging folder: the names of its files, so that those that have moved are known."""
+"""File in a staging folder that lists the version's files, including those that have moved already."""
 
 SHARD_NAME = re.compile(r"(?P<group>\w+)-\d{5}\.safetensors")
 DOCUMENT_NAME = re.compile(r"\w+\.json")
@@ -37,8 +37,8 @@ READING_ATTEMPTS = 100
 Result = TypeVar("Result")
 
 
-def shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Tensors in their order, packed into dictionaries of less than `SHARD_BYTES` (a larger tensor stands alone)."""
+def pack_shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Pack tensors, in their order, into dictionaries of less than `SHARD_BYTES`, or of one larger tensor."""
     packed: list[dict[str, Tensor]] = [{}]
     size_bytes = 0
     for name, tensor in tensors.items():
@@ -53,158 +53,169 @@ def shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 def write_directory(path: Path, groups: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]) -> None:
     """Write tensors as `GROUP-00000.safetensors ...` and documents as `NAME.json`, all of them or none.
 
-    They replace those of the same names, and shards that are left of a version before. Other files stay. Raises OSError
-    if the disk is full, or the directory cannot be written.
+    They replace files of the same names, and shards of the version before. Other files stay. Raises OSError if the disk
+    is full, or if the directory cannot be written.
     """
-    made = not path.exists()
+    is_new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     staging = path / f"{temporary_name()}.tmp"
     try:
         recover_directory(path)
         staging.mkdir(mode=0o700)
-        for group, tensors in groups.items():
-            for index, shard in enumerate(shards(tensors)):
-                write_shard(shard, staging / f"{group}-{index:05d}.safetensors", path)
-        for name, document in documents.items():
-            (staging / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
-        names = sorted(file.name for file in staging.iterdir())
-        (staging / CONTENTS).write_text("\n".join(names))
-        for file in staging.iterdir():
-            with open(file, "r+b") as handle:
-                os.fsync(handle.fileno())
+        _write_files(staging, groups, documents)
         ready = staging.rename(staging.with_suffix(".ready"))
     except BaseException:
-        discard(staging)
-        if made:
+        _discard(staging)
+        if is_new:
             with suppress(OSError):
                 path.rmdir()
         raise
-    finish(ready)
+    _install(ready)
 
 
-def write_shard(shard: dict[str, Tensor], file: Path, directory: Path) -> None:
-    """Write tensors to a file. Raises OSError, which names the directory."""
+def _write_files(staging: Path, groups: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]) -> None:
+    """Write a version and the list of its files to a staging folder, and wait until they are on the disk."""
+    for group, tensors in groups.items():
+        for index, shard in enumerate(pack_shards(tensors)):
+            _write_shard(shard, staging / f"{group}-{index:05d}.safetensors", staging.parent)
+    for name, document in documents.items():
+        (staging / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    names = sorted(file.name for file in staging.iterdir())
+    (staging / CONTENTS).write_text("\n".join(names))
+    for file in staging.iterdir():
+        with open(file, "r+b") as handle:
+            os.fsync(handle.fileno())
+
+
+def _write_shard(shard: dict[str, Tensor], file: Path, directory: Path) -> None:
+    """Write tensors to a file. Raises OSError that names the directory."""
     try:
         save_file(shard, file)
     except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        if found is None:
+        match = re.search(r"os error (\d+)", str(error))
+        if match is None:
             raise OSError(f"{directory}: {error}") from error
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(directory)) from error
+        raise OSError(int(match[1]), os.strerror(int(match[1])), str(directory)) from error
 
 
 def recover_directory(path: Path) -> None:
-    """Finish what a killed `write_directory` left: a version that is whole takes its place, any other is discarded.
+    """Clean up after a killed `write_directory`: install a whole version, discard an incomplete one.
 
-    For the one process that writes the directory. Readers need not call it.
+    Only the process that writes the directory may call it. Readers need not.
     """
-    for staging in staging_folders(path):
+    for staging in _staging_folders(path):
         if staging.suffix == ".ready":
-            finish(staging)
+            _install(staging)
         else:
-            discard(staging)
+            _discard(staging)
 
 
-def staging_folders(path: Path) -> list[Path]:
-    """The folders of writers that are at work, or were killed."""
+def _staging_folders(path: Path) -> list[Path]:
+    """Return the staging folders of writers that are at work, or that were killed."""
     if not path.is_dir():
         return []
     return [path / name for name in sorted(os.listdir(path)) if STAGING_NAME.fullmatch(name)]
 
 
-def finish(ready: Path) -> None:
-    """Move the files of a version that is whole to their places; what was done already is not done again."""
-    path, names = ready.parent, contents(ready)
+def _install(ready: Path) -> None:
+    """Move the files of a whole version into the directory; continues where a killed process stopped."""
+    path, names = ready.parent, _listed_files(ready)
     for name in names:
         if (ready / name).exists():
             keep_permissions(path / name, ready / name)
             os.replace(ready / name, path / name)
-    for stale in stale_shards(path, names) if names else ():
+    for stale in _stale_shards(path, names) if names else ():
         (path / stale).unlink()
-    discard(ready)
+    _discard(ready)
 
 
-def contents(ready: Path) -> list[str]:
-    """Names of the files of a version that is whole; none if all of it is done."""
+def _listed_files(ready: Path) -> list[str]:
+    """Return the names of the files of a whole version; none if it is installed completely."""
     try:
         names = (ready / CONTENTS).read_text().splitlines()
     except FileNotFoundError:
         return []
-    return [name for name in names if is_ours(name)]
+    return [name for name in names if _is_ours(name)]
 
 
-def stale_shards(path: Path, names: list[str]) -> list[str]:
-    """Shards in a directory that a version of these files replaces by others, or by none."""
-    groups = {*GROUPS, *(found["group"] for name in names if (found := SHARD_NAME.fullmatch(name)))}
-    shards_there = (found for name in sorted(os.listdir(path)) if (found := SHARD_NAME.fullmatch(name)))
-    return [found[0] for found in shards_there if found["group"] in groups and found[0] not in names]
+def _stale_shards(path: Path, names: list[str]) -> list[str]:
+    """Return the shards in a directory that are no part of a version with files `names`, which replaces them."""
+    groups = {*GROUPS, *(match["group"] for name in names if (match := SHARD_NAME.fullmatch(name)))}
+    shards = (match for name in sorted(os.listdir(path)) if (match := SHARD_NAME.fullmatch(name)))
+    return [match[0] for match in shards if match["group"] in groups and match[0] not in names]
 
 
-def is_ours(name: str) -> bool:
+def _is_ours(name: str) -> bool:
+    """Whether `write_directory` writes files of this name."""
     return bool(SHARD_NAME.fullmatch(name) or DOCUMENT_NAME.fullmatch(name))
 
 
-def discard(staging: Path) -> None:
-    """Remove a staging folder, but for files that no `write_directory` put there."""
+def _discard(staging: Path) -> None:
+    """Remove a staging folder, except for files that `write_directory` did not put there."""
     with suppress(FileNotFoundError):
         for name in os.listdir(staging):
-            if is_ours(name) or name == CONTENTS:
+            if _is_ours(name) or name == CONTENTS:
                 (staging / name).unlink()
         with suppress(OSError):
             staging.rmdir()
 
 
-def stored_files(path: Path) -> dict[str, Path]:
-    """Where the files of a directory's newest version are, by their names: those that have not moved yet too."""
+def _stored_files(path: Path) -> dict[str, Path]:
+    """Map the files of a directory's newest version to their paths, in the directory or in a staging folder."""
     if not path.is_dir():
         return {}
-    files = {name: path / name for name in os.listdir(path) if is_ours(name)}
-    for ready in staging_folders(path):
-        if ready.suffix == ".ready" and (names := contents(ready)):
-            for stale in stale_shards(path, names):
+    files = {name: path / name for name in os.listdir(path) if _is_ours(name)}
+    for ready in _staging_folders(path):
+        if ready.suffix == ".ready" and (names := _listed_files(ready)):
+            for stale in _stale_shards(path, names):
                 files.pop(stale, None)
             files |= {name: ready / name if (ready / name).exists() else path / name for name in names}
     return files
 
 
 def is_written(path: Path) -> bool:
-    """Whether a directory holds what `write_directory` writes, whole or damaged."""
-    return bool(stored_files(path))
+    """Whether a directory holds files of `write_directory`, whole or damaged."""
+    return bool(_stored_files(path))
 
 
-def consistent(path: Path, read: Callable[[], Result]) -> Result:
-    """What `read` gives of a directory, read anew if a version took the place of another meanwhile."""
+def read_consistently(path: Path, read: Callable[[], Result]) -> Result:
+    """Return the result of `read` for one version of a directory: reads again if a writer replaced the version.
+
+    Raises ModelError from `read`, or if every attempt met a new version.
+    """
     for _ in range(READING_ATTEMPTS):
-        before = version_of(path)
+        before = _version_of(path)
         try:
             result = read()
         except ModelError:
-            if version_of(path) == before:
+            if _version_of(path) == before:
                 raise
         else:
-            if version_of(path) == before:
+            if _version_of(path) == before:
                 return result
-    raise ModelError(f"{path} is written again and again while it is read")
+    raise ModelError(
+        f"{path} changed during each of {READING_ATTEMPTS} attempts to read it; stop its writer, or copy it"
+    )
 
 
-def version_of(path: Path) -> dict[str, tuple[int, int, int]]:
-    """Tells one version of a directory's files from another, wherever they are."""
+def _version_of(path: Path) -> dict[str, tuple[int, int, int]]:
+    """Return the inode, size and time of each file of a directory: they differ between versions."""
     version = {}
-    for name, file in stored_files(path).items():
+    for name, file in _stored_files(path).items():
         with suppress(FileNotFoundError):
-            found = file.stat()
-            version[name] = (found.st_ino, found.st_size, found.st_mtime_ns)
+            status = file.stat()
+            version[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
     return version
 
 
 def read_tensors(path: Path, group: str) -> dict[str, Tensor]:
-    """All tensors of a group written by `write_directory`. Raises ModelError if there are none or one is damaged."""
-    stored = stored_files(path)
+    """Read all tensors of a group. Raises ModelError if there are none, or if a file is damaged."""
+    stored = _stored_files(path)
     files = [
-        stored[name] for name in sorted(stored) if (found := SHARD_NAME.fullmatch(name)) and found["group"] == group
+        stored[name] for name in sorted(stored) if (match := SHARD_NAME.fullmatch(name)) and match["group"] == group
     ]
     if not files:
-        raise ModelError(f"{path}: no {group} weights")
+        raise ModelError(f"{path}: no files {group}-*.safetensors")
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
@@ -215,12 +226,12 @@ def read_tensors(path: Path, group: str) -> dict[str, Tensor]:
 
 
 def read_document(path: Path, name: str) -> dict[str, Any]:
-    """A JSON object written by `write_directory`. Raises ModelError."""
-    file = stored_files(path).get(f"{name}.json", path / f"{name}.json")
+    """Read the JSON object `NAME.json`. Raises ModelError if it is missing or damaged."""
+    file = _stored_files(path).get(f"{name}.json", path / f"{name}.json")
     try:
         document = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ModelError(f"{file}: {error}") from error
     if not isinstance(document, dict):
-        raise ModelError(f"{file}: not a JSON object")
+        raise ModelError(f"{file}: expected a JSON object, got {type(document).__name__}")
     return document

@@ -1,0 +1,59 @@
+"""Integer layers: exact, or refused."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ulcodec.coding.integer_layers import StoredIntegers, pixel_shuffle
+from ulcodec.coding.products import LARGEST_ACTIVATION, PRODUCTS, is_exact, neighbourhoods
+from ulcodec.coding.quantise_prior import integer_tensors
+from ulcodec.errors import ModelError
+from ulcodec.model.unified import UnifiedLatentModel
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_layers_are_exact_at_the_limits(tiny_model: UnifiedLatentModel, name: str) -> None:
+    if not is_exact(name, CPU):
+        pytest.skip(f"{name} products are not exact on this processor")
+    tensors = integer_tensors(tiny_model)
+    layer = StoredIntegers(tensors, PRODUCTS[name], CPU).layer("prior.blocks.0.expand")
+    weight, bias, exponent = (
+        tensors[f"prior.blocks.0.expand.{part}"].long() for part in ("weight", "bias", "exponent")
+    )
+    x = torch.randint(-LARGEST_ACTIVATION, LARGEST_ACTIVATION + 1, (50, weight.shape[1]))
+    x[0], x[1], x[2] = LARGEST_ACTIVATION, -LARGEST_ACTIVATION, LARGEST_ACTIVATION * weight[0].sign()
+    sums = (x @ weight.T + bias).double() / 2.0**exponent
+    assert torch.equal(layer(x.to(torch.int32)).double(), (sums + 0.5).floor())
+
+
+def positions_of(x: torch.Tensor) -> torch.Tensor:
+    """[1, C, h, w] -> [N, C]"""
+    return x[0].flatten(1).T
+
+
+def test_neighbourhoods_and_pixel_shuffle_match_torch() -> None:
+    grid = (7, 10)
+    x = torch.randn(1, 3, *grid, dtype=torch.float64)
+    weight = torch.randn(5, 3, 3, 3, dtype=torch.float64)
+    product = neighbourhoods(positions_of(x), grid) @ weight.permute(0, 2, 3, 1).flatten(1).T
+    torch.testing.assert_close(product, positions_of(F.conv2d(x, weight, padding=1)))
+    wide = torch.randn(1, 12, *grid)
+    assert torch.equal(pixel_shuffle(wide.permute(0, 2, 3, 1)), F.pixel_shuffle(wide, 2).permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [("weight", 127, "sums may leave 32 bits"), ("weight", 128, "out of range"), ("bias", 2**30, "sums may leave"),
+     ("exponent", -1, "out of range"), ("exponent", 40, "out of range")],
+)  # fmt: skip
+def test_layers_that_may_be_inexact_are_rejected(part: str, value: int, message: str) -> None:
+    parts = {"weight": torch.ones(4, 1152), "bias": torch.zeros(4), "exponent": torch.ones(4)}
+    parts["weight"][0, :500] = 100
+    tensors = {f"layer.{name}": tensor.long() for name, tensor in parts.items()}
+    stored = StoredIntegers(tensors, PRODUCTS["int64"], CPU)
+    stored.layer("layer")
+    tensors[f"layer.{part}"][0] = value
+    with pytest.raises(ModelError, match=f"layer: .*{message}"):
+        stored.layer("layer")

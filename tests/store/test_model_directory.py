@@ -1,0 +1,90 @@
+"""Model directories are opened only if nothing that decides how files are coded has changed."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ulcodec.coding.quantise_prior import integer_tensors
+from ulcodec.errors import ModelError
+from ulcodec.model.config import N_CHANNEL_GROUPS, N_PHASES, TINY, ModelConfig
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store.model_directory import fingerprint, open_model
+from ulcodec.store.tensor_files import read_document
+
+Damage = Callable[[Path], object]
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+@pytest.fixture
+def model_dir(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """Copy of the tiny model's directory that a test may damage."""
+    return shutil.copytree(tiny_model_dir, tmp_path / "model")
+
+
+def alter_an_integer(directory: Path) -> None:
+    file = directory / "coding-00000.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def alter_the_reveal(directory: Path) -> None:
+    document = read_document(directory, "config")
+    document["model"]["reveal"].reverse()
+    (directory / "config.json").write_text(json.dumps(document))
+
+
+def drop_the_hash(directory: Path) -> None:
+    document = read_document(directory, "config")
+    del document["coding_sha256"]
+    (directory / "config.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (alter_an_integer, "do not match their fingerprint"),
+        (alter_the_reveal, "do not match their fingerprint"),
+        (drop_the_hash, "missing 'coding_sha256'"),
+        (lambda directory: cut(directory / "coding-00000.safetensors"), "coding-00000"),
+        (lambda directory: cut(directory / "weights-00000.safetensors"), "weights-00000"),
+        (lambda directory: (directory / "config.json").unlink(), "nor a model directory"),
+    ],
+    ids=["integer", "reveal", "no-hash", "cut-coding", "cut-weights", "no-config"],
+)
+def test_altered_models_are_refused(model_dir: Path, damage: Damage, message: str) -> None:
+    open_model(model_dir)
+    damage(model_dir)
+    with pytest.raises(ModelError, match=message):
+        open_model(model_dir)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("latent_channels", 20), ("negative_slope", 1.0), ("negative_slope", -0.1)]
+)
+def test_invalid_configurations(field: str, value: float) -> None:
+    with pytest.raises(ModelError, match=f"{field} must be"):
+        dataclasses.replace(TINY, **{field: value})
+
+
+def test_every_integer_is_in_the_fingerprint(tiny_model: UnifiedLatentModel) -> None:
+    tensors = integer_tensors(tiny_model)
+    assert all(not tensor.is_floating_point() for tensor in tensors.values())
+    fingerprints = {fingerprint(TINY, tensors)}
+    for name, tensor in tensors.items():
+        changed = tensor.clone()
+        changed.view(-1)[-1] += 1
+        fingerprints.add(fingerprint(TINY, tensors | {name: changed}))
+    assert len(fingerprints) == 1 + len(tensors)
+    assert fingerprint(TINY, dict(reversed(tensors.items()))) in fingerprints, (
+        "the order of the tensors does not matter"
+    )
+    values = TINY.to_json() | {"reveal": ["1" * N_PHASES] * N_CHANNEL_GROUPS}
+    assert fingerprint(ModelConfig.from_json(values), tensors) not in fingerprints
