@@ -11,7 +11,7 @@ from ulcodec.coding.integer_prior import MEAN_GRID
 from ulcodec.coding.latents import encode_latent
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
 from ulcodec.model.config import BASE, N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, ModelConfig
-from ulcodec.model.likelihood import chain_bits, coding_walk, lower_bound, reveal_predictions, unit_bin_bits
+from ulcodec.model.likelihood import chain_bits, simulate_coding, lower_bound, predict_all_passes, unit_bin_bits
 from ulcodec.model.prior import Prediction
 from ulcodec.model.reveal import pass_map
 from ulcodec.model.unified import UnifiedLatentModel
@@ -80,7 +80,7 @@ def test_channel_groups_do_not_all_begin_at_one_place() -> None:
 
 
 def step_by_step(model: UnifiedLatentModel, y: Tensor, features: Tensor) -> Prediction:
-    """Slow reference of `reveal_predictions` for one picture: one pass a step, which sees only what was revealed."""
+    """Slow reference of `predict_all_passes` for one picture: one pass a step, which sees only what was revealed."""
     steps = pass_map(model.config, GRID)
     mean, log_scale = torch.zeros_like(y), torch.zeros_like(y)
     revealed = torch.zeros_like(y)
@@ -99,7 +99,7 @@ def test_all_steps_in_one_batch_equal_one_step_at_a_time(
     y, hyper = latents
     features = tiny_model.hyper_decoder(hyper, QUALITY, GRID)
     expected = step_by_step(tiny_model, y, features)
-    for batched, single in zip(reveal_predictions(tiny_model, y, QUALITY, features), expected, strict=True):
+    for batched, single in zip(predict_all_passes(tiny_model, y, QUALITY, features), expected, strict=True):
         torch.testing.assert_close(batched, single, rtol=1e-4, atol=1e-4)
 
 
@@ -113,7 +113,7 @@ def test_predictions_depend_on_earlier_elements_only(
     changed = y.repeat(len(places), 1, 1, 1)
     for index, place in enumerate(places):
         changed[(index, *place.tolist())] += 20
-    predictions = reveal_predictions(
+    predictions = predict_all_passes(
         tiny_model, torch.cat((y, changed)), QUALITY.repeat(1 + len(places)), features.repeat(1 + len(places), 1, 1, 1)
     )
     differs = (predictions.mean[1:] != predictions.mean[:1]) | (predictions.log_scale[1:] != predictions.log_scale[:1])
@@ -130,7 +130,7 @@ def test_predictions_depend_on_the_hyper_latent(tiny_model: UnifiedLatentModel, 
     y, hyper = latents
     first = pass_map(TINY, GRID)[None] == 1
     one, other = (
-        reveal_predictions(tiny_model, y, QUALITY, tiny_model.hyper_decoder(h, QUALITY, GRID)) for h in (hyper, -hyper)
+        predict_all_passes(tiny_model, y, QUALITY, tiny_model.hyper_decoder(h, QUALITY, GRID)) for h in (hyper, -hyper)
     )
     assert (one.mean != other.mean)[first].float().mean() > 0.9
 
@@ -143,7 +143,7 @@ def test_restored_latents_are_those_of_files(tiny_codec: Codec, tiny_model: Unif
     expected = coded.latent.y_16.T.reshape(y.shape) / MEAN_GRID
     decoded_hyper = coded.latent.hyper_16.T.reshape(hyper.shape) / MEAN_GRID
     features = tiny_model.hyper_decoder(decoded_hyper, QUALITY, GRID)
-    restored, _ = coding_walk(tiny_model, y, QUALITY, features)
+    restored, _ = simulate_coding(tiny_model, y, QUALITY, features)
     assert ((restored - expected).abs() < 0.3).float().mean() > 0.95
 
 
@@ -152,8 +152,8 @@ def test_the_walk_predicts_from_what_it_restores(
 ) -> None:
     y, hyper = latents[0].requires_grad_(True), latents[1]
     features = tiny_model.hyper_decoder(hyper, QUALITY, GRID)
-    restored, prediction = coding_walk(tiny_model, y, QUALITY, features)
-    expected = reveal_predictions(tiny_model, restored, QUALITY, features)
+    restored, prediction = simulate_coding(tiny_model, y, QUALITY, features)
+    expected = predict_all_passes(tiny_model, restored, QUALITY, features)
     for walked, batched in zip(prediction, expected, strict=True):
         torch.testing.assert_close(walked, batched, rtol=1e-4, atol=1e-4)
     weights = torch.arange(y.numel()).view_as(y).sin()

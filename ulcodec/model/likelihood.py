@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, sum_per_picture
 from ulcodec.model.fusion import fused
-from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction, in_bins, wiener
+from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction, to_bins, wiener_estimate
 from ulcodec.model.reveal import pass_elements, pass_map
 from ulcodec.model.unified import UnifiedLatentModel
 
@@ -76,13 +76,13 @@ def quantised(y: Tensor, prediction: Prediction) -> Tensor:
 def write_errors(y: Tensor, corrections: Prediction, gain: Tensor, elements: Tensor, errors: Tensor) -> None:
     """Write by how much a file's symbols miss y, for the elements [M] of a step. All [B, h w C], gain [B, C]."""
     own = Prediction(*(part[:, elements] for part in corrections))
-    prediction = in_bins(own, gain[:, elements % gain.shape[1]])
+    prediction = to_bins(own, gain[:, elements % gain.shape[1]])
     errors[:, elements] = quantised(y[:, elements], prediction) - y[:, elements]
 
 
 def known_estimate(y_known: Tensor, gain: Tensor) -> Tensor:
     """What `Prior` makes of elements known to the fixed noise and of zeros elsewhere, in the channels' own spread."""
-    return wiener(y_known, torch.full((), LATENT_LOG_SNR_0, dtype=torch.float32, device=y_known.device), gain)
+    return wiener_estimate(y_known, torch.full((), LATENT_LOG_SNR_0, dtype=torch.float32, device=y_known.device), gain)
 
 
 @fused
@@ -95,7 +95,7 @@ def by_place(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1)
 
 
-def coding_walk(
+def simulate_coding(
     model: UnifiedLatentModel, y: Tensor, quality: Tensor, hyper_features: Tensor
 ) -> tuple[Tensor, Prediction]:
     """What a file restores of y [B, C, h, w], and what each element is coded under, [B, C, h, w] each.
@@ -121,10 +121,10 @@ def coding_walk(
             )
         corrections = own
     assert corrections is not None
-    return restored, in_bins(corrections, gain)
+    return restored, to_bins(corrections, gain)
 
 
-def reveal_predictions(
+def predict_all_passes(
     model: UnifiedLatentModel, y_known: Tensor, quality: Tensor, hyper_features: Tensor
 ) -> Prediction:
     """What each element is coded under, all reveal steps in one batch of S B pictures: [B, C, h, w] each."""
@@ -143,7 +143,7 @@ def reveal_predictions(
     )
     own = torch.stack([pass_of_element == reveal_pass for reveal_pass in model.config.reveal_passes])[:, None]
     chosen = ((part.view(n_passes, *y_known.shape) * own).sum(0) for part in corrections)
-    return in_bins(Prediction(*chosen), gain)
+    return to_bins(Prediction(*chosen), gain)
 
 
 def chain_bits(model: UnifiedLatentModel, y: Tensor, hyper: Tensor, quality: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def chain_bits(model: UnifiedLatentModel, y: Tensor, hyper: Tensor, quality: Ten
     """
     hyper_prediction = model.hyper_decoder.predict(quality)
     features = model.hyper_decoder(hyper, quality, (y.shape[2], y.shape[3]))
-    prediction = reveal_predictions(model, y, quality, features)
+    prediction = predict_all_passes(model, y, quality, features)
     bits = unit_bin_bits(y - prediction.mean, prediction.log_scale)
     hyper_bits = unit_bin_bits(hyper - hyper_prediction.mean, hyper_prediction.log_scale)
     return sum_per_picture(bits) + sum_per_picture(hyper_bits)

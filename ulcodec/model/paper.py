@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from ulcodec.diffusion.schedule import alpha, sigma
 from ulcodec.model.config import PATCH_PX, PaperConfig
-from ulcodec.model.transformer import LevelEmbedding, Transformer, modulate, zero
+from ulcodec.model.transformer import LevelEmbedding, Transformer, scale_and_shift, zero
 
 PATCH_SIZE = 2
 
@@ -65,7 +65,7 @@ class ResidualBlock(nn.Module):
         """x [B, width, H, W], level [B, level_width] -> [B, width, H, W]."""
         hidden = self.norm_2(self.conv_1(F.silu(self.norm_1(x))))
         if self.level is not None:
-            hidden = modulate(hidden, *self.level(level)[:, :, None, None].chunk(2, dim=1))
+            hidden = scale_and_shift(hidden, *self.level(level)[:, :, None, None].chunk(2, dim=1))
         result: Tensor = x + self.conv_2(F.silu(hidden))
         return result
 

@@ -113,9 +113,9 @@ class Prior(nn.Module):
         known; quality [B] in [0, 1]; hyper_features [B, hyper_width, h, w], or None for the prior of the latent alone.
         """
         gain = self.log_gain.gain(quality)
-        estimate = wiener(y_noisy, log_snr, gain)
+        estimate = wiener_estimate(y_noisy, log_snr, gain)
         corrections = self.corrections(estimate, knowledge(log_snr), self.context(quality, hyper_features), quality)
-        return in_bins(corrections, gain, estimate)
+        return to_bins(corrections, gain, estimate)
 
     def context(self, quality: Tensor, hyper_features: Tensor | None) -> Tensor:
         """What the network is told at any noise level: [B, prior_width, 1, 1], with features [B, prior_width, h, w]."""
@@ -135,13 +135,13 @@ class Prior(nn.Module):
         return Prediction(self.mean_head(hidden), self.scale_head(hidden))
 
 
-def in_bins(corrections: Prediction, gain: Tensor, estimate: Tensor | float = 0.0) -> Prediction:
+def to_bins(corrections: Prediction, gain: Tensor, estimate: Tensor | float = 0.0) -> Prediction:
     """Mean and log-scale in quantisation steps, float32, of an estimate and its corrections. gain [B, C, 1, 1]."""
     return Prediction((estimate + corrections.mean.float()) * gain, corrections.log_scale.float() + gain.log())
 
 
 @fused
-def wiener(y_noisy: Tensor, log_snr: Tensor, gain: Tensor) -> Tensor:
+def wiener_estimate(y_noisy: Tensor, log_snr: Tensor, gain: Tensor) -> Tensor:
     """Posterior mean of `z = y / gain ~ N(0, 1)`: `y_noisy gain / (gain^2 + noise variance)`, clamped."""
     weight = gain / (gain**2 + bin_noise_variance(log_snr))
     return limited(y_noisy * weight)

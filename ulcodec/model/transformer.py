@@ -10,7 +10,7 @@ N_LEVEL_FREQUENCIES = 32
 ROTARY_BASE = 100.0
 
 
-def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
@@ -90,8 +90,8 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, level: Tensor, angles: Tensor) -> Tensor:
         """x [B, N, width], level [B, width], angles [N, head_size / 2] -> [B, N, width]."""
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = self.level(level)[:, None].chunk(6, dim=-1)
-        x = x + gate_1 * self.attention(modulate(self.norm_1(x), scale_1, shift_1), angles)
-        result: Tensor = x + gate_2 * self.mlp(modulate(self.norm_2(x), scale_2, shift_2))
+        x = x + gate_1 * self.attention(scale_and_shift(self.norm_1(x), scale_1, shift_1), angles)
+        result: Tensor = x + gate_2 * self.mlp(scale_and_shift(self.norm_2(x), scale_2, shift_2))
         return result
 
 
@@ -111,5 +111,5 @@ class Transformer(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)
         for block in self.blocks:
             tokens = block(tokens, level, angles)
-        tokens = modulate(self.norm(tokens), *self.level(level)[:, None].chunk(2, dim=-1))
+        tokens = scale_and_shift(self.norm(tokens), *self.level(level)[:, None].chunk(2, dim=-1))
         return tokens.transpose(1, 2).reshape(x.shape)

@@ -26,7 +26,7 @@ from ulcodec.diffusion.schedule import (
     sum_per_picture,
 )
 from ulcodec.model.config import ModelConfig
-from ulcodec.model.likelihood import coding_walk, unit_bin_bits
+from ulcodec.model.likelihood import simulate_coding, unit_bin_bits
 from ulcodec.model.prior import Prediction
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.train.log import Metrics
@@ -88,7 +88,7 @@ def codec_loss(
         hyper + uniform_noise(hyper, generator) - hyper_prediction.mean, hyper_prediction.log_scale
     )
     hyper_features = model.hyper_decoder(round_around(hyper, hyper_prediction.mean), quality, (y.shape[2], y.shape[3]))
-    restored, prediction = coding_walk(model, y, quality, hyper_features)
+    restored, prediction = simulate_coding(model, y, quality, hyper_features)
     chain_bits = sum_per_picture(hyper_bits) + sum_per_picture(symbol_bits(restored.detach(), prediction))
     slope = sum_per_picture(noisy_bits(y, prediction, generator))
     _, mean = model.decoder.trunk(restored, quality)
