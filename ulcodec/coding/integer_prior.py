@@ -325,8 +325,8 @@ class IntegerPrior:
         begin, end = (self.begun, self.ended) if by_phase else (self.begun_at_once, self.ended_at_once)
         x = limited_relu_(begin(y_16, reveal_pass, quality, hyper_features, tile).add_(self.bias[quality]))
         for number, block in enumerate(self.blocks, start=1):
-            x, following = block(x, quality), tile.limited(len(self.blocks) - number)
-            rows, columns = following.of(tile)  # what no later block needs is cut off
+            x, following = block(x, quality), tile.crop_halo(len(self.blocks) - number)
+            rows, columns = following.outer_within(tile)  # what no later block needs is cut off
             x, tile = x[:, rows, columns], following
         return end(limited_relu_(x), reveal_pass, quality, tile)
 
