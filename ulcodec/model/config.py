@@ -19,8 +19,8 @@ def spread_reveal(passes: str = "12334444") -> tuple[str, ...]:
 
     The default schedule reveals 1/8, 1/8, 1/4 and 1/2 of the elements. Returns one string per channel group (channel c
     belongs to group `c % 16`). Its character p is the pass, from 1, that codes the elements at spatial phase
-    `p = 4 (row % 2) + column % 4`. All groups visit the phases in the same order, distant phases first, but start at
-    different phases. `passes`: the pass of each phase, in the order of the visits.
+    `p = 4 (row % 2) + column % 4`. All groups visit the phases in the same order, distant phases first. Their
+    starting phases are spread evenly. `passes`: the pass of each phase, in the order of the visits.
     """
     order = ((0, 0), (1, 2), (0, 2), (1, 0), (0, 1), (1, 3), (0, 3), (1, 1))
     rows = []
