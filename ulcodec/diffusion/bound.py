@@ -6,15 +6,11 @@ import torch
 from torch import Tensor
 
 from ulcodec.diffusion.batch_noise import draw_rows, normal_noise
-from ulcodec.diffusion.schedule import LATENT_LOG_SNR_1, alpha, latent_log_snr, sigma, sum_per_picture
+from ulcodec.diffusion.per_picture import per_picture, sum_per_picture
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_1, alpha, latent_log_snr, sigma
 
 LatentDenoiser = Callable[[Tensor, Tensor], Tensor]
 """Function of (z_t [B, C, h, w], log_snr [B]) that returns z_hat, all in the paper's units."""
-
-
-def per_picture(x: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, 1]"""
-    return x[:, None, None, None]
 
 
 def latent_bound_nats(denoise: LatentDenoiser, z: Tensor, generator: torch.Generator) -> Tensor:

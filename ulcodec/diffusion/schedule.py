@@ -85,8 +85,3 @@ def decoder_weight(log_snr: Tensor, *, bias: float, loss_factor: float) -> Tenso
     `|eps - eps_hat|^2 = exp(lambda) |x - x_hat|^2`.
     """
     return loss_factor * math.exp(bias) * torch.sigmoid(log_snr - bias)
-
-
-def sum_per_picture(x: Tensor) -> Tensor:
-    """Sum over all axes but the first: [B, ...] -> [B]."""
-    return x.flatten(1).sum(1)

@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, sum_per_picture
+from ulcodec.diffusion.per_picture import sum_per_picture
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
 from ulcodec.model.fusion import fused
 from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction, to_bins, wiener_estimate
 from ulcodec.model.reveal import pass_elements, pass_map

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ulcodec.devices import autocast
 from ulcodec.diffusion.batch_noise import draw_rows, normal_noise
-from ulcodec.diffusion.bound import per_picture, stratified_times
+from ulcodec.diffusion.bound import stratified_times
+from ulcodec.diffusion.per_picture import per_picture
 from ulcodec.diffusion.schedule import alpha, decoder_weight, residual_log_snr, sigma
 from ulcodec.io.locations import Source
 from ulcodec.io.sources import LeftOut

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ulcodec.diffusion.batch_noise import normal_noise, uniform_noise
-from ulcodec.diffusion.bound import latent_bound_nats, per_picture, stratified_times
+from ulcodec.diffusion.bound import latent_bound_nats, stratified_times
+from ulcodec.diffusion.per_picture import per_picture, sum_per_picture
 from ulcodec.diffusion.schedule import (
     ALPHA_0,
     BIN_WIDTH,
@@ -23,7 +24,6 @@ from ulcodec.diffusion.schedule import (
     decoder_weight,
     pixel_log_snr,
     sigma,
-    sum_per_picture,
 )
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.likelihood import simulate_coding, unit_bin_bits
