@@ -80,7 +80,7 @@ def test_channel_groups_begin_at_different_phases() -> None:
 
 
 def predict_pass_by_pass(model: UnifiedLatentModel, y: Tensor, features: Tensor) -> Prediction:
-    """Slow reference of `predict_all_passes` for one picture: runs pass by pass, each given only revealed elements."""
+    """Slow reference of `predict_all_passes` for one picture: each pass sees only revealed elements."""
     passes = pass_map(model.config, GRID)
     mean, log_scale = torch.zeros_like(y), torch.zeros_like(y)
     revealed = torch.zeros_like(y)

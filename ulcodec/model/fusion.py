@@ -1,4 +1,4 @@
-"""Functions of tensors that training on a GPU compiles, each to a kernel of its own."""
+"""Functions of tensors that are compiled for training on a GPU."""
 
 from collections.abc import Callable
 from functools import wraps

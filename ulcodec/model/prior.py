@@ -88,7 +88,7 @@ class HyperDecoder(nn.Module):
 
 
 class Prior(nn.Module):
-    """Predicts the clean latent from noisy elements, each at its own log-SNR.
+    """Predictor of the clean latent from noisy elements, with a log-SNR for each element.
 
     An unknown element has log-SNR -inf. A revealed element has `LATENT_LOG_SNR_0`, that of the fixed noise. The network
     corrects the Wiener estimate under a Gaussian of the channel's standard deviation. An untrained prior therefore is
@@ -127,10 +127,10 @@ class Prior(nn.Module):
         return bias if hyper_features is None else bias + self.hyper(hyper_features)
 
     def predict_corrections(self, estimate: Tensor, known: Tensor, context: Tensor, quality: Tensor) -> Prediction:
-        """Predict what to add to the estimate [B, C, h, w], and log-scales, in units of the channels' gains.
+        """Predict corrections of the estimate [B, C, h, w], and log-scales, in units of the channels' gains.
 
-        known: how well each element is known, from 0 (unknown) to 1 (revealed), broadcastable to the estimate; context:
-        see `context`. Returns the dtype of autocast.
+        known: 0 for unknown elements, 1 for revealed ones, between for other log-SNRs; broadcastable to the estimate.
+        context: see `context`. Returns the dtype of autocast.
         """
         known = known.expand(-1, estimate.shape[1], -1, -1)
         hidden = _clamp_relu(self.signal(estimate) + (self.knowledge(known) + context))
