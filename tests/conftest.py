@@ -1,4 +1,4 @@
-"""Fixtures for every test: a tiny seeded model whose predictions depend on their context, and a small picture."""
+"""Fixtures for all tests: a tiny seeded model whose predictions depend on their context, and small pictures."""
 
 from pathlib import Path
 
@@ -18,9 +18,9 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def tiny_model() -> UnifiedLatentModel:
-    """A TINY model in which every part acts: fresh networks start many parts at zero, which would make tests blind.
+    """A TINY model without zero weights: with the zero layers of an untrained model, tests would miss errors.
 
-    Weights are rounded to float16, as `ulcodec train export` does. Do not change them.
+    Weights are rounded to float16, as by `ulcodec train export`. Do not change them.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -48,7 +48,7 @@ def tiny_codec(tiny_model_dir: Path) -> Codec:
 
 @pytest.fixture(scope="session")
 def picture() -> np.ndarray:
-    """Shapes with soft and hard edges on a gradient, with grain: uint8 [80, 96, 3]. Do not change it."""
+    """Shapes with soft and hard edges on a gradient, with grain: uint8 [80, 96, 3], read-only."""
     row, column = np.mgrid[0:80, 0:96].astype(np.float64)
     pixels = np.stack((40 + 1.6 * column, 200 - 1.5 * row, 90 + 0.8 * (row + column)), axis=2)
     pixels[(row - 30) ** 2 + (column - 60) ** 2 < 18**2] = (220, 60, 50)
@@ -62,13 +62,13 @@ def picture() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten small synthetic pictures."""
+    """A folder of ten small synthetic pictures, uint8 [72, 80, 3]."""
     directory = tmp_path_factory.mktemp("pictures")
     row, column = np.mgrid[0:72, 0:80].astype(np.float64)
     for seed in range(10):
-        draw = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
         waves = [
-            128 + 60 * np.sin(row / draw.uniform(4, 30) + column / draw.uniform(4, 30)) + draw.normal(0, 1, row.shape)
+            128 + 60 * np.sin(row / rng.uniform(4, 30) + column / rng.uniform(4, 30)) + rng.normal(0, 1, row.shape)
             for _ in range(3)
         ]
         pixels = np.stack(waves, axis=2).round().clip(0, 255).astype(np.uint8)

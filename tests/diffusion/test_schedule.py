@@ -36,11 +36,11 @@ def test_levels_of_the_fixed_noise() -> None:
     assert sigma(level).item() == pytest.approx(schedule.SIGMA_0)
 
 
-def test_one_step_has_the_power_of_the_fixed_noise() -> None:
-    """A uniform channel of width 1 has variance 1/12."""
+def test_noise_of_one_bin_has_the_power_of_the_fixed_noise() -> None:
+    """Uniform noise of width 1 has variance 1/12."""
     levels = torch.tensor([schedule.LATENT_LOG_SNR_0, -torch.inf], dtype=torch.float64)
-    known, unknown = bin_noise_variance(levels).tolist()
-    assert known == pytest.approx(1 / 12)
+    fixed_noise, unknown = bin_noise_variance(levels).tolist()
+    assert fixed_noise == pytest.approx(1 / 12)
     assert unknown == math.inf
 
 

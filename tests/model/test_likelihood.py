@@ -1,4 +1,4 @@
-"""The reveal schedule, and what elements cost under the float prior."""
+"""The reveal schedule, and the bits of elements under the float prior."""
 
 from itertools import product
 
@@ -11,7 +11,7 @@ from ulcodec.coding.integer_prior import MEAN_GRID
 from ulcodec.coding.latents import encode_latent
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
 from ulcodec.model.config import BASE, N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, ModelConfig
-from ulcodec.model.likelihood import chain_bits, coding_walk, lower_bound, reveal_predictions, unit_bin_bits
+from ulcodec.model.likelihood import chain_bits, lower_bound, predict_all_passes, simulate_coding, unit_bin_bits
 from ulcodec.model.prior import Prediction
 from ulcodec.model.reveal import pass_map
 from ulcodec.model.unified import UnifiedLatentModel
@@ -55,51 +55,51 @@ def test_lower_bound_lets_only_raising_gradients_pass() -> None:
 
 @pytest.mark.parametrize("config", [TINY, SMALL, BASE], ids=lambda config: config.name)
 def test_every_element_is_revealed_once_in_doubling_shares(config: ModelConfig) -> None:
-    steps = pass_map(config, (4, 8))
-    assert steps.shape == (config.latent_channels, 4, 8)
-    shares = [(steps == step).float().mean().item() for step in config.reveal_passes]
+    passes = pass_map(config, (4, 8))
+    assert passes.shape == (config.latent_channels, 4, 8)
+    shares = [(passes == reveal_pass).float().mean().item() for reveal_pass in config.reveal_passes]
     assert shares == [1 / 8, 1 / 8, 1 / 4, 1 / 2]
 
 
-def test_known_elements_have_neighbours_in_space_and_channels() -> None:
-    steps = pass_map(TINY, (6, 12))
-    first = steps == 1
-    assert first[:, :2, :4].any(dim=(1, 2)).all(), "every channel begins in every 2x4 tile"
-    assert first.any(dim=0).all(), "every position begins in some channel"
-    inner = steps[:, 1:-1, 1:-1]
+def test_revealed_elements_are_near_in_space_and_channels() -> None:
+    passes = pass_map(TINY, (6, 12))
+    first = passes == 1
+    assert first[:, :2, :4].any(dim=(1, 2)).all(), "every channel has an element of pass 1 in every 2x4 cell"
+    assert first.any(dim=0).all(), "every position has an element of pass 1 in some channel"
+    inner = passes[:, 1:-1, 1:-1]
     directions = ((0, 1), (2, 1), (1, 0), (1, 2))
-    around = torch.stack([steps[:, row : row + 4, column : column + 10] for row, column in directions])
-    beside = (around < inner).any(0)
-    assert beside[inner >= 3].all(), "from step 3 on, a neighbour in the same channel is known"
+    neighbours = torch.stack([passes[:, row : row + 4, column : column + 10] for row, column in directions])
+    has_revealed_neighbour = (neighbours < inner).any(0)
+    assert has_revealed_neighbour[inner >= 3].all(), "from pass 3 on, a neighbour in the same channel is revealed"
 
 
-def test_channel_groups_do_not_all_begin_at_one_place() -> None:
+def test_channel_groups_begin_at_different_phases() -> None:
     starts = [row.index("1") for row in TINY.reveal]
     assert len(starts) == N_CHANNEL_GROUPS
     assert [starts.count(phase) for phase in range(N_PHASES)] == [N_CHANNEL_GROUPS // N_PHASES] * N_PHASES
 
 
-def step_by_step(model: UnifiedLatentModel, y: Tensor, features: Tensor) -> Prediction:
-    """Slow reference of `reveal_predictions` for one picture: one pass a step, which sees only what was revealed."""
-    steps = pass_map(model.config, GRID)
+def predict_pass_by_pass(model: UnifiedLatentModel, y: Tensor, features: Tensor) -> Prediction:
+    """Slow reference of `predict_all_passes` for one picture: each pass sees only revealed elements."""
+    passes = pass_map(model.config, GRID)
     mean, log_scale = torch.zeros_like(y), torch.zeros_like(y)
     revealed = torch.zeros_like(y)
-    for step in model.config.reveal_passes:
-        now = (steps == step)[None]
-        log_snr = torch.where(steps < step, LATENT_LOG_SNR_0, -torch.inf)
+    for reveal_pass in model.config.reveal_passes:
+        coded = (passes == reveal_pass)[None]
+        log_snr = torch.where(passes < reveal_pass, LATENT_LOG_SNR_0, -torch.inf)
         prediction = model.prior(revealed, log_snr[None], QUALITY, features)
-        mean[now], log_scale[now] = prediction.mean[now], prediction.log_scale[now]
-        revealed[now] = y[now]
+        mean[coded], log_scale[coded] = prediction.mean[coded], prediction.log_scale[coded]
+        revealed[coded] = y[coded]
     return Prediction(mean, log_scale)
 
 
-def test_all_steps_in_one_batch_equal_one_step_at_a_time(
+def test_all_passes_in_one_batch_equal_one_pass_at_a_time(
     tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]
 ) -> None:
     y, hyper = latents
     features = tiny_model.hyper_decoder(hyper, QUALITY, GRID)
-    expected = step_by_step(tiny_model, y, features)
-    for batched, single in zip(reveal_predictions(tiny_model, y, QUALITY, features), expected, strict=True):
+    expected = predict_pass_by_pass(tiny_model, y, features)
+    for batched, single in zip(predict_all_passes(tiny_model, y, QUALITY, features), expected, strict=True):
         torch.testing.assert_close(batched, single, rtol=1e-4, atol=1e-4)
 
 
@@ -107,68 +107,71 @@ def test_predictions_depend_on_earlier_elements_only(
     tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]
 ) -> None:
     y, hyper = latents
-    steps = pass_map(TINY, GRID)
+    passes = pass_map(TINY, GRID)
     features = tiny_model.hyper_decoder(hyper, QUALITY, GRID)
-    places = [(steps == step).nonzero()[number] for step, number in product(TINY.reveal_passes, (0, 17, -1))]
-    changed = y.repeat(len(places), 1, 1, 1)
-    for index, place in enumerate(places):
-        changed[(index, *place.tolist())] += 20
-    predictions = reveal_predictions(
-        tiny_model, torch.cat((y, changed)), QUALITY.repeat(1 + len(places)), features.repeat(1 + len(places), 1, 1, 1)
+    elements = [
+        (passes == reveal_pass).nonzero()[number] for reveal_pass, number in product(TINY.reveal_passes, (0, 17, -1))
+    ]
+    changed = y.repeat(len(elements), 1, 1, 1)
+    for index, element in enumerate(elements):
+        changed[(index, *element.tolist())] += 20
+    batch = 1 + len(elements)
+    predictions = predict_all_passes(
+        tiny_model, torch.cat((y, changed)), QUALITY.repeat(batch), features.repeat(batch, 1, 1, 1)
     )
     differs = (predictions.mean[1:] != predictions.mean[:1]) | (predictions.log_scale[1:] != predictions.log_scale[:1])
-    for place, difference in zip(places, differs, strict=True):
-        step = int(steps[tuple(place.tolist())])
-        assert not difference[steps <= step].any()
-        assert difference[steps > step].any() == (step < max(TINY.reveal_passes))
-        if step < max(TINY.reveal_passes):
-            reached = difference.any(dim=(1, 2))
-            assert reached.sum() > 1, "the change must reach other channels"
+    for element, difference in zip(elements, differs, strict=True):
+        reveal_pass = int(passes[tuple(element.tolist())])
+        assert not difference[passes <= reveal_pass].any()
+        assert difference[passes > reveal_pass].any() == (reveal_pass < max(TINY.reveal_passes))
+        if reveal_pass < max(TINY.reveal_passes):
+            affected_channels = difference.any(dim=(1, 2))
+            assert affected_channels.sum() > 1, "the change must affect other channels"
 
 
 def test_predictions_depend_on_the_hyper_latent(tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]) -> None:
     y, hyper = latents
     first = pass_map(TINY, GRID)[None] == 1
     one, other = (
-        reveal_predictions(tiny_model, y, QUALITY, tiny_model.hyper_decoder(h, QUALITY, GRID)) for h in (hyper, -hyper)
+        predict_all_passes(tiny_model, y, QUALITY, tiny_model.hyper_decoder(h, QUALITY, GRID)) for h in (hyper, -hyper)
     )
     assert (one.mean != other.mean)[first].float().mean() > 0.9
 
 
-def test_restored_latents_are_those_of_files(tiny_codec: Codec, tiny_model: UnifiedLatentModel) -> None:
-    """The float walk chooses nearly all symbols that the integer one does; means differ by their grid of 1/16."""
+def test_simulated_coding_restores_the_latents_of_files(tiny_codec: Codec, tiny_model: UnifiedLatentModel) -> None:
+    """Float and integer prior lead to nearly the same symbols. Means differ, because the integer ones are in 1/16."""
     y = 2 * torch.randn(1, TINY.latent_channels, *GRID, generator=torch.Generator().manual_seed(2))
     hyper = torch.zeros(1, TINY.hyper_channels, -(-GRID[0] // 4), -(-GRID[1] // 4))
     coded = encode_latent(tiny_codec.coder, y[0], hyper[0], round(100 * float(QUALITY)))
     expected = coded.latent.y_16.T.reshape(y.shape) / MEAN_GRID
     decoded_hyper = coded.latent.hyper_16.T.reshape(hyper.shape) / MEAN_GRID
     features = tiny_model.hyper_decoder(decoded_hyper, QUALITY, GRID)
-    restored, _ = coding_walk(tiny_model, y, QUALITY, features)
+    restored, _ = simulate_coding(tiny_model, y, QUALITY, features)
     assert ((restored - expected).abs() < 0.3).float().mean() > 0.95
 
 
-def test_the_walk_predicts_from_what_it_restores(
+def test_simulated_coding_predicts_from_restored_elements(
     tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]
 ) -> None:
     y, hyper = latents[0].requires_grad_(True), latents[1]
     features = tiny_model.hyper_decoder(hyper, QUALITY, GRID)
-    restored, prediction = coding_walk(tiny_model, y, QUALITY, features)
-    expected = reveal_predictions(tiny_model, restored, QUALITY, features)
-    for walked, batched in zip(prediction, expected, strict=True):
-        torch.testing.assert_close(walked, batched, rtol=1e-4, atol=1e-4)
+    restored, prediction = simulate_coding(tiny_model, y, QUALITY, features)
+    expected = predict_all_passes(tiny_model, restored, QUALITY, features)
+    for simulated, batched in zip(prediction, expected, strict=True):
+        torch.testing.assert_close(simulated, batched, rtol=1e-4, atol=1e-4)
     weights = torch.arange(y.numel()).view_as(y).sin()
     gradients = []
-    for found in (prediction, expected):
-        gradients.append(torch.autograd.grad((weights * (found.mean + found.log_scale)).sum(), y, retain_graph=True)[0])
+    for mean, log_scale in (prediction, expected):
+        gradients.append(torch.autograd.grad((weights * (mean + log_scale)).sum(), y, retain_graph=True)[0])
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
     assert gradients[0].abs().max() > 0.1
-    [passed] = torch.autograd.grad(restored.sum(), y)
-    torch.testing.assert_close(passed, torch.ones_like(passed))
+    [restored_gradient] = torch.autograd.grad(restored.sum(), y)
+    torch.testing.assert_close(restored_gradient, torch.ones_like(restored_gradient))
 
 
 def test_chain_bits_add_up(tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]) -> None:
     y, hyper = latents
-    expected = step_by_step(tiny_model, y, tiny_model.hyper_decoder(hyper, QUALITY, GRID))
+    expected = predict_pass_by_pass(tiny_model, y, tiny_model.hyper_decoder(hyper, QUALITY, GRID))
     prior = tiny_model.hyper_decoder.predict(QUALITY)
     bits = unit_bin_bits(y - expected.mean, expected.log_scale).sum()
     hyper_bits = unit_bin_bits(hyper - prior.mean, prior.log_scale).sum()

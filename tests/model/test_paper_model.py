@@ -1,4 +1,4 @@
-"""The paper's architecture: shapes, gradients, conditioning, size, and that it learns."""
+"""The paper's architecture: shapes, gradients, conditioning, size, and learning."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def model() -> PaperModel:
 
 @pytest.fixture
 def active_model(model: PaperModel) -> PaperModel:
-    """The zero-initialised layers moved off zero, so that every path carries something."""
+    """A model without zero weights, so that every path has an effect."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -57,7 +57,7 @@ def test_shapes_on_any_grid(model: PaperModel, height: int, width: int) -> None:
     assert model.decoder(torch.randn(1, 3, height, width), log_snr, z, quality).shape == (1, 3, height, width)
 
 
-def test_sides_off_the_grid_are_refused(model: PaperModel) -> None:
+def test_sides_that_are_no_multiples_of_16_are_rejected(model: PaperModel) -> None:
     x, level, z = torch.rand(1, 3, 48, 72), torch.zeros(1), torch.zeros(1, 32, 3, 5)
     with pytest.raises(ValueError, match="multiples of 16, got 48x72"):
         model.encoder(x, level)
@@ -84,14 +84,16 @@ def test_gradient_reaches_the_encoder_through_the_prior(active_model: PaperModel
     log_snr, quality = batch["log_snr"], batch["quality"]
     level = alpha(log_snr)[:, None, None, None]
     z_t = level * active_model.encoder(batch["x"], quality)
-    (active_model.prior(z_t, log_snr, quality) - level * z_t).square().sum().backward()  # only what the network adds
+    (active_model.prior(z_t, log_snr, quality) - level * z_t).square().sum().backward()  # of the network's output alone
     for network in (active_model.encoder, active_model.prior):
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.abs().sum() > 0, name
 
 
-def test_gradient_reaches_everything_through_the_decoder(active_model: PaperModel, batch: dict[str, Tensor]) -> None:
+def test_gradient_reaches_encoder_and_decoder_through_the_decoder(
+    active_model: PaperModel, batch: dict[str, Tensor]
+) -> None:
     z = active_model.encoder(batch["x"], batch["quality"])
     active_model.decoder(batch["x_t"], batch["log_snr"], z, batch["quality"]).square().sum().backward()
     for network in (active_model.encoder, active_model.decoder):
@@ -161,7 +163,7 @@ def test_full_size_parameter_counts() -> None:
 
 
 def test_loss_falls_in_twenty_steps(model: PaperModel, batch: dict[str, Tensor]) -> None:
-    """One batch, fixed noise, all networks together; the prior's error counts relative to the latent's power."""
+    """Train all networks on one batch with fixed noise. The prior's error is relative to the latent's power."""
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=6e-3)
     generator = torch.Generator().manual_seed(4)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ulcodec.model import fusion
 from ulcodec.model.build import build_model
+from ulcodec.model.fusion import fused, use_compiler
 from ulcodec.model.presets import preset
 from ulcodec.train.data.loading import load_pictures
 from ulcodec.train.graphs import Pace, can_be_captured, compile_parts, own_stream
@@ -98,9 +98,10 @@ def test_the_host_waits_for_no_cpu() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own, both
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-def test_compiling_parts_changes_nothing(step: Stage1Step, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fusion, "backend", "")
-    doubled = fusion.fused(lambda x: 2 * x)
+def test_compiling_parts_changes_nothing(step: Stage1Step, request: pytest.FixtureRequest) -> None:
+    use_compiler(None)
+    request.addfinalizer(lambda: use_compiler(None))
+    doubled = fused(lambda x: 2 * x)
     plain = step(0)[0]
     plain.backward()
     gradients = [weight.grad for weight in step.model.parameters()]

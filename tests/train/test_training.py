@@ -449,7 +449,7 @@ def test_more_latent_channels_and_qualities_start_from_a_smaller_model(
     x, quality = torch.rand(2, 3, 32, 48), torch.tensor([0.2, 1.0])
     same_quality = quality * (TINY.n_quality_anchors - 1) / (further - 1)
     old, _ = tiny_model.encoder(x, quality)
-    y, z = grown_model.encoder(x, same_quality)
+    y, unit_latent = grown_model.encoder(x, same_quality)
     assert torch.allclose(y[:, :32], old, rtol=1e-3, atol=1e-3), "the first channels are those of the smaller model"
     assert y[:, 32:].square().mean() > 0, "and the others carry coefficients"
     _, before = tiny_model.decoder.trunk(old, quality)
@@ -458,7 +458,10 @@ def test_more_latent_channels_and_qualities_start_from_a_smaller_model(
     assert torch.allclose(without, before, atol=1e-3)
     assert (after - x).square().mean() < (before - x).square().mean(), "which bring the picture nearer"
     assert torch.allclose(
-        grown_model.hyper_encoder(z, same_quality), tiny_model.hyper_encoder(z[:, :32], quality), rtol=1e-3, atol=1e-3
+        grown_model.hyper_encoder(unit_latent, same_quality),
+        tiny_model.hyper_encoder(unit_latent[:, :32], quality),
+        rtol=1e-3,
+        atol=1e-3,
     )
     steep = dataclasses.replace(larger, lagrangian_high=2 * larger.lagrangian_high)
     with pytest.raises(TrainingError, match="holds another model configuration"):

@@ -18,7 +18,7 @@ from ulcodec.codec.pixels import in_pixels, padded, quality_tensor, to_tensor, u
 from ulcodec.coding.integer_prior import MEAN_GRID
 from ulcodec.coding.latents import DecodedLatent, LatentCoder, encode_latent, hyper_grid
 from ulcodec.devices import autocast
-from ulcodec.model.likelihood import reveal_predictions, unit_bin_bits
+from ulcodec.model.likelihood import predict_all_passes, unit_bin_bits
 from ulcodec.model.tiles import Tile, tiles
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import tracked
@@ -116,7 +116,7 @@ def slope(
             y.requires_grad_(True)
             error = error_map(model, pixels, y, quality, tile)
             hyper_features = model.hyper_decoder(hyper, qualities, tile.outer_grid)
-            prediction = reveal_predictions(model, y, qualities, hyper_features)
+            prediction = predict_all_passes(model, y, qualities, hyper_features)
             bits = unit_bin_bits(y.detach() - prediction.mean, prediction.log_scale)
             (tile_gradient,) = torch.autograd.grad(bits.sum() + error.sum(), y)
         error_bits += float(_inner_pixels(error.detach(), tile).sum())

@@ -67,7 +67,7 @@ def _analyse_tile(model: UnifiedLatentModel, x: Tensor, quality: Tensor, tile: T
     with torch.inference_mode(), autocast(x.device):
         y_tile, unit_latent = model.encoder(x, quality, tile, HYPER_HALO)
         hyper_tile = model.hyper_encoder(unit_latent, quality)
-    near = tile.limited(HYPER_HALO)
+    near = tile.crop_halo(HYPER_HALO)
     y[:, :, tile.rows.inner, tile.columns.inner] = y_tile[:, :, near.rows.within, near.columns.within]
     (rows, rows_in_tile), (columns, columns_in_tile) = (_hyper_spans(span) for span in near)
     hyper[:, :, rows, columns] = hyper_tile[:, :, rows_in_tile, columns_in_tile]
@@ -102,7 +102,7 @@ def synthesise(
     for tile in released(tracked(tiles(grid, CODEC_TILE, trunk.halo + kept_halo, rows, columns))):
         decoded = _synthesise_tile(model, y_16, quality, tile, kept_halo, realism)
         for picture, header, area, x in zip(pictures, headers, areas, decoded, strict=True):
-            spans = zip(tile.limited(kept_halo), _sides(area), strict=True)
+            spans = zip(tile.crop_halo(kept_halo), _sides(area), strict=True)
             (rows_in_tile, columns_in_tile), place = zip(*(_overlap(*pair) for pair in spans), strict=True)
             picture[place] = to_pixels(x[:, rows_in_tile, columns_in_tile], header.layout, header.bit_depth)
     return pictures
@@ -117,7 +117,7 @@ def _synthesise_tile(
     with torch.inference_mode(), autocast(y.device):
         features, pictures = model.decoder.trunk(y, quality, tile, kept_halo)
         if realism.share:
-            pixels = (in_pixels(span.outer) for span in tile.limited(kept_halo))
+            pixels = (in_pixels(span.outer) for span in tile.crop_halo(kept_halo))
             rows, columns = (range(side.start, side.stop) for side in pixels)
             pictures = realism.draw(model.decoder.denoiser, features, pictures, rows, columns)
     return pictures

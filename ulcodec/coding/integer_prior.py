@@ -125,8 +125,8 @@ class IntegerPrior:
         heads = self._heads.by_phase if by_phase else self._heads.all_channels
         x = clamp_relu_(stem(y_16, reveal_pass, quality, hyper_features, tile).add_(self._bias[quality]))
         for number, block in enumerate(self._blocks, start=1):
-            x, smaller = block(x, quality), tile.limited(self._halo - number)
-            rows, columns = smaller.of(tile)  # crops positions that no later block needs
+            x, smaller = block(x, quality), tile.crop_halo(self._halo - number)
+            rows, columns = smaller.outer_within(tile)  # crops positions that no later block needs
             x, tile = x[:, rows, columns], smaller
         return heads(clamp_relu_(x), reveal_pass, quality, tile)
 

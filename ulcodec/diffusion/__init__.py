@@ -1,5 +1,6 @@
 """The mathematics of diffusion: noise schedules, sampler, noise, and the bound on a latent's description length.
 
-Pure functions of tensors; they know no network. `schedule` holds the symbols and constants of Unified Latents
-(arXiv 2602.17270).
+Functions of tensors, without any network. `schedule` holds the symbols and constants of Unified Latents (arXiv
+2602.17270). `bound` estimates description lengths, `sampler` draws samples. `noise` is tied to pixel positions,
+`batch_noise` is shared by the workers of a training run.
 """

@@ -6,20 +6,17 @@ import torch
 from torch import Tensor
 
 from ulcodec.diffusion.batch_noise import draw_rows, normal_noise
-from ulcodec.diffusion.schedule import LATENT_LOG_SNR_1, alpha, latent_log_snr, sigma, sum_per_picture
+from ulcodec.diffusion.per_picture import per_picture, sum_per_picture
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_1, alpha, latent_log_snr, sigma
 
 LatentDenoiser = Callable[[Tensor, Tensor], Tensor]
-"""(z_t [B, C, h, w], log_snr [B]) -> z_hat, in the paper's units."""
-
-
-def per_picture(x: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, 1]"""
-    return x[:, None, None, None]
+"""Function of (z_t [B, C, h, w], log_snr [B]) that returns z_hat, all in the paper's units."""
 
 
 def latent_bound_nats(denoise: LatentDenoiser, z: Tensor, generator: torch.Generator) -> Tensor:
-    """UL's bound on `KL[q(z_0 | x) || p(z_0)]`, one noise level a picture: [B] nats, an unbiased sample of the bound.
+    """Estimate UL's bound on `KL[q(z_0 | x) || p(z_0)]`: [B] nats, unbiased, from one noise level per picture.
 
+    z [B, C, h, w] is clean.
     `L_z = E_t[-lambda' exp(lambda) / 2 |z - z_hat(z_t)|^2] + KL[q(z_1 | x) || N(0, I)]` (arXiv 2602.17270, 3.1).
     """
     log_snr, slope = latent_log_snr(stratified_times(len(z), generator))
@@ -37,7 +34,10 @@ def terminal_kl_nats(z: Tensor) -> Tensor:
 
 
 def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
-    """[B] times in [0, 1], one in each of B equal strata, one shared offset (low discrepancy, Kingma et al. 2021)."""
+    """Draw times [B] in [0, 1], one in each of B equal strata, all with the same offset.
+
+    This is the low-discrepancy sampler of Kingma et al. 2021.
+    """
 
     def strata(shape: tuple[int], generator: torch.Generator, device: torch.device) -> Tensor:
         offset = torch.rand(1, generator=generator, device=device)

@@ -8,23 +8,31 @@ NOISE_BLOCK_PX = 64
 
 
 def position_noise(seed: int, rows: range, columns: range) -> Tensor:
-    """White Gaussian noise [3, H, W] float32 for these rows and columns of an endless picture.
+    """Draw white Gaussian noise [3, H, W] float32 for these rows and columns of an unbounded picture.
 
-    Each block of 64x64 pixels has a counter-based generator of its own (Philox, keyed by seed and block), so that a
-    part of a picture gets the noise that the whole would.
+    Each block of 64x64 pixels is drawn by a counter-based generator (Philox), keyed by seed and block. The noise of a
+    pixel therefore does not depend on the other rows and columns.
     """
     noise = np.empty((3, len(rows), len(columns)), np.float32)
-    for row in range(rows.start // NOISE_BLOCK_PX, -(-rows.stop // NOISE_BLOCK_PX)):
-        for column in range(columns.start // NOISE_BLOCK_PX, -(-columns.stop // NOISE_BLOCK_PX)):
-            bits = np.random.Philox(key=seed, counter=[0, 0, row, column])
+    for block_row in _blocks(rows):
+        for block_column in _blocks(columns):
+            bits = np.random.Philox(key=seed, counter=[0, 0, block_row, block_column])
             block = np.random.Generator(bits).standard_normal((3, NOISE_BLOCK_PX, NOISE_BLOCK_PX), np.float32)
-            (top, bottom), (left, right) = (
-                (max(wanted.start, index * NOISE_BLOCK_PX), min(wanted.stop, (index + 1) * NOISE_BLOCK_PX))
-                for wanted, index in ((rows, row), (columns, column))
+            (target_rows, block_rows), (target_columns, block_columns) = (
+                _overlap(rows, block_row),
+                _overlap(columns, block_column),
             )
-            noise[:, top - rows.start : bottom - rows.start, left - columns.start : right - columns.start] = block[
-                :,
-                top - row * NOISE_BLOCK_PX : bottom - row * NOISE_BLOCK_PX,
-                left - column * NOISE_BLOCK_PX : right - column * NOISE_BLOCK_PX,
-            ]
+            noise[:, target_rows, target_columns] = block[:, block_rows, block_columns]
     return torch.from_numpy(noise)
+
+
+def _blocks(pixels: range) -> range:
+    """Indices of the blocks that cover a range of pixels."""
+    return range(pixels.start // NOISE_BLOCK_PX, -(-pixels.stop // NOISE_BLOCK_PX))
+
+
+def _overlap(pixels: range, block: int) -> tuple[slice, slice]:
+    """Pixels that a range and a block share, counted from the start of the range and from the start of the block."""
+    block_start = block * NOISE_BLOCK_PX
+    first, last = max(pixels.start, block_start), min(pixels.stop, block_start + NOISE_BLOCK_PX)
+    return slice(first - pixels.start, last - pixels.start), slice(first - block_start, last - block_start)

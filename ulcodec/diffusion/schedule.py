@@ -1,4 +1,4 @@
-"""Noise schedules of Unified Latents: log-SNR, signal and noise levels, step width, loss weights.
+"""Noise schedules of Unified Latents: log-SNR, signal and noise levels, bin width, loss weights.
 
 Variance preserving: `x_t = alpha x + sigma eps`, `log_snr = log(alpha^2 / sigma^2)`, `t = 0` nearly clean, `t = 1`
 noise. Symbols follow the paper (arXiv 2602.17270): alpha, sigma, log_snr (its lambda).
@@ -19,7 +19,7 @@ PIXEL_LOG_SNR_RANGE = (-10.0, 10.0)
 """Clipping range of the pixel schedule (from the authors' earlier work)."""
 
 RESIDUAL_LOG_SNR_RANGE = (-6.0, 8.0)
-"""From where noise hides a residual of unit variance to where it does not show."""
+"""Log-SNRs at which noise hides a residual of unit variance completely, and at which it is not visible."""
 
 RESIDUAL_LOG_SNR_CENTRE = 1.0
 
@@ -27,7 +27,7 @@ ALPHA_0 = math.sqrt(1 / (1 + math.exp(-LATENT_LOG_SNR_0)))
 SIGMA_0 = math.sqrt(1 / (1 + math.exp(LATENT_LOG_SNR_0)))
 
 BIN_WIDTH = math.sqrt(12) * SIGMA_0 / ALPHA_0
-"""Width of the uniform channel with the noise power of `LATENT_LOG_SNR_0`: one quantisation step, 0.2844 in z."""
+"""Width of a quantisation bin, 0.2844 in units of z: uniform noise of this width has the power of the fixed noise."""
 
 NATS_TO_BITS = 1 / math.log(2)
 
@@ -43,20 +43,21 @@ def sigma(log_snr: Tensor) -> Tensor:
 
 
 def bin_noise_variance(log_snr: Tensor) -> Tensor:
-    """Variance of the noise on `z_t / (alpha BIN_WIDTH)`, in squared steps; infinite where `log_snr` is -inf."""
+    """Variance of the noise on `z_t / (alpha BIN_WIDTH)`, in squared bins; infinite where `log_snr` is -inf."""
     return torch.exp(-log_snr) / BIN_WIDTH**2
 
 
 def latent_log_snr(t: Tensor) -> tuple[Tensor, Tensor]:
     """Linear latent schedule: returns `(log_snr, -d log_snr / dt)` for `t` in [0, 1]."""
-    span = LATENT_LOG_SNR_0 - LATENT_LOG_SNR_1
-    return LATENT_LOG_SNR_0 - span * t, torch.full_like(t, span)
+    slope = LATENT_LOG_SNR_0 - LATENT_LOG_SNR_1
+    return LATENT_LOG_SNR_0 - slope * t, torch.full_like(t, slope)
 
 
 def pixel_log_snr(t: Tensor, *, resolution_px: int, base_px: int = 64) -> tuple[Tensor, Tensor]:
-    """Cosine schedule shifted for resolution (simple diffusion, arXiv 2301.11093, eq. 4), within the clipping range.
+    """Cosine schedule shifted for resolution (simple diffusion, arXiv 2301.11093, eq. 4).
 
-    The end points of `t` are moved so that `log_snr` spans `PIXEL_LOG_SNR_RANGE`; returns `(log_snr, -d log_snr / dt)`.
+    Returns `(log_snr, -d log_snr / dt)`. The interval of `t` is shortened so that `log_snr` covers exactly
+    `PIXEL_LOG_SNR_RANGE`.
     """
     low, high = PIXEL_LOG_SNR_RANGE
     shift = 2 * math.log(base_px / resolution_px)
@@ -68,9 +69,9 @@ def pixel_log_snr(t: Tensor, *, resolution_px: int, base_px: int = 64) -> tuple[
 
 
 def residual_log_snr(t: Tensor) -> tuple[Tensor, Tensor]:
-    """Logistic schedule within `RESIDUAL_LOG_SNR_RANGE` for what has unit variance: `(log_snr, -d log_snr / dt)`.
+    """Logistic schedule for a residual of unit variance; returns `(log_snr, -d log_snr / dt)`.
 
-    A uniform `t` visits most often the levels at which noise hides part of a residual.
+    `log_snr` covers `RESIDUAL_LOG_SNR_RANGE`. For uniform `t` it is densest where noise hides part of a residual.
     """
     first, last = (1 / (1 + math.exp(-(RESIDUAL_LOG_SNR_CENTRE - level) / 1.5)) for level in RESIDUAL_LOG_SNR_RANGE)
     p = last + t * (first - last)
@@ -78,14 +79,9 @@ def residual_log_snr(t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decoder_weight(log_snr: Tensor, *, bias: float, loss_factor: float) -> Tensor:
-    """Weight of `|x - x_hat|^2` before `-lambda' / 2`: `c_lf exp(b) sigmoid(lambda - b)`.
+    """Weight of `|x - x_hat|^2` in the decoder loss: `c_lf exp(b) sigmoid(lambda - b)`, without its `-lambda' / 2`.
 
-    It is the paper's sigmoid weight `c_lf sigmoid(b - lambda)` on the noise-prediction error (section 3.2), turned into
-    the clean-picture view by `|eps - eps_hat|^2 = exp(lambda) |x - x_hat|^2`.
+    It equals the paper's sigmoid weight `c_lf sigmoid(b - lambda)` on the noise-prediction error (section 3.2), since
+    `|eps - eps_hat|^2 = exp(lambda) |x - x_hat|^2`.
     """
     return loss_factor * math.exp(bias) * torch.sigmoid(log_snr - bias)
-
-
-def sum_per_picture(x: Tensor) -> Tensor:
-    """[B, ...] -> [B]"""
-    return x.flatten(1).sum(1)

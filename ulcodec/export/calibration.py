@@ -24,7 +24,7 @@ from ulcodec.coding.quantise_prior import float_layers, integer_tensors, shift_m
 from ulcodec.coding.symbols import table_entries
 from ulcodec.coding.tables import fit_tables
 from ulcodec.devices import choose_device
-from ulcodec.model.likelihood import reveal_predictions
+from ulcodec.model.likelihood import predict_all_passes
 from ulcodec.model.reveal import pass_map
 from ulcodec.progress import share, tracked
 from ulcodec.store.model_directory import (
@@ -123,7 +123,7 @@ def exact_means(codec: Codec, latent: DecodedLatent, quality: int, grid: tuple[i
     q = torch.tensor([quality / 100], device=codec.device)
     with torch.inference_mode():
         features = codec.model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
-        return reveal_predictions(codec.model, unflattened(latent.y_16, grid), q, features).mean
+        return predict_all_passes(codec.model, unflattened(latent.y_16, grid), q, features).mean
 
 
 def mean_errors(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:

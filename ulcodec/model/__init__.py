@@ -1,6 +1,7 @@
-"""The networks, their configurations, and nothing else: no file access, no integer arithmetic, no training.
+"""The networks and their configurations, without file access, integer arithmetic or training.
 
-`unified.UnifiedLatentModel` is the codec's model: `encoder`, `prior`, `decoder`. `likelihood` gives the prior's bits
-along the reveal schedule of `reveal`. `paper` is the architecture of the paper, `base_model` the one of stage 2; both
-are made of `transformer`. `presets` names the configurations of `config`, `build` makes their networks.
+`unified.UnifiedLatentModel` is the codec's model: `encoder`, `prior`, `decoder`, made of `blocks` with the initial
+weights of `initialisation`, and run over `tiles`. `likelihood` computes the prior's bits along the reveal schedule of
+`reveal`. `paper` is the architecture of the paper, `base_model` that of stage 2; both use `transformer`. `config` and
+`presets` hold the configurations, `build` makes their networks. `fusion` marks functions to compile for a GPU.
 """

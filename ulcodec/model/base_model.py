@@ -1,6 +1,7 @@
-"""The base model of stage 2: a transformer that draws latents, larger than the prior that codes them.
+"""The base model of stage 2: a transformer that generates latents. It is larger than the prior that codes them.
 
-B batch, C latent channels, h w the latent grid. Latents are clean z in the paper's units, as `encode_clean` gives them.
+B batch, C latent channels, h w the latent grid. Latents are clean z in the paper's units, as `encode_clean` returns
+them.
 """
 
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_1, alpha, sigma
 from ulcodec.errors import ModelError
-from ulcodec.model.transformer import LevelEmbedding, Transformer, zero
+from ulcodec.model.transformer import LevelEmbedding, Transformer, zero_init
 
 
 @dataclass(frozen=True)
 class BaseModelConfig:
-    """Shape of the transformer, a token a latent position. `width` is a multiple of `head_size`, that of 4."""
+    """Shape of the transformer, which has one token per latent position.
+
+    `width` is a multiple of `head_size`, which is a multiple of 4.
+    """
 
     latent_channels: int
     width: int
@@ -35,18 +39,18 @@ BASE_MODELS: dict[str, dict[str, Any]] = {
 
 
 def base_model_config(name: str, latent_channels: int) -> BaseModelConfig:
-    """A configuration by name. Raises ModelError for one that is not known."""
+    """Look up a configuration by name. Raises ModelError for an unknown name."""
     if name not in BASE_MODELS:
         raise ModelError(f"unknown base model {name!r}; known: {', '.join(BASE_MODELS)}")
     return BaseModelConfig(latent_channels=latent_channels, **BASE_MODELS[name])
 
 
 class BaseModel(nn.Module):
-    """Denoiser of latents: the exact one for a Gaussian of the latents' mean and deviation, and a network's correction.
+    """Denoiser of latents: the exact denoiser of a Gaussian, plus the correction of a network.
 
-    Channels of a codec's latent differ in scale by orders of magnitude. The network sees each at unit variance at every
-    noise level, and its output of unit variance is what the Gaussian's denoiser misses (after EDM, arXiv 2206.00364,
-    section 5, with one data deviation a channel). `mean` and `std` are not trained.
+    The Gaussian has the latents' mean and standard deviation per channel; channels differ in scale by orders of
+    magnitude. Input and target of the network have unit variance at every noise level (after EDM, arXiv 2206.00364,
+    section 5, with one standard deviation of the data per channel). `mean` and `std` are not trained.
     """
 
     def __init__(self, config: BaseModelConfig):
@@ -57,10 +61,10 @@ class BaseModel(nn.Module):
         self.level = LevelEmbedding(config.width)
         self.stem = nn.Conv2d(config.latent_channels, config.width, 1)
         self.transformer = Transformer(config.width, config.n_blocks, config.head_size, config.dropout)
-        self.head = zero(nn.Conv2d(config.width, config.latent_channels, 1))
+        self.head = zero_init(nn.Conv2d(config.width, config.latent_channels, 1))
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Mean and standard deviation [C] of the latents."""
+        """Set the mean and standard deviation [C] of the latents."""
         with torch.no_grad():
             self.mean.copy_(mean)
             self.std.copy_(std)
@@ -70,15 +74,15 @@ class BaseModel(nn.Module):
         level = log_snr.float()[:, None, None, None]
         a, s = alpha(level), sigma(level)
         mean, std = self.mean[:, None, None], self.std[:, None, None]
-        total = torch.sqrt((a * std) ** 2 + s**2)
+        noisy_std = torch.sqrt((a * std) ** 2 + s**2)
         centred = z_t - a * mean
-        hidden = self.transformer(self.stem(centred / total), self.level(log_snr))
+        hidden = self.transformer(self.stem(centred / noisy_std), self.level(log_snr))
         correction = self.head(hidden).float()
-        z_hat: Tensor = mean + (a * std**2 / total * centred + std * s * correction) / total
+        z_hat: Tensor = mean + (a * std**2 / noisy_std * centred + std * s * correction) / noisy_std
         return z_hat
 
     def draw_noisiest(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-        """z_1 [B, C, h, w] for `shape` = (B, h, w): a Gaussian with the mean and variance of the noisy latents."""
+        """Draw z_1 [B, C, h, w] for `shape` (B, h, w): Gaussian, with the mean and variance of latents at `t = 1`."""
         device = self.mean.device
         last = torch.tensor(LATENT_LOG_SNR_1, device=device)
         mean, std = self.mean[:, None, None], self.std[:, None, None]

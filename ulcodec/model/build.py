@@ -1,4 +1,4 @@
-"""Build the networks of a configuration."""
+"""Build the networks of any configuration."""
 
 from ulcodec.model.config import ModelConfig, PaperConfig
 from ulcodec.model.paper import PaperModel
@@ -6,5 +6,5 @@ from ulcodec.model.unified import UnifiedLatentModel
 
 
 def build_model(config: ModelConfig | PaperConfig) -> UnifiedLatentModel | PaperModel:
-    """Networks of a configuration, with fresh weights."""
+    """Build the networks of a configuration, with initial weights."""
     return PaperModel(config) if isinstance(config, PaperConfig) else UnifiedLatentModel(config)

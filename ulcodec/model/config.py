@@ -1,4 +1,4 @@
-"""Model configurations: flat, frozen, and saved beside the weights as JSON."""
+"""Model configurations: flat frozen dataclasses, saved as JSON beside the weights."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -15,11 +15,12 @@ N_PHASES = PHASE_ROWS * PHASE_COLUMNS
 
 
 def spread_reveal(passes: str = "12334444") -> tuple[str, ...]:
-    """Reveal schedule: by itself steps of 1/8, 1/8, 1/4 and 1/2 of the elements, spread over channels and positions.
+    """Make a reveal schedule whose passes are spread evenly over channels and positions.
 
-    Returns one string a channel group (channel c belongs to group `c % 16`); its character p is the step, from 1, in
-    which the elements at spatial phase p are coded (phase `p = 4 (row % 2) + column % 4`). Each group walks the phases
-    in the same order, far apart first, from a start of its own; `passes` says in which step each on that way is coded.
+    The default schedule reveals 1/8, 1/8, 1/4 and 1/2 of the elements. Returns one string per channel group (channel c
+    belongs to group `c % 16`). Its character p is the pass, from 1, that codes the elements at spatial phase
+    `p = 4 (row % 2) + column % 4`. All groups visit the phases in the same order, distant phases first. Their
+    starting phases are spread evenly. `passes`: the pass of each phase, in the order of the visits.
     """
     order = ((0, 0), (1, 2), (0, 2), (1, 0), (0, 1), (1, 3), (0, 3), (1, 1))
     rows = []
@@ -35,12 +36,12 @@ def spread_reveal(passes: str = "12334444") -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that fixes the networks' shapes and the meaning of quality.
+    """Shapes of the codec's networks, and the meaning of quality.
 
-    Widths are channels; `_8` and `_16` are the scales 1/8 and 1/16 of the picture. `lagrangian_low` and `_high` are the
+    Widths are channels. `_8` and `_16` are the scales 1/8 and 1/16 of the picture. `lagrangian_low` and `_high` are the
     weights of `255^2 MSE` against bits per pixel at quality 0 and 1, log-linear in between. `reveal`: see
-    `spread_reveal`; a model can be trained for up to 8 steps, and a file holds 4. `negative_slope`: of the hidden units
-    of encoder and trunk (0: ReLU).
+    `spread_reveal`; training allows up to 8 passes, a file holds 4. `negative_slope`: slope of the hidden units of
+    encoder and trunk below zero (0: ReLU).
     """
 
     name: str
@@ -70,11 +71,12 @@ class ModelConfig:
             raise ModelError(f"negative_slope must be at least 0 and below 1, got {self.negative_slope}")
         passes = {str(reveal_pass) for reveal_pass in range(1, N_PHASES + 1)}
         if len(self.reveal) != N_CHANNEL_GROUPS or any(len(r) != N_PHASES or set(r) - passes for r in self.reveal):
-            raise ModelError(f"reveal must be {N_CHANNEL_GROUPS} strings of {N_PHASES} digits 1 to {N_PHASES}")
+            expected = f"{N_CHANNEL_GROUPS} strings of {N_PHASES} digits from 1 to {N_PHASES}"
+            raise ModelError(f"reveal must be {expected}, got {self.reveal}")
 
     @property
     def reveal_passes(self) -> range:
-        """The steps from 1 to the last that `reveal` names."""
+        """The passes, from 1 to the largest in `reveal`."""
         return range(1, int(max(max(row) for row in self.reveal)) + 1)
 
     def lagrangian(self, quality: float) -> float:
@@ -87,7 +89,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ModelConfig":
-        """Inverse of `to_json`. Raises ModelError for unknown or missing fields."""
+        """Invert `to_json`. Raises ModelError for unknown or missing fields."""
         names = {field.name for field in fields(cls)}
         if unknown := set(values) - names:
             raise ModelError(f"unknown fields in the model configuration: {', '.join(sorted(unknown))}")
@@ -104,7 +106,7 @@ TINY = ModelConfig(
 )  # fmt: skip
 
 NINTH_LAGRANGIAN = 0.001 * 120 ** (8 / 7)
-"""Lagrangian of the highest quality with a ninth anchor, as far above the eighth as that is above the seventh."""
+"""Lagrangian of the ninth quality anchor. Its ratio to the eighth is that of the eighth to the seventh."""
 
 SMALL = ModelConfig(
     name="small", latent_channels=512, hyper_channels=64, width_8=192, width_16=320,
@@ -123,10 +125,11 @@ BASE = ModelConfig(
 
 @dataclass(frozen=True)
 class PaperConfig:
-    """Shapes of the three networks; `decoder_blocks` counts the blocks of a stage each way.
+    """Shapes of the three networks of `ulcodec.model.paper`.
 
-    `prior_width` and `middle_width` are multiples of `head_size`, `head_size` of 4, convolution widths of 4 below 128
-    and of 32 from there on.
+    `decoder_blocks` counts the blocks of each stage, on the way down and again on the way up. `prior_width` and
+    `middle_width` are multiples of `head_size`, which is a multiple of 4. Widths of convolutions are multiples of 4
+    below 128, and of 32 from 128 on.
     """
 
     name: str

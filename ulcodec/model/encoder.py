@@ -1,26 +1,16 @@
-"""Encoder E: a picture to its clean latent, deterministic; and the hyper-encoder.
+"""Encoder E, from a picture to its latent, and the hyper-encoder. Both are deterministic.
 
-Neither touches what a decoder must reproduce.
+Decoders do not run them, so that their results may differ between machines.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ulcodec.model.blocks import QualityTable, best_bin_width, blocks, conv, cropped, dct_basis
+from ulcodec.model.blocks import QualityTable, blocks, conv, crop_tile
 from ulcodec.model.config import ModelConfig
-from ulcodec.model.tiles import Tile, whole
-
-HYPER_LOG_GAIN = (0.5, 2.5)
-"""Where the hyper-latent's log-gains start, at the lowest and the highest quality: rounding leaves a signal."""
-
-
-def anchor_log_gains(config: ModelConfig) -> Tensor:
-    """Log of (spread of the DCT coefficient / best quantisation step) [anchors, C]: where all latent gains start."""
-    _, std = dct_basis(config.latent_channels)
-    last = config.n_quality_anchors - 1
-    steps = torch.tensor([best_bin_width(config.lagrangian(anchor / last)) for anchor in range(last + 1)])
-    return std.log()[None] - steps.log()[:, None]
+from ulcodec.model.initialisation import HYPER_LOG_GAIN, anchor_log_gains, dct_basis
+from ulcodec.model.tiles import Tile, whole_tile
 
 
 class Encoder(nn.Module):
@@ -43,7 +33,7 @@ class Encoder(nn.Module):
 
     @property
     def halo(self) -> int:
-        """Latent positions that the encoder sees to each side."""
+        """Latent positions on each side that an element of the latent depends on."""
         return len(self.blocks_16) + -(-len(self.blocks_8) // 2)
 
     def forward(
@@ -51,22 +41,23 @@ class Encoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """x [B, 3, H, W] float32 in [0, 1], H and W multiples of 16; quality [B] in [0, 1].
 
-        Returns `(y, z)` float32 [B, C, H/16, W/16]: the latent in quantisation steps, and before the quality gain
-        (unit spread). With x the outer part of a `tile`, these are of the tile with `kept_halo` positions around.
+        Returns `(y, unit_latent)` float32 [B, C, H/16, W/16]: the latent in bins, and the latent before the quality
+        gain, of unit spread. With a `tile`, x is the tile with its halo, and the latents are of the tile with
+        `kept_halo` positions around it.
         """
-        tile = tile or whole((x.shape[2] // 16, x.shape[3] // 16))
-        at_16 = tile.limited(kept_halo + len(self.blocks_16))
-        kept = tile.limited(kept_halo)
+        tile = tile or whole_tile((x.shape[2] // 16, x.shape[3] // 16))
+        at_16 = tile.crop_halo(kept_halo + len(self.blocks_16))
+        kept = tile.crop_halo(kept_halo)
         centred = x - 0.5
         features = self.stem(4 * F.pixel_unshuffle(centred, 8))
         features = features * self.quality_8.gain(quality).to(features.dtype)
-        features = self.blocks_8.narrowing(features, tile.scaled(2), 2 * (kept_halo + len(self.blocks_16)))
+        features = self.blocks_8.forward_tile(features, tile.scaled(2), 2 * (kept_halo + len(self.blocks_16)))
         features = self.down(F.pixel_unshuffle(features, 2))
-        residual = self.head(self.blocks_16.narrowing(features, at_16, kept_halo))
+        residual = self.head(self.blocks_16.forward_tile(features, at_16, kept_halo))
         with torch.autocast(x.device.type, enabled=False):
-            centred = cropped(centred, tile.scaled(16), kept.scaled(16)).float()
-            z = self.linear(F.pixel_unshuffle(centred, 16)) + residual.float()
-            return z * self.log_gain.gain(quality), z
+            centred = crop_tile(centred, tile.scaled(16), kept.scaled(16)).float()
+            unit_latent = self.linear(F.pixel_unshuffle(centred, 16)) + residual.float()
+            return unit_latent * self.log_gain.gain(quality), unit_latent
 
 
 class HyperEncoder(nn.Module):
@@ -83,17 +74,16 @@ class HyperEncoder(nn.Module):
         with torch.no_grad():
             self.log_gain.values.copy_(torch.linspace(*HYPER_LOG_GAIN, config.n_quality_anchors)[:, None])
 
-    def forward(self, z: Tensor, quality: Tensor) -> Tensor:
-        """z [B, C, h, w] float32 of unit spread -> hyper-latent [B, C_hyper, ceil(h/4), ceil(w/4)] in steps."""
-        padded = pad_to_multiple(z, 4)
-        features = F.relu(self.stem(padded))
+    def forward(self, unit_latent: Tensor, quality: Tensor) -> Tensor:
+        """unit_latent [B, C, h, w] float32 -> hyper-latent [B, C_hyper, ceil(h/4), ceil(w/4)] in bins."""
+        features = F.relu(self.stem(_pad_to_multiple(unit_latent, 4)))
         features = F.relu(self.down_32(F.pixel_unshuffle(features, 2)))
         features = F.relu(self.down_64(F.pixel_unshuffle(features, 2)))
         hyper: Tensor = self.head(features).float() * self.log_gain.gain(quality)
         return hyper
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Repeat the last row and column until height and width are multiples of `multiple`."""
     bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
     return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x

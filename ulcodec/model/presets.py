@@ -1,4 +1,4 @@
-"""Every named configuration, and the model that each builds."""
+"""The table of all named configurations."""
 
 from ulcodec.errors import ModelError
 from ulcodec.model.config import BASE, PAPER, PAPER_TINY, SMALL, TINY, ModelConfig, PaperConfig
@@ -7,7 +7,7 @@ PRESETS: dict[str, ModelConfig | PaperConfig] = {c.name: c for c in (TINY, SMALL
 
 
 def preset(name: str) -> ModelConfig | PaperConfig:
-    """A configuration by name. Raises ModelError for one that is not known."""
+    """Look up a configuration by name. Raises ModelError for an unknown name."""
     if name not in PRESETS:
         raise ModelError(f"unknown configuration {name!r}; known: {', '.join(PRESETS)}")
     return PRESETS[name]

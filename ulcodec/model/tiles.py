@@ -1,4 +1,7 @@
-"""Tiles of a latent grid with what surrounds them, so that large pictures take no more memory than a tile."""
+"""Tiles of a latent grid, each with a halo, so that memory does not grow with the picture.
+
+A network needs a tile's input range, which is the tile with a halo around it, to compute the tile's output range.
+"""
 
 from collections.abc import Iterator
 from itertools import product
@@ -8,50 +11,46 @@ from torch import Tensor
 
 
 class Span(NamedTuple):
-    """A tile along one axis: the range of its output, of the input that this takes, and the former in the latter."""
+    """A tile along one axis: its output range `inner`, and its input range `outer`, which is `inner` with a halo.
+
+    Both are slices with start and stop, in positions of the whole grid.
+    """
 
     inner: slice
     outer: slice
-    within: slice
 
-    def limited(self, halo: int) -> "Span":
-        """With at most `halo` positions to each side of the inner range."""
-        outer = slice(
-            max(self.outer.start, self.inner.start - halo),
-            min(self.outer.stop, self.inner.stop + halo),
-        )
-        return span(self.inner, outer)
+    @property
+    def within(self) -> slice:
+        """The output range, counted from the start of the input range."""
+        return slice(self.inner.start - self.outer.start, self.inner.stop - self.outer.start)
+
+    def crop_halo(self, halo: int) -> "Span":
+        """The same output range with at most `halo` positions on each side."""
+        start, stop = self.inner.start - halo, self.inner.stop + halo
+        return Span(self.inner, slice(max(self.outer.start, start), min(self.outer.stop, stop)))
 
     def scaled(self, factor: int) -> "Span":
-        """The same on a grid that is finer by a factor."""
-        return Span(*(slice(factor * part.start, factor * part.stop) for part in self))
+        """The same span on a grid that is finer by `factor`."""
+        return Span(*(slice(factor * positions.start, factor * positions.stop) for positions in self))
 
-    def of(self, wider: "Span") -> slice:
-        """Where the outer range lies in that of a wider span."""
-        return slice(self.outer.start - wider.outer.start, self.outer.stop - wider.outer.start)
-
-
-def length(part: slice) -> int:
-    return int(part.stop - part.start)
+    def outer_within(self, larger: "Span") -> slice:
+        """The input range, counted from the start of the input range of a larger span."""
+        return slice(self.outer.start - larger.outer.start, self.outer.stop - larger.outer.start)
 
 
-def span(inner: slice, outer: slice) -> Span:
-    return Span(inner, outer, slice(inner.start - outer.start, inner.stop - outer.start))
+def _spans(area: range, length: int, tile: int, halo: int) -> Iterator[Span]:
+    """Divide the positions `area` of an axis of `length` into spans.
 
-
-def spans(wanted: range, length: int, tile: int, halo: int) -> Iterator[Span]:
-    """Tiles that cover the positions `wanted` of an axis of `length`, each with `halo` positions around, if there are.
-
-    Tiles begin at multiples of `tile`, the outermost are cut to what is wanted.
+    Output ranges begin at multiples of `tile`; the first and the last are cut to the area. Input ranges add `halo`
+    positions on each side, as far as the axis goes.
     """
-    for start in range(wanted.start // tile * tile, wanted.stop, tile):
-        first, last = max(start, wanted.start), min(start + tile, wanted.stop)
-        outer = slice(max(first - halo, 0), min(last + halo, length))
-        yield span(slice(first, last), outer)
+    for start in range(area.start // tile * tile, area.stop, tile):
+        first, last = max(start, area.start), min(start + tile, area.stop)
+        yield Span(slice(first, last), slice(max(first - halo, 0), min(last + halo, length)))
 
 
 class Tile(NamedTuple):
-    """A part of a grid with what surrounds it."""
+    """A tile of a grid: its rows and its columns. `outer` and `inner`: the tile with and without its halo."""
 
     rows: Span
     columns: Span
@@ -66,43 +65,47 @@ class Tile(NamedTuple):
 
     @property
     def inner_grid(self) -> tuple[int, int]:
-        return length(self.rows.inner), length(self.columns.inner)
+        return _length(self.rows.inner), _length(self.columns.inner)
 
     @property
     def outer_grid(self) -> tuple[int, int]:
-        return length(self.rows.outer), length(self.columns.outer)
+        return _length(self.rows.outer), _length(self.columns.outer)
 
-    def limited(self, halo: int) -> "Tile":
-        """With at most `halo` positions around: layers that follow one another need less and less."""
-        return Tile(*(part.limited(halo) for part in self))
+    def crop_halo(self, halo: int) -> "Tile":
+        """The same tile with at most `halo` positions on each side, e.g. for the later layers of a network."""
+        return Tile(*(span.crop_halo(halo) for span in self))
 
     def scaled(self, factor: int) -> "Tile":
-        """The same on a grid that is finer by a factor."""
-        return Tile(*(part.scaled(factor) for part in self))
+        """The same tile on a grid that is finer by `factor`."""
+        return Tile(*(span.scaled(factor) for span in self))
 
-    def of(self, wider: "Tile") -> tuple[slice, slice]:
-        """Rows and columns of the outer part in that of a wider tile."""
-        return self.rows.of(wider.rows), self.columns.of(wider.columns)
+    def outer_within(self, larger: "Tile") -> tuple[slice, slice]:
+        """Rows and columns of the tile with its halo, counted from the first of a larger tile with its halo."""
+        return self.rows.outer_within(larger.rows), self.columns.outer_within(larger.columns)
 
     def outer_of(self, x: Tensor) -> Tensor:
-        """The tile and what surrounds it, of [B, h, w, C]."""
+        """The tile with its halo, from a grid [B, h, w, C]."""
         return x[:, self.rows.outer, self.columns.outer]
 
     def inner_of(self, x: Tensor) -> Tensor:
-        """The tile alone."""
+        """The tile without its halo, from a grid [B, h, w, C]."""
         return x[:, self.rows.inner, self.columns.inner]
 
 
-def whole(grid: tuple[int, int]) -> Tile:
-    """A whole grid as one tile."""
+def _length(positions: slice) -> int:
+    return int(positions.stop - positions.start)
+
+
+def whole_tile(grid: tuple[int, int]) -> Tile:
+    """A whole grid as one tile, without a halo."""
     rows, columns = (slice(0, side) for side in grid)
-    return Tile(span(rows, rows), span(columns, columns))
+    return Tile(Span(rows, rows), Span(columns, columns))
 
 
 def tiles(
     grid: tuple[int, int], tile: int, halo: int, rows: range | None = None, columns: range | None = None
 ) -> list[Tile]:
-    """Tiles of a grid, or of some of its rows and columns, row after row; `tile` and `halo` as in `spans`."""
-    down = spans(rows or range(grid[0]), grid[0], tile, halo)
-    across = list(spans(columns or range(grid[1]), grid[1], tile, halo))
+    """Divide a grid, or some of its rows and columns, into tiles, row after row. `tile` and `halo`: see `_spans`."""
+    down = _spans(rows or range(grid[0]), grid[0], tile, halo)
+    across = list(_spans(columns or range(grid[1]), grid[1], tile, halo))
     return [Tile(*pair) for pair in product(down, across)]

@@ -1,4 +1,7 @@
-"""Transformer with rotary positions and noise-level modulation, shared by the paper's model and the base model."""
+"""Transformer over a grid, with rotary positions and conditioning on the noise level (adaLN-zero).
+
+The paper's model and the base model share it.
+"""
 
 import math
 
@@ -10,19 +13,19 @@ N_LEVEL_FREQUENCIES = 32
 ROTARY_BASE = 100.0
 
 
-def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
-def zero(layer: nn.Module) -> nn.Module:
-    """The layer with all its parameters set to zero."""
+def zero_init(layer: nn.Module) -> nn.Module:
+    """Set all parameters of a layer to zero and return it."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class LevelEmbedding(nn.Module):
-    """Noise level as a vector: sines and cosines of the log-SNR, periods 2 to 128, then an MLP."""
+    """Embedding of the noise level: sines and cosines of the log-SNR, of periods 2 to 128, and an MLP."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -37,8 +40,8 @@ class LevelEmbedding(nn.Module):
         return embedding
 
 
-def rotary_angles(h: int, w: int, head_size: int, device: torch.device) -> Tensor:
-    """Rotary embedding (arXiv 2104.09864): angles [h * w, head_size / 2], one half by the row, one by the column."""
+def _rotary_angles(h: int, w: int, head_size: int, device: torch.device) -> Tensor:
+    """Angles of the rotary embedding (arXiv 2104.09864): [h * w, head_size / 2], half by row and half by column."""
     n_frequencies = head_size // 4
     frequencies = ROTARY_BASE ** (-torch.arange(n_frequencies, device=device) / n_frequencies)
     rows = (torch.arange(h, device=device)[:, None] * frequencies)[:, None].expand(h, w, -1)
@@ -46,15 +49,15 @@ def rotary_angles(h: int, w: int, head_size: int, device: torch.device) -> Tenso
     return torch.cat((rows, columns), dim=-1).flatten(0, 1)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns the pairs (i, i + head_size / 2) of x [B, heads, N, head_size] by angles [N, head_size / 2]."""
+def _rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotate the pairs (i, i + head_size / 2) of x [B, heads, N, head_size] by angles [N, head_size / 2]."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
 
 
 class Attention(nn.Module):
-    """Self-attention over all tokens, queries and keys normalised, then rotated by position."""
+    """Self-attention over all tokens. Queries and keys are normalised, then rotated by position."""
 
     def __init__(self, width: int, head_size: int):
         super().__init__()
@@ -68,15 +71,15 @@ class Attention(nn.Module):
         """x [B, N, width], angles [N, head_size / 2] -> [B, N, width]."""
         heads = self.qkv(x).unflatten(-1, (3, -1, self.head_size))  # [B, N, 3, heads, head_size]
         query, key, value = heads.permute(2, 0, 3, 1, 4)
-        query = rotate(self.query_norm(query.float()), angles).to(value.dtype)
-        key = rotate(self.key_norm(key.float()), angles).to(value.dtype)
+        query = _rotate(self.query_norm(query.float()), angles).to(value.dtype)
+        key = _rotate(self.key_norm(key.float()), angles).to(value.dtype)
         mixed = F.scaled_dot_product_attention(query, key, value)
         result: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return result
 
 
 class TransformerBlock(nn.Module):
-    """Attention and MLP, each between a norm modulated and a gate set by the noise level; gates start at zero."""
+    """Attention and MLP. The noise level sets the scale and shift before each, and the gate after it (from zero)."""
 
     def __init__(self, width: int, head_size: int, dropout: float):
         super().__init__()
@@ -85,31 +88,31 @@ class TransformerBlock(nn.Module):
         self.attention = Attention(width, head_size)
         expand, reduce = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.mlp = nn.Sequential(expand, nn.GELU(), nn.Dropout(dropout), reduce)
-        self.level = zero(nn.Linear(width, 6 * width))
+        self.level = zero_init(nn.Linear(width, 6 * width))
 
     def forward(self, x: Tensor, level: Tensor, angles: Tensor) -> Tensor:
         """x [B, N, width], level [B, width], angles [N, head_size / 2] -> [B, N, width]."""
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = self.level(level)[:, None].chunk(6, dim=-1)
-        x = x + gate_1 * self.attention(modulate(self.norm_1(x), scale_1, shift_1), angles)
-        result: Tensor = x + gate_2 * self.mlp(modulate(self.norm_2(x), scale_2, shift_2))
+        x = x + gate_1 * self.attention(scale_and_shift(self.norm_1(x), scale_1, shift_1), angles)
+        result: Tensor = x + gate_2 * self.mlp(scale_and_shift(self.norm_2(x), scale_2, shift_2))
         return result
 
 
 class Transformer(nn.Module):
-    """Transformer blocks over the positions of a grid, and a last modulated norm."""
+    """Transformer blocks over the positions of a grid, and a final norm with scale and shift by the noise level."""
 
     def __init__(self, width: int, n_blocks: int, head_size: int, dropout: float = 0.0):
         super().__init__()
         self.head_size = head_size
         self.blocks = nn.ModuleList(TransformerBlock(width, head_size, dropout) for _ in range(n_blocks))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.level = zero(nn.Linear(width, 2 * width))
+        self.level = zero_init(nn.Linear(width, 2 * width))
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """x [B, width, h, w], level [B, width] -> [B, width, h, w]."""
-        angles = rotary_angles(x.shape[-2], x.shape[-1], self.head_size, x.device)
+        angles = _rotary_angles(x.shape[-2], x.shape[-1], self.head_size, x.device)
         tokens = x.flatten(2).transpose(1, 2)
         for block in self.blocks:
             tokens = block(tokens, level, angles)
-        tokens = modulate(self.norm(tokens), *self.level(level)[:, None].chunk(2, dim=-1))
+        tokens = scale_and_shift(self.norm(tokens), *self.level(level)[:, None].chunk(2, dim=-1))
         return tokens.transpose(1, 2).reshape(x.shape)

@@ -1,4 +1,4 @@
-"""The whole model: encoder, hyper-encoder, prior, decoder, as one module."""
+"""The codec's model: encoder, hyper-encoder, hyper-decoder, prior and decoder as one module."""
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ from ulcodec.model.prior import HyperDecoder, Prior
 
 
 class UnifiedLatentModel(nn.Module):
-    """Networks of one configuration, with fresh weights."""
+    """Networks of a configuration, with initial weights."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -22,12 +22,12 @@ class UnifiedLatentModel(nn.Module):
         self.decoder = Decoder(config)
 
     def encode_clean(self, x: Tensor, quality: Tensor) -> Tensor:
-        """x [B, 3, H, W] in [0, 1] -> clean latent z [B, C, h, w] in the paper's units (a step is `BIN_WIDTH`)."""
+        """x [B, 3, H, W] in [0, 1] -> clean latent z [B, C, h, w] in the paper's units (a bin is `BIN_WIDTH` wide)."""
         y: Tensor = self.encoder(x, quality)[0]
         return y * BIN_WIDTH
 
     def denoise_latent(self, z_t: Tensor, log_snr: Tensor, quality: Tensor) -> Tensor:
-        """z_t [B, C, h, w] at one log_snr [B] for all elements -> z_hat, by the prior alone (no hyper-latent)."""
+        """z_t [B, C, h, w], log_snr [B] the same for all elements -> z_hat, by the prior without a hyper-latent."""
         level = log_snr[:, None, None, None]
         mean: Tensor = self.prior(z_t / (alpha(level) * BIN_WIDTH), level, quality, None).mean
         return mean * BIN_WIDTH

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from ulcodec.devices import autocast
 from ulcodec.diffusion.batch_noise import draw_rows, normal_noise
-from ulcodec.diffusion.bound import per_picture, stratified_times
+from ulcodec.diffusion.bound import stratified_times
+from ulcodec.diffusion.per_picture import per_picture
 from ulcodec.diffusion.schedule import alpha, decoder_weight, residual_log_snr, sigma
 from ulcodec.io.locations import Source
 from ulcodec.io.sources import LeftOut
 from ulcodec.model.decoder import Denoiser
-from ulcodec.model.likelihood import coding_walk
+from ulcodec.model.likelihood import simulate_coding
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model
 from ulcodec.train.data.loading import load_pictures
@@ -37,7 +38,7 @@ def decode_pictures(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tu
     y, unit_latent = model.encoder(x, quality)
     hyper = round_around(model.hyper_encoder(unit_latent, quality), model.hyper_decoder.predict(quality).mean)
     hyper_features = model.hyper_decoder(hyper, quality, (y.shape[2], y.shape[3]))
-    restored, _ = coding_walk(model, y, quality, hyper_features)
+    restored, _ = simulate_coding(model, y, quality, hyper_features)
     decoded: tuple[Tensor, Tensor] = model.decoder.trunk(restored, quality)
     return decoded
 

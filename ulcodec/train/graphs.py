@@ -12,8 +12,8 @@ from typing import Protocol, TypeGuard, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ulcodec.model import fusion
 from ulcodec.model.blocks import BottleneckBlock
+from ulcodec.model.fusion import use_compiler
 from ulcodec.model.prior import PriorBlock
 
 Measured = tuple[Tensor, dict[str, Tensor]]
@@ -55,7 +55,7 @@ def compile_parts(model: nn.Module, compiler: str = "inductor") -> None:
 
     Blocks of one shape share one compilation: it takes seconds, where whole networks take minutes.
     """
-    fusion.backend = compiler
+    use_compiler(compiler)
     torch._dynamo.config.cache_size_limit = N_VARIANTS  # its name up to torch 2.6, an alias of recompile_limit since
     for module in model.modules():
         if isinstance(module, BottleneckBlock | PriorBlock):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ulcodec.diffusion.batch_noise import normal_noise, uniform_noise
-from ulcodec.diffusion.bound import latent_bound_nats, per_picture, stratified_times
+from ulcodec.diffusion.bound import latent_bound_nats, stratified_times
+from ulcodec.diffusion.per_picture import per_picture, sum_per_picture
 from ulcodec.diffusion.schedule import (
     ALPHA_0,
     BIN_WIDTH,
@@ -23,10 +24,9 @@ from ulcodec.diffusion.schedule import (
     decoder_weight,
     pixel_log_snr,
     sigma,
-    sum_per_picture,
 )
 from ulcodec.model.config import ModelConfig
-from ulcodec.model.likelihood import coding_walk, unit_bin_bits
+from ulcodec.model.likelihood import simulate_coding, unit_bin_bits
 from ulcodec.model.prior import Prediction
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.train.log import Metrics
@@ -88,7 +88,7 @@ def codec_loss(
         hyper + uniform_noise(hyper, generator) - hyper_prediction.mean, hyper_prediction.log_scale
     )
     hyper_features = model.hyper_decoder(round_around(hyper, hyper_prediction.mean), quality, (y.shape[2], y.shape[3]))
-    restored, prediction = coding_walk(model, y, quality, hyper_features)
+    restored, prediction = simulate_coding(model, y, quality, hyper_features)
     chain_bits = sum_per_picture(hyper_bits) + sum_per_picture(symbol_bits(restored.detach(), prediction))
     slope = sum_per_picture(noisy_bits(y, prediction, generator))
     _, mean = model.decoder.trunk(restored, quality)

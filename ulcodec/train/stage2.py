@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ulcodec.devices import bfloat16_pays
 from ulcodec.diffusion.batch_noise import normal_noise
-from ulcodec.diffusion.bound import per_picture, stratified_times, terminal_kl_nats
-from ulcodec.diffusion.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma, sum_per_picture
+from ulcodec.diffusion.bound import stratified_times, terminal_kl_nats
+from ulcodec.diffusion.per_picture import per_picture, sum_per_picture
+from ulcodec.diffusion.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma
 from ulcodec.errors import TrainingError
 from ulcodec.io.locations import Source
 from ulcodec.io.sources import LeftOut
