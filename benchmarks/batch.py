@@ -29,12 +29,12 @@ RUNS = 5
 def crops(pictures: Sequence[Picture], side_px: int, count: int) -> list[np.ndarray]:
     """Crop the pictures in turn at random places: uint8 [side, side, 3]."""
     generator = np.random.default_rng(0)
-    found = []
+    cropped = []
     for index in range(count):
         pixels = pictures[index % len(pictures)].pixels
         top, left = (generator.integers(0, length - side_px + 1) for length in pixels.shape[:2])
-        found.append(np.ascontiguousarray(pixels[top : top + side_px, left : left + side_px]))
-    return found
+        cropped.append(np.ascontiguousarray(pixels[top : top + side_px, left : left + side_px]))
+    return cropped
 
 
 def medians(device: torch.device, count: int, ways: Sequence[Callable[[], Any]]) -> list[float]:

@@ -30,15 +30,15 @@ def relative_time(report: Mapping[str, Any], measure: str) -> float:
 
 def failures(new: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
     """Describe what is worse by more than the noise. Raises KeyError if a run lacks a compared figure."""
-    found = []
+    lines = []
     row = bd_row("earlier", curve_of(earlier["curves"][OURS]), curve_of(new["curves"][OURS]))
     if row["bd_rate_percent"] is None or row["bd_rate_percent"] > MAX_BD_RATE_PERCENT:
-        found.append(f"BD-rate against the earlier curve: {row['bd_rate_percent']} %")
+        lines.append(f"BD-rate against the earlier curve: {row['bd_rate_percent']} %")
     for measure in ("encode_cpu_ms", "decode_cpu_ms"):
         ratio = relative_time(new, measure) / relative_time(earlier, measure)
         if ratio > MAX_TIME_RATIO:
-            found.append(f"{measure}, beside {REFERENCE}'s: {ratio:.2f} times what it was")
-    return found
+            lines.append(f"{measure}, beside {REFERENCE}'s: {ratio:.2f} times what it was")
+    return lines
 
 
 def main() -> None:
@@ -48,13 +48,13 @@ def main() -> None:
     options = parser.parse_args()
     try:
         new, earlier = (json.loads(path.read_text()) for path in (options.new, options.earlier))
-        found = failures(new, earlier)
+        lines = failures(new, earlier)
     except KeyError as error:
         sys.exit(f"error: a report lacks what is compared: {error} (times need --sizes)")
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    print("\n".join(found) or "no worse")
-    sys.exit(1 if found else 0)
+    print("\n".join(lines) or "no worse")
+    sys.exit(1 if lines else 0)
 
 
 if __name__ == "__main__":

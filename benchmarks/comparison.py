@@ -58,18 +58,18 @@ def main() -> None:
     qualities = [options.quality] if options.bpp is None else range(101)
     ours = {quality: codec.encode(pixels, quality=quality) for quality in qualities}
     data = closest_file(ours, (options.bpp or 0) * picture.width * picture.height / 8)
-    shown, lines = [pixels], []
+    versions, lines = [pixels], []
     for realism in options.realism:
         decoded = codec.decode_array(data, realism=realism)
-        shown.append(decoded)
+        versions.append(decoded)
         name = f"ulcodec, realism {realism:g}" if realism else "ulcodec"
         lines.append(described(name, data, picture, decoded))
     if options.avif:
         avif = closest_file({quality: avif_bytes(pixels, quality) for quality in range(101)}, len(data))
         from_avif = np.asarray(Image.open(BytesIO(avif)).convert("RGB"))
-        shown.insert(1, from_avif)
+        versions.insert(1, from_avif)
         lines.insert(0, described("AVIF", avif, picture, from_avif))
-    panels = [panel[options.crop] for panel in shown]
+    panels = [panel[options.crop] for panel in versions]
     gap = np.full((panels[0].shape[0], GAP_PX, 3), 255, dtype=np.uint8)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     save_image(np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1), options.output)

@@ -91,15 +91,15 @@ def peer_row(peer: Peer, pictures: Sequence[Picture], rate: float, critic_steps:
 
 def installed_peers() -> list[Peer]:
     """The installed peers of `PEER_KEYS`; prints the others on stderr."""
-    found = []
+    peers = []
     for peer in PEERS.values():
         if peer.key in PEER_KEYS:
             try:
                 peer.library()
-                found.append(peer)
+                peers.append(peer)
             except AbsentError as error:
                 print(f"absent: {peer.title}: {error}", file=sys.stderr)
-    return found
+    return peers
 
 
 def draw(rows: Sequence[dict[str, Any]], target: Path) -> None:

@@ -118,20 +118,20 @@ class ProgressiveJpegXl:
         check(library.JxlDecoderSubscribeEvents(decoder, BASIC_INFO | FRAME_PROGRESSION | FULL_IMAGE))
         check(library.JxlDecoderSetProgressiveDetail(decoder, PASSES))
         check(library.JxlDecoderSetInput(decoder, data, ctypes.c_size_t(len(data))))
-        size, shown = ctypes.c_size_t(pixels.nbytes), False
+        size, is_decoded = ctypes.c_size_t(pixels.nbytes), False
         while True:
             status = library.JxlDecoderProcessInput(decoder)
             if status == NEED_OUTPUT:
                 target = pixels.ctypes.data_as(ctypes.c_void_p)
                 check(library.JxlDecoderSetImageOutBuffer(decoder, ctypes.byref(RGB_8), target, size))
             elif status == NEED_MORE_INPUT:
-                shown = library.JxlDecoderFlushImage(decoder) == 0
+                is_decoded = library.JxlDecoderFlushImage(decoder) == 0
                 break
             elif status in (FULL_IMAGE, 0, 1):
-                shown = status == FULL_IMAGE
+                is_decoded = status == FULL_IMAGE
                 break
         library.JxlDecoderDestroy(decoder)
-        return pixels if shown else None
+        return pixels if is_decoded else None
 
 
 class ProgressiveJpeg:
@@ -178,8 +178,8 @@ def psnr_of_fronts(codec: Codec, pixels: Pixels, quality: int) -> dict[str, list
             "jpegxl": jpeg_xl.decode_front(jpeg_xl_file[: round(fraction * len(jpeg_xl_file))], pixels.shape),
             "jpeg": jpeg.decode_front(jpeg_file[: round(fraction * len(jpeg_file))], pixels.shape),
         }
-        for name, shown in decoded.items():
-            curves[name].append(None if shown is None else psnr_db(pixels, shown))
+        for name, picture in decoded.items():
+            curves[name].append(None if picture is None else psnr_db(pixels, picture))
     return curves
 
 
@@ -190,8 +190,8 @@ def of_size(encode: Any, levels: tuple[float, ...], pixels: Pixels, n_bytes: int
 
 
 def mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if len(known) == len(values) else None
+    present = [value for value in values if value is not None]
+    return fmean(present) if len(present) == len(values) else None
 
 
 def draw(report: dict[str, Any], target: Path) -> None:
@@ -221,13 +221,16 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     codec, pictures = ulcodec.load(), find_pictures(options.pictures)
-    found = [psnr_of_fronts(codec, picture.pixels, options.quality) for picture in pictures]
+    curves = [psnr_of_fronts(codec, picture.pixels, options.quality) for picture in pictures]
     report = {
         "quality": options.quality,
         "fingerprint": codec.fingerprint,
         "n_pictures": len(pictures),
         "fractions": FRACTIONS,
-        "psnr_db": {name: [mean(list(at)) for at in zip(*(f[name] for f in found), strict=True)] for name in TITLES},
+        "psnr_db": {
+            name: [mean(list(values)) for values in zip(*(curve[name] for curve in curves), strict=True)]
+            for name in TITLES
+        },
     }
     options.output.write_text(to_json(report))
     if options.figure:

@@ -1,12 +1,12 @@
 """Pillow plugin: after `import ulcodec.pillow`, Pillow opens and saves `.ulc` files.
 
     import ulcodec.pillow
-    Image.open("a.ulc")                      # size, mode and metadata; decoded when its pixels are asked for
+    Image.open("a.ulc")                      # reads size, mode and metadata; decodes on the first use of pixels
     image.save("b.ulc", quality=60)
 
 Options of `save`: `quality`, `alpha_quality`, `strip`, `effort` as in `Codec.encode`, `model`, and Pillow's own
-`icc_profile`, `exif` and `xmp`, by default those of the picture. `Image.draft(mode, size)` before the first pixel takes
-the picture at 1/8 where that is large enough, as `Image.thumbnail` asks for. `options` says what `Image.open` cannot.
+`icc_profile`, `exif` and `xmp`, by default those of the picture. `Image.draft(mode, size)` selects decoding at 1/8, if
+that is large enough; `Image.thumbnail` calls it. `options` holds what `Image.open` has no arguments for.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ INFO_NAMES = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp", "cicp": "cicp"
 
 @dataclass
 class Options:
-    """What `Image.open` cannot be told: the model that decodes, where, and the realism from 0 to 1."""
+    """Options of decoding: model, device, and realism from 0 to 1."""
 
     model: str = "small"
     device: str = "auto"
@@ -46,7 +46,7 @@ def codec(model: str, device: str) -> Any:
 
 
 class UlcImageFile(ImageFile.ImageFile):
-    """A `.ulc` file: verified when opened, decoded when loaded."""
+    """A `.ulc` file as a Pillow image: verified when opened, decoded when loaded."""
 
     format = FORMAT
     format_description = "ulcodec picture"
@@ -75,9 +75,9 @@ class UlcImageFile(ImageFile.ImageFile):
         self.tile = []
 
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
-        """Ask for a picture of at least `size`: at 1/8 if that is enough, as it is otherwise.
+        """Select decoding at 1/8 if that gives at least `size`.
 
-        Returns the mode and where the picture lies in what will be loaded, in pixels; None if nothing changes.
+        Returns the mode, and the box of the picture in what will be loaded, in pixels; None if nothing changes.
         """
         small = (-(-self.width // THUMBNAIL_PX), -(-self.height // THUMBNAIL_PX))
         if size is None or not self.file_bytes or self.reduced or size[0] > small[0] or size[1] > small[1]:
@@ -87,7 +87,7 @@ class UlcImageFile(ImageFile.ImageFile):
         return self.mode, box
 
     def load(self) -> Any:
-        """Decode, the first time. Raises OSError for a file that cannot be."""
+        """Decode on the first call. Raises OSError for a file that cannot be decoded."""
         if self.file_bytes:
             data, self.file_bytes = self.file_bytes, b""
             try:
@@ -106,21 +106,22 @@ class UlcImageFile(ImageFile.ImageFile):
 
 
 def accept(prefix: bytes) -> bool:
+    """Whether a file begins like a `.ulc` file."""
     return prefix.startswith(MAGIC)
 
 
 def save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
-    """`Image.save` in this format. Raises OSError for a picture that cannot be coded."""
-    given = image.encoderinfo
-    model, quality = given.get("model", options.model), given.get("quality", 50)
+    """Save an image as `.ulc`. Raises OSError for a picture that cannot be coded."""
+    arguments = image.encoderinfo
+    model, quality = arguments.get("model", options.model), arguments.get("quality", 50)
     try:
-        picture = load_image(with_metadata(image, given), upright=False, max_pixels=2**31)
+        picture = load_image(with_metadata(image, arguments), upright=False, max_pixels=2**31)
         data = codec(model, options.device).encode(
             picture,
             quality=quality,
-            alpha_quality=given.get("alpha_quality"),
-            strip=given.get("strip", False),
-            effort=given.get("effort", 1),
+            alpha_quality=arguments.get("alpha_quality"),
+            strip=arguments.get("strip", False),
+            effort=arguments.get("effort", 1),
             max_pixels=2**31,
         )
     except UlcError as error:
@@ -128,14 +129,14 @@ def save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     file.write(data)
 
 
-def with_metadata(image: Image.Image, given: dict[str, Any]) -> Image.Image:
-    """The image with the metadata that `save` was given, or its own."""
-    found = image.copy()
+def with_metadata(image: Image.Image, arguments: dict[str, Any]) -> Image.Image:
+    """Replace metadata of an image by that in the arguments of `save`."""
+    copy = image.copy()
     for name in INFO_NAMES.values():
-        if name in given:
-            value = given[name]
-            found.info[name] = value.tobytes() if isinstance(value, Image.Exif) else value
-    return found
+        if name in arguments:
+            value = arguments[name]
+            copy.info[name] = value.tobytes() if isinstance(value, Image.Exif) else value
+    return copy
 
 
 Image.register_open(FORMAT, UlcImageFile, accept)

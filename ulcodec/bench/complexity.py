@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of each part of a model."""
+"""Count the parameters and multiply-accumulates of each part of a model."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,10 +17,10 @@ SIDE_PX = 256
 
 
 def describe(config: ModelConfig | PaperConfig) -> list[dict[str, Any]]:
-    """Rows `{part, parameters, kmac_per_px, passes}` for a configuration, measured on a 256x256 picture.
+    """Describe a configuration as rows `{part, parameters, kmac_per_px, passes}`, measured on a 256x256 picture.
 
-    The paper's model is described without allocating it. `kmac_per_px` is thousands of multiply-accumulates of one pass
-    over pixels of the picture; `passes` how often coding or decoding runs the part (a denoising step counts once).
+    The paper's model is not allocated for this. `kmac_per_px`: thousands of multiply-accumulates per pixel of the
+    picture in one run; `passes`: runs of the part in coding or decoding (one for an evaluation of the denoiser).
     """
     with torch.device("meta" if isinstance(config, PaperConfig) else "cpu"), torch.no_grad():
         model = build_model(config)
@@ -49,7 +49,7 @@ def codec_parts(model: UnifiedLatentModel) -> list[Part]:
     denoiser = model.decoder.denoiser
     once = [denoiser.log_std, denoiser.features_fine, denoiser.features_coarse, denoiser.picture]
     steps = [part for part in denoiser.children() if part not in once]
-    known, r_t = denoiser.conditions(features, picture), torch.zeros(1, N_COEFFICIENTS, *2 * [SIDE_PX // CELL_PX])
+    conditions, r_t = denoiser.conditions(features, picture), torch.zeros(1, N_COEFFICIENTS, *2 * [SIDE_PX // CELL_PX])
     return [
         ("encoder", [model.encoder], lambda: model.encoder(picture, quality), 1),
         ("hyper-encoder", [model.hyper_encoder], lambda: model.hyper_encoder(latent, quality), 1),
@@ -62,7 +62,7 @@ def codec_parts(model: UnifiedLatentModel) -> list[Part]:
         ),
         ("decoder trunk", [model.decoder.trunk], lambda: model.decoder.trunk(latent, quality), 1),
         ("denoiser, once", once, lambda: denoiser.conditions(features, picture), 1),
-        ("denoiser, a step", steps, lambda: denoiser(r_t, level, known), 1),
+        ("denoiser, a step", steps, lambda: denoiser(r_t, level, conditions), 1),
     ]
 
 
@@ -83,7 +83,7 @@ def kmac_per_px(run: Callable[[], Tensor | object]) -> float:
 
 
 def coding_kmac_per_px(config: ModelConfig) -> dict[str, float]:
-    """Thousand multiply-accumulates for a pixel of the picture, all passes together: `{"encode", "decode"}`."""
+    """Thousands of multiply-accumulates per pixel of the picture, all passes together: `{"encode", "decode"}`."""
     cost = {row["part"]: row["kmac_per_px"] * row["passes"] for row in describe(config)}
     coding = cost["hyper-decoder"] + cost["prior"]
     return {

@@ -7,6 +7,7 @@ batch of one.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,7 +159,7 @@ class Codec:
         Raises as `decode`.
         """
         container = self.open(data, max_pixels)
-        fields = detach(container, self._decode_alpha)
+        fields = detach(container, partial(decode_alpha, self))
         alpha = fields.get("alpha")
         if alpha is not None:
             fields["alpha"] = np.asarray(Image.fromarray(alpha).reduce(THUMBNAIL_PX))
@@ -200,14 +201,8 @@ class Codec:
         container = self.open(data, max_pixels)
         if container.is_lossless:
             return {"bound_bits": 0.0, "payload_bits": 0.0, "file_bits": 8.0 * len(data)}
-        grid = latent_grid(container)
-        latent = self.decode_latents(container)
-        y = unflattened(latent.y_16, grid)
-        hyper = unflattened(latent.hyper_16, hyper_grid(grid))
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            bits = chain_bits(self.model, y, hyper, quality_tensor(container.header.quality, self.device))
         return {
-            "bound_bits": float(bits),
+            "bound_bits": bound_bits(self, container),
             "payload_bits": 8.0 * sum(map(len, container.segments)),
             "file_bits": 8.0 * len(data),
         }
@@ -232,17 +227,6 @@ class Codec:
     def _check_fingerprint(self, fingerprint: bytes) -> None:
         if fingerprint != self.fingerprint_bytes:
             raise unknown_model(fingerprint, f"the loaded model is {self.name} ({self.fingerprint})")
-
-    def _decode_alpha(self, data: bytes, header: Header) -> np.ndarray:
-        """Decode an alpha channel's `.ulc` file: plain 8-bit grey, of the size of its picture."""
-        container = self.open(data, header.n_pixels)
-        alpha = container.header
-        is_plain = alpha.layout is Layout.GREY and alpha.bit_depth == 8 and not container.attachments
-        if not is_plain or (alpha.width, alpha.height) != (header.width, header.height):
-            raise CorruptDataError("an alpha channel that does not belong to its picture")
-        with share(ALPHA_SHARE):
-            [picture] = decode_containers(self, [container])
-        return picture.pixels
 
 
 class Encoding:
@@ -420,7 +404,7 @@ def restore_pictures(
     realism: Realism = POSTERIOR_MEAN,
 ) -> list[Picture]:
     """Synthesise pictures from latents of one grid and quality, with the metadata and alpha of their files."""
-    extras = [detach(container, codec._decode_alpha) for container in containers]
+    extras = [detach(container, partial(decode_alpha, codec)) for container in containers]
     headers = [container.header for container in containers]
     decoded = synthesise(codec.model, codec.device, latents, headers, crop, realism)
     restored = []
@@ -433,9 +417,30 @@ def restore_pictures(
 
 def restore_lossless(codec: Codec, container: Container, crop: Crop | None = None) -> Picture:
     """Restore the picture, or a crop of it, of a file that holds lossless samples."""
-    picture = Picture(lossless_pixels(container), **detach(container, codec._decode_alpha))
+    picture = Picture(lossless_pixels(container), **detach(container, partial(decode_alpha, codec)))
     alpha = None if picture.alpha is None else cropped(picture.alpha, crop)
     return replace(picture, pixels=cropped(picture.pixels, crop), alpha=alpha)
+
+
+def decode_alpha(codec: Codec, data: bytes, header: Header) -> np.ndarray:
+    """Decode an alpha channel's `.ulc` file: plain 8-bit grey, of the size of its picture."""
+    container = codec.open(data, header.n_pixels)
+    alpha = container.header
+    is_plain = alpha.layout is Layout.GREY and alpha.bit_depth == 8 and not container.attachments
+    if not is_plain or (alpha.width, alpha.height) != (header.width, header.height):
+        raise CorruptDataError("an alpha channel that does not belong to its picture")
+    with share(ALPHA_SHARE):
+        [picture] = decode_containers(codec, [container])
+    return picture.pixels
+
+
+def bound_bits(codec: Codec, container: Container) -> float:
+    """The float prior's bound on the description length of a file's symbols."""
+    grid = latent_grid(container)
+    latent = codec.decode_latents(container)
+    y, hyper = unflattened(latent.y_16, grid), unflattened(latent.hyper_16, hyper_grid(grid))
+    with torch.inference_mode(), torch.autocast(codec.device.type, enabled=False):
+        return float(chain_bits(codec.model, y, hyper, quality_tensor(container.header.quality, codec.device)))
 
 
 def latent_grid(container: Container) -> tuple[int, int]:
