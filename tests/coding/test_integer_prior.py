@@ -213,8 +213,8 @@ def test_a_reveal_schedule_with_uneven_passes(
     for reveal_pass in config.reveal_passes:
         elements = PassElements(config, reveal_pass, CPU)
         now = positions_of(passes[None]) == reveal_pass
-        assert torch.equal(elements.in_order(elements.gather(y_16)), latents.y_16[now])
-        placed = elements.placed(latents.y_16[now], (1, *GRID))
+        assert torch.equal(elements.flatten(elements.gather(y_16)), latents.y_16[now])
+        placed = elements.unflatten(latents.y_16[now], (1, *GRID))
         copy = torch.zeros_like(y_16)
         elements.scatter(placed, copy)
         assert torch.equal(copy.flatten(0, 2), torch.where(now, latents.y_16, 0))

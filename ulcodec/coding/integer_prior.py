@@ -205,7 +205,7 @@ class IntegerHeads:
         passes = pass_map(self._config, tile.inner_grid, x.device, tile.inner_origin).permute(1, 2, 0)
         shape, coded = (len(x), *tile.inner_grid), passes == reveal_pass
         return CodingParameters(
-            *(elements.placed(part[:, coded].flatten(), shape, tile.inner_origin) for part in (mean_16, table_index))
+            *(elements.unflatten(part[:, coded].flatten(), shape, tile.inner_origin) for part in (mean_16, table_index))
         )
 
     def by_phase(self, x: Tensor, reveal_pass: int, quality: int, tile: Tile) -> CodingParameters:

@@ -285,8 +285,8 @@ class EncodingWalk(_Walk):
             if columns.stop == n_columns:
                 origin = rows.start, 0
                 yield (
-                    elements.in_order(symbols, origin).view(batch, -1),
-                    elements.in_order(indices, origin).view(batch, -1),
+                    elements.flatten(symbols, origin).view(batch, -1),
+                    elements.flatten(indices, origin).view(batch, -1),
                 )
 
     def _quantise_chunk(self, tile: Tile, chunk: slice, parameters: CodingParameters) -> Tensor:
@@ -372,7 +372,7 @@ class DecodingWalk(_Walk):
             for rows, ordered_indices in self._in_order(picture_indices):
                 symbols, origin, target = group.take(ordered_indices), (rows.start, 0), y_16[None, rows]
                 check.update(symbols)
-                placed = elements.placed(torch.from_numpy(symbols).to(y_16.device), target.shape[:3], origin)
+                placed = elements.unflatten(torch.from_numpy(symbols).to(y_16.device), target.shape[:3], origin)
                 elements.scatter(restore(placed, elements.gather(target, origin)), target, origin)
 
     def _count_tables(self, indices: Tensor) -> NDArray[np.intp]:
@@ -384,7 +384,7 @@ class DecodingWalk(_Walk):
     def _in_order(self, indices: Tensor) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
         """Iterate over a picture's table indices [h, w, K] in the order of coding, some rows at a time."""
         for rows in _row_chunks(indices[None].shape):
-            yield rows, _as_array(self.elements.in_order(indices[None, rows], (rows.start, 0)))
+            yield rows, _as_array(self.elements.flatten(indices[None, rows], (rows.start, 0)))
 
 
 class SymbolCheck:
@@ -418,7 +418,7 @@ def symbols_of(
     for reveal_pass in FILE_PASSES:
         elements = PassElements(prior.config, reveal_pass, y_16.device)
         parameters = pass_parameters(prior, y_16, reveal_pass, quality, features)
-        restored = elements.in_order(elements.gather(y_16))
+        restored = elements.flatten(elements.gather(y_16))
         yield _symbols_between(restored, parameters.mean_16), _as_array(parameters.table_index)
 
 
@@ -436,7 +436,7 @@ def pass_parameters(
         parameters = prior(y_16, reveal_pass, quality, features, tile)
         for target, part in zip(whole, parameters, strict=True):
             target[:, tile.rows.inner, tile.columns.inner] = part
-    return CodingParameters(*(elements.in_order(part) for part in whole))
+    return CodingParameters(*(elements.flatten(part) for part in whole))
 
 
 # Quantisation

@@ -103,16 +103,16 @@ class PassElements:
             positions = phase.positions(origin)
             latent[positions][..., phase.coded] = elements[positions][..., : len(phase.coded)]
 
-    def in_order(self, elements: Tensor, origin: Grid = (0, 0)) -> Tensor:
+    def flatten(self, elements: Tensor, origin: Grid = (0, 0)) -> Tensor:
         """Flatten elements to the coding order [M], without the padding."""
         return elements.flatten() if self._is_full else elements[self._mask(elements, origin)]
 
-    def placed(self, in_order: Tensor, shape: tuple[int, int, int], origin: Grid = (0, 0)) -> Tensor:
-        """Invert `in_order`, for arrays of the shape (B, h, w). The padding is zero."""
-        elements = in_order.new_zeros(*shape, self.n_channels)
+    def unflatten(self, flat: Tensor, shape: tuple[int, int, int], origin: Grid = (0, 0)) -> Tensor:
+        """Invert `flatten`, for arrays of the shape (B, h, w). The padding is zero."""
+        elements = flat.new_zeros(*shape, self.n_channels)
         if self._is_full:
-            return in_order.view_as(elements)
-        elements[self._mask(elements, origin)] = in_order
+            return flat.view_as(elements)
+        elements[self._mask(elements, origin)] = flat
         return elements
 
     @property
