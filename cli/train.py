@@ -15,7 +15,7 @@ from ulcodec.io.locations import as_source
 from ulcodec.train.settings import DenoiserSettings, Stage1Settings, Stage2Settings
 from ulcodec_cli.export import export
 
-app = typer.Typer(help="Train a codec of your own.", no_args_is_help=True)
+app = typer.Typer(help="Train a codec.", no_args_is_help=True)
 
 Settings = Stage1Settings | Stage2Settings | DenoiserSettings
 
@@ -110,10 +110,9 @@ def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run that stopped or finished.")],
     minutes: Annotated[float | None, typer.Option(help="New time budget of the whole run.")] = None,
     images: Annotated[int | None, typer.Option(help="New length of the whole run in images seen.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="Where the pictures are now; default: as before.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Pictures, if they have moved. Default: as before.")] = None,
 ) -> None:
-    """Continue a run with its own settings. With a new length, a finished run goes on from where its rate was full."""
-    from ulcodec.io.locations import as_source
+    """Continue a run with its settings. With a new length, a finished run resumes before its learning-rate decay."""
     from ulcodec.train.denoiser import resume_denoiser
     from ulcodec.train.runs import run_config
     from ulcodec.train.stage1 import resume_stage1

@@ -284,7 +284,7 @@ class DenoiserSettings:
     """Settings of the denoiser's training. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
     `model`: name or directory of the codec. `init`: name or directory of a model whose denoiser the run starts from,
-    such as the one trained around an earlier codec; by default the codec's own. Its dead units are reinitialised
+    such as the one trained around an earlier codec; by default that of the codec. Its dead units are reinitialised
     (`ulcodec.train.revival`). `bias`: b of the sigmoid weighting, in log-SNR of the residual.
     """
 

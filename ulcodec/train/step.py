@@ -13,11 +13,11 @@ from ulcodec.train.state import TrainingState
 from ulcodec.train.workers import whole
 
 LossFunction = Callable[[int], tuple[Tensor, Metrics]]
-"""Takes the number of images seen so far, which seeds everything random in the step; returns the loss and metrics."""
+"""Takes the number of images seen so far, which seeds all random numbers of the step; returns the loss and metrics."""
 
 
 class OptimisationStep:
-    """The step of a run. The first ones run as they are; then a graph is captured if the loss function allows it."""
+    """The step of a run. The first ones run eagerly; then a graph is captured, if the loss function allows it."""
 
     def __init__(self, state: TrainingState, settings: LoopSettings):
         self.state, self.settings = state, settings
