@@ -8,7 +8,9 @@ from command_line import Run, assert_refused
 from PIL import Image
 
 import ulcodec
+from ulcodec.io.picture import Picture
 from ulcodec.metrics import psnr_db
+from ulcodec_cli.compare import measure
 
 
 def test_compare_measures_and_writes_pictures_side_by_side(
@@ -27,3 +29,8 @@ def test_compare_measures_and_writes_pictures_side_by_side(
     assert "inf" in same.stdout
     Image.new("RGB", (5, 5)).save(tmp_path / "other.png")
     assert_refused(run("compare", photo, tmp_path / "other.png"), "different shapes")
+
+
+def test_pictures_of_two_depths_are_compared_at_8_bits() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    assert measure(Picture(pixels), Picture(pixels.astype(np.uint16) * 257), 1)["psnr_db"] == np.inf

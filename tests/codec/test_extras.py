@@ -1,18 +1,20 @@
 """Alpha and metadata, which a file holds beside the latent."""
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import ulcodec
-from ulcodec.codec.image import Codec
-from ulcodec.errors import (
-    FormatError,
-)
+from ulcodec.codec.image import Codec, decode_batch
+from ulcodec.errors import FormatError
+from ulcodec.format.attachments import MAX_METADATA_BYTES, deflate
 from ulcodec.format.container import Attachment, Container
 from ulcodec.io.picture import Picture
+
+SMOOTH = np.stack(np.broadcast_arrays(np.arange(24)[:, None] * 9, np.arange(40) * 5, 90), axis=2).astype(np.uint8)
+XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
 
 
 @pytest.mark.parametrize("grey", [False, True])
@@ -62,7 +64,7 @@ def test_alpha_of_another_size_or_kind_is_refused(tiny_codec: Codec, picture: np
         tiny_codec.encode(grey.astype(np.uint16)),
         nested,
     ):
-        forged = dataclasses.replace(container, attachments=((Attachment.ALPHA_ULC, alpha),))
+        forged = replace(container, attachments=((Attachment.ALPHA_ULC, alpha),))
         with pytest.raises(FormatError):
             tiny_codec.decode(forged.to_bytes())
 
@@ -77,3 +79,19 @@ def test_metadata_survives_a_round_trip(tiny_codec: Codec, picture: np.ndarray) 
     info = tiny_codec.decode(data).info
     assert info == {"icc_profile": whole.icc, "exif": b"Exif\0\0MM\0*", "xmp": b"<x/>"}
     assert len(data) < len(tiny_codec.encode(picture)) + 60
+
+
+def test_metadata_beyond_the_limit_of_the_format_is_left_out_with_a_warning(tiny_codec: Codec) -> None:
+    picture = Picture(SMOOTH, xmp=b"<x:xmpmeta>" + b" " * MAX_METADATA_BYTES + b"</x:xmpmeta>", icc=None)
+    with pytest.warns(UserWarning, match="XMP of more than"):
+        data = tiny_codec.encode(picture)
+    assert data == tiny_codec.encode(SMOOTH)
+
+
+def test_file_with_too_long_metadata_decodes_with_a_warning(tiny_codec: Codec) -> None:
+    container = Container.from_bytes(tiny_codec.encode(Picture(SMOOTH, xmp=XMP)))
+    attachments = ((Attachment.XMP, deflate(bytes(MAX_METADATA_BYTES + 1))),)
+    data = replace(container, attachments=attachments).to_bytes()
+    for read in (tiny_codec.decode, tiny_codec.thumbnail, tiny_codec.recover, lambda d: decode_batch(tiny_codec, [d])):
+        with pytest.warns(UserWarning, match="XMP is left out"):
+            read(data)

@@ -9,13 +9,7 @@ from PIL import Image
 
 import ulcodec
 from ulcodec.codec.image import Codec
-from ulcodec.errors import (
-    ArithmeticMismatchError,
-    ChecksumError,
-    FormatError,
-    ModelError,
-    UnknownModelError,
-)
+from ulcodec.errors import ArithmeticMismatchError, ChecksumError, FormatError, ModelError, UnknownModelError
 from ulcodec.format.container import Container
 from ulcodec.metrics import psnr_db
 from ulcodec.model.config import TINY, spread_reveal

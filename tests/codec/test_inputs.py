@@ -9,10 +9,7 @@ import torch
 from PIL import Image
 
 from ulcodec.codec.image import Codec
-from ulcodec.errors import (
-    FormatError,
-    ImageError,
-)
+from ulcodec.errors import FormatError, ImageError
 
 
 def test_every_type_of_input_gives_the_same_bytes(

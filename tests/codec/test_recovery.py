@@ -7,11 +7,7 @@ import pytest
 
 import ulcodec
 from ulcodec.codec.image import Codec
-from ulcodec.errors import (
-    ChecksumError,
-    CorruptDataError,
-    FormatError,
-)
+from ulcodec.errors import ChecksumError, CorruptDataError, FormatError
 from ulcodec.format.container import Container
 from ulcodec.metrics import psnr_db
 

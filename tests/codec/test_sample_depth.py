@@ -7,9 +7,7 @@ import pytest
 
 import ulcodec
 from ulcodec.codec.image import Codec, decode_batch
-from ulcodec.errors import (
-    CorruptDataError,
-)
+from ulcodec.errors import CorruptDataError
 from ulcodec.format.attachments import from_full_range
 from ulcodec.format.container import Attachment, Container
 

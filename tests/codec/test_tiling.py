@@ -5,9 +5,7 @@ import pytest
 
 from ulcodec.codec import tiling
 from ulcodec.codec.image import Codec
-from ulcodec.errors import (
-    ImageError,
-)
+from ulcodec.errors import ImageError
 
 
 @pytest.mark.parametrize("tile", [4, 8, 12])

@@ -13,10 +13,7 @@ import ulcodec
 from ulcodec.codec.image import Codec, latent_grid
 from ulcodec.coding import latents as latent_coding
 from ulcodec.coding.latents import decode_latent, encode_latent
-from ulcodec.errors import (
-    CorruptDataError,
-    ModelError,
-)
+from ulcodec.errors import CorruptDataError, ModelError
 from ulcodec.format.container import Container
 from ulcodec.io.pictures import load_image
 from ulcodec.model.config import TINY, spread_reveal
