@@ -58,7 +58,7 @@ def files(tmp_path: Path, picture: np.ndarray, tiny_model_dir: Path) -> dict[str
     return {"encode": encode, "decode": decode}
 
 
-def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
 
 
@@ -68,7 +68,7 @@ def test_signal_during_writing_keeps_the_old_file(
     tmp_path: Path, files: dict[str, list[str]], command: str, number: signal.Signals, code: int
 ) -> None:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    finished = run(SIGNALLED_WHILE_WRITING, *files[command], str(int(number)))
+    finished = run_python(SIGNALLED_WHILE_WRITING, *files[command], str(int(number)))
     assert finished.returncode == code
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     if number == signal.SIGINT:
@@ -80,7 +80,7 @@ def test_signal_during_writing_keeps_the_old_file(
 def test_limit_of_file_size_keeps_the_old_file(tmp_path: Path, files: dict[str, list[str]], command: str) -> None:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert min(map(len, before.values())) > 30
-    finished = run(LIMITED_FILE_SIZE, *files[command])
+    finished = run_python(LIMITED_FILE_SIZE, *files[command])
     assert finished.returncode == 2
     assert finished.stderr.startswith("ulcodec: error: ")
     assert len(finished.stderr.splitlines()) == 1
@@ -104,5 +104,5 @@ def test_full_file_system_keeps_the_old_file(tmp_path: Path, files: dict[str, li
 
 
 def test_interrupt_during_imports_is_one_line() -> None:
-    finished = run(INTERRUPTED_IMPORT)
+    finished = run_python(INTERRUPTED_IMPORT)
     assert (finished.returncode, finished.stderr) == (130, "ulcodec: interrupted\n")

@@ -1,17 +1,19 @@
 """Alpha and metadata, which a file holds beside the latent."""
 
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import ulcodec
-from ulcodec.codec.image import Codec, decode_batch
+from ulcodec.codec.image import Codec, decode_batch, encode_batch
 from ulcodec.errors import FormatError
 from ulcodec.format.attachments import MAX_METADATA_BYTES, deflate
 from ulcodec.format.container import Attachment, Container
 from ulcodec.io.picture import Picture
+from ulcodec.io.pictures import load_image
 
 SMOOTH = np.stack(np.broadcast_arrays(np.arange(24)[:, None] * 9, np.arange(40) * 5, 90), axis=2).astype(np.uint8)
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
@@ -95,3 +97,14 @@ def test_file_with_too_long_metadata_decodes_with_a_warning(tiny_codec: Codec) -
     for read in (tiny_codec.decode, tiny_codec.thumbnail, tiny_codec.recover, lambda d: decode_batch(tiny_codec, [d])):
         with pytest.warns(UserWarning, match="XMP is left out"):
             read(data)
+
+
+def test_stripping_the_orientation_turns_the_pixels(tiny_codec: Codec) -> None:
+    buffer, exif = BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(SMOOTH).save(buffer, "PNG", exif=exif)
+    stored = load_image(buffer.getvalue(), upright=False)
+    data = tiny_codec.encode(stored, strip=True)
+    assert data == tiny_codec.encode(stored.upright(), strip=True)
+    assert data == encode_batch(tiny_codec, [stored], strip=True)[0]
+    assert Container.from_bytes(data).header.width == 24

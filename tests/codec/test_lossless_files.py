@@ -39,7 +39,7 @@ def test_smaller_of_learned_and_lossless_file_is_written(tiny_codec: Codec, qual
     assert ulcodec.info(data)["quality"] == quality
 
 
-def test_every_way_of_decoding_a_lossless_file(tiny_codec: Codec) -> None:
+def test_lossless_file_decodes_in_every_way(tiny_codec: Codec) -> None:
     picture = Picture(DRAWING, ALPHA, xmp=b"<x/>")
     data = tiny_codec.encode(picture, quality=100)
     assert encode_batch(tiny_codec, [picture, NOISE], quality=100)[0] == data

@@ -45,9 +45,7 @@ def test_target_size_is_met(small: Codec, photo: Picture, codings: list[int], n_
     assert max(codings) <= 8
 
 
-def test_size_above_the_largest_file_gives_quality_100_and_below_the_smallest_an_error(
-    small: Codec, photo: Picture
-) -> None:
+def test_target_size_out_of_reach_gives_quality_100_or_an_error(small: Codec, photo: Picture) -> None:
     assert encode_to_size(small, photo, 10**6) == small.encode(photo, quality=100)
     with pytest.raises(ImageError, match=r"no file of 100 bytes: the smallest of this picture has \d+"):
         encode_to_size(small, photo, 100)

@@ -49,9 +49,9 @@ def splice(data: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 def mutate(files: list[bytes], rng: random.Random) -> bytes:
-    """Apply one to three mutations to one of the files; a tenth of the files is spliced with another one first.
+    """Apply one to three mutations to one of the files, in a tenth of the cases after a splice with another file.
 
-    Half of the results have right checksums.
+    About half of the results have right checksums.
     """
     data = rng.choice(files)
     if rng.random() < 0.1:

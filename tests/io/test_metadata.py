@@ -9,15 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from ulcodec.codec.image import Codec, encode_batch
 from ulcodec.errors import ImageError
-from ulcodec.format.container import Container
 from ulcodec.io.picture import Picture
 from ulcodec.io.picture_files import image_format, picture_file
 from ulcodec.io.pictures import load_image
-from ulcodec_cli.compare import measure
 
-COLOUR = np.arange(24 * 40 * 3, dtype=np.uint32).reshape(24, 40, 3).astype(np.uint8)
 SMOOTH = np.stack(np.broadcast_arrays(np.arange(24)[:, None] * 9, np.arange(40) * 5, 90), axis=2).astype(np.uint8)
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
 
@@ -101,14 +97,6 @@ def test_pixels_are_turned_if_the_format_has_no_orientation(name: str) -> None:
     assert stored.orientation == 6
     upright = ImageOps.exif_transpose(Image.open(BytesIO(picture_file(stored, name)))).convert("RGB")
     assert np.abs(np.asarray(upright).astype(int) - np.rot90(SMOOTH, -1)).mean() < 5
-
-
-def test_stripping_the_orientation_turns_the_pixels(tiny_codec: Codec) -> None:
-    stored = load_image(saved("PNG", exif=tiff(orientation_entry(6))), upright=False)
-    data = tiny_codec.encode(stored, strip=True)
-    assert data == tiny_codec.encode(stored.upright(), strip=True)
-    assert data == encode_batch(tiny_codec, [stored], strip=True)[0]
-    assert Container.from_bytes(data).header.width == 24
 
 
 @pytest.mark.parametrize("name", ["exif", "APP1"])
@@ -197,20 +185,6 @@ def test_gain_map_gives_a_warning() -> None:
     xmp = b"<x:xmpmeta><rdf:Description hdrgm:Version='1.0'/></x:xmpmeta>"
     with pytest.warns(UserWarning, match="gain map"):
         load_image(saved("JPEG", xmp=xmp))
-
-
-def test_comparison_turns_pictures_and_ignores_hidden_colours(tiny_codec: Codec) -> None:
-    stored = load_image(saved("PNG", exif=tiff(orientation_entry(6))), upright=False)
-    decoded = tiny_codec.decode_picture(tiny_codec.encode(stored)).upright()
-    assert measure(stored.upright(), decoded, 1)["psnr_db"] > 5
-    alpha = np.zeros((24, 40), np.uint8)
-    alpha[:, :20] = 255
-    hidden = SMOOTH.copy()
-    hidden[:, 20:] = np.random.default_rng(0).integers(0, 256, (24, 20, 3))
-    other = SMOOTH.copy()
-    other[0, 0, 0] += 5
-    figures = measure(Picture(hidden, alpha), Picture(other, alpha), 1)
-    assert figures["psnr_db"] == pytest.approx(10 * np.log10(255**2 / (25 / SMOOTH.size)))
 
 
 def test_inverted_grey_of_tiff_is_read() -> None:
