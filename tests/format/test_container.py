@@ -148,7 +148,7 @@ def test_random_bytes_after_a_valid_header_are_refused_or_reproduced(data: bytes
 
 
 @pytest.mark.parametrize("data", FILES)
-def test_every_bit_flip_is_detected(data: bytes) -> None:
+def test_every_bit_flip_of_a_golden_file_is_detected(data: bytes) -> None:
     for bit in range(8 * len(data)):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
