@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a tiny seeded model whose predictions depend on their context, and small pictures."""
+"""Fixtures for all tests: a tiny model with seeded weights, and small pictures."""
 
 from pathlib import Path
 
@@ -18,9 +18,9 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def tiny_model() -> UnifiedLatentModel:
-    """A TINY model without zero weights: with the zero layers of an untrained model, tests would miss errors.
+    """A TINY model with random weights in all layers; the zero layers of an untrained model would hide errors.
 
-    Weights are rounded to float16, as by `ulcodec train export`. Do not change them.
+    Weights are rounded to float16, as by `ulcodec train export`. Tests share the model and must not change it.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -35,7 +35,7 @@ def tiny_model() -> UnifiedLatentModel:
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tiny_model: UnifiedLatentModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_model` as a model directory."""
+    """Save `tiny_model` as a model directory."""
     directory = tmp_path_factory.mktemp("models") / "tiny"
     save_model(directory, "tiny", tiny_model, {"training": "none: seeded weights"})
     return directory
@@ -48,7 +48,7 @@ def tiny_codec(tiny_model_dir: Path) -> Codec:
 
 @pytest.fixture(scope="session")
 def picture() -> np.ndarray:
-    """Shapes with soft and hard edges on a gradient, with grain: uint8 [80, 96, 3], read-only."""
+    """Draw shapes with soft and hard edges on a gradient, with noise: uint8 [80, 96, 3], read-only."""
     row, column = np.mgrid[0:80, 0:96].astype(np.float64)
     pixels = np.stack((40 + 1.6 * column, 200 - 1.5 * row, 90 + 0.8 * (row + column)), axis=2)
     pixels[(row - 30) ** 2 + (column - 60) ** 2 < 18**2] = (220, 60, 50)
@@ -62,7 +62,7 @@ def picture() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of ten small synthetic pictures, uint8 [72, 80, 3]."""
+    """Write a folder of ten small synthetic pictures, uint8 [72, 80, 3]."""
     directory = tmp_path_factory.mktemp("pictures")
     row, column = np.mgrid[0:72, 0:80].astype(np.float64)
     for seed in range(10):

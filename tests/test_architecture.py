@@ -1,4 +1,4 @@
-"""Imports point down, and what must be light stays light."""
+"""Direction of imports, and modules that must not import heavy packages."""
 
 import ast
 import subprocess
@@ -26,7 +26,7 @@ FLOORS = [
     ("pillow", "train"),
     ("export", "bench"),
 ]
-"""Packages and modules of `ulcodec`, from the ground up. A file imports from its own floor and from those below."""
+"""Packages and modules of `ulcodec` by floor, from the lowest. A file imports from the same floor and lower ones."""
 
 WITHOUT_TORCH = (
     "errors",
@@ -49,14 +49,14 @@ WITHOUT_TORCH = (
 
 
 def module_files() -> dict[str, Path]:
-    """Every module of the package but the package itself, by dotted name."""
-    found = {}
+    """Map the dotted names of all modules in the package to their files, without the package itself."""
+    modules = {}
     for file in (ROOT / "ulcodec").rglob("*.py"):
         parts = file.relative_to(ROOT).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = file
-    del found["ulcodec"]
-    return found
+        modules[name] = file
+    del modules["ulcodec"]
+    return modules
 
 
 MODULES = module_files()
@@ -74,15 +74,15 @@ def imported_names(file: Path) -> set[str]:
 
 
 def imported_modules(file: Path) -> set[str]:
-    """Modules of the package that a file imports, whether it names the module or something in it."""
+    """Return the modules of the package that a file imports, as a whole or in part."""
     names = imported_names(file)
     return {name if name in MODULES else name.rpartition(".")[0] for name in names} & set(MODULES)
 
 
 def floor(module: str) -> int:
-    part = module.split(".")[1]
-    [number] = [i for i, parts in enumerate(FLOORS) if part in parts] or [-1]
-    assert number >= 0, f"{module}: give it a floor"
+    package = module.split(".")[1]
+    [number] = [i for i, packages in enumerate(FLOORS) if package in packages] or [-1]
+    assert number >= 0, f"{module}: add it to FLOORS"
     return number
 
 
@@ -98,7 +98,7 @@ def test_no_import_cycles() -> None:
     TopologicalSorter({name: imported_modules(file) - {name} for name, file in MODULES.items()}).prepare()
 
 
-def test_codec_and_training_do_not_know_each_other() -> None:
+def test_training_does_not_import_the_codec() -> None:
     for name, file in MODULES.items():
         if name.startswith("ulcodec.train"):
             assert not {other for other in imported_modules(file) if other.startswith("ulcodec.codec")}, name
@@ -120,20 +120,20 @@ def test_torch_is_not_imported(code: str) -> None:
 
 
 def modules_after(code: str) -> set[str]:
-    """What is imported once `code` has run in a new process."""
-    shown = f"import sys\n{code}\nprint(*sys.modules)"
-    finished = subprocess.run([sys.executable, "-c", shown], check=True, capture_output=True, text=True)
+    """Return the modules that a new process has imported after `code`."""
+    script = f"import sys\n{code}\nprint(*sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     return set(finished.stdout.splitlines()[-1].split())
 
 
-def test_the_codec_imports_little_beside_torch() -> None:
-    """torch's compiler and what it needs take seconds; Pillow's plugins are for formats that Pillow does not know."""
-    found = modules_after("import ulcodec.codec; ulcodec.codec.load()")
+def test_codec_imports_no_heavy_package_but_torch() -> None:
+    """torch's compiler takes seconds to import; plugins of Pillow are needed only for formats that Pillow lacks."""
+    modules = modules_after("import ulcodec.codec; ulcodec.codec.load()")
     heavy = ("torch._dynamo", "torch._inductor", "torch.onnx", "sympy", "fsspec", "rich", "typer", "matplotlib")
-    assert not found & {*heavy, "pillow_jxl", "pillow_heif", "ulcodec.train", "ulcodec.bench"}
+    assert not modules & {*heavy, "pillow_jxl", "pillow_heif", "ulcodec.train", "ulcodec.bench"}
 
 
-WITHOUT_MODEL = [
+COMMANDS_WITHOUT_MODEL = [
     (["info", "a.ulc"], 0),
     (["verify", "a.ulc"], 0),
     (["truncate", "a.ulc", "--fraction", "0.9", "-o", "b.ulc"], 0),
@@ -162,11 +162,12 @@ WITHOUT_MODEL = [
     (["bench", "--codecs", "none"], 2),
     (["sample", "none", "-o", "c"], 2),
 ]
+"""Arguments and exit codes of commands that need no model, or fail before they need it."""
 
 
 @pytest.fixture(scope="module")
 def small_files(tmp_path_factory: pytest.TempPathFactory, tiny_codec: Codec) -> Path:
-    """A folder with a.png, a.ulc and damaged.ulc."""
+    """Write a folder with a.png, a.ulc and damaged.ulc."""
     folder = tmp_path_factory.mktemp("files")
     image = Image.new("RGB", (20, 12), (90, 120, 60))
     image.save(folder / "a.png")
@@ -182,14 +183,14 @@ from ulcodec_cli.main import app
 for arguments, code in {cases}:
     try:
         app(arguments, prog_name="ulcodec")
-    except SystemExit as ended:
-        assert (ended.code or 0) == code, (arguments, ended.code)
+    except SystemExit as exit_:
+        assert (exit_.code or 0) == code, (arguments, exit_.code)
     assert "torch" not in sys.modules, arguments
 """
 
 
-def test_what_needs_no_model_imports_no_torch(small_files: Path) -> None:
-    code = RUN_ALL.format(cases=WITHOUT_MODEL)
+def test_commands_without_a_model_do_not_import_torch(small_files: Path) -> None:
+    code = RUN_ALL.format(cases=COMMANDS_WITHOUT_MODEL)
     finished = subprocess.run(
         [sys.executable, "-c", code], cwd=small_files, capture_output=True, text=True, check=False
     )

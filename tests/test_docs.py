@@ -1,4 +1,4 @@
-"""The commands and the Python of the cookbook run as they stand, with the shipped model."""
+"""The documentation: the cookbook runs unchanged with the shipped model, and the site builds."""
 
 import os
 import re
@@ -21,8 +21,8 @@ BLOCKS = re.findall(r"```(console|python)\n(.*?)```", COOKBOOK, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """photo.png and icon.png, and a folder of photographs."""
+def cookbook_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write photo.png, icon.png and a folder of photographs."""
     folder = tmp_path_factory.mktemp("cookbook")
     pixels = load_image((files("skimage.data") / "chelsea.png").read_bytes()).pixels[:192, 100:356]
     (folder / "photos" / "trip").mkdir(parents=True)
@@ -35,15 +35,15 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_page_shows_commands_and_python() -> None:
+def test_cookbook_contains_commands_and_python() -> None:
     assert {kind for kind, _ in BLOCKS} == {"console", "python"}
     assert len(BLOCKS) > 8
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_block(workplace: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_block_of_the_cookbook_runs(cookbook_folder: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     kind, text = BLOCKS[number]
-    monkeypatch.chdir(workplace)
+    monkeypatch.chdir(cookbook_folder)
     if kind == "python":
         exec(text, {})
         return
@@ -57,18 +57,18 @@ def test_block(workplace: Path, monkeypatch: pytest.MonkeyPatch, number: int) ->
 
 
 def test_reference_of_the_command_line_is_up_to_date(tmp_path: Path) -> None:
-    """`make docs` writes it."""
-    written = tmp_path / "cli.md"
+    """`make docs` writes this page."""
+    page = tmp_path / "cli.md"
     command = [sys.executable, "-m", "typer", "ulcodec_cli.main", "utils", "docs", "--name", "ulcodec"]
-    subprocess.run([*command, "--title", "Command line", "--output", written], check=True, capture_output=True)
-    assert written.read_text(encoding="utf-8") == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    subprocess.run([*command, "--title", "Command line", "--output", page], check=True, capture_output=True)
+    assert page.read_text(encoding="utf-8") == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+def test_site_builds_without_warnings(tmp_path: Path) -> None:
     pytest.importorskip("mkdocstrings", reason="mkdocstrings (of the docs extra) is not installed")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
-    assert built.returncode == 0, built.stderr
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    assert finished.returncode == 0, finished.stderr
     page = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
     for name in ("codec.image.Codec.encode", "codec.rate_control.encode_to_size", "train.settings.Stage1Settings"):
         assert f'id="ulcodec.{name}"' in page

@@ -1,11 +1,11 @@
-"""The error tree that the module draws is the real one."""
+"""The error tree in the docstring of `ulcodec.errors`."""
 
 import re
 
 from ulcodec import errors
 
 
-def test_the_drawn_tree_is_the_real_one() -> None:
+def test_documented_error_tree_equals_the_classes() -> None:
     parents: dict[str, str] = {}
     path: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -13,5 +13,5 @@ def test_the_drawn_tree_is_the_real_one() -> None:
             depth = len(match[1]) // 4 + ("── " in line)
             path[depth:] = [match[2]]
             parents[match[2]] = path[-2] if depth else "Exception"
-    real = {name: item.__base__.__name__ for name, item in vars(errors).items() if isinstance(item, type)}
-    assert parents == real
+    classes = {name: item.__base__.__name__ for name, item in vars(errors).items() if isinstance(item, type)}
+    assert parents == classes

@@ -1,4 +1,4 @@
-"""What a file may cost in memory: nothing before its checksums, then in proportion to the pixels that it declares."""
+"""Memory of a decode: bounded before the checksums are verified, then in proportion to the declared pixels."""
 
 import dataclasses
 import subprocess
@@ -12,11 +12,11 @@ import ulcodec
 from ulcodec.codec.image import Codec
 from ulcodec.format.container import Container
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS and /proc are Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS and /proc need Linux")
 
 MIB = 2**20
 BASE_MIB = 192
-"""Threads' stacks and arenas, libraries that load at the first use."""
+"""Allowance for stacks and arenas of threads, and for libraries that load at their first use."""
 
 BYTES_PER_PIXEL = 300
 
@@ -34,14 +34,15 @@ except FormatError as error:
 """
 
 
-def forged(coded: bytes, width: int, height: int) -> bytes:
-    """A file of empty segments with other sides and right checksums."""
+def forge(coded: bytes, width: int, height: int) -> bytes:
+    """Return a file of empty segments with other sides and right checksums."""
     container = Container.from_bytes(coded)
     header = dataclasses.replace(container.header, width=width, height=height)
     return dataclasses.replace(container, header=header, segments=(b"",) * 4).to_bytes()
 
 
 def decode(model: Path | str, file: Path, data: bytes, allowance: int) -> str:
+    """Decode a file in a process that may allocate `allowance` further bytes. Return the shape or the error."""
     file.write_bytes(data)
     command = [sys.executable, "-c", DECODE_UNDER_A_LIMIT, str(model), str(file), str(allowance)]
     finished = subprocess.run(command, capture_output=True, text=True)
@@ -53,20 +54,20 @@ def coded(tiny_codec: Codec) -> bytes:
     return tiny_codec.encode(np.zeros((16, 16, 3), dtype=np.uint8))
 
 
-def test_a_damaged_bomb_costs_nothing(tmp_path: Path, tiny_model_dir: Path, coded: bytes) -> None:
-    bomb = bytearray(forged(coded, 2**14, 2**14))
+def test_damaged_file_takes_less_than_a_mebibyte(tmp_path: Path, tiny_model_dir: Path, coded: bytes) -> None:
+    bomb = bytearray(forge(coded, 2**14, 2**14))
     bomb[-1] ^= 1
     assert decode(tiny_model_dir, tmp_path / "bomb.ulc", bytes(bomb), MIB) == "ChecksumError"
 
 
 @pytest.mark.parametrize("model", ["tiny", "small"])
 @pytest.mark.parametrize("sides", [(1024, 1024), (16, 2**17)])
-def test_cost_is_proportional_to_the_declared_pixels(
+def test_memory_is_proportional_to_the_declared_pixels(
     tmp_path: Path, tiny_model_dir: Path, coded: bytes, sides: tuple[int, int], model: str
 ) -> None:
-    """Whatever comes out, a picture or a FormatError, it comes within the allowance."""
+    """The decode ends with a picture or a FormatError within the allowance."""
     allowance = BASE_MIB * MIB + BYTES_PER_PIXEL * sides[0] * sides[1]
-    data = forged(coded, *sides)
+    data = forge(coded, *sides)
     if model == "small":
         container = Container.from_bytes(data)
         header = dataclasses.replace(container.header, fingerprint=ulcodec.load().fingerprint_bytes)

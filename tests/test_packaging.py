@@ -1,4 +1,4 @@
-"""Wheel and source distribution carry what an installation needs."""
+"""Contents of wheel and source distribution."""
 
 import subprocess
 import sys
@@ -18,16 +18,16 @@ PACKAGE_FILES = {
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both, the wheel built from the source distribution, as on a machine that has only that."""
+    """Build the source distribution, and the wheel from it, into one folder."""
     pytest.importorskip("build", reason="build is not installed")
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
     return folder
 
 
-def test_wheel(distributions: Path, tmp_path: Path) -> None:
+def test_wheel_contains_package_and_model_and_runs(distributions: Path, tmp_path: Path) -> None:
     [wheel] = distributions.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -36,12 +36,12 @@ def test_wheel(distributions: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path)
     code = "import ulcodec; print(ulcodec.__file__, ulcodec.load('small').fingerprint)"
     command = [sys.executable, "-c", code]
-    ran = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith(str(tmp_path))
+    finished = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith(str(tmp_path))
 
 
-def test_source_distribution(distributions: Path) -> None:
+def test_source_distribution_contains_package_and_model(distributions: Path) -> None:
     [source] = distributions.glob("*.tar.gz")
     with tarfile.open(source) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}

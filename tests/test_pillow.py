@@ -1,4 +1,4 @@
-"""`import ulcodec.pillow`: `.ulc` as one of Pillow's formats."""
+"""`import ulcodec.pillow`, which registers `.ulc` as a format of Pillow."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def _tiny_model(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "CMYK", "1", "I;16"])
-def test_modes_round_trip(picture: np.ndarray, tmp_path: Path, tiny_codec: Codec, mode: str) -> None:
+def test_modes_of_pillow_round_trip(picture: np.ndarray, tmp_path: Path, tiny_codec: Codec, mode: str) -> None:
     image = Image.fromarray(picture)
     image = Image.fromarray(picture[:, :, 0].astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
     if mode in ("RGBA", "LA"):
@@ -36,8 +36,8 @@ def test_modes_round_trip(picture: np.ndarray, tmp_path: Path, tiny_codec: Codec
     assert path.read_bytes() == tiny_codec.encode(image, quality=80)
 
 
-def test_opening_decodes_nothing(picture: np.ndarray, tmp_path: Path) -> None:
-    """Size, mode and info come without torch; the pixels only when they are asked for."""
+def test_opening_decodes_no_pixels(picture: np.ndarray, tmp_path: Path) -> None:
+    """Size, mode and info are read without torch; pixels are decoded at their first use."""
     Image.fromarray(picture).save(tmp_path / "a.ulc")
     code = (
         "import sys; from PIL import Image; import ulcodec.pillow; "
@@ -47,7 +47,7 @@ def test_opening_decodes_nothing(picture: np.ndarray, tmp_path: Path) -> None:
     assert finished.stdout == "(96, 80) RGB {'quality': 50} False\n", finished.stderr
 
 
-def test_metadata(picture: np.ndarray, tmp_path: Path) -> None:
+def test_metadata_round_trips_or_is_stripped(picture: np.ndarray, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x010E] = "a description"
     image, path = Image.fromarray(picture), tmp_path / "a.ulc"
@@ -60,7 +60,7 @@ def test_metadata(picture: np.ndarray, tmp_path: Path) -> None:
         assert "xmp" not in stripped.info
 
 
-def test_draft_takes_an_eighth_where_that_is_enough(picture: np.ndarray, tmp_path: Path, tiny_codec: Codec) -> None:
+def test_draft_decodes_at_an_eighth_if_large_enough(picture: np.ndarray, tmp_path: Path, tiny_codec: Codec) -> None:
     path = tmp_path / "a.ulc"
     Image.fromarray(picture[:, :91]).save(path, quality=90)
     with Image.open(path) as small, Image.open(path) as whole, Image.open(path) as thumbnail:
@@ -73,7 +73,7 @@ def test_draft_takes_an_eighth_where_that_is_enough(picture: np.ndarray, tmp_pat
         assert thumbnail.size == (6, 5)
 
 
-def test_streams_and_alpha_quality(picture: np.ndarray, tiny_codec: Codec) -> None:
+def test_streams_and_alpha_quality_are_supported(picture: np.ndarray, tiny_codec: Codec) -> None:
     buffer = BytesIO()
     alpha = picture[:, :, 2].copy()
     Image.fromarray(np.dstack([picture, alpha])).save(buffer, "ULC", alpha_quality=90)
@@ -82,15 +82,17 @@ def test_streams_and_alpha_quality(picture: np.ndarray, tiny_codec: Codec) -> No
     assert Image.open(buffer).load()[0, 0] == tuple(tiny_codec.decode_array(buffer.getvalue())[0, 0])
 
 
-def test_what_cannot_be_opened_or_saved(picture: np.ndarray, tmp_path: Path, tiny_codec: Codec) -> None:
+def test_damaged_foreign_and_floating_point_pictures_are_refused(
+    picture: np.ndarray, tmp_path: Path, tiny_codec: Codec
+) -> None:
     data = tiny_codec.encode(picture)
     for damaged in (data[:-1], data[:5], b"ULC"):
         with pytest.raises(UnidentifiedImageError):
             Image.open(BytesIO(damaged))
-    foreign = Image.open(BytesIO(data))
+    other = Image.open(BytesIO(data))
     pillow.options.model = "small"
     with pytest.raises(OSError, match="made by model"):
-        foreign.load()
+        other.load()
     with pytest.raises(OSError, match="floating-point"):
         Image.new("F", (4, 4)).save(tmp_path / "a.ulc")
     assert not (tmp_path / "a.ulc").exists()
@@ -100,6 +102,6 @@ def test_imageio_reads_and_writes_through_pillow(picture: np.ndarray, tmp_path: 
     imageio = pytest.importorskip("imageio.v3", reason="imageio is not installed")
     imageio.imwrite(tmp_path / "a.ulc", picture, plugin="pillow", quality=70)
     assert (tmp_path / "a.ulc").read_bytes() == tiny_codec.encode(picture, quality=70)
-    read = imageio.imread(tmp_path / "a.ulc", plugin="pillow")
-    assert np.array_equal(read, tiny_codec.decode_array((tmp_path / "a.ulc").read_bytes()))
+    pixels = imageio.imread(tmp_path / "a.ulc", plugin="pillow")
+    assert np.array_equal(pixels, tiny_codec.decode_array((tmp_path / "a.ulc").read_bytes()))
     assert imageio.improps(tmp_path / "a.ulc", plugin="pillow").shape == picture.shape

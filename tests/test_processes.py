@@ -1,4 +1,4 @@
-"""A codec in other people's processes: pickled, copied, forked, spawned, in threads."""
+"""A codec in several processes and threads: pickled, copied, forked, spawned."""
 
 import copy
 import os
@@ -29,39 +29,39 @@ def work(i):
     return data, codec.decode_array(data).tobytes()
 
 if __name__ == "__main__":
-    alone = [work(i) for i in range(3)]
+    expected = [work(i) for i in range(3)]
     with multiprocessing.get_context(sys.argv[2]).Pool(2) as pool:
-        assert pool.map(work, range(3)) == alone
+        assert pool.map(work, range(3)) == expected
     loader = torch.utils.data.DataLoader([0, 1, 2], num_workers=1, collate_fn=lambda i: work(i[0]),
                                          multiprocessing_context="fork")
-    assert list(loader) == alone
-    print("the same")
+    assert list(loader) == expected
+    print("equal")
 """
 
 
 @pytest.mark.parametrize("used", [False, True])
-def test_a_codec_pickles_and_copies_at_any_time(tiny_codec: Codec, used: bool) -> None:
+def test_codec_is_pickled_and_copied_before_and_after_use(tiny_codec: Codec, used: bool) -> None:
     if used:
         tiny_codec.encode(PIXELS)
-    for made in (pickle.loads(pickle.dumps(tiny_codec)), copy.deepcopy(tiny_codec)):
-        assert made.encode(PIXELS) == tiny_codec.encode(PIXELS)
+    for codec in (pickle.loads(pickle.dumps(tiny_codec)), copy.deepcopy(tiny_codec)):
+        assert codec.encode(PIXELS) == tiny_codec.encode(PIXELS)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_pools_of_processes(tiny_model_dir: Path, tmp_path: Path, start: str) -> None:
+def test_pool_of_processes_gives_the_same_results(tiny_model_dir: Path, tmp_path: Path, start: str) -> None:
     script = tmp_path / "pool.py"
     script.write_text(POOL)
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     command = [sys.executable, str(script), str(tiny_model_dir), start]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
-    assert (done.returncode, done.stdout) == (0, "the same\n"), done.stderr[-3000:]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    assert (finished.returncode, finished.stdout) == (0, "equal\n"), finished.stderr[-3000:]
 
 
-def test_threads_share_a_codec(tiny_codec: Codec) -> None:
+def test_threads_may_share_a_codec(tiny_codec: Codec) -> None:
     pictures = [np.roll(PIXELS, i, 0) for i in range(6)]
-    alone = [tiny_codec.encode(pixels) for pixels in pictures]
+    expected = [tiny_codec.encode(pixels) for pixels in pictures]
     before = torch.get_num_threads()
     with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(tiny_codec.encode, pictures)) == alone
+        assert list(pool.map(tiny_codec.encode, pictures)) == expected
     assert torch.get_num_threads() == before

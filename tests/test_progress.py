@@ -1,4 +1,4 @@
-"""Progress of the library's work, as an observer sees it."""
+"""Progress reports of the library to an observer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,8 +23,8 @@ from ulcodec.progress import observed, share, tracked
 from ulcodec.store.model_directory import save_model
 
 
-class Seen:
-    """An observer that keeps what it is told."""
+class Recorder:
+    """An observer that records fractions and notes."""
 
     def __init__(self) -> None:
         self.fractions: list[float] = []
@@ -36,25 +36,25 @@ class Seen:
             self.notes.append(note)
 
     @property
-    def steps(self) -> list[float]:
-        """How far each report goes, without those that go nowhere."""
+    def increments(self) -> list[float]:
+        """The increases between reports, without zeros."""
         return [after - before for before, after in pairwise(self.fractions) if after > before + 1e-9]
 
 
-def seen_in(work: Callable[[], object]) -> Seen:
-    """What an observer sees of work that succeeds; checks what holds of all work."""
-    seen = Seen()
-    with observed(seen):
+def record_progress(work: Callable[[], object]) -> Recorder:
+    """Record the progress of work that succeeds, and check that it rises from 0 to 1."""
+    recorder = Recorder()
+    with observed(recorder):
         work()
-    assert (seen.fractions[0], seen.fractions[-1]) == (0, 1)
-    assert seen.fractions == sorted(seen.fractions)
-    return seen
+    assert (recorder.fractions[0], recorder.fractions[-1]) == (0, 1)
+    assert recorder.fractions == sorted(recorder.fractions)
+    return recorder
 
 
-# Rules
+# Shares and items
 
 
-def test_items_and_shares_divide_the_span_around() -> None:
+def test_items_and_shares_divide_the_enclosing_span() -> None:
     def work() -> None:
         with share(0.2):
             pass
@@ -62,12 +62,12 @@ def test_items_and_shares_divide_the_span_around() -> None:
             for _ in tracked(range(2)) if item == "b" else ():
                 pass
 
-    seen = seen_in(work)
-    assert np.cumsum(seen.steps) == pytest.approx([0.2, 0.6, 0.8, 1])
-    assert seen.notes == ["item 1 of 2", "item 2 of 2"]
+    recorder = record_progress(work)
+    assert np.cumsum(recorder.increments) == pytest.approx([0.2, 0.6, 0.8, 1])
+    assert recorder.notes == ["item 1 of 2", "item 2 of 2"]
 
 
-def test_later_work_takes_what_is_left() -> None:
+def test_later_work_takes_the_rest_of_the_span() -> None:
     def work() -> None:
         with share(0.5, "half"):
             for item in tracked(range(4)):
@@ -79,9 +79,9 @@ def test_later_work_takes_what_is_left() -> None:
         with share(0.5):
             pass
 
-    seen = seen_in(work)
-    assert seen.steps == pytest.approx([0.125, 0.125, *[0.05] * 5, 0.25, 0.25])
-    assert seen.notes == ["half"]
+    recorder = record_progress(work)
+    assert recorder.increments == pytest.approx([0.125, 0.125, *[0.05] * 5, 0.25, 0.25])
+    assert recorder.notes == ["half"]
 
 
 def fail_halfway() -> None:
@@ -91,26 +91,26 @@ def fail_halfway() -> None:
                 raise OSError("full")
 
 
-def test_work_that_fails_stays_where_it_is() -> None:
+def test_failed_work_keeps_its_progress() -> None:
     def work() -> None:
         with pytest.raises(OSError, match="full"):
             fail_halfway()
         with share(0.5):
             pass
 
-    assert seen_in(work).steps == pytest.approx([0.2, 0.2, 0.3, 0.3])
+    assert record_progress(work).increments == pytest.approx([0.2, 0.2, 0.3, 0.3])
 
 
-def test_nothing_is_told_after_a_failure() -> None:
-    seen = Seen()
-    with pytest.raises(OSError, match="full"), observed(seen):
+def test_nothing_is_reported_after_a_failure() -> None:
+    recorder = Recorder()
+    with pytest.raises(OSError, match="full"), observed(recorder):
         fail_halfway()
     with share(1):
         pass
-    assert seen.fractions[-1] == pytest.approx(0.4)
+    assert recorder.fractions[-1] == pytest.approx(0.4)
 
 
-def test_an_abandoned_iterator_may_be_closed_late() -> None:
+def test_abandoned_iterator_may_be_closed_late() -> None:
     def work() -> None:
         with share(0.5):
             abandoned = iter(tracked(range(4)))
@@ -119,15 +119,15 @@ def test_an_abandoned_iterator_may_be_closed_late() -> None:
             del abandoned
             assert list(tracked(range(2))) == [0, 1]
 
-    assert seen_in(work).steps == pytest.approx([0.5, 0.125, 0.125, 0.25])
+    assert record_progress(work).increments == pytest.approx([0.5, 0.125, 0.125, 0.25])
 
 
-# The codec's work, on the tiny model
+# Codec and tools, with the tiny model
 
 
 @pytest.fixture
 def tiled(tiny_codec: Codec, monkeypatch: pytest.MonkeyPatch) -> Codec:
-    """The tiny codec with a denoiser, all of whose loops take tiles of a small picture."""
+    """The tiny codec with a denoiser and small tiles, so that every loop has several tiles."""
     monkeypatch.setattr(tiling, "CODEC_TILE", 4)
     monkeypatch.setattr(tiny_codec.coder.prior, "tile", 2)
     return replace(tiny_codec, has_denoiser=True)
@@ -148,15 +148,16 @@ def alpha_data(tiny_codec: Codec, with_alpha: Picture) -> bytes:
     return tiny_codec.encode(with_alpha, quality=60, alpha_quality=50)
 
 
-def damaged(data: bytes) -> bytes:
+def damage_end(data: bytes) -> bytes:
     return data[:-20] + bytes(20)
 
 
-def cut(data: bytes) -> bytes:
+def cut_after_two_segments(data: bytes) -> bytes:
     return Container.from_bytes(data).truncated(2).to_bytes()
 
 
 Work = Callable[[Codec, np.ndarray, Picture, bytes, bytes], object]
+"""A function of codec, picture, picture with alpha, file, and file with alpha."""
 
 WORK: dict[str, tuple[float, Work]] = {
     "encode": (0.11, lambda c, p, a, d, e: c.encode(p)),
@@ -168,52 +169,56 @@ WORK: dict[str, tuple[float, Work]] = {
     "fraction": (0.13, lambda c, p, a, d, e: c.decode_array(d, fraction=0.5)),
     "realism": (0.13, lambda c, p, a, d, e: c.decode_array(d, realism=Realism(1.0, n_steps=3))),
     "thumbnail": (0.51, lambda c, p, a, d, e: c.thumbnail(e)),
-    "recover": (0.13, lambda c, p, a, d, e: c.recover(damaged(d))),
+    "recover": (0.13, lambda c, p, a, d, e: c.recover(damage_end(d))),
     "bound": (0.51, lambda c, p, a, d, e: c.describe(d)),
     "batch": (0.21, lambda c, p, a, d, e: encode_batch(c, [p, p[:40, :33], p[::-1]])),
     "batch with effort": (0.1, lambda c, p, a, d, e: encode_batch(c, [p, p[:40]], effort=2)),
     "decode batch": (0.13, lambda c, p, a, d, e: decode_batch(c, [d, e, d])),
-    "decode batch of cut files": (0.21, lambda c, p, a, d, e: decode_batch(c, [cut(d), cut(d), d])),
+    "decode batch of cut files": (0.21, lambda c, p, a, d, e: decode_batch(c, [*[cut_after_two_segments(d)] * 2, d])),
     "size": (0.9, lambda c, p, a, d, e: encode_to_size(c, Picture(p), 700)),
     "psnr": (0.5, lambda c, p, a, d, e: encode_to_quality(c, Picture(p), "psnr_db", 8.0)),
     "evaluation": (0.1, lambda c, p, a, d, e: rate_distortion(c, [p, p[:40]], (10, 90))),
     "cost": (0.1, lambda c, p, a, d, e: integer_cost_percent(c, [p, p[:40]], 10)),
 }
-"""Each with the largest step that is told: what has no hooks is told at its end, and a search may end early."""
+"""Work and a limit of its increments. Work without hooks reports only its end, and a search may end early."""
 
 
 @pytest.mark.parametrize("name", WORK)
 def test_progress_rises_from_0_to_1(
     tiled: Codec, picture: np.ndarray, with_alpha: Picture, data: bytes, alpha_data: bytes, name: str
 ) -> None:
-    largest_step, work = WORK[name]
-    assert max(seen_in(lambda: work(tiled, picture, with_alpha, data, alpha_data)).steps) < largest_step
+    largest_increment, work = WORK[name]
+    assert (
+        max(record_progress(lambda: work(tiled, picture, with_alpha, data, alpha_data)).increments) < largest_increment
+    )
 
 
-def test_notes(tiled: Codec, picture: np.ndarray) -> None:
-    seen = seen_in(lambda: encode_to_size(tiled, Picture(picture), 700))
-    assert seen.notes == [f"try {i + 1} of at most {MAX_TRIES}" for i in range(len(seen.notes))]
-    assert 1 <= len(seen.notes) <= MAX_TRIES
-    seen = seen_in(lambda: tiled.encode(picture, effort=2))
-    assert seen.notes == ["refining: step 1 of 2", "refining: step 2 of 2"]
+def test_notes_count_tries_and_refinement_steps(tiled: Codec, picture: np.ndarray) -> None:
+    recorder = record_progress(lambda: encode_to_size(tiled, Picture(picture), 700))
+    assert recorder.notes == [f"try {i + 1} of at most {MAX_TRIES}" for i in range(len(recorder.notes))]
+    assert 1 <= len(recorder.notes) <= MAX_TRIES
+    recorder = record_progress(lambda: tiled.encode(picture, effort=2))
+    assert recorder.notes == ["refining: step 1 of 2", "refining: step 2 of 2"]
 
 
-def test_calibration(tiny_model: UnifiedLatentModel, picture: np.ndarray, tmp_path: Path) -> None:
+def test_calibration_reports_progress(tiny_model: UnifiedLatentModel, picture: np.ndarray, tmp_path: Path) -> None:
     save_model(tmp_path / "tiny", "tiny", tiny_model, {})
-    assert max(seen_in(lambda: calibrate(tmp_path / "tiny", [picture[:32, :32]] * 4)).steps) < 0.16
+    assert max(record_progress(lambda: calibrate(tmp_path / "tiny", [picture[:32, :32]] * 4)).increments) < 0.16
 
 
-def test_sampling(tiny_codec: Codec) -> None:
+def test_sampling_reports_progress(tiny_codec: Codec) -> None:
     channels = tiny_codec.model.config.latent_channels
     base = BaseModel(BaseModelConfig(latent_channels=channels, width=32, n_blocks=1, head_size=16)).eval()
     sampler = Sampler(base.requires_grad_(False), tiny_codec.model, "", 0.5, tiny_codec.device)
-    assert seen_in(lambda: list(sampler.sample(2, height=32, width=32, n_steps=4))).steps == pytest.approx([1 / 8] * 8)
+    assert record_progress(lambda: list(sampler.sample(2, height=32, width=32, n_steps=4))).increments == pytest.approx(
+        [1 / 8] * 8
+    )
 
 
-# An observer changes nothing
+# Effects of the observer
 
 
-def test_bytes_and_pixels_are_the_same(tiled: Codec, picture: np.ndarray, data: bytes) -> None:
+def test_observer_changes_neither_bytes_nor_pixels(tiled: Codec, picture: np.ndarray, data: bytes) -> None:
     def results() -> Sequence[object]:
         return (
             tiled.encode(picture, quality=60),
@@ -224,16 +229,16 @@ def test_bytes_and_pixels_are_the_same(tiled: Codec, picture: np.ndarray, data: 
         )
 
     expected = results()
-    with observed(Seen()):
+    with observed(Recorder()):
         assert results() == expected
     assert expected[0] == data
 
 
-def test_an_observer_can_end_the_work(tiled: Codec, picture: np.ndarray) -> None:
+def test_observer_can_interrupt_the_work(tiled: Codec, picture: np.ndarray) -> None:
     def interrupt(fraction: float, note: str) -> None:
         if fraction > 0.5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), observed(interrupt):
         tiled.encode(picture)
-    seen_in(lambda: tiled.encode(picture))
+    record_progress(lambda: tiled.encode(picture))

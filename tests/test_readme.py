@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, with the shipped model."""
+"""The Python code of the README runs unchanged with the shipped model."""
 
 import re
 from pathlib import Path

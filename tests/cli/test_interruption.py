@@ -1,4 +1,4 @@
-"""Killed, interrupted or out of disk: what stood under the final name stands there still."""
+"""Interrupted writes: after a kill, a signal or a full disk, the old file is still in place."""
 
 import shutil
 import signal
@@ -31,7 +31,7 @@ from ulcodec_cli.__main__ import main
 main()
 """
 
-LITTLE_DISK = """
+LIMITED_FILE_SIZE = """
 import resource
 from ulcodec_cli.main import app
 resource.setrlimit(resource.RLIMIT_FSIZE, (30, 30))
@@ -49,7 +49,7 @@ ls -A "$0" && cat "$0/result.png" && exit $code
 
 @pytest.fixture
 def files(tmp_path: Path, picture: np.ndarray, tiny_model_dir: Path) -> dict[str, list[str]]:
-    """A folder with photo.png and photo.ulc, and the arguments that make each from the other over an old file."""
+    """Write photo.png and photo.ulc. Return the arguments that encode or decode the one over the other."""
     Image.fromarray(picture).save(tmp_path / "photo.png")
     common = ["--model", str(tiny_model_dir), "--force"]
     encode = ["encode", str(tmp_path / "photo.png"), "-o", str(tmp_path / "photo.ulc"), *common]
@@ -58,17 +58,17 @@ def files(tmp_path: Path, picture: np.ndarray, tiny_model_dir: Path) -> dict[str
     return {"encode": encode, "decode": decode}
 
 
-def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("command", ["encode", "decode"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, -15), (signal.SIGINT, 130)])
-def test_signals_while_the_result_is_written(
+def test_signal_during_writing_keeps_the_old_file(
     tmp_path: Path, files: dict[str, list[str]], command: str, number: signal.Signals, code: int
 ) -> None:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    finished = run(SIGNALLED_WHILE_WRITING, *files[command], str(int(number)))
+    finished = run_python(SIGNALLED_WHILE_WRITING, *files[command], str(int(number)))
     assert finished.returncode == code
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     if number == signal.SIGINT:
@@ -77,19 +77,19 @@ def test_signals_while_the_result_is_written(
 
 
 @pytest.mark.parametrize("command", ["encode", "decode"])
-def test_disk_that_fills_while_the_result_is_written(tmp_path: Path, files: dict[str, list[str]], command: str) -> None:
+def test_limit_of_file_size_keeps_the_old_file(tmp_path: Path, files: dict[str, list[str]], command: str) -> None:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert min(map(len, before.values())) > 30
-    finished = run(LITTLE_DISK, *files[command])
+    finished = run_python(LIMITED_FILE_SIZE, *files[command])
     assert finished.returncode == 2
     assert finished.stderr.startswith("ulcodec: error: ")
     assert len(finished.stderr.splitlines()) == 1
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="a file system of one's own needs unshare")
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="mounting a file system for the test needs unshare")
 @pytest.mark.parametrize("command", ["encode", "decode"])
-def test_a_full_file_system(tmp_path: Path, files: dict[str, list[str]], command: str) -> None:
+def test_full_file_system_keeps_the_old_file(tmp_path: Path, files: dict[str, list[str]], command: str) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     name, source, _, _, *options = files[command]
@@ -103,6 +103,6 @@ def test_a_full_file_system(tmp_path: Path, files: dict[str, list[str]], command
     assert len(finished.stderr.splitlines()) == 1
 
 
-def test_interrupt_during_the_imports() -> None:
-    finished = run(INTERRUPTED_IMPORT)
+def test_interrupt_during_imports_is_one_line() -> None:
+    finished = run_python(INTERRUPTED_IMPORT)
     assert (finished.returncode, finished.stderr) == (130, "ulcodec: interrupted\n")

@@ -1,4 +1,4 @@
-"""Batches give the files and the pictures that single calls give."""
+"""Batches, compared with single calls."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from ulcodec.io.picture import Picture
 
 @pytest.fixture(scope="module")
 def pictures(picture: np.ndarray) -> list[Picture]:
-    """Two latent grids, and everything in which pictures of one grid may differ."""
+    """Pictures of two latent grids, which differ in size, layout, depth, alpha and metadata."""
     return [
         Picture(picture),
         Picture(picture[:40, :33]),
@@ -30,44 +30,46 @@ def files(tiny_codec: Codec, pictures: list[Picture]) -> list[bytes]:
     return encode_batch(tiny_codec, pictures, quality=40)
 
 
-def test_files_are_those_of_single_pictures(tiny_codec: Codec, pictures: list[Picture], files: list[bytes]) -> None:
+def test_batch_encodes_to_the_files_of_single_calls(
+    tiny_codec: Codec, pictures: list[Picture], files: list[bytes]
+) -> None:
     assert files == [tiny_codec.encode(picture, quality=40) for picture in pictures]
     refined = encode_batch(tiny_codec, pictures[:2], quality=40, effort=2)
     assert refined == [tiny_codec.encode(picture, quality=40, effort=2) for picture in pictures[:2]]
 
 
-def test_pictures_are_those_of_single_files(tiny_codec: Codec, files: list[bytes]) -> None:
-    """Of several qualities, and one that is cut, which has no check of its symbols."""
+def test_batch_decodes_to_the_pictures_of_single_calls(tiny_codec: Codec, files: list[bytes]) -> None:
+    """The batch holds files of several qualities, and a cut file, which has no symbol check."""
     other = tiny_codec.encode(decode_batch(tiny_codec, files[:1])[0].pixels, quality=70)
     cut = Container.from_bytes(files[2]).truncated(2).to_bytes()
     mixed = [*files, other, cut]
-    for found, data in zip(decode_batch(tiny_codec, mixed), mixed, strict=True):
-        alone = tiny_codec.decode_picture(data)
-        assert found.pixels.dtype == alone.pixels.dtype
-        assert found.pixels.shape == alone.pixels.shape
-        # a float network may round otherwise in a batch: one step of 8 bits
-        assert np.abs(found.pixels_8.astype(int) - alone.pixels_8).max() <= 1
-        assert replace(found, pixels=alone.pixels, alpha=None) == replace(alone, alpha=None)
-        np.testing.assert_array_equal(found.alpha, alone.alpha)
+    for decoded, data in zip(decode_batch(tiny_codec, mixed), mixed, strict=True):
+        expected = tiny_codec.decode_picture(data)
+        assert decoded.pixels.dtype == expected.pixels.dtype
+        assert decoded.pixels.shape == expected.pixels.shape
+        # float networks may round differently in a batch, by one 8-bit level
+        assert np.abs(decoded.pixels_8.astype(int) - expected.pixels_8).max() <= 1
+        assert replace(decoded, pixels=expected.pixels, alpha=None) == replace(expected, alpha=None)
+        np.testing.assert_array_equal(decoded.alpha, expected.alpha)
 
 
-def test_a_file_of_a_batch_that_is_not_what_was_encoded(tiny_codec: Codec, files: list[bytes]) -> None:
-    said = Container.from_bytes(files[2])
-    other = replace(said, symbol_check=(said.symbol_check or 0) ^ 1).to_bytes()
+def test_batch_refuses_a_file_with_another_symbol_check(tiny_codec: Codec, files: list[bytes]) -> None:
+    container = Container.from_bytes(files[2])
+    other = replace(container, symbol_check=(container.symbol_check or 0) ^ 1).to_bytes()
     with pytest.raises(ArithmeticMismatchError):
         decode_batch(tiny_codec, [files[0], other])
 
 
-def test_no_pictures(tiny_codec: Codec) -> None:
+def test_empty_batch_gives_empty_lists(tiny_codec: Codec) -> None:
     assert encode_batch(tiny_codec, []) == decode_batch(tiny_codec, []) == []
 
 
-def test_quality_out_of_range(tiny_codec: Codec, picture: np.ndarray) -> None:
+def test_batch_refuses_a_quality_out_of_range(tiny_codec: Codec, picture: np.ndarray) -> None:
     with pytest.raises(ValueError, match="quality"):
         encode_batch(tiny_codec, [picture], quality=101)
 
 
-def test_pictures_of_one_kind_go_together_as_many_as_the_device_takes(tiny_codec: Codec) -> None:
+def test_pictures_of_one_kind_share_a_batch_up_to_the_limit_of_the_device(tiny_codec: Codec) -> None:
     side = int((POSITIONS_ON_CPU / 2) ** 0.5)
     kinds = [((side, side),), ((1, 1),), ((side, side),), ((side, side),), ((1000, 1000),), ((1000, 1000),)]
     assert group_by_grid(tiny_codec.device, kinds) == [[0, 2], [3], [1], [4], [5]]

@@ -1,7 +1,7 @@
-"""Files of the shipped model must decode to the same latents for ever.
+"""Golden files of the shipped model, which must decode to the same latents in every version.
 
 `python tests/codec/test_golden.py --regenerate` writes new golden files. Do that only for a new model or a new format
-version, with a note under "Format" in CHANGELOG.md.
+version, and add a note under "Format" in CHANGELOG.md.
 """
 
 import hashlib
@@ -25,23 +25,19 @@ CASES = {"astronaut": (20, 200, 240, 104, 136), "coffee": (80, 100, 200, 61, 77)
 
 def latent_sha256(codec: Codec, data: bytes) -> str:
     container = Container.from_bytes(data)
-    integers = np.concatenate([part.cpu().numpy().astype("<i8").ravel() for part in codec.decode_latents(container)])
+    latents = [latent.cpu().numpy().astype("<i8").ravel() for latent in codec.decode_latents(container)]
+    integers = np.concatenate(latents)
     return hashlib.sha256(integers.tobytes()).hexdigest()
 
 
-@pytest.fixture(scope="module")
-def small() -> Codec:
-    return ulcodec.load(device="cpu")
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_latents_are_the_golden_ones(small: Codec, name: str) -> None:
+def test_golden_files_decode_to_the_golden_latents(small: Codec, name: str) -> None:
     expected = json.loads((GOLDEN / "latents.json").read_text())
     assert latent_sha256(small, (GOLDEN / f"{name}.ulc").read_bytes()) == expected[name]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_golden_files_look_like_their_pictures(small: Codec, name: str) -> None:
+def test_golden_files_resemble_their_sources(small: Codec, name: str) -> None:
     decoded = small.decode_array((GOLDEN / f"{name}.ulc").read_bytes()).astype(float)
     error = decoded - source_crop(name)
     assert 10 * np.log10(255**2 / np.mean(error**2)) > 24
@@ -65,5 +61,5 @@ def regenerate() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["--regenerate"]:
-        sys.exit("nothing done: --regenerate writes new golden files over the old ones")
+        sys.exit("nothing done: use --regenerate to replace the golden files")
     regenerate()

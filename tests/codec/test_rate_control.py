@@ -1,4 +1,4 @@
-"""Files of a wanted size or quality, with the shipped model."""
+"""Encoding to a target size or quality with the shipped model."""
 
 import math
 import sys
@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 
 from ulcodec.codec import rate_control
-from ulcodec.codec.image import Codec, Encoding, load
+from ulcodec.codec.image import Codec, Encoding
 from ulcodec.codec.pixels import without_hidden
 from ulcodec.codec.rate_control import Search, encode_to_quality, encode_to_size
 from ulcodec.errors import ImageError, MissingPackageError
 from ulcodec.io.picture import Picture
 from ulcodec.io.pictures import load_image
 from ulcodec.metrics import psnr_db, ssimulacra2
-
-
-@pytest.fixture(scope="module")
-def small() -> Codec:
-    return load("small", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -30,38 +25,38 @@ def photo() -> Picture:
 
 @pytest.fixture
 def codings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Numbers of codings of every search."""
+    """Record how often every search has coded the picture."""
     counts: list[int] = []
 
-    class Counted(Search):
+    class CountedSearch(Search):
         def at(self, quality: int, thrift: float = 1.0) -> float:
             value = super().at(quality, thrift)
             counts.append(self.codings)
             return value
 
-    monkeypatch.setattr(rate_control, "Search", Counted)
+    monkeypatch.setattr(rate_control, "Search", CountedSearch)
     return counts
 
 
 @pytest.mark.parametrize("n_bytes", [800, 1200, 1777, 2900, 5000, 7000])
-def test_size_is_met(small: Codec, photo: Picture, codings: list[int], n_bytes: int) -> None:
+def test_target_size_is_met(small: Codec, photo: Picture, codings: list[int], n_bytes: int) -> None:
     data = encode_to_size(small, photo, n_bytes)
     assert 0.98 * n_bytes <= len(data) <= n_bytes
     assert max(codings) <= 8
 
 
-def test_best_file_where_the_size_is_out_of_reach(small: Codec, photo: Picture) -> None:
+def test_target_size_out_of_reach_gives_quality_100_or_an_error(small: Codec, photo: Picture) -> None:
     assert encode_to_size(small, photo, 10**6) == small.encode(photo, quality=100)
     with pytest.raises(ImageError, match=r"no file of 100 bytes: the smallest of this picture has \d+"):
         encode_to_size(small, photo, 100)
 
 
-def test_size_counts_everything_in_the_file(small: Codec, photo: Picture) -> None:
-    whole = Picture(photo.pixels, photo.pixels[:, :, 0].copy(), None, bytes(range(256)), None)
-    n_bytes = len(small.encode(whole, quality=40))
-    data = encode_to_size(small, whole, n_bytes)
+def test_target_size_includes_alpha_and_metadata(small: Codec, photo: Picture) -> None:
+    picture = Picture(photo.pixels, photo.pixels[:, :, 0].copy(), None, bytes(range(256)), None)
+    n_bytes = len(small.encode(picture, quality=40))
+    data = encode_to_size(small, picture, n_bytes)
     assert 0.98 * n_bytes <= len(data) <= n_bytes
-    stripped = encode_to_size(small, whole, n_bytes, strip=True, alpha_quality=20)
+    stripped = encode_to_size(small, picture, n_bytes, strip=True, alpha_quality=20)
     assert len(stripped) <= n_bytes
     assert small.decode_picture(stripped).exif is None
 
@@ -77,7 +72,7 @@ def test_psnr_is_met_by_the_smallest_file(small: Codec, photo: Picture, codings:
         assert psnr_db(photo.pixels, below) < target_db
 
 
-def test_ms_ssim_is_met(small: Codec, photo: Picture) -> None:
+def test_target_ms_ssim_is_met(small: Codec, photo: Picture) -> None:
     sizes = [len(encode_to_quality(small, photo, "ms_ssim", value)) for value in (0.9, 0.97)]
     assert sizes[0] < sizes[1]
     with pytest.raises(ImageError, match="at least"):
@@ -111,13 +106,13 @@ def test_ssimulacra2_is_met_by_the_smallest_file(small: Codec, photo: Picture, k
     assert score(small.encode(picture, quality=quality - 1)) < target
 
 
-def test_ssimulacra2_with_effort(small: Codec, photo: Picture) -> None:
+def test_ssimulacra2_is_met_with_effort(small: Codec, photo: Picture) -> None:
     picture = Picture(photo.pixels[:64, :64].copy())
     data = encode_to_quality(small, picture, "ssimulacra2", 50.0, effort=2)
     assert ssimulacra2(picture.pixels, small.decode_array(data)) >= 50.0
 
 
-def test_ssimulacra2_of_equal_and_of_too_small_pictures(small: Codec, photo: Picture) -> None:
+def test_ssimulacra2_out_of_reach_or_of_too_small_pictures_is_refused(small: Codec, photo: Picture) -> None:
     assert ssimulacra2(photo.pixels, photo.pixels) == 100
     tiny = Picture(photo.pixels[:7].copy())
     with pytest.raises(ValueError, match="sides of at least 8"):
@@ -128,28 +123,31 @@ def test_ssimulacra2_of_equal_and_of_too_small_pictures(small: Codec, photo: Pic
         encode_to_quality(small, Picture(photo.pixels[:32].copy()), "ssimulacra2", 100.0)
 
 
-def test_ssimulacra2_without_its_package(small: Codec, photo: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ssimulacra2_package_is_reported_before_encoding(
+    small: Codec, photo: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "ssimulacra2", None)
-    monkeypatch.setattr(Encoding, "code", lambda *_: pytest.fail("coded before the package was looked for"))
+    monkeypatch.setattr(Encoding, "code", lambda *_: pytest.fail("encoded before the import of the package"))
     with pytest.raises(MissingPackageError, match=r'pip install "ulcodec\[bench\]"'):
         encode_to_quality(small, photo, "ssimulacra2", 50.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_targets_are_finite(small: Codec, photo: Picture, value: float) -> None:
+def test_target_that_is_not_finite_is_refused(small: Codec, photo: Picture, value: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         encode_to_quality(small, photo, "psnr_db", value)
 
 
-def test_quality_out_of_reach(small: Codec, photo: Picture) -> None:
+def test_target_quality_out_of_reach_is_refused(small: Codec, photo: Picture) -> None:
     with pytest.raises(ImageError, match="no file reaches 80: quality 100 gives"):
         encode_to_quality(small, photo, "psnr_db", 80.0)
 
 
 def test_thrift_trades_bits_for_error(small: Codec, photo: Picture) -> None:
     encoding = Encoding(small, photo)
-    found = [encoding.code(50, thrift) for thrift in (1.0, 1.5, 3.0)]
-    assert found[0] == small.encode(photo, quality=50)
-    sizes, errors = [len(data) for data in found], [psnr_db(photo.pixels, small.decode_array(data)) for data in found]
+    files = [encoding.code(50, thrift) for thrift in (1.0, 1.5, 3.0)]
+    assert files[0] == small.encode(photo, quality=50)
+    sizes = [len(data) for data in files]
+    quality_db = [psnr_db(photo.pixels, small.decode_array(data)) for data in files]
     assert sizes == sorted(sizes, reverse=True)
-    assert errors == sorted(errors, reverse=True)
+    assert quality_db == sorted(quality_db, reverse=True)

@@ -1,4 +1,4 @@
-"""Refinement at encode time: a better file by the training objective, never a worse one."""
+"""Refinement of a latent at encode time, measured by the training objective."""
 
 from importlib.resources import files
 
@@ -7,16 +7,11 @@ import pytest
 import torch
 
 from ulcodec.codec import refinement
-from ulcodec.codec.image import Codec, Encoding, load
+from ulcodec.codec.image import Codec, Encoding
 from ulcodec.codec.rate_control import encode_to_size
 from ulcodec.io.picture import Picture
 from ulcodec.io.pictures import load_image
 from ulcodec.metrics import mse
-
-
-@pytest.fixture(scope="module")
-def small() -> Codec:
-    return load("small", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -25,23 +20,23 @@ def photo() -> np.ndarray:
     return np.ascontiguousarray(pixels[100:190, 200:343])
 
 
-def loss(codec: Codec, pixels: np.ndarray, data: bytes) -> float:
+def loss_bits(codec: Codec, pixels: np.ndarray, data: bytes) -> float:
     weight = codec.model.config.lagrangian(data[8] % 128 / 100) * pixels.shape[0] * pixels.shape[1]
     return 8 * len(data) + weight * mse(pixels, codec.decode_array(data))
 
 
 @pytest.mark.parametrize("quality", [0, 50, 100])
-def test_effort_buys_bits(small: Codec, photo: np.ndarray, quality: int) -> None:
-    losses = [loss(small, photo, small.encode(photo, quality=quality, effort=effort)) for effort in (1, 2, 5)]
+def test_effort_lowers_the_loss(small: Codec, photo: np.ndarray, quality: int) -> None:
+    losses = [loss_bits(small, photo, small.encode(photo, quality=quality, effort=effort)) for effort in (1, 2, 5)]
     assert losses == sorted(losses, reverse=True)
     assert losses[2] < 0.98 * losses[0]
 
 
-def test_what_cannot_be_refined_stays(tiny_codec: Codec) -> None:
-    """Noise that no step of this width improves: the file at once is the best."""
+def test_refinement_never_raises_the_loss(tiny_codec: Codec) -> None:
+    """Steps of this width do not improve noise: the file without refinement is the best."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8)
-    found = [loss(tiny_codec, noise, tiny_codec.encode(noise, quality=30, effort=effort)) for effort in (1, 4)]
-    assert found[1] <= found[0] * 1.001
+    losses = [loss_bits(tiny_codec, noise, tiny_codec.encode(noise, quality=30, effort=effort)) for effort in (1, 4)]
+    assert losses[1] <= losses[0] * 1.001
 
 
 def test_curvature_is_measured_along_a_step() -> None:
@@ -53,7 +48,7 @@ def test_curvature_is_measured_along_a_step() -> None:
     assert refinement.measured_curvature(0 * step, 0 * step) == low
 
 
-def test_thrift_goes_on_from_a_refined_file(small: Codec, photo: np.ndarray) -> None:
+def test_thrift_shortens_a_refined_file(small: Codec, photo: np.ndarray) -> None:
     encoding = Encoding(small, Picture(photo), effort=2)
     sizes = [len(encoding.code(50, thrift)) for thrift in (1.0, 1.05, 1.5)]
     assert sizes[0] >= sizes[1] > sizes[2]
@@ -62,7 +57,7 @@ def test_thrift_goes_on_from_a_refined_file(small: Codec, photo: np.ndarray) -> 
 def test_tiles_give_the_gradient_of_the_whole_picture(
     small: Codec, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Up to what the prior sees beyond a tile's surroundings."""
+    """The gradients differ by the context of the prior beyond the halo of a tile."""
     tall = np.concatenate([photo] * 8)[:640]
     y, hyper = small.analyse(tall, 50)
     latent = refinement.encode_latent(small.coder, y, hyper, 50).latent
@@ -75,20 +70,20 @@ def test_tiles_give_the_gradient_of_the_whole_picture(
     assert difference < 1e-3
 
 
-def test_error_is_that_of_the_file(tiny_codec: Codec) -> None:
-    """In a picture whose sides are no multiples of 16."""
+def test_error_bits_equal_those_of_the_file(tiny_codec: Codec) -> None:
+    """The sides of the picture are not multiples of 16."""
     pixels = np.random.default_rng(1).integers(0, 256, (45, 70, 3), dtype=np.uint8)
     y, hyper = tiny_codec.analyse(pixels, 40)
     coded = refinement.encode_latent(tiny_codec.coder, y, hyper, 40)
     grid = (y.shape[1], y.shape[2])
-    here = refinement.slope(tiny_codec.model, pixels, coded.latent, grid, 40)
-    assert here.gradient.shape == y.shape
-    assert torch.isfinite(here.gradient).all()
+    slope = refinement.slope(tiny_codec.model, pixels, coded.latent, grid, 40)
+    assert slope.gradient.shape == y.shape
+    assert torch.isfinite(slope.gradient).all()
     data = tiny_codec.encode(pixels, quality=40)
-    assert here.error_bits == pytest.approx(loss(tiny_codec, pixels, data) - 8 * len(data), rel=0.01)
+    assert slope.error_bits == pytest.approx(loss_bits(tiny_codec, pixels, data) - 8 * len(data), rel=0.01)
 
 
-def test_grey_deep_and_alpha(small: Codec, photo: np.ndarray) -> None:
+def test_refined_files_keep_layout_and_depth(small: Codec, photo: np.ndarray) -> None:
     grey = photo[:, :, 0].astype(np.uint16) * 257
     with_alpha = np.dstack([photo, np.full(photo.shape[:2], 7, np.uint8)])
     for picture in (grey, with_alpha):
@@ -98,13 +93,13 @@ def test_grey_deep_and_alpha(small: Codec, photo: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("effort", [0, 10, 1.5])
-def test_effort_out_of_range(tiny_codec: Codec, photo: np.ndarray, effort: int) -> None:
+def test_effort_out_of_range_is_refused(tiny_codec: Codec, photo: np.ndarray, effort: int) -> None:
     with pytest.raises(ValueError, match="effort must be a whole number from 1 to 9"):
         tiny_codec.encode(photo, effort=effort)
 
 
-def test_rate_control_with_effort(small: Codec, photo: np.ndarray) -> None:
+def test_effort_lowers_the_loss_at_a_target_size(small: Codec, photo: np.ndarray) -> None:
     picture = Picture(photo)
     data = encode_to_size(small, picture, 900, effort=2)
     assert 0.98 * 900 <= len(data) <= 900
-    assert loss(small, photo, data) < loss(small, photo, encode_to_size(small, picture, 900))
+    assert loss_bits(small, photo, data) < loss_bits(small, photo, encode_to_size(small, picture, 900))

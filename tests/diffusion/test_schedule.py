@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from ulcodec.diffusion import schedule
-from ulcodec.diffusion.schedule import alpha, bin_noise_variance, decoder_weight, latent_log_snr, pixel_log_snr, sigma
+from ulcodec.diffusion.schedule import (
+    RESIDUAL_LOG_SNR_RANGE,
+    alpha,
+    bin_noise_variance,
+    decoder_weight,
+    latent_log_snr,
+    pixel_log_snr,
+    residual_log_snr,
+    sigma,
+)
 
 LEVELS = torch.linspace(-20, 20, 401, dtype=torch.float64)
 TIMES = torch.linspace(0, 1, 101, dtype=torch.float64)
@@ -79,3 +88,12 @@ def test_decoder_weight_is_the_sigmoid_weight_of_the_noise_view(bias: float, los
     noise_view = loss_factor * torch.sigmoid(bias - LEVELS) * (noise - noise_hat) ** 2
     picture_view = decoder_weight(LEVELS, bias=bias, loss_factor=loss_factor) * (x - x_hat) ** 2
     torch.testing.assert_close(picture_view, noise_view, rtol=1e-6, atol=1e-9)
+
+
+def test_residual_schedule_has_its_range_and_slope() -> None:
+    t = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+    log_snr, slope = residual_log_snr(t)
+    low, high = RESIDUAL_LOG_SNR_RANGE
+    assert [log_snr[-1].item(), log_snr[0].item()] == pytest.approx([low, high])
+    assert slope.mean().item() == pytest.approx(high - low, rel=1e-3)
+    torch.testing.assert_close(-torch.diff(log_snr) * 100_000, (slope[1:] + slope[:-1]) / 2, rtol=1e-3, atol=1e-4)

@@ -1,8 +1,8 @@
-"""Damage real files and count what is detected and what is recovered.
+"""Damage encoded crops, and count the detected and the recovered files.
 
-`python tests/fuzz/damage.py --images FOLDER --count 500` encodes crops of the pictures at many qualities, and damages
-each file in three ways: one bit flipped anywhere, the end cut off anywhere, one segment dropped. It prints how many of
-each were detected, how many `Codec.recover` could show, and their mean PSNR by the number of sound segments.
+`python tests/fuzz/damage.py --images FOLDER --count 500` encodes crops of the pictures at random qualities. It damages
+each file in three ways: flip one bit, cut off the end, drop one segment. It prints the counts of detected and of
+recovered files for each kind of damage, and the mean PSNR by the number of sound segments.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from ulcodec.metrics import psnr_db
 CROP_WIDTH, CROP_HEIGHT = 384, 256
 
 
-def crops(folder: Path, count: int, rng: random.Random) -> Iterator[np.ndarray]:
-    """`count` crops uint8 [H, W, 3] of the folder's pictures in turn."""
+def random_crops(folder: Path, count: int, rng: random.Random) -> Iterator[np.ndarray]:
+    """Iterate over `count` crops uint8 [H, W, 3] of the folder's pictures in turn."""
     pictures = [load_image(path).pixels for path in sorted(folder.glob("*.png"))]
     for number in range(count):
         pixels = pictures[number % len(pictures)]
@@ -33,18 +33,18 @@ def crops(folder: Path, count: int, rng: random.Random) -> Iterator[np.ndarray]:
         yield pixels[top : top + CROP_HEIGHT, left : left + CROP_WIDTH]
 
 
-def flipped(data: bytes, rng: random.Random) -> bytes:
-    changed = bytearray(data)
-    changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    return bytes(changed)
+def flip_bit(data: bytes, rng: random.Random) -> bytes:
+    damaged = bytearray(data)
+    damaged[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return bytes(damaged)
 
 
-def cut(data: bytes, rng: random.Random) -> bytes:
+def cut_end(data: bytes, rng: random.Random) -> bytes:
     return data[: rng.randrange(1, len(data))]
 
 
-def dropped(data: bytes, rng: random.Random) -> bytes:
-    """The file without the bytes of one of its first three segments: length, payload and checksum."""
+def drop_segment(data: bytes, rng: random.Random) -> bytes:
+    """Remove one of the first three segments: length, payload and checksum."""
     segments = Container.from_bytes(data).segments
     sizes = [len(leb128(len(segment))) + len(segment) + 1 for segment in segments[:3]]
     number = rng.randrange(3)
@@ -52,15 +52,16 @@ def dropped(data: bytes, rng: random.Random) -> bytes:
     return data[:position] + data[position + sizes[number] :]
 
 
-DAMAGES = {"bit flipped": flipped, "cut": cut, "segment dropped": dropped}
+DAMAGES = {"bit flipped": flip_bit, "cut": cut_end, "segment dropped": drop_segment}
 
 
 def report(codec: Codec, folder: Path, count: int, seed: int) -> None:
+    """Damage `count` files in each way, and print counts and PSNR."""
     rng = random.Random(seed)
     detected: dict[str, int] = defaultdict(int)
-    shown: dict[str, int] = defaultdict(int)
+    recovered: dict[str, int] = defaultdict(int)
     quality_db: dict[int, list[float]] = defaultdict(list)
-    for pixels in crops(folder, count, rng):
+    for pixels in random_crops(folder, count, rng):
         data = codec.encode(pixels, quality=rng.randrange(101))
         quality_db[4].append(psnr_db(pixels, codec.decode_array(data)))
         for name, damage in DAMAGES.items():
@@ -74,10 +75,10 @@ def report(codec: Codec, folder: Path, count: int, seed: int) -> None:
             except FormatError:
                 continue
             if recovery.pixels.shape == pixels.shape:
-                shown[name] += 1
+                recovered[name] += 1
                 quality_db[recovery.n_segments].append(psnr_db(pixels, recovery.pixels))
     for name in DAMAGES:
-        print(f"{name}: {count} files, {detected[name]} detected, {shown[name]} shown by --recover")
+        print(f"{name}: {count} files, {detected[name]} detected, {recovered[name]} shown by --recover")
     for n_segments, values in sorted(quality_db.items()):
         print(f"{n_segments} sound segments: {len(values)} pictures, mean {np.mean(values):.2f} dB")
 

@@ -1,6 +1,7 @@
-"""Decode mutated files: only `UlcError` may come out, and no file may cost more than its declared pixels explain.
+"""Decode mutated files: only `UlcError` may be raised, and no file may take longer than its declared pixels explain.
 
-`python tests/fuzz/fuzz_decode.py --count 100000 --model MODEL` prints what came out, by class, and the slowest decode.
+`python tests/fuzz/fuzz_decode.py --count 100000 --model MODEL` prints the counts of pictures and of each error class,
+and the time of the slowest decode.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from mutations import mutated
+from mutations import mutate
 
 import ulcodec
 from ulcodec.codec.image import Codec
@@ -21,13 +22,13 @@ from ulcodec.io.picture import Picture
 
 SIZES = ((1, 1), (16, 16), (33, 17), (96, 80))
 MAX_PIXELS = 2**15
-"""Limit of the reader under test: four times the largest sound file."""
+"""Pixel limit of the tested reader: about four times the pixels of the largest sound file."""
 QUALITIES = (0, 40, 75, 100)
 
 
 @dataclass
 class Outcome:
-    """`outcomes`: files by what came out; `slowest_s`: the slowest decode; `clean_s`: the slowest of a sound file."""
+    """Results of a run: files by outcome, and the times of the slowest decode and of the slowest sound file."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
@@ -35,7 +36,7 @@ class Outcome:
 
 
 def sound_files(codec: Codec, seed: int = 0) -> list[bytes]:
-    """Small pictures of noise over gradients: RGB, grey, 16 and 12 bits, drawn, with alpha and metadata, and cut."""
+    """Encode small noisy gradients: RGB, grey, 16 and 12 bits, lossless, with alpha and metadata, and cut files."""
     rng = np.random.default_rng(seed)
     files = []
     for width, height in SIZES:
@@ -47,15 +48,15 @@ def sound_files(codec: Codec, seed: int = 0) -> list[bytes]:
         files.append(codec.encode(pixels.astype(np.uint16) * 16, quality=60))
         files.append(codec.encode(pixels // 128 * 255, quality=100))
         alpha = pixels[:, :, 1].copy()
-        rich = Picture(pixels, alpha, None, bytes(40), b"<x:xmpmeta/>")
-        files += [codec.encode(rich, quality=50), codec.encode(rich, quality=50, alpha_quality=30)]
+        picture = Picture(pixels, alpha, None, bytes(40), b"<x:xmpmeta/>")
+        files += [codec.encode(picture, quality=50), codec.encode(picture, quality=50, alpha_quality=30)]
         whole = Container.from_bytes(codec.encode(pixels, quality=80))
         files += [whole.truncated(1).to_bytes(), whole.within(len(whole.to_bytes()) * 3 // 4).to_bytes()]
     return files
 
 
-def decode_s(codec: Codec, data: bytes) -> tuple[str, float]:
-    """What came out, and how long it took."""
+def timed_decode(codec: Codec, data: bytes) -> tuple[str, float]:
+    """Recover and decode a file. Return "decoded" or the name of the error, and the time in seconds."""
     start = time.perf_counter()
     try:
         codec.recover(data, max_pixels=MAX_PIXELS)
@@ -67,14 +68,14 @@ def decode_s(codec: Codec, data: bytes) -> tuple[str, float]:
 
 
 def fuzz(codec: Codec, count: int, seed: int = 0) -> Outcome:
-    """Decode `count` mutated files. Any other exception than a UlcError passes through."""
+    """Decode `count` mutated files. Prints the file and raises again if the exception is not a UlcError."""
     files = sound_files(codec)
     result = Outcome()
-    result.clean_s = max(decode_s(codec, data)[1] for data in files for _ in range(3))
+    result.clean_s = max(timed_decode(codec, data)[1] for data in files for _ in range(3))
     for number in range(count):
-        data = mutated(files, random.Random(f"{seed} {number}"))
+        data = mutate(files, random.Random(f"{seed} {number}"))
         try:
-            outcome, seconds = decode_s(codec, data)
+            outcome, seconds = timed_decode(codec, data)
         except BaseException:
             print(f"seed {seed}, file {number}: {data.hex()}")
             raise
@@ -83,8 +84,8 @@ def fuzz(codec: Codec, count: int, seed: int = 0) -> Outcome:
     return result
 
 
-def undetected_flips(files: list[bytes], count: int, seed: int) -> int:
-    """How many of `count` single bit flips, anywhere in any of the files, the container's reader does not notice."""
+def count_undetected_flips(files: list[bytes], count: int, seed: int) -> int:
+    """Flip a random bit of a random file, `count` times. Return how often the container's reader accepts the file."""
     rng = random.Random(seed)
     undetected = 0
     for _ in range(count):
@@ -111,7 +112,7 @@ def main() -> None:
     result = fuzz(codec, arguments.count, arguments.seed)
     for name, count in result.outcomes.most_common():
         print(f"{count:8d}  {name}")
-    undetected = undetected_flips(sound_files(codec), arguments.flips, arguments.seed)
+    undetected = count_undetected_flips(sound_files(codec), arguments.flips, arguments.seed)
     print(f"{undetected} of {arguments.flips} single bit flips undetected")
     print(f"slowest {1000 * result.slowest_s:.0f} ms; slowest sound file {1000 * result.clean_s:.0f} ms")
 

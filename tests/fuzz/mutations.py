@@ -1,4 +1,4 @@
-"""Damaged and forged `.ulc` files from sound ones."""
+"""Mutations of `.ulc` files, with and without right checksums."""
 
 import random
 
@@ -7,7 +7,7 @@ from ulcodec.format.container import FIXED_HEADER_BYTES, read_head
 from ulcodec.format.primitives import CRC_BYTES, crc8, crc16, leb128, read_leb128
 
 MAX_SIDE_PX = 200
-"""Forged sides stay below this, so that what a forged file may cost stays small."""
+"""Limit of forged widths, which bounds the time to decode a forged file."""
 
 
 def flip_bits(data: bytearray, rng: random.Random) -> None:
@@ -36,7 +36,7 @@ def insert(data: bytearray, rng: random.Random) -> None:
 
 
 def forge_sides(data: bytearray, rng: random.Random) -> None:
-    """Another width on the same payload, where the width has one byte."""
+    """Replace the first byte of the width by another width."""
     if len(data) > FIXED_HEADER_BYTES:
         data[FIXED_HEADER_BYTES : FIXED_HEADER_BYTES + 1] = leb128(rng.randrange(1, MAX_SIDE_PX))
 
@@ -48,20 +48,23 @@ def splice(data: bytes, other: bytes, rng: random.Random) -> bytes:
     return data[: rng.randrange(len(data))] + other[rng.randrange(len(other)) :]
 
 
-def mutated(files: list[bytes], rng: random.Random) -> bytes:
-    """One file with one to three mutations or spliced with another; in half of the cases with right checksums."""
+def mutate(files: list[bytes], rng: random.Random) -> bytes:
+    """Apply one to three mutations to one of the files, in a tenth of the cases after a splice with another file.
+
+    About half of the results have right checksums.
+    """
     data = rng.choice(files)
     if rng.random() < 0.1:
         data = splice(data, rng.choice(files), rng)
-    changed = bytearray(data)
+    mutated = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 3))):
-        if changed:
-            rng.choice(MUTATIONS)(changed, rng)
-    return sealed(bytes(changed)) if rng.random() < 0.5 else bytes(changed)
+        if mutated:
+            rng.choice(MUTATIONS)(mutated, rng)
+    return seal(bytes(mutated)) if rng.random() < 0.5 else bytes(mutated)
 
 
-def sealed(data: bytes) -> bytes:
-    """The file with the checksums that its bytes ask for, as far as its structure can be followed."""
+def seal(data: bytes) -> bytes:
+    """Replace all checksums by the right ones, as far as the structure of the file can be read."""
     body = bytearray(data)
     try:
         head = read_head(data)

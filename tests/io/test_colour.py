@@ -1,4 +1,4 @@
-"""Colours that a file states without an ICC profile."""
+"""Colour spaces that a file declares without an ICC profile: gamma, primaries, CICP."""
 
 import struct
 import zlib
@@ -22,6 +22,7 @@ SRGB_PRIMARIES = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15
 
 
 def png(*chunks: tuple[bytes, bytes], pixels: np.ndarray = COLOUR) -> bytes:
+    """Return a PNG file with further chunks after its header."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     data = buffer.getvalue()
@@ -32,16 +33,16 @@ def png(*chunks: tuple[bytes, bytes], pixels: np.ndarray = COLOUR) -> bytes:
 
 
 def as_srgb(picture: Picture) -> np.ndarray:
-    """What colour management shows of the first pixel."""
+    """Convert the first pixel to sRGB by the picture's profile."""
     image = Image.fromarray(picture.pixels[:1, :1])
-    shown = ImageCms.profileToProfile(
+    converted = ImageCms.profileToProfile(
         image,
         ImageCms.ImageCmsProfile(BytesIO(picture.icc)),
         ImageCms.createProfile("sRGB"),
         ImageCms.Intent.RELATIVE_COLORIMETRIC,
         outputMode="RGB" if picture.pixels.ndim == 3 else "L",
     )
-    return np.asarray(shown)[0, 0].astype(int)
+    return np.asarray(converted)[0, 0].astype(int)
 
 
 def test_linear_light_becomes_a_profile() -> None:
@@ -59,7 +60,7 @@ def test_grey_gamma_becomes_a_grey_profile() -> None:
 
 
 def test_primaries_become_a_profile() -> None:
-    """Display P3's red is beyond sRGB; a mild colour of it is as the matrices of both standards say."""
+    """A colour of Display P3 within sRGB is converted as by the matrices of both standards."""
     mild = np.full((4, 4, 3), (150, 100, 100), np.uint8)
     picture = load_image(png((b"cHRM", P3), pixels=mild))
     to_xyz_p3 = np.array([[0.4866, 0.2657, 0.1982], [0.2290, 0.6917, 0.0793], [0.0, 0.0451, 1.0439]])
@@ -80,14 +81,14 @@ def test_primaries_become_a_profile() -> None:
         [(b"cHRM", bytes(32))],
     ],
 )
-def test_what_is_srgb_or_nonsense_costs_nothing(chunks: list[tuple[bytes, bytes]]) -> None:
+def test_srgb_and_invalid_chunks_give_no_profile(chunks: list[tuple[bytes, bytes]]) -> None:
     picture = load_image(png(*chunks))
     assert (picture.icc, picture.cicp) == (None, None)
 
 
 @pytest.mark.parametrize("cicp", [Cicp(9, 16), Cicp(9, 18), Cicp(12, 13)])
 @pytest.mark.parametrize("name", ["PNG", "AVIF"])
-def test_cicp_goes_through_the_codec(tiny_codec: Codec, cicp: Cicp, name: str) -> None:
+def test_cicp_survives_codec_and_picture_files(tiny_codec: Codec, cicp: Cicp, name: str) -> None:
     picture = load_image(png((b"cICP", bytes(cicp))))
     assert picture.cicp == cicp
     decoded = tiny_codec.decode_picture(tiny_codec.encode(picture))
@@ -99,7 +100,7 @@ def test_cicp_goes_through_the_codec(tiny_codec: Codec, cicp: Cicp, name: str) -
     assert np.abs(load_image(file).pixels.astype(int) - COLOUR).max() <= 4
 
 
-def test_cicp_becomes_a_profile_where_it_must() -> None:
+def test_cicp_becomes_a_profile_if_the_format_has_no_cicp() -> None:
     picture = Picture(COLOUR, cicp=Cicp(12, 13))
     assert load_image(picture_file(picture, "JPEG")).icc == cicp_profile(Cicp(12, 13), grey=False)
     with pytest.warns(UserWarning, match="JPEG does not hold CICP"):
@@ -107,7 +108,7 @@ def test_cicp_becomes_a_profile_where_it_must() -> None:
 
 
 @pytest.mark.parametrize("bits", [10, 12])
-def test_deep_hdr_keeps_depth_and_signalling(bits: int) -> None:
+def test_hdr_avif_keeps_depth_and_cicp(bits: int) -> None:
     imagecodecs = pytest.importorskip("imagecodecs", reason="imagecodecs (of the deep extra) is not installed")
     samples = np.random.default_rng(bits).integers(0, 2**bits, (16, 24, 3), dtype=np.uint16)
     data = imagecodecs.avif_encode(samples, level=100, bitspersample=bits, primaries=9, transfer=16)
@@ -121,7 +122,7 @@ def test_deep_hdr_keeps_depth_and_signalling(bits: int) -> None:
         assert load_image(picture_file(picture, "AVIF")).cicp == Cicp(9, 16)
 
 
-def test_heic_keeps_its_colours(tmp_path: Path) -> None:
+def test_heic_keeps_cicp(tmp_path: Path) -> None:
     pillow_heif = pytest.importorskip("pillow_heif", reason="pillow_heif (of the formats extra) is not installed")
     pillow_heif.from_pillow(Image.fromarray(COLOUR)).save(
         tmp_path / "a.heic", color_primaries=9, transfer_characteristics=18

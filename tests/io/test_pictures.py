@@ -1,3 +1,5 @@
+"""Reading and writing of picture files: modes, depth, alpha, metadata, limits and damage."""
+
 import functools
 import struct
 import sys
@@ -25,7 +27,7 @@ def encoded(image: Image.Image, name: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_every_kind_of_source(tmp_path: Path) -> None:
+def test_every_type_of_source_is_read(tmp_path: Path) -> None:
     data, path = encoded(Image.fromarray(RGB)), tmp_path / "picture.png"
     path.write_bytes(data)
     for source in (data, path, str(path), BytesIO(data), Image.open(path), Image.fromarray(RGB)):
@@ -62,7 +64,7 @@ def test_samples_beyond_sixteen_bits_are_refused() -> None:
 
 
 def transparent_pictures() -> dict[str, tuple[bytes, np.ndarray, np.ndarray]]:
-    """File, pixels and alpha of pictures that are transparent in some way."""
+    """Return file, pixels and alpha of one picture for each kind of transparency."""
     rgb, grey = Image.fromarray(RGB), Image.fromarray(GREY)
     alpha = np.full(GREY.shape, 255, np.uint8)
     alpha[0, :2] = 254, 0
@@ -70,7 +72,7 @@ def transparent_pictures() -> dict[str, tuple[bytes, np.ndarray, np.ndarray]]:
     rgba.putalpha(Image.fromarray(alpha))
     la.putalpha(Image.fromarray(alpha))
     palette = rgb.quantize(4)
-    in_palette = np.where(np.asarray(palette) == palette.getpixel((0, 0)), 0, 255).astype(np.uint8)
+    palette_alpha = np.where(np.asarray(palette) == palette.getpixel((0, 0)), 0, 255).astype(np.uint8)
     deep = np.array([[1, 500]], dtype=np.uint16)
     colour_key, grey_key = tuple(RGB[0, 0].tolist()), int(GREY[0, 0])
     return {
@@ -79,7 +81,7 @@ def transparent_pictures() -> dict[str, tuple[bytes, np.ndarray, np.ndarray]]:
         "colour key": (encoded(rgb, transparency=colour_key), RGB, np.where((colour_key == RGB).all(2), 0, 255)),
         "grey key": (encoded(grey, transparency=grey_key), GREY, np.where(grey_key == GREY, 0, 255)),
         "palette": (encoded(palette, transparency=palette.getpixel((0, 0))), np.array(palette.convert("RGB")),
-                    in_palette),
+                    palette_alpha),
         "16 bits": (encoded(Image.fromarray(deep), transparency=500), deep, np.array([[255, 0]])),
     }  # fmt: skip
 
@@ -101,9 +103,9 @@ def icc_profile(name: str) -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
 
 
-@functools.cache  # a profile holds the time of its making
+@functools.cache  # a profile contains its time of creation
 def wide_profile() -> bytes:
-    """An RGB profile that is not sRGB: red and blue swapped, by their tags' names."""
+    """Return an RGB profile that is not sRGB: the tags of red and blue are swapped."""
     data = bytearray(icc_profile("sRGB"))
     red, blue = data.index(b"rXYZ"), data.index(b"bXYZ")
     data[red : red + 4], data[blue : blue + 4] = b"bXYZ", b"rXYZ"
@@ -119,7 +121,7 @@ def test_profiles_are_kept_unless_they_are_srgb() -> None:
 
 
 def test_lab_and_cmyk_become_rgb() -> None:
-    """CMYK by its profile: here one that Pillow reads as RGB, so that the plain conversion steps in."""
+    """CMYK is converted by its profile; this one is invalid, so the conversion without a profile is used."""
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     image = ImageCms.profileToProfile(Image.fromarray(RGB), srgb, lab, outputMode="LAB")
     picture = load_image(image)
@@ -150,7 +152,7 @@ def test_metadata_is_kept(tmp_path: Path, name: str) -> None:
 
 def test_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera lay on its side: turn clockwise to show
+    exif[0x0112] = 6  # rotate clockwise by 90 degrees
     data = encoded(Image.fromarray(RGB), exif=exif)
     picture = load_image(data)
     np.testing.assert_array_equal(picture.pixels, np.rot90(RGB, -1))
@@ -162,8 +164,8 @@ def test_exif_orientation_is_applied() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("channels", [2, 3, 4])
-def test_deep_png(tmp_path: Path, orientation: int, channels: int) -> None:
-    """16-bit colour and grey with alpha, in and out, turned like Pillow turns 8 bits."""
+def test_deep_png_round_trips_in_every_orientation(tmp_path: Path, orientation: int, channels: int) -> None:
+    """16-bit colour, and grey with alpha, are turned as Pillow turns 8-bit samples."""
     pytest.importorskip("imagecodecs", reason="imagecodecs (of the deep extra) is not installed")
     samples = np.random.default_rng(channels).integers(0, 65536, (5, 7, channels), dtype=np.uint16)
     alpha = samples[:, :, -1] // 257 if channels != 3 else None
@@ -177,19 +179,13 @@ def test_deep_png(tmp_path: Path, orientation: int, channels: int) -> None:
     np.testing.assert_array_equal(stored.pixels, pixels)
     if alpha is not None:
         np.testing.assert_array_equal(stored.alpha, alpha)
-    shown = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
-    assert (
-        np.abs(
-            upright.pixels_8.astype(int) - np.asarray(shown.convert("RGB"))[:, :, : pixels.ndim * 3 - 5].squeeze()
-            if pixels.ndim == 3
-            else upright.pixels_8.astype(int) - np.asarray(shown.getchannel(0))
-        ).max()
-        <= 1
-    )
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+    expected_8 = np.asarray(expected.convert("RGB") if pixels.ndim == 3 else expected.getchannel(0))
+    assert np.abs(upright.pixels_8.astype(int) - expected_8).max() <= 1
     assert stored.icc == icc
 
 
-def test_deep_png_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deep_png_without_imagecodecs_is_read_with_8_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     imagecodecs = pytest.importorskip("imagecodecs", reason="imagecodecs (of the deep extra) is not installed")
     samples = np.random.default_rng(0).integers(0, 65536, (5, 7, 3), dtype=np.uint16)
     data = bytes(imagecodecs.png_encode(samples))
@@ -205,7 +201,7 @@ def test_deep_png_without_its_library(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", ["PNG", "TIFF", "WEBP", "GIF"])
-def test_first_frame_of_an_animation(name: str) -> None:
+def test_first_frame_of_an_animation_is_read(name: str) -> None:
     frames = [Image.fromarray(pixels) for pixels in (GREY, 255 - GREY, GREY[::-1])]
     data = encoded(frames[0], name, save_all=True, append_images=frames[1:], lossless=True)
     with pytest.warns(UserWarning, match="first of 3 pictures"):
@@ -214,14 +210,14 @@ def test_first_frame_of_an_animation(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"])
-def test_truncation_is_an_image_error(name: str) -> None:
+def test_truncated_picture_file_is_an_image_error(name: str) -> None:
     data = encoded(Image.fromarray(RGB), name)
     for length in range(len(data)):
         try:
             load_image(data[:length])
         except ImageError:
             continue
-        assert length > len(data) // 2, "only what follows the samples may be missing"
+        assert length > len(data) // 2, "the samples are incomplete"
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture", b"ULC\x01" + bytes(40)])
@@ -240,20 +236,20 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
 
 
 def png_bomb(width: int, height: int, *chunks: bytes) -> bytes:
-    """A PNG file of a few bytes that declares any size."""
+    """Return a small PNG file that declares any size."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     pixels = png_chunk(b"IDAT", zlib.compress(bytes(1000)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + png_chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("limit", [None, 178956970], ids=["command line", "Pillow's limit"])
-def test_headers_that_promise_too_much(monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
+def test_header_that_declares_too_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(ImageError, match=r"900000000|30000x30000 is more than"):
         load_image(png_bomb(30000, 30000))
 
 
-def test_text_that_unpacks_to_gigabytes() -> None:
+def test_png_text_that_inflates_to_128_mib_is_left_out() -> None:
     text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**27)))
     data = encoded(Image.fromarray(RGB))
     with pytest.warns(UserWarning, match="metadata that cannot be read"):
@@ -262,7 +258,7 @@ def test_text_that_unpacks_to_gigabytes() -> None:
 
 
 def exif_bombs() -> dict[str, bytes]:
-    """Orientation 6 behind what hostile writers put beside it: EXIF in TIFF's form, one directory."""
+    """Return EXIF data with orientation 6 and malicious entries, by their kind."""
 
     def directory(*entries: tuple[int, int, int, int], follow: int = 0) -> bytes:
         rows = b"".join(struct.pack("<HHII", *entry) for entry in entries)
@@ -279,15 +275,15 @@ def exif_bombs() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", exif_bombs())
-def test_hostile_exif(name: str) -> None:
-    """The picture comes out, upright or as it is stored."""
+def test_malicious_exif_does_not_prevent_reading(name: str) -> None:
+    """The pixels are turned or not."""
     data = encoded(Image.fromarray(RGB), exif=exif_bombs()[name])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert load_image(data).pixels.shape in (RGB.shape, RGB.transpose(1, 0, 2).shape)
 
 
-def test_too_many_pixels() -> None:
+def test_picture_with_more_pixels_than_the_limit_is_refused() -> None:
     data = encoded(Image.fromarray(RGB))
     assert load_image(data, max_pixels=35).pixels.size == 105
     with pytest.raises(ImageError, match="7x5 is more than 34 pixels"):
@@ -305,7 +301,7 @@ def test_too_many_pixels() -> None:
         np.zeros((1, 5, 7, 3), dtype=np.uint8),
     ],
 )
-def test_arrays_that_are_no_picture(pixels: np.ndarray) -> None:
+def test_array_that_is_no_picture_is_refused(pixels: np.ndarray) -> None:
     with pytest.raises(ImageError):
         Picture(pixels)
 
@@ -319,7 +315,7 @@ def test_lossless_formats_round_trip(tmp_path: Path, name: str, pixels: np.ndarr
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.avif"])
-def test_formats_with_loss(tmp_path: Path, name: str) -> None:
+def test_lossy_formats_round_trip_approximately(tmp_path: Path, name: str) -> None:
     smooth = np.full((32, 32, 3), (200, 100, 50), dtype=np.uint8)
     save_image(smooth, tmp_path / name)
     assert np.abs(load_image(tmp_path / name).pixels.astype(int) - smooth).max() <= 3
@@ -332,13 +328,13 @@ def test_alpha_is_written(tmp_path: Path, name: str) -> None:
     assert np.abs(load_image(tmp_path / name).alpha.astype(int) - alpha).max() <= 3
 
 
-def test_alpha_that_the_format_cannot_hold(tmp_path: Path) -> None:
+def test_alpha_that_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="JPEG"):
         save_image(Picture(RGB, GREY), tmp_path / "a.jpg")
     assert not list(tmp_path.iterdir())
 
 
-def test_unknown_extension(tmp_path: Path) -> None:
+def test_unknown_extension_is_refused(tmp_path: Path) -> None:
     for name in ("a.ulc", "a.unknown", "a.psd"):
         with pytest.raises(ImageError, match="extension"):
             image_format(tmp_path / name)
@@ -347,21 +343,21 @@ def test_unknown_extension(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_size_that_the_format_cannot_hold(tmp_path: Path) -> None:
+def test_size_that_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="WEBP"):
         save_image(np.zeros((1, 20000), dtype=np.uint8), tmp_path / "a.webp")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("plugin", "extension"), [("pillow_jxl", "jxl"), ("pillow_heif", "heic"), (None, "avif")])
-def test_formats_of_pillow_and_its_plugins(tmp_path: Path, plugin: str | None, extension: str) -> None:
-    """A smooth picture is read nearly as it was written, and the extension is among those of pictures."""
+def test_formats_of_plugins_are_read(tmp_path: Path, plugin: str | None, extension: str) -> None:
+    """A smooth picture has a small error, and the extension is in `readable_extensions`."""
     if plugin is not None:
         pytest.importorskip(plugin, reason=f"{plugin} (of the formats extra) is not installed")
     assert f".{extension}" in readable_extensions()
     rows, columns = np.mgrid[:64, :96]
     pixels = np.stack([3 * rows, 2 * columns, rows + columns], axis=2).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / f"a.{extension}", quality=95)
-    found = load_image(tmp_path / f"a.{extension}")
-    assert np.abs(found.pixels.astype(int) - pixels).mean() < 2
-    assert found.alpha is None
+    picture = load_image(tmp_path / f"a.{extension}")
+    assert np.abs(picture.pixels.astype(int) - pixels).mean() < 2
+    assert picture.alpha is None

@@ -73,7 +73,7 @@ class LatentCoder:
 def check_reveal_passes(config: ModelConfig) -> None:
     """Raise ModelError if the model has more reveal passes than a file has segments."""
     if len(config.reveal_passes) > N_SEGMENTS:
-        raise ModelError(f"a file holds {N_SEGMENTS} reveal steps, and the model has {len(config.reveal_passes)}")
+        raise ModelError(f"a file holds {N_SEGMENTS} reveal passes, and the model has {len(config.reveal_passes)}")
 
 
 class DecodedLatent(NamedTuple):

@@ -1,0 +1,31 @@
+"""`ulcodec train`: dry runs and refused exports."""
+
+import json
+from pathlib import Path
+
+from command_line import Run, assert_refused, file_names
+
+
+def test_dry_run_prints_settings_and_writes_nothing(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ("train", "stage1", "--data", tmp_path, "--config", "tiny", "--out", out)
+    finished = run(*arguments, "--minutes", "0.5", "--crop", 64, "--dry-run")
+    settings = json.loads(finished.stdout)["stage1"]
+    assert (settings["minutes"], settings["crop_px"], settings["config"], settings["seed"]) == (0.5, 64, "tiny", 0)
+    assert not out.exists()
+    assert_refused(run(*arguments), "minutes")
+    assert_refused(run(*arguments, "--images", 1, "--config", "none"), "none")
+    assert not out.exists()
+
+
+def test_export_refuses_missing_runs_and_other_folders(run: Run, tmp_path: Path) -> None:
+    assert_refused(run("train", "export", tmp_path, "-o", tmp_path), "another directory")
+    assert_refused(run("train", "export", tmp_path, "-o", tmp_path / "model"), "no checkpoint")
+    assert not file_names(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.txt").write_text("mine")
+    for options in ([], ["--force"]):
+        export = ("train", "export", tmp_path / "run", *options, "-o")
+        assert_refused(run(*export, tmp_path / "photos"), "no model directory")
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["a.txt", "photos", "run"]
