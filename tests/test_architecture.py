@@ -86,6 +86,12 @@ def floor(module: str) -> int:
     return number
 
 
+def test_the_documentation_draws_these_floors() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawing = page.split("```text\n")[1].split("```")[0]
+    assert [tuple(line.split()) for line in reversed(drawing.splitlines())] == FLOORS
+
+
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_point_down(module: str) -> None:
     names = imported_names(MODULES[module])

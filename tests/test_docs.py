@@ -35,6 +35,15 @@ def cookbook_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md"])
+
+
+def test_lines_of_prose_have_at_most_120_columns() -> None:
+    """Rows of tables cannot be broken, and `docs/cli.md` is generated."""
+    lines = [(page, line) for page in PAGES if page.name != "cli.md" for line in page.read_text("utf-8").splitlines()]
+    assert not [(page.name, line) for page, line in lines if len(line) > 120 and not line.startswith("|")]
+
+
 def test_cookbook_contains_commands_and_python() -> None:
     assert {kind for kind, _ in BLOCKS} == {"console", "python"}
     assert len(BLOCKS) > 8

@@ -1,4 +1,7 @@
 """Comparison with other codecs: rate, distortion and speed, as a report with curves.
 
 `run` measures, `peers` wraps the other codecs, `report` writes the page, `complexity` counts parameters and operations.
+
+Import `measure_all` from `run`, `write_report` from `report`, and `describe` from `complexity`. Most peers and some
+metrics need the `bench` extra; a report names what is not installed.
 """

@@ -3,7 +3,9 @@
 `image` is the map: encoding and decoding side by side, stage by stage. It calls `inputs` (what a caller passes),
 `pixels` (pictures and tensors), `tiling` (the networks over tiles), `ulcodec.coding` (the entropy coder) and `extras`
 (metadata and alpha). Built on it: `rate_control` (target size or quality), `refinement` (better latents), `realism`
-(sampled detail), `evaluation`, `generate` (new pictures). The public names can be imported from this package.
+(sampled detail), `evaluation`, `generate` (new pictures).
+
+Import the public names from this package: `load`, `Codec`, `encode_batch` and the others in `__all__`.
 """
 
 from ulcodec.codec.image import Codec, Encoding, Recovery, decode_batch, encode_batch, load

@@ -2,5 +2,7 @@
 
 `container` parses and writes a file, `attachments` its metadata, `lossless` its lossless samples, `cicp` its colour
 code points, `primitives` its numbers and checksums. `docs/format.md` is the specification.
-Every error is a `FormatError`. Imports nothing of ulcodec but `errors`.
+
+Import `Container`, `Header`, `read_head` and `Attachment` from `container`. Every error is a `FormatError`. The package
+imports nothing of ulcodec but `errors`.
 """

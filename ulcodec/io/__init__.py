@@ -2,4 +2,8 @@
 
 `pictures` reads pictures into `Picture`, `picture_files` writes them; `metadata` and `colour` handle EXIF, XMP, ICC and
 CICP. `sources` reads folders, tar shards and URLs that `locations` names. `files` writes whole files or none.
+
+Import `Picture` from `picture`, `load_image` from `pictures`, `save_image` from `picture_files`, `atomic_write` from
+`files`, and `pictures_of` from `sources`. A picture that cannot be read or written raises
+`ImageError`.
 """

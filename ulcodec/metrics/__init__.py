@@ -1,6 +1,7 @@
 """Metrics: distortion and rate of pictures, Bjøntegaard figures, and statistics of sets of pictures.
 
-Everything but `ulcodec.metrics.critic` works without torch.
+Import the names in `__all__` from this package, and `critic_accuracy` from `ulcodec.metrics.critic`, which alone needs
+torch.
 """
 
 from ulcodec.metrics.distortion import MS_SSIM_MIN_SIDE, bd_rate_percent, bits_per_pixel, ms_ssim, mse, pchip, psnr_db

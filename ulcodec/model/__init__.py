@@ -4,4 +4,7 @@
 weights of `initialisation`, and run over `tiles`. `likelihood` computes the prior's bits along the reveal schedule of
 `reveal`. `paper` is the architecture of the paper, `base_model` that of stage 2; both use `transformer`. `config` and
 `presets` hold the configurations, `build` makes their networks. `fusion` marks functions to compile for a GPU.
+
+Import `preset` from `presets`, `build_model` from `build`, `ModelConfig` from `config`, and `UnifiedLatentModel` from
+`unified`.
 """

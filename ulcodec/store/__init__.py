@@ -2,4 +2,7 @@
 
 `tensor_files` writes directories atomically, `networks` loads tensors into networks, `model_directory` reads and writes
 a model, `installed` names the shipped ones without torch. No pickle anywhere.
+
+Import `open_model`, `StoredModel` and `write_model` from `model_directory`, and `installed_fingerprints` from
+`installed`. Training writes its checkpoints with `write_directory` from `tensor_files`.
 """
