@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stage1_runs import stage1_settings
 
 import ulcodec
 from ulcodec.codec.image import Codec
 from ulcodec.model.config import TINY
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import save_model
+from ulcodec.train.stage1 import train_stage1
 
 torch.set_num_threads(1)
 
@@ -74,3 +76,9 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = np.stack(waves, axis=2).round().clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(directory / f"{seed}.png")
     return directory
+
+
+@pytest.fixture(scope="session")
+def finished_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature run of stage 1 that was never interrupted, read-only."""
+    return train_stage1(stage1_settings(photographs, tmp_path_factory.mktemp("unbroken") / "run"))

@@ -28,7 +28,7 @@ def fitted(tiny_model_dir: Path, picture: np.ndarray, tmp_path_factory: pytest.T
     return directory
 
 
-def test_symbols_of_a_latent_restore_it(tiny_codec: Codec, picture: np.ndarray) -> None:
+def test_latent_is_restored_from_its_symbols(tiny_codec: Codec, picture: np.ndarray) -> None:
     coder, grid = tiny_codec.coder, grid_of(*picture.shape[:2])
     coded = encode_latent(coder, *tiny_codec.analyse(picture, 40), 40)
     groups = list(symbols_of(coder, coded.latent, 40, grid))
@@ -45,7 +45,7 @@ def test_every_element_is_counted_once(tiny_codec: Codec, picture: np.ndarray) -
     assert counts.sum() == config.latent_channels * h * w + config.hyper_channels * -(-h // 4) * -(-w // 4)
 
 
-def test_counts_become_shares(tiny_codec: Codec) -> None:
+def test_frequencies_follow_the_counts(tiny_codec: Codec) -> None:
     tables = tiny_codec.coder.tables
     unchanged = fit_tables(tables, np.zeros(tables.frequencies.shape, np.int64))
     assert np.abs(unchanged.frequencies - tables.frequencies).max() / TOTAL < 2e-3
@@ -56,37 +56,37 @@ def test_counts_become_shares(tiny_codec: Codec) -> None:
     assert shares[middle - 1 : middle + 2] == pytest.approx([0.2, 0.6, 0.2], abs=2e-3)
 
 
-def test_files_are_smaller_with_tables_of_their_own(fitted: Path, tiny_codec: Codec, picture: np.ndarray) -> None:
+def test_calibrated_files_are_smaller(fitted: Path, tiny_codec: Codec, picture: np.ndarray) -> None:
     codec = ulcodec.load(fitted, device="cpu")
     assert codec.fingerprint != tiny_codec.fingerprint
     sizes = []
     for quality in QUALITIES:
-        ours, theirs = (c.encode(picture, quality=quality) for c in (codec, tiny_codec))
-        assert codec.decode_array(ours).shape == picture.shape
-        sizes.append((len(ours), len(theirs)))
-    assert sum(ours for ours, _ in sizes) < sum(theirs for _, theirs in sizes)
+        calibrated, uncalibrated = (c.encode(picture, quality=quality) for c in (codec, tiny_codec))
+        assert codec.decode_array(calibrated).shape == picture.shape
+        sizes.append((len(calibrated), len(uncalibrated)))
+    assert sum(calibrated for calibrated, _ in sizes) < sum(uncalibrated for _, uncalibrated in sizes)
 
 
-def test_errors_of_the_means_are_found_and_mended(
+def test_errors_of_the_means_are_measured_and_corrected(
     tiny_model_dir: Path, tiny_codec: Codec, picture: np.ndarray, tmp_path: Path
 ) -> None:
     stored, pictures = open_model(tiny_model_dir), [picture] * 20
-    wrong = 0.3 * torch.linspace(-1, 1, stored.config.latent_channels, dtype=torch.float64)
+    bias = 0.3 * torch.linspace(-1, 1, stored.config.latent_channels, dtype=torch.float64)
     directory = tmp_path / "biased"
-    write_model(directory, with_coding(stored, shift_mean_bias(stored.coding, wrong)))
+    write_model(directory, with_coding(stored, shift_mean_bias(stored.coding, bias)))
     biased = ulcodec.load(directory, device="cpu")
     before, after = (mean_errors(codec, pictures) for codec in (tiny_codec, biased))
-    coded = (after - before).abs() > wrong.abs() / 2
-    assert coded.sum() > len(wrong) / 4
-    assert torch.allclose((after - before)[coded], wrong[coded], rtol=0.5, atol=0.02)
-    mending = stored.coding | shift_mean_bias(open_model(directory).coding, -after)
-    write_model(directory, with_coding(stored, mending))
-    mended = ulcodec.load(directory, device="cpu")
-    assert mean_errors(mended, pictures)[coded].abs().mean() < after[coded].abs().mean() / 3
-    assert len(mended.encode(picture, quality=60)) < len(biased.encode(picture, quality=60))
+    coded = (after - before).abs() > bias.abs() / 2
+    assert coded.sum() > len(bias) / 4
+    assert torch.allclose((after - before)[coded], bias[coded], rtol=0.5, atol=0.02)
+    corrected_coding = stored.coding | shift_mean_bias(open_model(directory).coding, -after)
+    write_model(directory, with_coding(stored, corrected_coding))
+    corrected = ulcodec.load(directory, device="cpu")
+    assert mean_errors(corrected, pictures)[coded].abs().mean() < after[coded].abs().mean() / 3
+    assert len(corrected.encode(picture, quality=60)) < len(biased.encode(picture, quality=60))
 
 
-def test_only_layers_and_frequencies_change(fitted: Path, tiny_model_dir: Path) -> None:
+def test_calibration_changes_only_layers_and_frequencies(fitted: Path, tiny_model_dir: Path) -> None:
     before, after = open_model(tiny_model_dir), open_model(fitted)
     assert before.weights.keys() == after.weights.keys()
     assert all((before.weights[name] == weight).all() for name, weight in after.weights.items())
@@ -95,7 +95,7 @@ def test_only_layers_and_frequencies_change(fitted: Path, tiny_model_dir: Path) 
     assert {name.rsplit(".", 1)[1] for name in changed - {"tables.frequencies"}} == {"weight", "bias"}
 
 
-def test_rounding_for_the_inputs_that_files_give_changes_layers_less(
+def test_rounding_by_input_moments_reduces_output_errors(
     tiny_codec: Codec, tiny_model_dir: Path, picture: np.ndarray
 ) -> None:
     moments = input_moments(tiny_codec, [picture])
@@ -114,8 +114,8 @@ def test_rounding_for_the_inputs_that_files_give_changes_layers_less(
     assert np.median(list(ratios.values())) < 0.7, ratios
 
 
-def test_columns_are_what_a_convolution_sees() -> None:
+def test_columns_are_the_inputs_of_a_convolution() -> None:
     layer, x = conv(3, 5, 3), torch.randn(2, 3, 4, 6)
     weight, bias = flatten_convolution(layer)
-    found = (side_by_side(x, 3) @ weight.T + bias).view(2, 4, 6, 5).permute(0, 3, 1, 2)
-    torch.testing.assert_close(found, layer(x), atol=1e-5, rtol=1e-5)
+    product = (side_by_side(x, 3) @ weight.T + bias).view(2, 4, 6, 5).permute(0, 3, 1, 2)
+    torch.testing.assert_close(product, layer(x), atol=1e-5, rtol=1e-5)

@@ -1,89 +1,41 @@
-"""What callers set in torch changes no file and no picture, and stays as they set it."""
+"""Settings of stage 1: invalid ones fail before anything is written, and resolved ones are JSON."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+import json
+from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
+from stage1_runs import N_IMAGES
 
-import ulcodec
-from ulcodec.codec.image import Codec
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        assert torch.get_default_dtype() == dtype
-        torch.set_default_dtype(before)
+from ulcodec.errors import DeviceError, ModelError, TrainingError
+from ulcodec.train.settings import Stage1Settings
+from ulcodec.train.stage1 import train_stage1
 
 
-@contextmanager
-def matmul_precision(name: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        assert torch.get_float32_matmul_precision() == name
-        torch.set_float32_matmul_precision(before)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "sgd"}, "unknown optimiser 'sgd'; known: adamw, soap"),
+        ({"objective": "gan"}, "unknown objective 'gan'; known: codec, ul"),
+        ({"config": "paper_tiny"}, "writes no files: train it with the objective ul"),
+        ({"n_images": None}, "give the run a length"),
+        ({"crop_px": 80}, "multiple of 64 pixels, got 80"),
+        ({"device": "no-such-device"}, "cannot use device 'no-such-device'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_invalid_settings_are_refused(settings: Stage1Settings, changes: dict[str, object], message: str) -> None:
+    with pytest.raises((TrainingError, DeviceError), match=message):
+        train_stage1(replace(settings, **changes))
+    assert not settings.out.exists()
 
 
-@contextmanager
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        assert torch.are_deterministic_algorithms_enabled()
-        torch.use_deterministic_algorithms(False)
+def test_unknown_configuration_is_refused(settings: Stage1Settings) -> None:
+    with pytest.raises(ModelError, match="unknown configuration 'huge'"):
+        train_stage1(replace(settings, config="huge"))
 
 
-SETTINGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
-    "nothing": nullcontext,
-    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-    "autocast to float16": lambda: torch.autocast("cpu", torch.float16),
-    "inference mode": torch.inference_mode,
-    "no gradients": torch.no_grad,
-    "float64 by default": lambda: default_dtype(torch.float64),
-    "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
-    "bfloat16 inside float32 products": lambda: matmul_precision("medium"),
-    "deterministic": deterministic,
-    "another default device": lambda: torch.device("meta"),
-}
-
-
-@pytest.fixture(scope="module")
-def expected(tiny_codec: Codec, picture: np.ndarray) -> dict[int, tuple[bytes, np.ndarray]]:
-    files = {effort: tiny_codec.encode(picture, quality=60, effort=effort) for effort in (1, 2)}
-    return {effort: (data, tiny_codec.decode_array(data)) for effort, data in files.items()}
-
-
-@pytest.mark.parametrize("effort", [1, 2])
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_settings_change_nothing(
-    setting: str, effort: int, tiny_codec: Codec, tiny_model_dir: Path, picture: np.ndarray,
-    expected: dict[int, tuple[bytes, np.ndarray]],
-) -> None:  # fmt: skip
-    data, pixels = expected[effort]
-    with SETTINGS[setting]():
-        loaded = ulcodec.load(tiny_model_dir, device="cpu")
-        for codec in (tiny_codec, loaded):
-            assert codec.encode(picture, quality=60, effort=effort) == data
-            np.testing.assert_array_equal(codec.decode_array(data), pixels)
-    assert loaded.encode(picture, quality=60, effort=effort) == data
-    np.testing.assert_array_equal(loaded.decode_array(data), pixels)
-
-
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_settings_change_no_thumbnail_and_no_bound(setting: str, tiny_codec: Codec, picture: np.ndarray) -> None:
-    data = tiny_codec.encode(picture, quality=60)
-    small, described = tiny_codec.thumbnail(data).pixels, tiny_codec.describe(data)
-    with SETTINGS[setting]():
-        np.testing.assert_array_equal(tiny_codec.thumbnail(data).pixels, small)
-        assert tiny_codec.describe(data) == described
+def test_resolved_settings_are_json(settings: Stage1Settings) -> None:
+    resolved = settings.resolved()
+    assert json.loads(json.dumps(resolved)) == resolved
+    assert resolved["model"]["name"] == "tiny"
+    assert resolved["stage1"]["n_images"] == N_IMAGES

@@ -1,0 +1,134 @@
+"""A run that starts from the weights of another model, of the same size or smaller."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stage1_runs import BATCH_SIZE
+
+import ulcodec
+from ulcodec.errors import TrainingError
+from ulcodec.export.pipeline import export
+from ulcodec.model.build import build_model
+from ulcodec.model.config import TINY, ModelConfig
+from ulcodec.model.presets import PRESETS
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store.tensor_files import read_tensors
+from ulcodec.train.objective import codec_loss
+from ulcodec.train.settings import ObjectiveSettings, Stage1Settings
+from ulcodec.train.stage1 import train_stage1
+from ulcodec.train.warm_start import DEPTHS, load_initial_weights
+
+
+def started(config: ModelConfig, directory: Path) -> UnifiedLatentModel:
+    """Make a model of a configuration with the weights of a model directory."""
+    model = build_model(config)
+    assert isinstance(model, UnifiedLatentModel)
+    load_initial_weights(model, directory, json.loads(json.dumps(config.to_json())))
+    return model
+
+
+def test_run_starts_from_the_weights_of_a_model(settings: Stage1Settings, tiny_model_dir: Path) -> None:
+    settings = replace(settings, init=tiny_model_dir, n_images=BATCH_SIZE)
+    train_stage1(settings)
+    start, end = read_tensors(tiny_model_dir, "weights"), read_tensors(settings.out / "checkpoint", "model")
+    assert all((end[name] - weight.float()).abs().max() < 1e-3 for name, weight in start.items())
+    with pytest.raises(TrainingError, match="holds another model configuration"):
+        train_stage1(replace(settings, config="paper_tiny", objective="ul", out=settings.out.with_name("other")))
+
+
+def test_deeper_model_starts_with_the_loss_of_the_smaller_one(
+    settings: Stage1Settings, tiny_model: UnifiedLatentModel, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deeper = replace(TINY, name="deeper", **{depth: getattr(TINY, depth) + 1 for depth in DEPTHS})
+    monkeypatch.setitem(PRESETS, "deeper", deeper)
+    deeper_model = started(deeper, tiny_model_dir)
+    x, quality = torch.rand(2, 3, 32, 48), torch.tensor([0.2, 0.7])
+    losses = [
+        codec_loss(model, x, quality, ObjectiveSettings(), torch.Generator().manual_seed(0))[0]
+        for model in (tiny_model, deeper_model)
+    ]
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
+    train_stage1(replace(settings, config="deeper", init=tiny_model_dir, n_images=2 * BATCH_SIZE))
+    trained = read_tensors(settings.out / "checkpoint", "model")
+    new_names = [name for name in trained if ".expand.weight" in name and name not in tiny_model.state_dict()]
+    assert len(new_names) == len(DEPTHS)
+    assert all(trained[name].any() for name in new_names), "the new blocks learn"
+    export(settings.out, settings.out / "model", sources=())
+    with pytest.raises(TrainingError, match="holds another model configuration"):  # of more blocks
+        train_stage1(replace(settings, init=settings.out / "model", out=settings.out.with_name("other")))
+
+
+@pytest.fixture
+def wider(monkeypatch: pytest.MonkeyPatch) -> ModelConfig:
+    """Configuration `tiny` with 16 more latent channels and two more quality anchors at the top, as a preset."""
+    n_anchors = TINY.n_quality_anchors + 2
+    ratio = TINY.lagrangian_high / TINY.lagrangian_low
+    config = replace(
+        TINY,
+        name="wider",
+        latent_channels=48,
+        n_quality_anchors=n_anchors,
+        lagrangian_high=TINY.lagrangian_low * ratio ** ((n_anchors - 1) / (TINY.n_quality_anchors - 1)),
+    )
+    monkeypatch.setitem(PRESETS, "wider", config)
+    return config
+
+
+def test_wider_model_starts_near_the_smaller_one(
+    wider: ModelConfig, tiny_model: UnifiedLatentModel, tiny_model_dir: Path
+) -> None:
+    wider_model = started(wider, tiny_model_dir)
+    x, quality = torch.rand(2, 3, 32, 48), torch.tensor([0.2, 1.0])
+    same_quality = quality * (TINY.n_quality_anchors - 1) / (wider.n_quality_anchors - 1)
+    tiny_y, _ = tiny_model.encoder(x, quality)
+    y, unit_latent = wider_model.encoder(x, same_quality)
+    assert torch.allclose(y[:, :32], tiny_y, rtol=1e-3, atol=1e-3), "the first channels are those of the smaller model"
+    assert y[:, 32:].square().mean() > 0, "the new channels carry coefficients"
+    _, tiny_x_hat = tiny_model.decoder.trunk(tiny_y, quality)
+    _, x_hat_without = wider_model.decoder.trunk(y * (torch.arange(48) < 32)[:, None, None], same_quality)
+    _, x_hat = wider_model.decoder.trunk(y, same_quality)
+    assert torch.allclose(x_hat_without, tiny_x_hat, atol=1e-3)
+    assert (x_hat - x).square().mean() < (tiny_x_hat - x).square().mean(), "the new channels reduce the error"
+    assert torch.allclose(
+        wider_model.hyper_encoder(unit_latent, same_quality),
+        tiny_model.hyper_encoder(unit_latent[:, :32], quality),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_anchors_with_other_lagrangians_are_refused(wider: ModelConfig, tiny_model_dir: Path) -> None:
+    with pytest.raises(TrainingError, match="holds another model configuration"):
+        started(replace(wider, lagrangian_high=2 * wider.lagrangian_high), tiny_model_dir)
+
+
+def test_wider_model_trains_and_codes(wider: ModelConfig, settings: Stage1Settings, tiny_model_dir: Path) -> None:
+    train_stage1(replace(settings, config=wider.name, init=tiny_model_dir, n_images=2 * BATCH_SIZE))
+    export(settings.out, settings.out / "model", sources=())
+    codec = ulcodec.load(settings.out / "model", device="cpu")
+    picture = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    assert codec.decode(codec.encode(picture, quality=100)).size == (56, 40)
+
+
+def test_leaky_units_start_from_a_model_without_a_negative_slope(
+    tiny_model: UnifiedLatentModel, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Configurations of older models have no field for the slope: they are ReLU."""
+    older = shutil.copytree(tiny_model_dir, tmp_path / "older")
+    config = json.loads((older / "config.json").read_text())
+    assert config["model"].pop("negative_slope") == 0
+    (older / "config.json").write_text(json.dumps(config))
+    model = started(replace(TINY, negative_slope=0.01), older)
+    block = model.encoder.blocks_8[0]
+    with torch.no_grad():
+        block.reduce.bias[:5] = -100.0
+    x, quality = torch.rand(2, 3, 64, 64), torch.tensor([0.2, 0.7])
+    loss, _ = codec_loss(model, x, quality, ObjectiveSettings(), torch.Generator())
+    loss.backward()
+    assert all(block.reduce.weight.grad[unit].any() for unit in range(5)), "units far below zero learn"
+    assert block.activation(torch.tensor(-1.0)).item() == pytest.approx(-0.01)
