@@ -1,4 +1,4 @@
-"""Dead hidden units are found and reinitialised; the output of the model stays until it is trained."""
+"""Dead hidden units are detected and reinitialised, which does not change the output before training."""
 
 import copy
 import dataclasses
@@ -19,7 +19,7 @@ N_KILLED = 5
 
 
 @pytest.fixture
-def dying(tiny_model: UnifiedLatentModel) -> UnifiedLatentModel:
+def dying_model(tiny_model: UnifiedLatentModel) -> UnifiedLatentModel:
     """`tiny_model` with the first units of every hidden layer dead."""
     model = copy.deepcopy(tiny_model).requires_grad_(True)
     with torch.no_grad():
@@ -37,28 +37,28 @@ def loss_of(model: UnifiedLatentModel) -> Tensor:
     return codec_loss(model, x, quality, ObjectiveSettings(), generator)[0]
 
 
-def test_dead_units_come_back_and_change_nothing(dying: UnifiedLatentModel) -> None:
+def test_reinitialised_units_learn_and_keep_the_loss(dying_model: UnifiedLatentModel) -> None:
     losses = []
-    dead = dead_units(dying, lambda: losses.append(loss_of(dying)))
-    ran = [units for units in dead if units.any()]
-    assert len(ran) == 2 * 5, "a block of two hidden layers in each of five networks; the denoiser does not run"
-    assert all(units[:N_KILLED].all() for units in ran)
+    dead = dead_units(dying_model, lambda: losses.append(loss_of(dying_model)))
+    layers_that_ran = [units for units in dead if units.any()]
+    assert len(layers_that_ran) == 2 * 5, "two hidden layers in each of five networks; the denoiser does not run"
+    assert all(units[:N_KILLED].all() for units in layers_that_ran)
     torch.manual_seed(0)
-    reinitialise(dying, dead)
-    left = dead_units(dying, lambda: losses.append(loss_of(dying)))
+    reinitialise(dying_model, dead)
+    still_dead = dead_units(dying_model, lambda: losses.append(loss_of(dying_model)))
     assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-6)
-    assert sum(int(units.sum()) for units in left) < sum(int(units.sum()) for units in dead) / 2
-    loss_of(dying).backward()
-    for (_, reader), units in zip(hidden_layers(dying), dead, strict=True):
+    assert sum(int(units.sum()) for units in still_dead) < sum(int(units.sum()) for units in dead) / 2
+    loss_of(dying_model).backward()
+    for (_, reader), units in zip(hidden_layers(dying_model), dead, strict=True):
         if units.any():
             assert reader.weight.grad is not None
-            assert reader.weight.grad[:, units].any(), "they learn"
+            assert reader.weight.grad[:, units].any(), "the units learn"
 
 
-def test_a_run_that_starts_from_a_model_says_how_many_there_were(
-    dying: UnifiedLatentModel, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_run_reports_the_number_of_reinitialised_units(
+    dying_model: UnifiedLatentModel, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_model(tmp_path / "model", "tiny", dying, {"training": "none: seeded weights"})
+    save_model(tmp_path / "model", "tiny", dying_model, {"training": "none: seeded weights"})
     settings = Stage1Settings(
         data=(photographs,), out=tmp_path / "run", config="tiny", n_images=4, batch_size=4, crop_px=64, threads=1,
         device="cpu", init=tmp_path / "model",
@@ -69,4 +69,4 @@ def test_a_run_that_starts_from_a_model_says_how_many_there_were(
     assert message in out
     assert int(out.split(f" {message}")[0].split()[-3]) >= 10 * N_KILLED
     train_stage1(dataclasses.replace(settings, n_images=8))
-    assert message not in capsys.readouterr().out, "a run that goes on is left alone"
+    assert message not in capsys.readouterr().out, "a resumed run keeps its units"

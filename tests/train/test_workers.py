@@ -1,4 +1,4 @@
-"""Two processes over Gloo take the steps that one takes."""
+"""Two workers over Gloo take the same steps as one process."""
 
 import csv
 import os
@@ -20,7 +20,7 @@ STAGE_1 = ["train", "stage1", *COMMON, "--crop", "64"]
 STAGE_2 = ["train", "stage2", *COMMON, "--crop", "48"]
 
 STDERR_SHOWN = 8000
-"""Characters of what a command that failed said last."""
+"""Characters from the end of the standard error of a failed command."""
 
 LOGGING_EVERY_STEP = """
 import os, signal, sys
@@ -30,7 +30,7 @@ from ulcodec.train import settings
 from ulcodec.train.loop import Loop
 from ulcodec.train.settings import LoopSettings
 settings.LoopSettings = lambda **values: LoopSettings(**values, log_seconds=0, checkpoint_seconds=0)
-BASE_MODELS["tiny"]["dropout"] = 0.0  # it is drawn for the rows of each process, not for the whole batch
+BASE_MODELS["tiny"]["dropout"] = 0.0  # each process draws it for its rows, not for the batch
 if os.environ.get("DIE_AT") and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
     step = Loop.step
     def dying_step(loop, loss_function):
@@ -46,14 +46,14 @@ app()
 def launch(
     script: Path, data: Path, out: Path, n_workers: int, arguments: list[str] = STAGE_1, **environment: str
 ) -> list[float]:
-    """Train; returns the loss of every step."""
+    """Train, and return the loss of every step."""
     start(script, [*arguments, "--data", str(data), "--out", str(out)], n_workers, **environment)
     with open(out / "log.csv", newline="") as handle:
         return [float(row["loss"]) for row in csv.DictReader(handle)]
 
 
 def start(script: Path, arguments: list[str], n_workers: int, **environment: str) -> None:
-    """Run a command in so many processes."""
+    """Run a command in `n_workers` processes."""
     script.write_text(LOGGING_EVERY_STEP)
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_workers}", "--max-restarts=3"]
     command = [sys.executable, *(torchrun if n_workers > 1 else []), str(script), *arguments]
@@ -67,31 +67,30 @@ def start(script: Path, arguments: list[str], n_workers: int, **environment: str
 
 
 @pytest.fixture(scope="module")
-def alone(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
+def one_process(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp("alone")
     return folder / "run", launch(folder / "train.py", photographs, folder / "run", 1)
 
 
-@pytest.mark.parametrize("die_at", ["", "96"], ids=["two processes", "one of them killed and restarted"])
-def test_two_processes_equal_one(
-    alone: tuple[Path, list[float]], photographs: Path, tmp_path: Path, die_at: str
+@pytest.mark.parametrize("die_at", ["", "96"], ids=["two processes", "one killed and restarted"])
+def test_two_workers_train_like_one(
+    one_process: tuple[Path, list[float]], photographs: Path, tmp_path: Path, die_at: str
 ) -> None:
-    run, losses = alone
-    together = launch(tmp_path / "train.py", photographs, tmp_path / "run", 2, DIE_AT=die_at)
+    run, losses = one_process
+    losses_of_two = launch(tmp_path / "train.py", photographs, tmp_path / "run", 2, DIE_AT=die_at)
     assert len(losses) == 192 // 16
-    assert together == pytest.approx(losses, rel=2e-3)
-    assert losses[-1] != pytest.approx(losses[0], rel=2e-3), "a run that learns nothing proves nothing"
+    assert losses_of_two == pytest.approx(losses, rel=2e-3)
+    assert losses[-1] != pytest.approx(losses[0], rel=2e-3), "the loss must change for this test to mean anything"
     assert read_document(tmp_path / "run" / "checkpoint", "progress")["n_images"] == 192
-    ours, theirs = (read_tensors(path / "checkpoint", "ema") for path in (tmp_path / "run", run))
-    moved = max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
-    assert moved < 1e-3
+    weights, expected = (read_tensors(path / "checkpoint", "ema") for path in (tmp_path / "run", run))
+    assert max(float((weights[name] - expected[name]).abs().max()) for name in expected) < 1e-3
 
 
-def test_two_processes_go_on_with_a_finished_run(alone: tuple[Path, list[float]], tmp_path: Path) -> None:
-    """One of them goes back to where the rate was full, and finishes what a killed writer left; the other waits."""
+def test_two_workers_extend_a_finished_run(one_process: tuple[Path, list[float]], tmp_path: Path) -> None:
+    """The first worker rewinds the run and finishes the write of a killed process, while the other waits."""
     runs = []
     for n_workers in (1, 2):
-        run = shutil.copytree(alone[0], tmp_path / str(n_workers))
+        run = shutil.copytree(one_process[0], tmp_path / str(n_workers))
         if n_workers == 2:
             (run / "checkpoint" / f".ulcodec-{'0' * 16}.tmp").mkdir()
             shutil.copy(run / "checkpoint" / "config.json", run / "checkpoint" / f".ulcodec-{'0' * 16}.tmp")
@@ -103,7 +102,7 @@ def test_two_processes_go_on_with_a_finished_run(alone: tuple[Path, list[float]]
 
 
 @pytest.fixture(scope="module")
-def base_alone(
+def base_of_one_process(
     photographs: Path, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp("base")
@@ -112,51 +111,51 @@ def base_alone(
 
 
 @pytest.mark.parametrize(
-    ("options", "die_at"), [([], ""), (["--shard"], ""), (["--shard"], "96")], ids=["whole", "split", "killed"]
+    ("options", "die_at"), [([], ""), (["--shard"], ""), (["--shard"], "96")], ids=["whole", "sharded", "killed"]
 )
-def test_two_processes_train_the_base_model_of_one(
-    base_alone: tuple[Path, list[float]],
+def test_two_workers_train_the_base_model_like_one(
+    base_of_one_process: tuple[Path, list[float]],
     photographs: Path,
     tiny_model_dir: Path,
     tmp_path: Path,
     options: list[str],
     die_at: str,
 ) -> None:
-    run, losses = base_alone
+    run, losses = base_of_one_process
     arguments = [*STAGE_2, "--model", str(tiny_model_dir), *options]
-    together = launch(tmp_path / "train.py", photographs, tmp_path / "run", 2, arguments, DIE_AT=die_at)
+    losses_of_two = launch(tmp_path / "train.py", photographs, tmp_path / "run", 2, arguments, DIE_AT=die_at)
     assert len(losses) == 192 // 16
-    assert together == pytest.approx(losses, rel=2e-3)
-    assert losses[-1] != pytest.approx(losses[0], rel=2e-3), "a run that learns nothing proves nothing"
+    assert losses_of_two == pytest.approx(losses, rel=2e-3)
+    assert losses[-1] != pytest.approx(losses[0], rel=2e-3), "the loss must change for this test to mean anything"
     for group in ("model", "ema", "optimizer"):
-        ours, theirs = (read_tensors(path / "checkpoint", group) for path in (tmp_path / "run", run))
-        assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in theirs.items()}
-        assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-3, group
+        tensors, expected = (read_tensors(path / "checkpoint", group) for path in (tmp_path / "run", run))
+        assert {name: tensor.shape for name, tensor in tensors.items()} == {n: t.shape for n, t in expected.items()}
+        assert max(float((tensors[name] - expected[name]).abs().max()) for name in expected) < 1e-3, group
     validations = [(path / "validation.csv").read_text().splitlines() for path in (tmp_path / "run", run)]
     assert [len(rows) for rows in validations] == [11, 11]
 
 
 def test_rows_of_all_workers_make_the_batch() -> None:
-    parts = []
+    rows = []
     for rank in range(3):
         generator = Workers(rank, 3).generator(torch.device("cpu"))
         generator.manual_seed(1)
-        parts.append(draw_rows(torch.rand, (2, 4), generator))
+        rows.append(draw_rows(torch.rand, (2, 4), generator))
     plain = torch.Generator().manual_seed(1)
-    assert torch.equal(torch.cat(parts), torch.rand(6, 4, generator=plain))
-    assert torch.equal(draw_rows(torch.rand, (6, 4), BatchGenerator().manual_seed(1)), torch.cat(parts))
+    assert torch.equal(torch.cat(rows), torch.rand(6, 4, generator=plain))
+    assert torch.equal(draw_rows(torch.rand, (6, 4), BatchGenerator().manual_seed(1)), torch.cat(rows))
 
 
-def test_batches_that_cannot_be_shared() -> None:
+def test_batches_are_shared_equally_or_refused() -> None:
     assert Workers(1, 3).share(6) == 2
     assert Workers(1, 3).rows(torch.arange(6)).tolist() == [2, 3]
     with pytest.raises(TrainingError, match="a batch of 7 cannot be shared equally by 3 processes"):
         Workers(1, 3).share(7)
 
 
-def test_numbers_below_the_normal_ones_count_as_zero_in_training() -> None:
+def test_denormal_numbers_are_zero_in_training() -> None:
     if not torch.set_flush_denormal(False):
-        pytest.skip("this CPU cannot")
+        pytest.skip("this CPU cannot flush denormal numbers")
     small = torch.tensor([1e-30])
     assert (small * 1e-10).item() > 0
     with without_denormals():
