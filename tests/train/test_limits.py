@@ -1,4 +1,4 @@
-"""Numbers that no run can be trained with are refused before data are read or anything is written."""
+"""Settings out of range are refused before a run reads data or writes a file."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,10 +36,16 @@ OPTIONS = {
     "stage2": {**EVERY_STAGE, "bias": ("nan", "inf", "-inf", 1e30), "limit": (*WHOLE, 1), "quality": (-1, 101, HUGE)},
     "denoiser": {**EVERY_STAGE, "bias": ("nan", "inf", "-inf", 1e30), "limit": (*WHOLE, 1)},
 }
-CASES = [(stage, option, value) for stage, found in OPTIONS.items() for option in found for value in found[option]]
+CASES = [
+    (stage, option, value)
+    for stage, options in OPTIONS.items()
+    for option, values in options.items()
+    for value in values
+]
 
 
-def assert_one_line(arguments: list[str], out: Path | None = None) -> None:
+def assert_one_line_error(arguments: list[str], out: Path | None = None) -> None:
+    """Check that a command fails with one line of error, and does not make the folder `out`."""
     finished = CliRunner().invoke(app, arguments)
     assert finished.exit_code == 2, finished.output
     assert finished.stderr.startswith("ulcodec: error: ")
@@ -49,16 +55,16 @@ def assert_one_line(arguments: list[str], out: Path | None = None) -> None:
 
 
 @pytest.mark.parametrize(("stage", "option", "value"), CASES)
-def test_options_out_of_range(stage: str, option: str, value: object, tmp_path: Path) -> None:
-    """The data are not there: what names the number cannot have looked for them."""
+def test_options_out_of_range_are_refused(stage: str, option: str, value: object, tmp_path: Path) -> None:
+    """The training data do not exist, so the check must come before they are read."""
     out = tmp_path / "run"
     length = [] if option in ("images", "minutes") else ["--images", "8"]
     arguments = ["train", stage, "--data", str(tmp_path / "none"), "--out", str(out), *length]
-    assert_one_line([*arguments, f"--{option}", str(value)], out)
-    assert_one_line([*arguments, f"--{option}", str(value), "--dry-run"])
+    assert_one_line_error([*arguments, f"--{option}", str(value)], out)
+    assert_one_line_error([*arguments, f"--{option}", str(value), "--dry-run"])
 
 
-def test_a_batch_of_too_many_pixels(tmp_path: Path) -> None:
+def test_batches_of_too_many_pixels_are_refused(tmp_path: Path) -> None:
     settings = Stage1Settings(data=(tmp_path,), out=tmp_path / "run", n_images=1)
     replace(settings, batch_size=2**15, crop_px=256).check()
     with pytest.raises(TrainingError, match="pixels a batch"):
@@ -79,7 +85,7 @@ def test_a_batch_of_too_many_pixels(tmp_path: Path) -> None:
     ],
     ids=lambda changes: next(iter(changes)) if isinstance(changes, dict) else changes.__name__,
 )
-def test_settings_out_of_range(
+def test_settings_out_of_range_are_refused(
     kind: type[Stage1Settings] | type[Stage2Settings] | type[DenoiserSettings],
     changes: dict[str, object],
     tmp_path: Path,
@@ -91,7 +97,7 @@ def test_settings_out_of_range(
     assert len(str(caught.value)) < 200
 
 
-def test_ends_of_the_ranges() -> None:
+def test_ends_of_the_ranges_are_accepted() -> None:
     check_whole("count", 1, 1, 3)
     check_whole("count", 3, 1, 3)
     check_number("share", 1, above=0, most=1)
@@ -102,13 +108,13 @@ def test_ends_of_the_ranges() -> None:
             check_bias(bias)
 
 
-def test_a_new_length_that_is_none(photographs: Path, tmp_path: Path) -> None:
-    """The run stays as it is: a finished one does not go back to where its rate fell."""
-    common = {"config": "tiny", "batch_size": 8, "crop_px": 64, "validation_share": 0.2, "threads": 1}
-    run = train_stage1(Stage1Settings(data=(photographs,), out=tmp_path / "run", n_images=40, **common))
+def test_invalid_new_lengths_keep_the_checkpoint(photographs: Path, tmp_path: Path) -> None:
+    """A finished run is not rewound to the state before its learning rate fell."""
+    values = {"config": "tiny", "batch_size": 8, "crop_px": 64, "validation_share": 0.2, "threads": 1}
+    run = train_stage1(Stage1Settings(data=(photographs,), out=tmp_path / "run", n_images=40, **values))
     before = read_document(run / "checkpoint", "progress")
     assert read_document(run / "constant", "progress")["n_images"] == 32
     options = [["--images", value] for value in ("0", "-5", "32", str(HUGE))]
     for option in (*options, *(["--minutes", value] for value in ("0", "-1", "nan", "inf", "1e-9"))):
-        assert_one_line(["train", "resume", str(run), *option])
+        assert_one_line_error(["train", "resume", str(run), *option])
         assert read_document(run / "checkpoint", "progress") == before

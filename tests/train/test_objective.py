@@ -25,15 +25,15 @@ from ulcodec.train.workers import Workers
 
 
 def mutual_information_nats(std: Tensor) -> Tensor:
-    """What z_0 tells about `z ~ N(0, std^2)` at the fixed noise, an element."""
+    """Mutual information of z_0 and `z ~ N(0, std^2)` at the fixed noise, per element."""
     return torch.log1p(std**2 * math.exp(LATENT_LOG_SNR_0)) / 2
 
 
 def bound_nats(std: Tensor) -> Tensor:
-    """`latent_bound_nats` an element, with the exact denoiser of `z ~ N(0, std^2)`.
+    """Closed form of `latent_bound_nats` per element, with the exact denoiser of `z ~ N(0, std^2)`.
 
-    Its mean squared error is `std^2 / (1 + std^2 exp(lambda))`, which integrates to logarithms; the terminal KL follows
-    from `E z^2 = std^2`.
+    The denoiser's mean squared error is `std^2 / (1 + std^2 exp(lambda))`, which integrates to logarithms. The terminal
+    KL follows from `E z^2 = std^2`.
     """
     start = torch.log1p(std**2 * math.exp(LATENT_LOG_SNR_1)) / 2
     last = torch.tensor(LATENT_LOG_SNR_1)
@@ -46,21 +46,21 @@ def test_bound_of_a_gaussian_is_its_closed_form(std: float) -> None:
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(4000, 8, 4, 4, generator=generator) * std
 
-    def exact(z_t: Tensor, log_snr: Tensor) -> Tensor:
+    def exact_denoiser(z_t: Tensor, log_snr: Tensor) -> Tensor:
         a, s = alpha(log_snr), sigma(log_snr)
         weight = a * std**2 / (a**2 * std**2 + s**2)
         return z_t * weight[:, None, None, None]
 
-    sampled = latent_bound_nats(exact, z, generator)
+    sampled = latent_bound_nats(exact_denoiser, z, generator)
     assert sampled.shape == (4000,)
     expected = bound_nats(torch.tensor(std)).item()
     assert sampled.mean().item() / z[0].numel() == pytest.approx(expected, rel=0.01)
     if std == 1:
         information = mutual_information_nats(torch.tensor(std)).item()
-        assert expected == pytest.approx(information, rel=1e-5), "the bound is tight where the end is N(0, I)"
+        assert expected == pytest.approx(information, rel=1e-5), "the bound is tight if z_1 is N(0, I)"
 
 
-def test_a_worse_denoiser_costs_more() -> None:
+def test_worse_denoisers_raise_the_bound() -> None:
     z = torch.randn(1000, 8, 2, 2, generator=torch.Generator().manual_seed(0))
     bounds = [
         latent_bound_nats(
@@ -74,7 +74,7 @@ def test_a_worse_denoiser_costs_more() -> None:
 
 
 def test_untrained_prior_is_the_gaussian_of_each_channel() -> None:
-    """The network stands around a Wiener estimate, so fresh weights meet the closed form of their own spread."""
+    """The network corrects a Wiener estimate, so fresh weights meet the closed form for their spread."""
     torch.manual_seed(0)
     model = UnifiedLatentModel(TINY).requires_grad_(False)
     quality = torch.full((512,), 0.3)
@@ -85,7 +85,7 @@ def test_untrained_prior_is_the_gaussian_of_each_channel() -> None:
     assert sampled.item() == pytest.approx(4 * bound_nats(std).sum().item(), rel=0.02)
 
 
-def test_terminal_kl_of_nothing_is_almost_nothing() -> None:
+def test_terminal_kl_of_a_constant_is_its_closed_form() -> None:
     assert terminal_kl_nats(torch.zeros(1, 10)).item() == pytest.approx(0, abs=1e-6)
     assert terminal_kl_nats(torch.full((1, 10), 100.0)).item() == pytest.approx(10 * 1e4 * math.exp(-10) / 2, rel=1e-3)
 
@@ -111,16 +111,16 @@ def test_picture_loss_of_a_constant_error_is_its_closed_form(bias: float, loss_f
 
 
 def test_noisy_pictures_follow_the_schedule() -> None:
-    """x_t is `alpha x + sigma eps` in [-1, 1] units: unbiased, with the stated variance."""
+    """x_t is `alpha x + sigma eps`, with x in [-1, 1]."""
     x = torch.full((500, 3, 16, 16), 0.9)
-    seen: list[tuple[Tensor, Tensor]] = []
+    inputs: list[tuple[Tensor, Tensor]] = []
 
     def denoise(x_t: Tensor, log_snr: Tensor) -> Tensor:
-        seen.append((x_t, log_snr))
+        inputs.append((x_t, log_snr))
         return x_t
 
     picture_loss_nats(denoise, x, ObjectiveSettings(), torch.Generator().manual_seed(0))
-    [(x_t, log_snr)] = seen
+    [(x_t, log_snr)] = inputs
     residual = (x_t - 0.8 * alpha(log_snr)[:, None, None, None]) / sigma(log_snr)[:, None, None, None]
     assert residual.mean().item() == pytest.approx(0, abs=0.01)
     assert residual.std().item() == pytest.approx(1, abs=0.01)
@@ -137,22 +137,22 @@ def test_round_around_rounds_forward_and_passes_the_gradient() -> None:
     assert mean.grad is None
 
 
-def test_each_part_of_the_rate_moves_what_it_should() -> None:
+def test_gradients_of_the_rate_terms() -> None:
     y = torch.tensor([0.2, 0.9, -3.6], requires_grad=True)
     mean = torch.tensor([0.1, 0.25, 0.25], requires_grad=True)
     log_scale = torch.zeros(3, requires_grad=True)
     restored, prediction = torch.tensor([0.1, 1.25, -3.75]), Prediction(mean, log_scale)
     weights = (y, mean, log_scale)
 
-    def moved(bits: Tensor) -> list[Tensor | None]:
+    def gradients(bits: Tensor) -> list[Tensor | None]:
         return list(torch.autograd.grad(bits.sum(), weights, allow_unused=True))
 
-    dy, dmean, dscale = moved(symbol_bits(restored, prediction))
+    dy, dmean, dscale = gradients(symbol_bits(restored, prediction))
     assert dy is None
     assert dmean is not None
     assert dscale is not None
     assert (dmean.sign().tolist(), dscale.sign().tolist()) == ([0, -1, 1], [1, 1, -1])
-    dy, dmean, dscale = moved(noisy_bits(y, prediction, torch.Generator().manual_seed(0)))
+    dy, dmean, dscale = gradients(noisy_bits(y, prediction, torch.Generator().manual_seed(0)))
     assert (dy is not None, dmean, dscale) == (True, None, None)
 
 
@@ -163,7 +163,7 @@ def test_lagrangians_are_log_linear() -> None:
     assert expected == pytest.approx([0.001, math.sqrt(0.001 * 0.12), 0.12])
 
 
-def test_colour_errors_are_weighed() -> None:
+def test_colour_errors_are_weighted() -> None:
     grey = torch.full((1, 3, 4, 4), 0.5)
     orange_against_blue = torch.tensor([1.0, 0.0, -0.299 / 0.114])[None, :, None, None].expand(1, 3, 4, 4)
     assert ycbcr_distortion(grey, (1.0, 0.0, 0.0)).item() == pytest.approx(0.25)
@@ -189,8 +189,8 @@ def test_losses_are_divided_by_a_power_of_the_lagrangian(tiny_model: UnifiedLate
 
 
 @pytest.mark.parametrize("objective", ["codec", "ul"])
-def test_losses_reach_every_network(objective: str, tiny_model: UnifiedLatentModel) -> None:
-    """Every parameter of the networks that an objective trains gets a finite gradient: all but the codec's denoiser."""
+def test_gradients_reach_every_trained_network(objective: str, tiny_model: UnifiedLatentModel) -> None:
+    """Every parameter that an objective trains gets a finite gradient. The codec objective leaves out the denoiser."""
     model = UnifiedLatentModel(TINY)
     model.load_state_dict(tiny_model.state_dict())
     x = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -200,19 +200,19 @@ def test_losses_reach_every_network(objective: str, tiny_model: UnifiedLatentMod
     assert loss.shape == ()
     assert all(math.isfinite(float(value)) and not value.requires_grad for value in metrics.values())
     loss.backward()
-    without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    untrained = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
     if objective == "codec":
-        assert set(without) == {f"decoder.denoiser.{name}" for name, _ in model.decoder.denoiser.named_parameters()}
+        assert set(untrained) == {f"decoder.denoiser.{name}" for name, _ in model.decoder.denoiser.named_parameters()}
     else:
-        assert {name.split(".")[0] for name in without} == {"hyper_encoder", "hyper_decoder", "prior"}
-        assert {name for name in without if name.startswith("prior")} == {
+        assert {name.split(".")[0] for name in untrained} == {"hyper_encoder", "hyper_decoder", "prior"}
+        assert {name for name in untrained if name.startswith("prior")} == {
             *("prior.hyper.weight", "prior.hyper.bias", "prior.scale_head.weight", "prior.scale_head.bias")
         }
 
 
 @pytest.mark.parametrize("objective", ["codec", "ul"])
-def test_the_generator_decides_the_loss(objective: str, tiny_model: UnifiedLatentModel) -> None:
+def test_loss_depends_only_on_the_generator(objective: str, tiny_model: UnifiedLatentModel) -> None:
     x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     first, again, other = (
         OBJECTIVES[objective](
@@ -223,8 +223,8 @@ def test_the_generator_decides_the_loss(objective: str, tiny_model: UnifiedLaten
     assert first == again != other
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own
-def test_compiling_changes_nothing(tiny_model: UnifiedLatentModel) -> None:
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # from Dynamo
+def test_compiled_objective_gives_the_same_loss(tiny_model: UnifiedLatentModel) -> None:
     x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     generator = Workers(1, 2).generator(torch.device("cpu"))
     plain, compiled = (
