@@ -1,0 +1,50 @@
+"""The report as a page in a browser."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize(("width", "scheme"), [(1180, "light"), (390, "dark")])
+def test_page_works_in_a_browser(report: Path, width: int, scheme: str) -> None:
+    """From file://, without network and errors: the divider moves, pictures swap, and curves show."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    errors: list[str] = []
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
+        page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: errors.append(request.url) if request.url.startswith("http") else None)
+        page.goto((report / "index.html").as_uri())
+        stage = page.locator("#stage")
+        assert stage.get_attribute("aria-valuenow") == "50"
+        page.keyboard.press("ArrowRight")
+        assert stage.get_attribute("aria-valuenow") == "52"
+        area = stage.bounding_box()
+        page.mouse.move(area["x"] + area["width"] / 4, area["y"] + 50)
+        page.mouse.down()
+        page.mouse.up()
+        assert stage.get_attribute("aria-valuenow") == "25"
+        right = page.locator("#image-right")
+        first_image = right.get_attribute("src")
+        assert page.evaluate("document.querySelector('#image-right').naturalWidth") == 200
+        page.keyboard.press("2")
+        assert right.get_attribute("src") != first_image
+        assert page.locator("#name-right").inner_text().startswith("JPEG 4:2:0:")
+        page.select_option("#rate", "1")
+        page.select_option("#right", "ulcodec")
+        assert right.get_attribute("src") != first_image
+        page.keyboard.press("+")
+        assert page.locator("#zoom").inner_text() == "200 %"
+        assert page.locator("#plot polyline").count() == 3
+        page.locator("#legend input").first.uncheck()
+        assert page.locator("#plot polyline").count() == 2
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        browser.close()
+    assert errors == []
