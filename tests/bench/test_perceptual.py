@@ -15,9 +15,7 @@ from ulcodec.bench import perceptual
 from ulcodec.bench.peers import PEERS
 
 
-def test_absent_networks_are_named_with_the_reason(
-    pictures_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_absent_networks_are_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     for module in ("lpip", "dists", "fid"):
         monkeypatch.setitem(sys.modules, f"torchmetrics.image.{module}", None)

@@ -1,4 +1,4 @@
-"""What callers set in torch changes no file and no picture, and stays as they set it."""
+"""Global settings of torch change no file and no picture, and the codec does not change them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -66,7 +66,7 @@ def expected(tiny_codec: Codec, picture: np.ndarray) -> dict[int, tuple[bytes, n
 
 @pytest.mark.parametrize("effort", [1, 2])
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_settings_change_nothing(
+def test_settings_change_no_file_and_no_picture(
     setting: str, effort: int, tiny_codec: Codec, tiny_model_dir: Path, picture: np.ndarray,
     expected: dict[int, tuple[bytes, np.ndarray]],
 ) -> None:  # fmt: skip
@@ -83,7 +83,7 @@ def test_settings_change_nothing(
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_change_no_thumbnail_and_no_bound(setting: str, tiny_codec: Codec, picture: np.ndarray) -> None:
     data = tiny_codec.encode(picture, quality=60)
-    small, described = tiny_codec.thumbnail(data).pixels, tiny_codec.describe(data)
+    thumbnail, description = tiny_codec.thumbnail(data).pixels, tiny_codec.describe(data)
     with SETTINGS[setting]():
-        np.testing.assert_array_equal(tiny_codec.thumbnail(data).pixels, small)
-        assert tiny_codec.describe(data) == described
+        np.testing.assert_array_equal(tiny_codec.thumbnail(data).pixels, thumbnail)
+        assert tiny_codec.describe(data) == description

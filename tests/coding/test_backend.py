@@ -14,14 +14,14 @@ from ulcodec.coding.backend import categorical, stream_coder
 @settings(max_examples=300, deadline=None)
 def test_constriction_is_the_range_coder_of_the_format(draws: list[tuple[list[int], int]]) -> None:
     """State, words and integer frequencies must be exact: they pin the version of constriction."""
-    theirs, ours = stream_coder().queue.RangeEncoder(), ReferenceEncoder()
+    encoder, reference = stream_coder().queue.RangeEncoder(), ReferenceEncoder()
     draws_in_range = [(number % len(frequencies), frequencies) for frequencies, number in draws]
     for entry, frequencies in draws_in_range:
-        theirs.encode(int32([entry]), categorical(np.array(frequencies)))
-        ours.encode(entry, frequencies)
-    assert theirs.pos() == (ours.n_words, (ours.low % 2**64, ours.width))
-    words = theirs.get_compressed()
-    assert words.astype(">u4").tobytes() == ours.whole_words()
+        encoder.encode(int32([entry]), categorical(np.array(frequencies)))
+        reference.encode(entry, frequencies)
+    assert encoder.pos() == (reference.n_words, (reference.low % 2**64, reference.width))
+    words = encoder.get_compressed()
+    assert words.astype(">u4").tobytes() == reference.whole_words()
     decoder = stream_coder().queue.RangeDecoder(words)
     assert [int(decoder.decode(categorical(np.array(f)))) for _, f in draws_in_range] == [
         entry for entry, _ in draws_in_range

@@ -1,4 +1,4 @@
-"""Integer layers: exact, or refused."""
+"""Integer layers are exact, and layers that may be inexact are refused."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_neighbourhoods_and_pixel_shuffle_match_torch() -> None:
     [("weight", 127, "sums may leave 32 bits"), ("weight", 128, "out of range"), ("bias", 2**30, "sums may leave"),
      ("exponent", -1, "out of range"), ("exponent", 40, "out of range")],
 )  # fmt: skip
-def test_layers_that_may_be_inexact_are_rejected(part: str, value: int, message: str) -> None:
+def test_layers_that_may_be_inexact_are_refused(part: str, value: int, message: str) -> None:
     parts = {"weight": torch.ones(4, 1152), "bias": torch.zeros(4), "exponent": torch.ones(4)}
     parts["weight"][0, :500] = 100
     tensors = {f"layer.{name}": tensor.long() for name, tensor in parts.items()}

@@ -117,7 +117,7 @@ def test_integer_prior_follows_the_float_prior(
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
-def test_hyper_latent_is_predicted_as_in_float(
+def test_hyper_parameters_follow_the_float_prior(
     tiny_model: UnifiedLatentModel, prior: IntegerPrior, latents: Latents, quality: int
 ) -> None:
     q = torch.tensor([quality / 100])
@@ -128,13 +128,11 @@ def test_hyper_latent_is_predicted_as_in_float(
     index = (log_scale - math.log(SCALE_MIN)) / LOG_SCALE_STEP
     torch.testing.assert_close(parameters.table_index.float(), index, rtol=0, atol=0.51)
     features = tiny_model.hyper_decoder(picture_of(latents.hyper_16, COARSE), q, GRID)
-    exact = prior.hyper_features(latents.hyper_16, quality, GRID).float() / 2**integer.ACTIVATION_BITS
-    torch.testing.assert_close(exact.flatten(0, 2), positions_of(features), rtol=0, atol=0.05)
+    integer_features = prior.hyper_features(latents.hyper_16, quality, GRID).float() / 2**integer.ACTIVATION_BITS
+    torch.testing.assert_close(integer_features.flatten(0, 2), positions_of(features), rtol=0, atol=0.05)
 
 
-def test_parameters_are_the_same_integers_for_every_thread_count(
-    prior: IntegerPrior, latents: Latents, set_threads: Callable[[int], None]
-) -> None:
+def test_threads_change_no_parameter(prior: IntegerPrior, latents: Latents, set_threads: Callable[[int], None]) -> None:
     results = []
     for n_threads in (1, 2, 2, 1):
         set_threads(n_threads)
@@ -149,15 +147,15 @@ def test_parameters_are_the_same_integers_for_every_thread_count(
             assert torch.equal(first.table_index, other.table_index)
 
 
-def test_every_product_gives_the_same_parameters(tensors: dict[str, Tensor], latents: Latents) -> None:
+def test_products_change_no_parameter(tensors: dict[str, Tensor], latents: Latents) -> None:
     priors = [IntegerPrior(TINY, tensors, CPU, name) for name in PRODUCTS if is_exact(name, CPU)]
     assert len(priors) >= 3
     for quality in QUALITIES:
         expected, *others = (walk(prior, latents, quality) for prior in priors)
         for parameters in others:
-            for ours, theirs in zip(parameters, expected, strict=True):
-                assert torch.equal(ours.mean_16, theirs.mean_16)
-                assert torch.equal(ours.table_index, theirs.table_index)
+            for actual, reference in zip(parameters, expected, strict=True):
+                assert torch.equal(actual.mean_16, reference.mean_16)
+                assert torch.equal(actual.table_index, reference.table_index)
 
 
 def test_batches_and_tiles_change_no_parameter(
@@ -165,15 +163,15 @@ def test_batches_and_tiles_change_no_parameter(
 ) -> None:
     other = Latents(latents.y_16.flip(0), latents.hyper_16.flip(0))
     batch = Latents(*(torch.cat(parts) for parts in zip(latents, other, strict=True)))
-    alone = list(zip(walk(prior, latents, 37), walk(prior, other, 37), strict=True))
+    separate = list(zip(walk(prior, latents, 37), walk(prior, other, 37), strict=True))
     for tile in (2, 3, 4, 128):
-        together = walk(IntegerPrior(TINY, tensors, CPU, tile=tile), batch, 37)
-        for parameters, expected in zip(together, alone, strict=True):
-            for ours, theirs in zip(parameters, zip(*expected, strict=True), strict=True):
-                assert torch.equal(ours, torch.cat(theirs))
+        batched = walk(IntegerPrior(TINY, tensors, CPU, tile=tile), batch, 37)
+        for parameters, expected in zip(batched, separate, strict=True):
+            for actual, reference in zip(parameters, zip(*expected, strict=True), strict=True):
+                assert torch.equal(actual, torch.cat(reference))
 
 
-def test_all_channels_and_by_phase_give_the_same_parameters(
+def test_evaluation_by_phase_changes_no_parameter(
     prior: IntegerPrior, tensors: dict[str, Tensor], latents: Latents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     all_channels = walk(prior, latents, 37)
@@ -200,7 +198,7 @@ UNEVEN = tuple("12" * 4 if group % 2 else "21121222" for group in range(N_CHANNE
 
 
 @pytest.mark.parametrize("min_positions", [0, 1536])
-def test_a_reveal_schedule_with_uneven_passes(
+def test_uneven_reveal_schedule_follows_the_float_prior(
     tensors: dict[str, Tensor], tiny_model: UnifiedLatentModel, latents: Latents, min_positions: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -212,16 +210,16 @@ def test_a_reveal_schedule_with_uneven_passes(
     float_features = tiny_model.hyper_decoder(picture_of(latents.hyper_16, COARSE), q, GRID)
     for reveal_pass in config.reveal_passes:
         elements = PassElements(config, reveal_pass, CPU)
-        now = positions_of(passes[None]) == reveal_pass
-        assert torch.equal(elements.flatten(elements.gather(y_16)), latents.y_16[now])
-        placed = elements.unflatten(latents.y_16[now], (1, *GRID))
+        coded = positions_of(passes[None]) == reveal_pass
+        assert torch.equal(elements.flatten(elements.gather(y_16)), latents.y_16[coded])
+        placed = elements.unflatten(latents.y_16[coded], (1, *GRID))
         copy = torch.zeros_like(y_16)
         elements.scatter(placed, copy)
-        assert torch.equal(copy.flatten(0, 2), torch.where(now, latents.y_16, 0))
+        assert torch.equal(copy.flatten(0, 2), torch.where(coded, latents.y_16, 0))
         parameters = pass_parameters(prior, y_16, reveal_pass, 37, features)
         log_snr = torch.where(passes < reveal_pass, LATENT_LOG_SNR_0, -torch.inf)
         y_known = torch.where(passes < reveal_pass, picture_of(latents.y_16, GRID), 0.0)
-        mean = positions_of(tiny_model.prior(y_known, log_snr[None], q, float_features).mean)[now]
+        mean = positions_of(tiny_model.prior(y_known, log_snr[None], q, float_features).mean)[coded]
         assert (parameters.mean_16 / MEAN_GRID - mean).abs().mean() < 1 / 25
         assert mean.std() > 0.1
 

@@ -1,4 +1,4 @@
-"""Choice of symbols by rate and distortion."""
+"""Quantisation: the symbol with the lower sum of rate and distortion."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Products of integers: each is exact or never used, and the fastest exact one is chosen."""
+"""Products of integers: inexact ones are refused, and the fastest exact one is chosen."""
 
 from collections.abc import Iterator
 
@@ -124,19 +124,19 @@ def test_float32_uses_halves_only_for_rows_where_one_product_may_be_inexact(monk
 def test_padding_for_cuda_changes_no_integer(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA, `torch._int_mm` needs sides that are multiples of 8, and more than 16 rows."""
 
-    def demanding(a: Tensor, b: Tensor) -> Tensor:
+    def checking_sides(a: Tensor, b: Tensor) -> Tensor:
         assert len(a) > 16
         assert not any(side % 8 for side in (a.shape[1], *b.shape))
         return native_int8(a, b)
 
-    monkeypatch.setattr(torch, "_int_mm", demanding)
+    monkeypatch.setattr(torch, "_int_mm", checking_sides)
     x, weight = inputs(None, 1, 13)[:5], weights(13, 11)
     product = Int8Product(weight)
     product.is_cuda, product.weight = True, pad_to_multiples(weight, 8, 8)
     assert torch.equal(product(x), Int64Product(weight)(x))
 
 
-def test_neighbourhoods_of_some_positions() -> None:
+def test_neighbourhoods_of_selected_positions() -> None:
     for grid in ((7, 30), (3, 5), (1, 1)):
         x = inputs(grid, 2)
         positions = torch.arange(0, len(x), 2)
@@ -174,9 +174,7 @@ class Fake:
         ({"wrong": Fake(1, exact=False), "wrong too": Fake(1, exact=False)}, "int64"),
     ],
 )
-def test_the_fastest_exact_product_is_chosen(
-    fakes: dict[str, Fake], chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fastest_exact_product_is_chosen(fakes: dict[str, Fake], chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "PRODUCTS", fakes | {"int64": Fake(1)})
     monkeypatch.setattr(products.time, "perf_counter", lambda: Fake.clock)
     assert choose_product(CPU) == chosen
@@ -232,7 +230,7 @@ def test_products_do_not_change_the_precision() -> None:
 
 
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has one setting")
-def test_an_inherited_precision_stays_inherited() -> None:
+def test_inherited_precision_stays_inherited() -> None:
     product, x = Float32Product(weights(1152, 128)), inputs((16, 24), 1, 128)
     torch.backends.fp32_precision = "tf32"
     try:
@@ -245,7 +243,7 @@ def test_an_inherited_precision_stays_inherited() -> None:
         torch.backends.fp32_precision = "none"
 
 
-def test_a_precision_that_changes_during_a_product_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_change_during_a_product_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     product, x = Float32Product(weights(96)), inputs(None, 1, 96)
     full_precision = iter((True, False))
     monkeypatch.setattr(products, "float32_is_float32", lambda device: next(full_precision))
@@ -253,7 +251,7 @@ def test_a_precision_that_changes_during_a_product_is_noticed(monkeypatch: pytes
     assert torch.equal(product(x), Int64Product(product.integers)(x))
 
 
-def test_precision_before_torch_2_9(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_is_read_before_torch_2_9(monkeypatch: pytest.MonkeyPatch) -> None:
     """Old versions of torch have one setting for all devices, under another name."""
     monkeypatch.setattr(torch.backends, "mkldnn", object())
     with MatmulPrecision("medium"):

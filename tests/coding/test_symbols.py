@@ -94,8 +94,8 @@ def test_bytes_equal_those_of_the_reference(calls: list[tuple[np.ndarray, np.nda
 
 @given(symbol_groups(), st.floats(0, 1))
 @settings(max_examples=300, deadline=None)
-def test_a_prefix_decodes_to_the_first_symbols(group: tuple[np.ndarray, np.ndarray], share: float) -> None:
-    """Certain symbols are those of the whole string, without gaps except for escapes, whatever bytes follow."""
+def test_prefix_decodes_to_the_first_symbols(group: tuple[np.ndarray, np.ndarray], share: float) -> None:
+    """Symbols that a prefix determines are those of the whole string, without gaps except for escapes."""
     symbols, index = group
     data = encoded(group)
     prefix = data[: int(share * len(data))]
@@ -111,7 +111,7 @@ def test_a_prefix_decodes_to_the_first_symbols(group: tuple[np.ndarray, np.ndarr
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_a_prefix_of_a_long_string_is_used_to_its_end(share: float) -> None:
+def test_prefix_of_a_long_string_is_used_to_its_end(share: float) -> None:
     symbols, index = gaussian_draw(20_000)
     data = encoded((symbols, index), tables=GAUSSIAN)
     n_bytes = int(share * len(data))
@@ -123,7 +123,7 @@ def test_a_prefix_of_a_long_string_is_used_to_its_end(share: float) -> None:
     assert 0 <= 8 * n_bytes - ideal_bits(symbols[order[:n_certain]], index[order[:n_certain]], GAUSSIAN) < 100
 
 
-def test_golden_bytes() -> None:
+def test_golden_bytes_are_decoded() -> None:
     assert encoded((GOLDEN_SYMBOLS, GOLDEN_INDEX)) == GOLDEN
     decoder = SymbolDecoder(GOLDEN)
     np.testing.assert_array_equal(decoder.decode(GOLDEN_INDEX, SMALL), GOLDEN_SYMBOLS)
@@ -182,20 +182,20 @@ def test_short_strings_waste_little_more_than_a_byte(call: tuple[np.ndarray, np.
 
 @given(symbol_groups())
 @settings(deadline=None)
-def test_ideal_bits_by_definition(call: tuple[np.ndarray, np.ndarray]) -> None:
+def test_ideal_bits_follow_the_definition(call: tuple[np.ndarray, np.ndarray]) -> None:
     expected = sum(-math.log2(frequencies[entry] / TOTAL) for entry, frequencies in reference_entries(*call, SMALL))
     assert ideal_bits(*call, SMALL) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("symbol", [2, -2, 3, -5, 4096, -4096, 2**19, -(2**19), MAX_SYMBOL, -MAX_SYMBOL])
-def test_escaped_values(symbol: int) -> None:
+def test_escaped_symbols_are_decoded(symbol: int) -> None:
     call = (int32([symbol, 0, symbol]), int32([2, 2, 4]))
     decoder = SymbolDecoder(encoded(call))
     assert decoder.decode(call[1], SMALL).tolist() == call[0].tolist()
     decoder.finish()
 
 
-def test_every_symbol_of_a_table_and_beyond() -> None:
+def test_all_symbols_in_and_beyond_a_table_are_decoded() -> None:
     for table in (1, 20, 40, 63):
         reach = 3 * int(GAUSSIAN.lengths[table])
         symbols = np.arange(-reach, reach + 1, dtype=np.int32)
@@ -270,7 +270,7 @@ def test_bytes_after_the_end_are_refused() -> None:
             decode_all(GOLDEN + extra, GOLDEN_INDEX, SMALL)
 
 
-def test_truncation_at_every_length_is_noticed() -> None:
+def test_truncation_at_every_length_is_detected() -> None:
     """A shorter string decodes to other symbols or is refused, since the whole string is the shortest."""
     for length in range(len(GOLDEN)):
         try:
@@ -280,7 +280,7 @@ def test_truncation_at_every_length_is_noticed() -> None:
         assert not np.array_equal(decoded, GOLDEN_SYMBOLS)
 
 
-def test_every_bit_flip_is_noticed() -> None:
+def test_every_bit_flip_is_detected() -> None:
     """A flip never gives the same symbols, even without the checksums of the container."""
     for bit in range(8 * len(GOLDEN)):
         flipped = bytearray(GOLDEN)
@@ -331,7 +331,7 @@ def test_bytes_are_the_same_without_constriction(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("chunk_size", [999, 64])
-def test_the_chunk_size_changes_no_byte(chunk_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunk_size_changes_no_byte(chunk_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     index = rng.integers(0, len(SMALL.lengths), 5000).astype(np.uint8)
     symbols = np.where(index > 0, rng.normal(0, 2, len(index)).round(), 0).astype(np.int32)

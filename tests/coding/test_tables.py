@@ -11,7 +11,7 @@ from ulcodec.coding.tables import FrequencyTables
 from ulcodec.errors import ModelError
 
 
-def test_gaussian_tables() -> None:
+def test_gaussian_tables_approximate_the_gaussian() -> None:
     """Rows sum to 2^24, are symmetric, and have frequencies close to the integrals."""
     assert GAUSSIAN.lengths[0] == 1
     assert np.all(GAUSSIAN.frequencies.sum(1, dtype=np.int64) == TOTAL)
@@ -36,8 +36,8 @@ def test_gaussian_tables_cost_little_more_than_the_gaussian() -> None:
 
 
 def table_arrays(**changes: object) -> dict[str, np.ndarray]:
-    good = {"frequencies": int32([[TOTAL, 0], [TOTAL - 1, 1]]), "lengths": int32([1, 2]), "minima": int32([0, 0])}
-    return good | changes
+    valid = {"frequencies": int32([[TOTAL, 0], [TOTAL - 1, 1]]), "lengths": int32([1, 2]), "minima": int32([0, 0])}
+    return valid | changes
 
 
 @pytest.mark.parametrize(

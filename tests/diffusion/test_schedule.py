@@ -36,7 +36,7 @@ def test_variance_is_preserved() -> None:
     torch.testing.assert_close((alpha(LEVELS) / sigma(LEVELS)).log() * 2, LEVELS)
 
 
-def test_levels_of_the_fixed_noise() -> None:
+def test_alpha_and_sigma_of_the_fixed_noise() -> None:
     assert pytest.approx(0.99665, abs=1e-5) == schedule.ALPHA_0
     assert pytest.approx(0.08181, abs=1e-5) == schedule.SIGMA_0
     assert pytest.approx(0.2844, abs=1e-4) == schedule.BIN_WIDTH
@@ -63,7 +63,7 @@ def test_slope_is_the_derivative(log_snr_at: Schedule) -> None:
     torch.testing.assert_close(slope, numerical, rtol=1e-6, atol=1e-6)
 
 
-def test_end_points() -> None:
+def test_schedules_end_at_their_log_snrs() -> None:
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     assert latent_log_snr(ends)[0].tolist() == [5.0, -10.0]
     for resolution_px in (64, 256, 1024):

@@ -1,3 +1,5 @@
+"""Distortion, rate and BD-rate against closed forms and published figures."""
+
 import json
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from ulcodec.errors import MissingPackageError
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, bd_rate_percent, bits_per_pixel, ms_ssim, mse, pchip, psnr_db
 
 ANCHORS = Path(__file__).parents[3] / "shared" / "anchors" / "kodak.json"
-"""Published rate-distortion points, which lie beside some checkouts."""
+"""Published rate-distortion points, which are not part of the repository."""
 
 BPP = [0.1, 0.2, 0.4, 0.9]
 PSNR_DB = [28.0, 31.0, 34.0, 38.0]
@@ -36,12 +38,12 @@ def test_psnr_of_a_known_error() -> None:
 
 
 @pytest.mark.parametrize("other", [np.zeros((3, 5), dtype=np.uint8), np.zeros((3, 5, 3))])
-def test_psnr_wants_uint8_pictures_of_one_shape(other: np.ndarray) -> None:
+def test_psnr_refuses_other_shapes_and_dtypes(other: np.ndarray) -> None:
     with pytest.raises(ValueError, match="uint8"):
         psnr_db(np.zeros((3, 5, 3), dtype=np.uint8), other)
 
 
-def test_bits_per_pixel() -> None:
+def test_bits_per_pixel_is_file_bits_by_area() -> None:
     assert bits_per_pixel(1024, 64, 128) == 1
 
 
@@ -52,14 +54,14 @@ def test_bd_rate_of_a_scaled_curve_is_the_scale(factor: float) -> None:
 
 
 def test_bd_rate_of_straight_lines() -> None:
-    """log rate is psnr / 10 - 3 and 1.1 psnr / 10 - 3.3; the shared range is 31 to 39 dB, its middle 35 dB."""
+    """Log rates are `psnr / 10 - 3` and `1.1 psnr / 10 - 3.3`. The common range is 31 to 39 dB, with centre 35 dB."""
     psnr, anchor_psnr = np.arange(31.0, 45.0), np.arange(25.0, 40.0)
     anchor_bpp, bpp = np.exp(anchor_psnr / 10 - 3), np.exp(1.1 * psnr / 10 - 3.3)
     expected = 100 * (np.exp(0.1 * 35 / 10 - 0.3) - 1)
     assert bd_rate_percent(list(anchor_bpp), list(anchor_psnr), list(bpp), list(psnr)) == pytest.approx(expected)
 
 
-def test_bd_rate_takes_points_in_any_order() -> None:
+def test_bd_rate_does_not_depend_on_the_order_of_points() -> None:
     other = [1.3 * bpp + 0.01 for bpp in BPP]
     shuffled = bd_rate_percent(BPP[::-1], PSNR_DB[::-1], other[::-1], PSNR_DB[::-1])
     assert shuffled == bd_rate_percent(BPP, PSNR_DB, other, PSNR_DB)
@@ -76,13 +78,13 @@ def test_bd_rate_takes_points_in_any_order() -> None:
         ([0.1, 0.2], [10.0, 20.0], "overlap"),
     ],
 )
-def test_bd_rate_refuses(bpp: list[float], psnr: list[float], message: str) -> None:
+def test_bd_rate_refuses_invalid_curves(bpp: list[float], psnr: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bd_rate_percent(BPP, PSNR_DB, bpp, psnr)
 
 
-def test_pchip_is_monotone_and_as_ever() -> None:
-    """Values of the implementation that SciPy's replaced."""
+def test_pchip_is_monotone_and_keeps_its_values() -> None:
+    """The expected values are those of an earlier implementation, which SciPy replaced."""
     x, y = np.array([0, 1, 2.5, 4, 4.5]), np.array([0, 1, 1.2, 5, 5.1])
     expected = [0.3983401652892562, 1.0952449097030914, 3.2692322762620267, 5.0947928825622775]
     np.testing.assert_allclose(pchip(x, y)([0.3, 1.7, 3.3, 4.4]), expected, rtol=1e-12)
@@ -95,7 +97,7 @@ def test_bjontegaard_figures_need_scipy(monkeypatch: pytest.MonkeyPatch) -> None
         bd_rate_percent(BPP, PSNR_DB, BPP, PSNR_DB)
 
 
-@pytest.mark.skipif(not ANCHORS.exists(), reason="the published points (../shared/anchors/kodak.json) are not here")
+@pytest.mark.skipif(not ANCHORS.exists(), reason="needs the published points, ../shared/anchors/kodak.json")
 @pytest.mark.parametrize(
     ("codec", "percent"),
     [
@@ -127,8 +129,8 @@ def test_ms_ssim_falls_with_noise() -> None:
     assert values == sorted(values, reverse=True)
 
 
-def test_ms_ssim_of_brightness_is_closed_form() -> None:
-    """Flat pictures have no structure, so only the luminance term of the coarsest scale is left."""
+def test_ms_ssim_of_flat_pictures_is_its_closed_form() -> None:
+    """Flat pictures have no structure, so only the luminance term of the coarsest scale remains."""
     a, b = (np.full((MS_SSIM_MIN_SIDE, MS_SSIM_MIN_SIDE), level, dtype=np.uint8) for level in (100, 120))
     c1 = (0.01 * 255) ** 2
     luminance = (2 * 100 * 120 + c1) / (100**2 + 120**2 + c1)

@@ -36,10 +36,10 @@ def test_probabilities_of_all_integers_sum_to_one(scale: float, mean: float) -> 
     assert (2**-bits).sum().item() == pytest.approx(1, abs=2e-4)
 
 
-def test_scales_are_clamped() -> None:
+def test_scales_are_clamped_to_the_table_range() -> None:
     residual = torch.tensor([0.4, 3.0])
-    for inside, beyond in ((0.11, 0.01), (64.0, 1000.0)):
-        bits = [unit_bin_bits(residual, torch.tensor(scale).log()) for scale in (inside, beyond)]
+    for limit, beyond in ((0.11, 0.01), (64.0, 1000.0)):
+        bits = [unit_bin_bits(residual, torch.tensor(scale).log()) for scale in (limit, beyond)]
         torch.testing.assert_close(*bits)
 
 
@@ -139,7 +139,7 @@ def test_predictions_depend_on_the_hyper_latent(tiny_model: UnifiedLatentModel, 
 
 
 def test_simulated_coding_restores_the_latents_of_files(tiny_codec: Codec, tiny_model: UnifiedLatentModel) -> None:
-    """Float and integer prior lead to nearly the same symbols. Means differ, because the integer ones are in 1/16."""
+    """Float and integer prior give nearly the same symbols. The integer means are rounded to 1/16 of a bin."""
     y = 2 * torch.randn(1, TINY.latent_channels, *GRID, generator=torch.Generator().manual_seed(2))
     hyper = torch.zeros(1, TINY.hyper_channels, -(-GRID[0] // 4), -(-GRID[1] // 4))
     coded = encode_latent(tiny_codec.coder, y[0], hyper[0], round(100 * float(QUALITY)))
@@ -169,7 +169,9 @@ def test_simulated_coding_predicts_from_restored_elements(
     torch.testing.assert_close(restored_gradient, torch.ones_like(restored_gradient))
 
 
-def test_chain_bits_add_up(tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]) -> None:
+def test_chain_bits_are_the_sum_over_all_elements(
+    tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]
+) -> None:
     y, hyper = latents
     expected = predict_pass_by_pass(tiny_model, y, tiny_model.hyper_decoder(hyper, QUALITY, GRID))
     prior = tiny_model.hyper_decoder.predict(QUALITY)

@@ -57,7 +57,7 @@ def test_shapes_on_any_grid(model: PaperModel, height: int, width: int) -> None:
     assert model.decoder(torch.randn(1, 3, height, width), log_snr, z, quality).shape == (1, 3, height, width)
 
 
-def test_sides_that_are_no_multiples_of_16_are_rejected(model: PaperModel) -> None:
+def test_sides_that_are_not_multiples_of_16_are_refused(model: PaperModel) -> None:
     x, level, z = torch.rand(1, 3, 48, 72), torch.zeros(1), torch.zeros(1, 32, 3, 5)
     with pytest.raises(ValueError, match="multiples of 16, got 48x72"):
         model.encoder(x, level)
@@ -65,7 +65,7 @@ def test_sides_that_are_no_multiples_of_16_are_rejected(model: PaperModel) -> No
         model.decoder(x, level, z, level)
 
 
-def test_true_v_gives_the_clean_picture() -> None:
+def test_exact_v_gives_the_clean_picture() -> None:
     log_snr = torch.tensor([-8.0, 0.0, 8.0])
     a, s = alpha(log_snr)[:, None, None, None], sigma(log_snr)[:, None, None, None]
     x, eps = torch.randn(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(5))
@@ -84,7 +84,9 @@ def test_gradient_reaches_the_encoder_through_the_prior(active_model: PaperModel
     log_snr, quality = batch["log_snr"], batch["quality"]
     level = alpha(log_snr)[:, None, None, None]
     z_t = level * active_model.encoder(batch["x"], quality)
-    (active_model.prior(z_t, log_snr, quality) - level * z_t).square().sum().backward()  # of the network's output alone
+    (
+        active_model.prior(z_t, log_snr, quality) - level * z_t
+    ).square().sum().backward()  # gradient of the network's output
     for network in (active_model.encoder, active_model.prior):
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
@@ -118,14 +120,14 @@ def test_outputs_depend_on_level_and_latent_but_not_on_quality(
     assert (x_hat - reference[2]).abs().max() > 1e-2
 
 
-def test_pictures_of_a_batch_do_not_mix(active_model: PaperModel, batch: dict[str, Tensor]) -> None:
-    whole = run_all(active_model, batch)
-    alone = run_all(active_model, {name: value[:1] for name, value in batch.items()})
-    for one, other in zip(whole, alone, strict=True):
+def test_pictures_of_a_batch_are_independent(active_model: PaperModel, batch: dict[str, Tensor]) -> None:
+    outputs_of_batch = run_all(active_model, batch)
+    outputs_of_first = run_all(active_model, {name: value[:1] for name, value in batch.items()})
+    for one, other in zip(outputs_of_batch, outputs_of_first, strict=True):
         torch.testing.assert_close(one[:1], other, rtol=1e-3, atol=1e-4)
 
 
-def test_positions_matter_to_the_prior(active_model: PaperModel) -> None:
+def test_prior_depends_on_positions(active_model: PaperModel) -> None:
     """Without positions, swapping two tokens of the input would swap them in the output."""
     z_t = torch.randn(1, 32, 1, 4, generator=torch.Generator().manual_seed(3))
     order, level = [2, 1, 0, 3], torch.zeros(1)
@@ -133,7 +135,7 @@ def test_positions_matter_to_the_prior(active_model: PaperModel) -> None:
     assert (swapped - active_model.prior(z_t, level, level)[..., order]).abs().max() > 1e-3
 
 
-def test_dropout_acts_in_the_training_decoder_only(active_model: PaperModel, batch: dict[str, Tensor]) -> None:
+def test_dropout_changes_only_the_decoder_in_training(active_model: PaperModel, batch: dict[str, Tensor]) -> None:
     evaluated = [run_all(active_model, batch) for _ in range(2)]
     assert all(torch.equal(one, other) for one, other in zip(*evaluated, strict=True))
     active_model.train()
@@ -157,7 +159,9 @@ def test_full_size_parameter_counts() -> None:
     with torch.device("meta"):
         model = PaperModel(PAPER)
         z = model.encoder(torch.empty(1, 3, 512, 512), torch.empty(1))
-    millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.encoder, model.prior, model.decoder)]
+    millions = [
+        sum(p.numel() for p in network.parameters()) / 1e6 for network in (model.encoder, model.prior, model.decoder)
+    ]
     assert z.shape == (1, 32, 32, 32)
     assert millions == pytest.approx([28.3, 154.4, 192.1], abs=0.1)
 

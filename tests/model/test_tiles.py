@@ -12,8 +12,8 @@ HALO = 3
 @pytest.mark.parametrize("tile", [1, 4, 16])
 def test_tiles_cover_the_grid_once(tile: int) -> None:
     counts = torch.zeros(1, *GRID, 1)
-    for part in tiles(GRID, tile, HALO):
-        part.inner_of(counts).add_(1)
+    for current in tiles(GRID, tile, HALO):
+        current.inner_of(counts).add_(1)
     assert bool((counts == 1).all())
 
 
@@ -28,7 +28,7 @@ def test_halos_end_at_the_border_of_the_grid() -> None:
     assert [span.within for span in spans] == [slice(0, 4), slice(3, 7), slice(3, 6)]
 
 
-def test_crops_and_scales() -> None:
+def test_spans_are_cropped_and_scaled() -> None:
     span = Span(inner=slice(4, 8), outer=slice(1, 11))
     smaller = span.crop_halo(1)
     assert smaller == Span(slice(4, 8), slice(3, 9))
@@ -37,7 +37,7 @@ def test_crops_and_scales() -> None:
     assert smaller.scaled(2) == Span(slice(8, 16), slice(6, 18))
 
 
-def test_a_tile_within_a_larger_one_selects_the_same_positions() -> None:
+def test_cropped_tile_selects_the_same_positions() -> None:
     x = torch.arange(GRID[0] * GRID[1]).view(1, *GRID, 1)
     for tile in tiles(GRID, 4, HALO):
         smaller = tile.crop_halo(1)
@@ -47,7 +47,7 @@ def test_a_tile_within_a_larger_one_selects_the_same_positions() -> None:
         assert torch.equal(within, tile.inner_of(x))
 
 
-def test_a_whole_grid_is_one_tile_without_a_halo() -> None:
+def test_whole_grid_is_one_tile_without_a_halo() -> None:
     whole = whole_tile(GRID)
     assert whole == Tile(Span(slice(0, 11), slice(0, 11)), Span(slice(0, 7), slice(0, 7)))
     assert whole.inner_grid == whole.outer_grid == GRID

@@ -1,4 +1,4 @@
-"""Model directories are opened only if nothing that decides how files are coded has changed."""
+"""A model directory opens only if the integers and the reveal schedule match its fingerprint."""
 
 import dataclasses
 import json
@@ -69,7 +69,7 @@ def test_altered_models_are_refused(model_dir: Path, damage: Damage, message: st
 @pytest.mark.parametrize(
     ("field", "value"), [("latent_channels", 20), ("negative_slope", 1.0), ("negative_slope", -0.1)]
 )
-def test_invalid_configurations(field: str, value: float) -> None:
+def test_invalid_configurations_are_refused(field: str, value: float) -> None:
     with pytest.raises(ModelError, match=f"{field} must be"):
         dataclasses.replace(TINY, **{field: value})
 

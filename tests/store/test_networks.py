@@ -1,4 +1,4 @@
-"""Networks from stored tensors."""
+"""Networks that hold the weights of stored tensors."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Directories of tensors: one whole version or none, in files no larger than a shard."""
+"""Directories of tensors: a directory holds one whole version or none, in files no larger than a shard."""
 
 import errno
 import os
@@ -75,7 +75,7 @@ def test_shards_are_small_and_complete(tmp_path: Path) -> None:
     assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
 
 
-def test_a_tensor_larger_than_a_shard_gets_its_own_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_tensor_gets_a_separate_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor_files, "SHARD_BYTES", 1000)
     packed = pack_shards({"small": torch.zeros(10), "large": torch.zeros(1000), "tail": torch.zeros(10)})
     assert [list(shard) for shard in packed] == [["small"], ["large"], ["tail"]]
@@ -92,13 +92,13 @@ CHANGES = [(os, "replace"), (Path, "rename"), (Path, "mkdir"), (Path, "unlink"),
 @contextmanager
 def killed_after(n_changes: int) -> Iterator[list[str]]:
     """Kill the writer in this context after `n_changes` changes to the disk; yields the names of the changes."""
-    done: list[str] = []
+    changes: list[str] = []
 
     def counted(name: str, function: Callable[..., object]) -> Callable[..., object]:
         def change(*arguments: object, **options: object) -> object:
-            if len(done) == n_changes:
+            if len(changes) == n_changes:
                 raise KilledError
-            done.append(name)
+            changes.append(name)
             return function(*arguments, **options)
 
         return change
@@ -107,7 +107,7 @@ def killed_after(n_changes: int) -> Iterator[list[str]]:
         for owner, name in [*CHANGES, (tensor_files, "save_file")]:
             patch.setattr(owner, name, counted(name, getattr(owner, name)))
         with suppress(KilledError):
-            yield done
+            yield changes
 
 
 def write_large(path: Path, number: int) -> None:
@@ -118,10 +118,10 @@ def write_large(path: Path, number: int) -> None:
 
 def count_of_changes(path: Path) -> int:
     write_large(path, 1)
-    with killed_after(1000) as done:
+    with killed_after(1000) as changes:
         write_version(path, 2)
-    assert {"replace", "rename", "mkdir", "unlink", "rmdir", "write_text", "save_file"} == set(done)
-    return len(done)
+    assert {"replace", "rename", "mkdir", "unlink", "rmdir", "write_text", "save_file"} == set(changes)
+    return len(changes)
 
 
 def foreign_files(folder: Path) -> dict[str, str]:
@@ -140,9 +140,7 @@ def foreign_files(folder: Path) -> dict[str, str]:
     return files
 
 
-def test_a_writer_killed_at_any_moment_leaves_one_whole_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_writer_leaves_one_whole_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The directory holds one whole version before recovery and after it; foreign files stay."""
     monkeypatch.setattr(tensor_files, "SHARD_BYTES", 1000)
     versions = []
@@ -155,9 +153,9 @@ def test_a_writer_killed_at_any_moment_leaves_one_whole_version(
             write_version(path, 2)
         number = read_document(path, "config")["number"]
         versions.append(number)
-        for again in range(2):
+        for n_recoveries in range(2):
             if number == 2:
-                assert version_at(path) == 2, f"after {n_changes} changes, recovered {again} times"
+                assert version_at(path) == 2, f"after {n_changes} changes, recovered {n_recoveries} times"
             else:
                 assert {"a", "b", "c"} == read_tensors(path, "weights").keys()
                 assert read_document(path, "config") == {"number": 1}
@@ -165,13 +163,13 @@ def test_a_writer_killed_at_any_moment_leaves_one_whole_version(
         write_version(path, 3)
         assert version_at(path) == 3
         assert {name: (folder / name).read_text() for name in foreign} == foreign
-        kept = {name.removeprefix("model/").split("/")[0] for name in foreign if name.startswith("model/")}
-        assert {file.name for file in path.iterdir()} == kept | {"config.json", "weights-00000.safetensors"}
+        foreign_names = {name.removeprefix("model/").split("/")[0] for name in foreign if name.startswith("model/")}
+        assert {file.name for file in path.iterdir()} == foreign_names | {"config.json", "weights-00000.safetensors"}
     assert versions == sorted(versions)
     assert set(versions) == {1, 2}
 
 
-def test_a_new_directory_of_a_killed_writer(tmp_path: Path) -> None:
+def test_new_directory_of_a_killed_writer_is_absent(tmp_path: Path) -> None:
     """The directory counts as absent until its version is whole."""
     path = tmp_path / "model"
     with killed_after(4):
@@ -183,15 +181,15 @@ def test_a_new_directory_of_a_killed_writer(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_recovery_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_recovery_keeps_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor_files, "SHARD_BYTES", 1000)
     n_changes = count_of_changes(tmp_path / "counted")
     for n_recovered in range(8):
         path = tmp_path / str(n_recovered) / "model"
         write_large(path, 1)
-        with killed_after(n_changes - 4) as done:
+        with killed_after(n_changes - 4) as changes:
             write_version(path, 2)
-        assert "rename" in done
+        assert "rename" in changes
         with killed_after(n_recovered):
             recover_directory(path)
         assert version_at(path) == 2
@@ -200,7 +198,7 @@ def test_a_recovery_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.Mon
         assert {file.name for file in path.iterdir()} == {"config.json", "weights-00000.safetensors"}
 
 
-def test_a_reader_gets_one_version(tmp_path: Path) -> None:
+def test_reader_gets_one_version(tmp_path: Path) -> None:
     """A version that is replaced during reading is read again."""
     path, n_reads = tmp_path / "model", 0
     write_version(path, 1)
@@ -220,7 +218,7 @@ def test_a_reader_gets_one_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])
-def test_a_full_disk_keeps_the_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_full_disk_keeps_the_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     write_version(tmp_path / "model", 1)
 
     def full(tensors: object, file: Path) -> None:
