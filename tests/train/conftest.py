@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from numbered_pictures import files
 from stage1_runs import stage1_settings
 
 from ulcodec.model.build import build_model
@@ -33,3 +34,16 @@ def step(step_settings: Stage1Settings) -> Stage1Step:
     pictures, _ = load_pictures(step_settings.data, min_side_px=64, validation_share=0.1)
     torch.manual_seed(1)
     return Stage1Step(build_model(preset("tiny")), lambda n_images: pictures, step_settings)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the files of `numbered_pictures`, a folder with the name of a picture, and a broken link."""
+    directory = tmp_path / "pictures"
+    for name, data in files().items():
+        file = directory / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    (directory / "folder.png").mkdir()
+    (directory / "gone.png").symlink_to("nowhere.png")
+    return directory

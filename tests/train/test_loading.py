@@ -1,85 +1,17 @@
-"""Training pictures: reading folders and shards, splitting, streaming and cropping."""
+"""Loading of training pictures: folders, shards and URLs, the split, and the files that are skipped."""
 
-import io
 import os
-import tarfile
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
-import torch
+from numbered_pictures import PICTURES, files, numbers_of, png, write_shard
 from PIL import Image
 
 from ulcodec.errors import TrainingError
-from ulcodec.io.locations import Source
 from ulcodec.io.sources import LeftOut, expand_sources, read_pictures
 from ulcodec.train.data.loading import load_pictures
-from ulcodec.train.data.pictures import PictureSet, pack
-from ulcodec.train.data.stream import ShardStream
-
-SIZES = [(40, 50), (33, 64), (64, 32), (57, 41), (32, 32), (48, 90)]
-
-
-def numbered(index: int, height: int, width: int) -> np.ndarray:
-    """Make a picture whose pixels are (row, column, number of the picture)."""
-    pixels = np.empty((height, width, 3), dtype=np.uint8)
-    pixels[..., 0], pixels[..., 1], pixels[..., 2] = np.arange(height)[:, None], np.arange(width), index
-    return pixels
-
-
-PICTURES = [numbered(index, *size) for index, size in enumerate(SIZES)]
-
-
-def png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def files() -> dict[str, bytes]:
-    """Return names and contents: six pictures in reading order, and files that must be left out."""
-    usable = {f"{'a' if i < 3 else 'b'}/{i}.{'PNG' if i == 4 else 'png'}": png(p) for i, p in enumerate(PICTURES)}
-    transparent = np.zeros((40, 40, 4), dtype=np.uint8)
-    return usable | {
-        "a/broken.png": b"not a picture",
-        "a/cut.png": png(PICTURES[0])[:60],
-        "a/notes.txt": b"text",
-        "a/transparent.png": png(transparent),
-        "b/small.png": png(numbered(9, 31, 99)),
-    }
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name, data in files().items():
-        file = tmp_path / "pictures" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    (tmp_path / "pictures" / "folder.png").mkdir()
-    (tmp_path / "pictures" / "gone.png").symlink_to("nowhere.png")
-    return tmp_path / "pictures"
-
-
-def write_shard(path: Path, names: list[str]) -> Path:
-    data = files()
-    with tarfile.open(path, "w") as shard:
-        for name in names:
-            member = tarfile.TarInfo(name)
-            member.size = len(data[name])
-            shard.addfile(member, io.BytesIO(data[name]))
-    return path
-
-
-def numbers_of(pictures: PictureSet) -> list[int]:
-    """Return the numbers of the pictures in a set, and check their pixels."""
-    numbers = []
-    for index in range(len(pictures)):
-        pixels = pictures.picture(index).numpy()
-        number = int(pixels[0, 0, 2])
-        np.testing.assert_array_equal(pixels, PICTURES[number])
-        numbers.append(number)
-    return numbers
 
 
 def test_folder_is_split_in_reading_order(folder: Path) -> None:
@@ -170,44 +102,6 @@ def test_missing_urls_are_refused(url: str) -> None:
         load_pictures([url], min_side_px=32, validation_share=0.5)
 
 
-def stream(sources: list[Source], **changes: int) -> ShardStream:
-    values = {"n_held": 2, "crops_per_shard": 10, "seed": 3, **changes}
-    return ShardStream(sources, min_side_px=32, validation_share=0.5, device=torch.device("cpu"), **values)
-
-
-def test_stream_holds_two_shards_and_replaces_one_at_a_time(tmp_path: Path) -> None:
-    """Each of six shards has a held-out picture, and a training picture with the number of the shard."""
-    sources: list[Source] = []
-    for number in range(6):
-        path = tmp_path / f"{number}.tar"
-        with tarfile.open(path, "w") as shard:
-            for name, pixels in (("a.png", PICTURES[0]), ("b.png", PICTURES[number])):
-                data = png(pixels)
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                shard.addfile(member, io.BytesIO(data))
-        sources.append(path)
-    shards = stream(sources)
-    assert numbers_of(shards.validation()) == [0, 0]
-    windows = [numbers_of(shards.at(n_images)) for n_images in range(0, 120, 10)]
-    assert [first for first, _ in windows[:-1]][1:] == [second for _, second in windows[:-2]]
-    for epoch in (windows[:6], windows[6:]):
-        assert sorted(first for first, _ in epoch) == list(range(6))
-    assert [first for first, _ in windows[:6]] != [first for first, _ in windows[6:]]
-    assert numbers_of(shards.at(0)) == numbers_of(shards.at(9)) == windows[0]
-    assert numbers_of(stream(sources).at(70)) == windows[7], "a resumed run reads the same pictures"
-    with pytest.raises(TrainingError, match="cannot hold 7 of 6 shards"):
-        stream(sources, n_held=7)
-
-
-def test_stream_of_unusable_shards_is_refused(folder: Path, tmp_path: Path) -> None:
-    small = write_shard(tmp_path / "small.tar", ["b/small.png"])
-    with pytest.raises(TrainingError, match="no pictures with sides of at least 32 px in 1 shards"):
-        stream([small], n_held=1).at(0)
-    with pytest.raises(TrainingError, match="cannot read training data"):
-        stream([tmp_path / "gone.tar"], n_held=1).at(0)
-
-
 def test_limit_and_minimum_side_select_pictures(folder: Path) -> None:
     training, validation = load_pictures([folder], min_side_px=33, validation_share=0.5, limit=3)
     assert (numbers_of(validation), numbers_of(training)) == ([0, 3], [1])
@@ -231,27 +125,3 @@ def test_unreadable_source_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "not-a-shard.tar").write_bytes(b"text" * 300)
     with pytest.raises(TrainingError, match=f"cannot read training data .*{name}"):
         load_pictures([tmp_path / name], min_side_px=32, validation_share=0.5)
-
-
-def test_crops_lie_in_their_pictures() -> None:
-    crop_px = 32
-    crops = pack(PICTURES).random_crops(400, crop_px, torch.Generator().manual_seed(0))
-    assert crops.dtype == torch.float32
-    assert crops.shape == (400, 3, crop_px, crop_px)
-    positions = set()
-    for crop in (crops * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
-        flipped = bool(crop[0, 0, 1] > crop[0, 1, 1])
-        upright = crop[:, ::-1] if flipped else crop
-        top, left, number = (int(value) for value in upright[0, 0])
-        np.testing.assert_array_equal(upright, PICTURES[number][top : top + crop_px, left : left + crop_px])
-        positions.add((number, top, left, flipped))
-    assert {number for number, *_ in positions} == set(range(len(PICTURES)))
-    assert {flipped for *_, flipped in positions} == {False, True}
-    assert {top for number, top, *_ in positions if number == 0} == set(range(40 - crop_px + 1))
-
-
-def test_crops_depend_only_on_the_generator() -> None:
-    pictures = pack(PICTURES)
-    first, again, other = (pictures.random_crops(8, 32, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
