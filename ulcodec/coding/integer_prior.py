@@ -7,7 +7,7 @@ N = B h w positions of B pictures in row-major order, C latent channels; K chann
 pass (`reveal.PassElements`); Q = 101 quality levels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -136,6 +136,20 @@ def _load_block(stored: StoredIntegers, i: int) -> IntegerBlock:
     return IntegerBlock(reduce, spatial, expand, stored.table(f"blocks.{i}.bias"))
 
 
+class LayersByPhase:
+    """The phases of each reveal pass with the layer that each takes, made by `layer_of` on first use."""
+
+    def __init__(self, config: ModelConfig, device: torch.device, layer_of: Callable[[Phase], IntegerLayer]):
+        self._config, self._device, self._layer_of = config, device, layer_of
+        self._of_pass: dict[int, list[tuple[Phase, IntegerLayer]]] = {}
+
+    def __call__(self, reveal_pass: int) -> list[tuple[Phase, IntegerLayer]]:
+        if reveal_pass not in self._of_pass:
+            phases = pass_phases(self._config, reveal_pass, self._device)
+            self._of_pass[reveal_pass] = [(phase, self._layer_of(phase)) for phase in phases]
+        return self._of_pass[reveal_pass]
+
+
 class IntegerStem:
     """First layer of the prior: from known elements and hyper-features to int32 [B, h, w, prior_width].
 
@@ -146,7 +160,7 @@ class IntegerStem:
         self._config, self._device = config, stored.device
         self._layer = stored.layer("prior.stem")
         self._estimate = stored.table("estimate", torch.int64)
-        self._phase_layers: dict[int, list[tuple[Phase, IntegerLayer]]] = {}
+        self._layers = LayersByPhase(config, stored.device, self._layer_of)
 
     def all_channels(self, y_16: Tensor, reveal_pass: int, quality: int, hyper_features: Tensor, tile: Tile) -> Tensor:
         """Compute the stem from all channels, with 0 for unknown ones."""
@@ -158,7 +172,7 @@ class IntegerStem:
     def by_phase(self, y_16: Tensor, reveal_pass: int, quality: int, hyper_features: Tensor, tile: Tile) -> Tensor:
         """Compute the stem phase by phase, from the channels that are known there."""
         x = torch.empty(*y_16.shape[:3], self._layer.n_out, dtype=torch.int32, device=y_16.device)
-        for phase, layer in self._layers_of(reveal_pass):
+        for phase, layer in self._layers(reveal_pass):
             positions = phase.positions(tile.outer_origin)
             if not x[positions].numel():
                 continue
@@ -166,14 +180,8 @@ class IntegerStem:
             x[positions] = layer.on_grid(torch.cat((estimate, hyper_features[positions]), dim=3))
         return x
 
-    def _layers_of(self, reveal_pass: int) -> list[tuple[Phase, IntegerLayer]]:
-        """Return the phases of a pass with the part of the stem that each takes; made on first use."""
-        if reveal_pass not in self._phase_layers:
-            phases = pass_phases(self._config, reveal_pass, self._device)
-            self._phase_layers[reveal_pass] = [(phase, self._layer_of(phase)) for phase in phases]
-        return self._phase_layers[reveal_pass]
-
     def _layer_of(self, phase: Phase) -> IntegerLayer:
+        """Take the part of the stem whose inputs are known in a phase."""
         layer, n_channels = self._layer, self._config.latent_channels
         hyper = torch.arange(2 * n_channels, layer.n_in, device=self._device)
         outputs = torch.arange(layer.n_out, device=self._device)
@@ -195,7 +203,7 @@ class IntegerHeads:
             stored.layer("prior.scale_head"),
         )
         self._mean_gain, self._scale_offset = stored.table("mean_gain", torch.int64), stored.table("scale_offset")
-        self._phase_layers: dict[int, list[tuple[Phase, IntegerLayer]]] = {}
+        self._layers = LayersByPhase(config, stored.device, self._layer_of)
 
     def all_channels(self, x: Tensor, reveal_pass: int, quality: int, tile: Tile) -> CodingParameters:
         """Compute the parameters of all channels, and keep those of the pass."""
@@ -213,7 +221,7 @@ class IntegerHeads:
         n_channels = PassElements(self._config, reveal_pass, x.device).n_channels
         mean_16 = torch.zeros(*x.shape[:3], n_channels, dtype=torch.int32, device=x.device)
         table_index = torch.zeros_like(mean_16, dtype=torch.uint8)
-        for phase, layer in self._layers_of(reveal_pass):
+        for phase, layer in self._layers(reveal_pass):
             positions, n_coded = phase.positions(tile.inner_origin), len(phase.coded)
             if not n_coded or not x[positions].numel():
                 continue
@@ -222,14 +230,8 @@ class IntegerHeads:
             table_index[positions][..., :n_coded] = self._table_index(result[..., n_coded:], quality, phase.coded)
         return CodingParameters(mean_16, table_index)
 
-    def _layers_of(self, reveal_pass: int) -> list[tuple[Phase, IntegerLayer]]:
-        """Return the phases of a pass, each with both heads of its coded channels as one layer; made on first use."""
-        if reveal_pass not in self._phase_layers:
-            phases = pass_phases(self._config, reveal_pass, self._device)
-            self._phase_layers[reveal_pass] = [(phase, self._layer_of(phase)) for phase in phases]
-        return self._phase_layers[reveal_pass]
-
     def _layer_of(self, phase: Phase) -> IntegerLayer:
+        """Join both heads, for the channels that are coded in a phase, in one layer."""
         inputs = torch.arange(self._mean_layer.n_in, device=self._device)
         mean, scale = (layer.select(inputs, phase.coded) for layer in (self._mean_layer, self._scale_layer))
         return mean.beside(scale)

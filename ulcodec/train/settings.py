@@ -6,7 +6,7 @@ A field made by `option` is an option of the command line too, with the same def
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ulcodec.errors import TrainingError
 from ulcodec.io.locations import Source, as_source
@@ -21,6 +21,8 @@ from ulcodec.train.limits import (
     check_run,
     check_whole,
 )
+
+Run = TypeVar("Run", bound="RunSettings")
 
 OBJECTIVE_NAMES = ("codec", "ul")
 OPTIMIZER_NAMES = ("adamw", "soap")
@@ -224,7 +226,25 @@ class Stage1Settings:
 
 
 @dataclass(frozen=True)
-class Stage2Settings:
+class RunSettings:
+    """What the settings of runs for a finished codec share."""
+
+    data: tuple[Source, ...] = option("data")
+    out: Path = option("out")
+    model: str = option("model", "small", SHARED_HELP["codec"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to JSON."""
+        return {**asdict(self), "data": [str(path) for path in self.data], "out": str(self.out)}
+
+    @classmethod
+    def from_json(cls: type[Run], values: dict[str, Any]) -> Run:
+        """Invert `to_json`."""
+        return cls(**{**values, "data": tuple(map(as_source, values["data"])), "out": Path(values["out"])})
+
+
+@dataclass(frozen=True)
+class Stage2Settings(RunSettings):
     """Settings of stage 2. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
     `model`: name or directory of the codec; `quality`: quality of its latents, 0 to 100. `bias`: b of the sigmoid
@@ -233,9 +253,6 @@ class Stage2Settings:
     compiled.
     """
 
-    data: tuple[Source, ...] = option("data")
-    out: Path = option("out")
-    model: str = option("model", "small", SHARED_HELP["codec"])
     config: str = option("config", "small", "Base model: tiny, mini, small, medium or large.")
     quality: int = option("quality", 10, "The codec's quality, 0 to 100, whose latents to learn.")
     minutes: float | None = option("minutes", None)
@@ -252,13 +269,6 @@ class Stage2Settings:
     limit_pictures: int | None = option("limit", None)
     shard: bool = option("shard", False, "Split the weights between the processes of torchrun (FSDP2).")
     compile: bool = option("compile", True, "Use torch.compile on GPUs.")
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "data": [str(path) for path in self.data], "out": str(self.out)}
-
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> "Stage2Settings":
-        return Stage2Settings(**{**values, "data": tuple(map(as_source, values["data"])), "out": Path(values["out"])})
 
     def loop_settings(self) -> LoopSettings:
         return LoopSettings(
@@ -280,7 +290,7 @@ class Stage2Settings:
 
 
 @dataclass(frozen=True)
-class DenoiserSettings:
+class DenoiserSettings(RunSettings):
     """Settings of the denoiser's training. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
     `model`: name or directory of the codec. `init`: name or directory of a model whose denoiser the run starts from,
@@ -288,9 +298,6 @@ class DenoiserSettings:
     (`ulcodec.train.revival`). `bias`: b of the sigmoid weighting, in log-SNR of the residual.
     """
 
-    data: tuple[Source, ...] = option("data")
-    out: Path = option("out")
-    model: str = option("model", "small", SHARED_HELP["codec"])
     init: str | None = option("init", None, "Model whose denoiser the run starts from.")
     minutes: float | None = option("minutes", None)
     n_images: int | None = option("images", None)
@@ -305,13 +312,6 @@ class DenoiserSettings:
     validation_share: float = 0.02
     limit_pictures: int | None = option("limit", None)
     compile: bool = option("compile", True)
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "data": [str(path) for path in self.data], "out": str(self.out)}
-
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> "DenoiserSettings":
-        return DenoiserSettings(**{**values, "data": tuple(map(as_source, values["data"])), "out": Path(values["out"])})
 
     def loop_settings(self) -> LoopSettings:
         return LoopSettings(
