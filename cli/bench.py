@@ -34,7 +34,8 @@ def parse_numbers(text: str, highest: float) -> list[float]:
 
 def bench(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Folder of pictures. Default: those of scikit-image.")
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="Folder of pictures. Default: the photographs in scikit-image."),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("report"),
     codecs: Annotated[str | None, typer.Option(help="Other codecs to measure, comma-separated. Default: all.")] = None,
@@ -126,7 +127,7 @@ def chosen_codecs(codecs: str | None, quick: bool) -> list[str]:
 
 
 def available_codecs(names: list[str], perceptual: bool) -> "tuple[list[Peer], dict[str, str]]":
-    """The peers that are installed, and the reasons for the peers and measures that are not; prints the latter."""
+    """Find the installed peers; print and return why other peers and measures are missing."""
     from ulcodec.bench.peers import PEERS, available
     from ulcodec.bench.perceptual import absent_networks
 

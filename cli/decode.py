@@ -77,7 +77,7 @@ def decode(
     ] = 0.0,
     steps: Annotated[int, typer.Option(min=1, max=50, help="Evaluations of the sampler, with --realism.")] = 4,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Seed of the sample, with --realism.")] = 0,
-    depth: Annotated[int | None, typer.Option(help="8 or 16 bits per sample. Default: those of the original.")] = None,
+    depth: Annotated[int | None, typer.Option(help="8 or 16 bits per sample. Default: as in the original.")] = None,
     recover: Annotated[
         bool, typer.Option("--recover", help="Decode a damaged file up to the damage; the model conceals the rest.")
     ] = False,

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a finished or stopped run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to make.")],
-    name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of its configuration.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model. Default: the configuration's name.")] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Pictures to calibrate means and tables to. Default: those of the run."),
+        typer.Option(help="Pictures to calibrate means and tables to. Default: the pictures of the run."),
     ] = None,
     force: Force = False,
 ) -> None:

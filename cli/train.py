@@ -21,7 +21,7 @@ Settings = Stage1Settings | Stage2Settings | DenoiserSettings
 
 
 def stage_command(stage: str, settings_type: type[Settings], docstring: str) -> None:
-    """Register the command of a stage, whose options are those of its settings."""
+    """Register the command of a stage. The settings define its options."""
     options = {parameter_name(field): field for field in fields(settings_type) if "option" in field.metadata}
 
     def command(dry_run: bool, **values: Any) -> None:

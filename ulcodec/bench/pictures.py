@@ -1,4 +1,4 @@
-"""Pictures of benchmarks: those of a folder, or photographs that come with scikit-image."""
+"""Pictures of benchmarks: a folder, or the photographs in scikit-image."""
 
 from importlib.resources import files
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which pictures go through the networks together: those of one latent grid share every pass.
+"""Group pictures for the networks: pictures of one latent grid share every pass.
 
 A GPU is idle for most of a small picture, and on a CPU a picture of 64x64 pixels costs little more than the calls.
 """

@@ -195,8 +195,8 @@ class Codec:
     def describe(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, float]:
         """Measure the prior's bound on a file's description length: `bound_bits`, `payload_bits`, `file_bits`.
 
-        The bound is that of the float prior with continuous scales, on the symbols in the file; 0 for a lossless file,
-        which holds no symbols.
+        The bound comes from the float prior with continuous scales, for the symbols in the file. A lossless file holds
+        no symbols: its bound is 0.
         """
         container = self.open(data, max_pixels)
         if container.is_lossless:
@@ -326,19 +326,19 @@ def encode_batch(
     effort: int = 1,
     max_pixels: int = MAX_PIXELS,
 ) -> list[bytes]:
-    """Encode several pictures of any sizes, those of one latent grid together. See `Codec.encode`."""
+    """Encode pictures of any sizes; pictures of one latent grid share a batch. See `Codec.encode`."""
     check_quality(quality)
     encodings = [Encoding(codec, as_picture(image, max_pixels), alpha_quality, strip, effort) for image in images]
     return encode_pictures(codec, encodings, quality)
 
 
 def decode_batch(codec: Codec, files: Sequence[bytes], *, max_pixels: int = MAX_PIXELS) -> list[Picture]:
-    """Decode several files of any sizes, those of one latent grid together. Raises as `Codec.decode`."""
+    """Decode files of any sizes; files of one latent grid share a batch. Raises as `Codec.decode`."""
     return decode_containers(codec, [codec.open(data, max_pixels) for data in files])
 
 
 def encode_pictures(codec: Codec, encodings: Sequence[Encoding], quality: int) -> list[bytes]:
-    """Encode prepared pictures: analyse, code the latents, write the files. What is refined goes alone."""
+    """Encode prepared pictures: analyse, code the latents, write the files. A picture to refine goes alone."""
     files = [b""] * len(encodings)
     kinds = [(encoding.grid, index if encoding.n_steps else None) for index, encoding in enumerate(encodings)]
     for indices in tracked(group_by_grid(codec.device, kinds)):

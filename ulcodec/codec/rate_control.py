@@ -96,7 +96,7 @@ def encode_to_size(
 
 
 def _search_thrift(search: Search, quality: int, n_bytes: int, least_bytes: float) -> None:
-    """Try files smaller than that of `quality`, which is too large, by raising the thrift."""
+    """Raise the thrift at `quality`, whose file is too large, to make smaller files."""
     thrift, size, slope = 1.0, search.at(quality), LOG_SIZE_PER_THRIFT
     while search.codings < MAX_TRIES and not least_bytes <= size <= n_bytes and thrift < MAX_THRIFT:
         more = math.log(size / (0.99 * n_bytes)) / slope

@@ -41,7 +41,7 @@ class Realism:
             raise ValueError(f"the seed must be a whole number from 0 to 2^64 - 1, got {self.seed}")
 
     def halo(self, config: ModelConfig) -> int:
-        """Latent positions on each side that a sample depends on, beyond those of the trunk."""
+        """Halo of a sample, in latent positions, beyond the trunk's halo."""
         outer = -(-config.denoiser_blocks // 2)
         reach_px = 2 * outer * 4 + config.denoiser_blocks * 8
         return -(-reach_px // 16) * self.n_steps

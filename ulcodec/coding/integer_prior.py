@@ -206,7 +206,7 @@ class IntegerHeads:
         self._layers = LayersByPhase(config, stored.device, self._layer_of)
 
     def all_channels(self, x: Tensor, reveal_pass: int, quality: int, tile: Tile) -> CodingParameters:
-        """Compute the parameters of all channels, and keep those of the pass."""
+        """Compute the parameters of all channels, and select the elements of the pass."""
         all_channels, elements = slice(None), PassElements(self._config, reveal_pass, x.device)
         mean_16 = self._mean_16(self._mean_layer.on_grid(x), quality, all_channels)
         table_index = self._table_index(self._scale_layer.on_grid(x), quality, all_channels)

@@ -256,7 +256,7 @@ def trials(device: torch.device) -> tuple[Trial, ...]:
 def _trial_ms(make_product: Callable[[Tensor], Product], device: torch.device, best_ms: float) -> float:
     """Return the shortest time of a few runs over the trial layer, with fewer runs if `best_ms` is much shorter.
 
-    Activations are as large as those of pictures.
+    The activations have the magnitude of real ones.
     """
     generator = torch.Generator(CPU).manual_seed(0)
     shape = (TRIAL_GRID[0] * TRIAL_GRID[1], TRIAL_CHANNELS)

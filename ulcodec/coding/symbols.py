@@ -157,8 +157,8 @@ class SymbolDecoder:
 class DecodedGroup:
     """Decoded symbols of a group, sorted by table; `take` returns them in the order of the group.
 
-    `entries` are those of each table. Entries that are missing at the end of a table are unknown symbols, which are 0.
-    `escapes` holds heads and low bits as in `_escaped_symbols`, or is None if escaped symbols are unknown.
+    `entries` lists the entries of each table. Entries that are missing at the end of a table are unknown symbols,
+    which are 0. `escapes` holds heads and low bits as in `_escaped_symbols`, None if escaped symbols are unknown.
     """
 
     def __init__(

@@ -65,8 +65,8 @@ def export(
 ) -> Exported:
     """Export the newest checkpoint of a run to a model directory.
 
-    `name`: that of the model, by default that of its configuration. `sources`: pictures to calibrate to, by default
-    those of the run; none to skip the calibration. The model replaces another model in `out_dir`; other files stay.
+    `name`: name of the model, by default its configuration's. `sources`: pictures to calibrate to, by default the
+    pictures of the run; none to skip the calibration. The model replaces another model in `out_dir`; other files stay.
     Raises TrainingError if `run_dir` holds no checkpoint of a codec or a denoiser, or as `check_output`.
     """
     check_output(run_dir, out_dir)

@@ -26,6 +26,6 @@ class Cicp(NamedTuple):
 
     @property
     def is_default(self) -> bool:
-        """Whether the colours are sRGB or unspecified: those of a picture without CICP."""
+        """Whether the colours are sRGB or unspecified, as in a picture without CICP."""
         primaries, transfer = self.primaries in (1, UNSPECIFIED), self.transfer in (SRGB_TRANSFER, UNSPECIFIED)
         return primaries and transfer and self.full_range == 1

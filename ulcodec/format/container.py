@@ -64,7 +64,7 @@ class Header:
     """What a file states about its picture.
 
     `fingerprint`: 4 bytes that name the model; `quality`: 0 to 100; `width`, `height` in pixels, 1 to `MAX_SIDE`;
-    `bit_depth`: that of the source, 8 or 16. Raises ValueError for a field out of range.
+    `bit_depth`: bits a sample of the source, 8 or 16. Raises ValueError for a field out of range.
     """
 
     fingerprint: bytes

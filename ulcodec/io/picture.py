@@ -34,7 +34,7 @@ class Picture:
 
     `pixels`: uint8 or uint16 [H, W, 3] (RGB) or [H, W] (grey), H, W >= 1; `alpha`: uint8 [H, W], straight, None for an
     opaque picture; `icc`: profile, None for sRGB; `exif` (TIFF structure) and `xmp` (packet) as bytes; `cicp`: code
-    points of ITU-T H.273, None for those of sRGB. Raises ImageError for other shapes or dtypes.
+    points of ITU-T H.273, None for sRGB. Raises ImageError for other shapes or dtypes.
     """
 
     pixels: NDArray[Any]

@@ -1,4 +1,4 @@
-"""Distances between the statistics of decoded pictures and those of originals, in numpy.
+"""Distances between the statistics of decoded and original pictures, in numpy.
 
 They compare sets of pictures, not pixels. A blurred picture is close to its original in pixels and far in statistics; a
 picture with other grain of the same kind is the opposite. Pictures are uint8 [H, W, 3] of any sizes.
@@ -56,8 +56,8 @@ def spectral_power_ratio(originals: Sequence[Pixels], others: Sequence[Pixels], 
     """Ratio of the others' power to the originals' in each octave of spatial frequency, finest first.
 
     The first octave is above 1/4 cycle per pixel, the next from 1/8 to 1/4, and so on. 1 is ideal; blur is below, noise
-    above. The power is that of the mean of the colours, under a Hann window in both directions. Raises ValueError for
-    sets of different sizes.
+    above. The spectrum is taken of the mean of the colours, under a Hann window in both directions. Raises ValueError
+    for sets of different sizes.
     """
     _check(originals, others)
     totals = np.zeros((2, n_octaves))

@@ -106,7 +106,7 @@ TINY = ModelConfig(
 )  # fmt: skip
 
 NINTH_LAGRANGIAN = 0.001 * 120 ** (8 / 7)
-"""Lagrangian of the ninth quality anchor. Its ratio to the eighth is that of the eighth to the seventh."""
+"""Lagrangian of the ninth quality anchor: the ratio from the seventh to the eighth anchor, continued."""
 
 SMALL = ModelConfig(
     name="small", latent_channels=512, hyper_channels=64, width_8=192, width_16=320,

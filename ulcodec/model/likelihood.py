@@ -128,7 +128,7 @@ def simulate_coding(
 
 
 def predict_all_passes(model: UnifiedLatentModel, y: Tensor, quality: Tensor, hyper_features: Tensor) -> Prediction:
-    """Predict each element of a restored latent y [B, C, h, w] from those of earlier passes: [B, C, h, w] each.
+    """Predict each element of a restored latent y [B, C, h, w] from earlier passes: [B, C, h, w] each.
 
     All passes are one batch of P B pictures.
     """

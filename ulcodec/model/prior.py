@@ -90,9 +90,9 @@ class HyperDecoder(nn.Module):
 class Prior(nn.Module):
     """Predictor of the clean latent from noisy elements, with a log-SNR for each element.
 
-    An unknown element has log-SNR -inf. A revealed element has `LATENT_LOG_SNR_0`, that of the fixed noise. The network
-    corrects the Wiener estimate under a Gaussian of the channel's standard deviation. An untrained prior therefore is
-    the per-channel Gaussian one.
+    An unknown element has log-SNR -inf. A revealed element has `LATENT_LOG_SNR_0`, the log-SNR of the fixed noise. The
+    network corrects the Wiener estimate under a Gaussian of the channel's standard deviation. An untrained prior
+    therefore is the per-channel Gaussian one.
     """
 
     def __init__(self, config: ModelConfig):

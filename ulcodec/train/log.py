@@ -85,7 +85,7 @@ class RunLog:
         return summarise(self.pending, self.guard, self.workers)
 
     def write(self, learning_rate: float, progress: float) -> None:
-        """Write a row of the collected steps, and collect anew. Raises as `check`."""
+        """Write a row for the collected steps, and empty the collection. Raises as `check`."""
         means = self.check()
         self.pending = []
         n_images, seconds = self.state.n_images, self.state.seconds

@@ -151,7 +151,7 @@ def ul_loss(
 ) -> tuple[Tensor, Metrics]:
     """Compute the paper's loss `L_z + L_x` in nats per pixel: Gaussian channel, weight 1 on the prior.
 
-    `psnr_db`: that of the prediction in one evaluation at a random noise level, averaged over levels.
+    `psnr_db`: PSNR of the prediction in one evaluation at a random noise level, averaged over levels.
     """
     n_pixels = x.shape[-2] * x.shape[-1]
     z = model.encode_clean(x, quality)

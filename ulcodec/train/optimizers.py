@@ -36,7 +36,7 @@ OPTIMIZERS: dict[str, Callable[[Groups], AdamW | Soap]] = {"adamw": AdamW, "soap
 
 
 def parameter_groups(weights: dict[str, nn.Parameter], slow: tuple[tuple[str, float], ...]) -> Groups:
-    """Group weights by the factor on their learning rate: that of the first ending in `slow` that fits their name."""
+    """Group weights by their factor on the learning rate: the first ending in `slow` that fits a name decides."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, weight in weights.items():
         factor = next((factor for ending, factor in slow if name.endswith(ending)), 1.0)

@@ -50,7 +50,7 @@ SHARED_HELP = {
 def option(name: str, default: Any = ..., help: str | None = None, *, show_default: bool = False) -> Any:
     """Make a field that is an option of the command line.
 
-    `name`: that of the option, without dashes, and key of `SHARED_HELP` if there is no `help`. `show_default`: whether
+    `name`: name of the option, without dashes, and key of `SHARED_HELP` if there is no `help`. `show_default`: whether
     the help names the default. A field without a default is a required option.
     """
     metadata = {"option": name, "help": help or SHARED_HELP[name], "show_default": show_default}
@@ -294,7 +294,7 @@ class DenoiserSettings(RunSettings):
     """Settings of the denoiser's training. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
     `model`: name or directory of the codec. `init`: name or directory of a model whose denoiser the run starts from,
-    such as the one trained around an earlier codec; by default that of the codec. Its dead units are reinitialised
+    such as the one trained around an earlier codec; by default the codec's own. Its dead units are reinitialised
     (`ulcodec.train.revival`). `bias`: b of the sigmoid weighting, in log-SNR of the residual.
     """
 

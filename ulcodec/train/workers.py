@@ -108,7 +108,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fill(target: Tensor, values: Tensor) -> Tensor:
-    """Copy a whole tensor into one that may be split between the workers; return the latter."""
+    """Copy a whole tensor into a target that may be split between the workers; return the target."""
     if isinstance(target, DTensor):
         values = distribute_tensor(values.to(target.device), target.device_mesh, target.placements)
     return target.copy_(values)
