@@ -75,6 +75,7 @@ def test_bd_rate_does_not_depend_on_the_order_of_points() -> None:
         ([0.1, 0.2], [30.0, 30.0], "differ"),
         ([0.1, 0.2], [30.0, float("nan")], "finite"),
         ([0.0, 0.2], [30.0, 31.0], "positive"),
+        ([0.1, float("inf")], [30.0, 31.0], "rates must be positive and finite"),
         ([0.1, 0.2], [10.0, 20.0], "overlap"),
     ],
 )

@@ -62,7 +62,7 @@ def bd_rate_percent(
 
     It is the mean distance between two curves of log rate over PSNR, each a monotone piecewise cubic (PCHIP), over the
     common range of PSNR. Points may be in any order. Raises ValueError for fewer than two points, rates that are not
-    positive, a repeated PSNR, or ranges that do not overlap; MissingPackageError without SciPy.
+    positive and finite, a repeated PSNR, or ranges that do not overlap; MissingPackageError without SciPy.
     """
     anchor, curve = _rate_curve(anchor_bpp, anchor_psnr_db), _rate_curve(bpp, psnr_db)
     low, high = max(anchor[0][0], curve[0][0]), min(anchor[0][-1], curve[0][-1])
@@ -107,8 +107,8 @@ def _rate_curve(bpp: Sequence[float], psnr_db: Sequence[float]) -> tuple[Floats,
     rate, quality = rate[order], quality[order]
     if not (np.all(np.isfinite(quality)) and np.all(np.diff(quality) > 0)):
         raise ValueError("the PSNR values of a curve must be finite and differ from each other")
-    if not np.all(rate > 0):
-        raise ValueError("rates must be positive")
+    if not np.all((rate > 0) & np.isfinite(rate)):
+        raise ValueError("rates must be positive and finite")
     return quality, np.log(rate)
 
 
