@@ -4,6 +4,7 @@ Exit codes: 0 success; 1 failures among many files, or damage that `verify` find
 line on stderr; 130 interrupted.
 """
 
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -11,12 +12,23 @@ from typer.core import TyperGroup
 
 from ulcodec import __version__
 from ulcodec.errors import UlcError
-from ulcodec_cli import bench, compare, decode, encode, evaluate, info, model, sample, train, truncate, verify
+from ulcodec_cli import bench, compare, decode, encode, evaluate, info, model, sample, truncate, verify
 from ulcodec_cli.common import is_out_of_memory, print_json
+
+
+@cache
+def train_group() -> Any:
+    """Import `ulcodec train`. Its many options would delay the start of every other command."""
+    from ulcodec_cli import train
+
+    return typer.main.get_group(train.app)
 
 
 class ErrorBoundary(TyperGroup):
     """Runs the chosen command and turns errors into one line and an exit code."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return train_group() if cmd_name == "train" else super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
         as_json = "--json" in (*getattr(ctx, "_protected_args", ()), *ctx.args)
@@ -63,7 +75,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("bench")(bench.bench)
 app.command("sample")(sample.sample)
 app.add_typer(model.app, name="model")
-app.add_typer(train.app, name="train")
+app.add_typer(typer.Typer(), name="train")  # a placeholder, see ErrorBoundary.get_command
 
 
 def show_version(is_given: bool) -> None:

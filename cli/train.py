@@ -15,7 +15,7 @@ from ulcodec.io.locations import as_source
 from ulcodec.train.settings import DenoiserSettings, Stage1Settings, Stage2Settings
 from ulcodec_cli.export import export
 
-app = typer.Typer(help="Train a codec.", no_args_is_help=True)
+app = typer.Typer(name="train", help="Train a codec.", no_args_is_help=True, rich_markup_mode=None)
 
 Settings = Stage1Settings | Stage2Settings | DenoiserSettings
 
