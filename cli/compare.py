@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ulcodec.errors import ImageError
+from ulcodec.errors import FormatError, ImageError
 from ulcodec.format.container import MAGIC, MAX_PIXELS
 from ulcodec.progress import share
 from ulcodec_cli.common import (
@@ -102,12 +102,15 @@ def comparable(first: "Picture", second: "Picture") -> "tuple[NDArray[np.uint8],
 
 def open_picture(path: Path, model: str, device: str, threads: int | None, max_pixels: int) -> "Picture":
     """Read a picture, or decode a .ulc file, and turn it upright as its metadata says."""
-    data = path.read_bytes()
-    if data[: len(MAGIC)] == MAGIC:
-        return load_codec(model, device, threads).decode_picture(data, max_pixels=max_pixels).upright()
     from ulcodec.io.pictures import load_image
 
-    return load_image(data, max_pixels=max_pixels)
+    data = path.read_bytes()
+    try:
+        if data[: len(MAGIC)] == MAGIC:
+            return load_codec(model, device, threads).decode_picture(data, max_pixels=max_pixels).upright()
+        return load_image(data, max_pixels=max_pixels)
+    except (FormatError, ImageError) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def write_side_by_side(first: "Picture", second: "Picture", target: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
+from ulcodec.errors import ImageError
 
 
 def test_folder_or_samples_give_the_pictures(odd_pictures_dir: Path, tmp_path: Path) -> None:
@@ -16,6 +17,9 @@ def test_folder_or_samples_give_the_pictures(odd_pictures_dir: Path, tmp_path: P
     assert len(find_pictures(odd_pictures_dir, limit=1)) == 1
     assert [(picture.width, picture.height) for picture in find_pictures(None)] == [(512, 512), (600, 400), (451, 300)]
     with pytest.raises(FileNotFoundError, match="no pictures"):
+        find_pictures(tmp_path)
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    with pytest.raises(ImageError, match=r"junk\.png: not a picture"):
         find_pictures(tmp_path)
 
 

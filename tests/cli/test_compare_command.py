@@ -36,6 +36,16 @@ def test_compare_measures_and_writes_pictures_side_by_side(
     assert_refused(run("compare", photo, tmp_path / "other.png"), "different shapes")
 
 
+def test_error_names_the_unreadable_one_of_two_files(
+    photo: Path, coded: Path, tiny_model_dir: Path, run: Run, tmp_path: Path
+) -> None:
+    junk, damaged = tmp_path / "junk.png", tmp_path / "damaged.ulc"
+    junk.write_bytes(b"junk")
+    damaged.write_bytes(coded.read_bytes()[:-1])
+    for bad in (junk, damaged):
+        assert_refused(run("compare", photo, bad, "--model", tiny_model_dir), f"{bad}: ")
+
+
 def test_pictures_of_two_depths_are_compared_at_8_bits() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
     assert measure(Picture(pixels), Picture(pixels.astype(np.uint16) * 257), 1)["psnr_db"] == np.inf

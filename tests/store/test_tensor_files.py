@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -258,8 +259,10 @@ def test_damaged_shards_are_refused(tmp_path: Path, damage: Damage) -> None:
 def test_missing_groups_and_invalid_documents_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no files weights-\*\.safetensors"):
         read_tensors(tmp_path, "weights")
-    for content in (None, "{", "[1]"):
-        if content is not None:
-            (tmp_path / "config.json").write_text(content)
+    file = tmp_path / "config.json"
+    with pytest.raises(ModelError, match=f"^{re.escape(str(file))}: {os.strerror(errno.ENOENT)}$"):
+        read_document(tmp_path, "config")
+    for content in ("{", "[1]"):
+        file.write_text(content)
         with pytest.raises(ModelError, match=r"config\.json"):
             read_document(tmp_path, "config")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ulcodec.errors import BenchmarkError
+from ulcodec.errors import BenchmarkError, ImageError
 from ulcodec.io.pictures import load_image
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -40,7 +40,15 @@ def find_pictures(folder: Path | None, limit: int | None = None) -> list[Picture
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise FileNotFoundError(f"no pictures in {folder}")
-    return [Picture(path.name, load_image(path).pixels_8) for path in paths[:limit]]
+    return [read_picture(path) for path in paths[:limit]]
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a picture. Raises ImageError, with the name of the file, if it is unreadable."""
+    try:
+        return Picture(path.name, load_image(path).pixels_8)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
 def sample_picture(name: str) -> Picture:

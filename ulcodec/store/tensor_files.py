@@ -230,7 +230,9 @@ def read_document(path: Path, name: str) -> dict[str, Any]:
     file = _stored_files(path).get(f"{name}.json", path / f"{name}.json")
     try:
         document = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ModelError(f"{file}: {error.strerror}") from error
+    except ValueError as error:
         raise ModelError(f"{file}: {error}") from error
     if not isinstance(document, dict):
         raise ModelError(f"{file}: expected a JSON object, got {type(document).__name__}")
