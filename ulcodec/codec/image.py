@@ -199,13 +199,9 @@ class Codec:
         no symbols: its bound is 0.
         """
         container = self.open(data, max_pixels)
-        if container.is_lossless:
-            return {"bound_bits": 0.0, "payload_bits": 0.0, "file_bits": 8.0 * len(data)}
-        return {
-            "bound_bits": bound_bits(self, container),
-            "payload_bits": 8.0 * sum(map(len, container.segments)),
-            "file_bits": 8.0 * len(data),
-        }
+        bound = 0.0 if container.is_lossless else bound_bits(self, container)
+        payload = 8.0 * sum(map(len, container.segments))
+        return {"bound_bits": bound, "payload_bits": payload, "file_bits": 8.0 * len(data)}
 
     def open(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Container:
         """Parse a file. Raises a FormatError, or UnknownModelError for a file of another model."""
