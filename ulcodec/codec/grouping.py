@@ -1,6 +1,6 @@
 """Group pictures for the networks: pictures of one latent grid share every pass.
 
-A GPU is idle for most of a small picture, and on a CPU a picture of 64x64 pixels costs little more than the calls.
+A small picture leaves a GPU idle. On a CPU, the calls themselves take most of the time of a picture of 64x64 pixels.
 """
 
 from collections import defaultdict
