@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 SIGNALLED_WHILE_WRITING = """
-import os, sys
+import os, signal, sys
 from ulcodec_cli.main import app
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits that it is ignored
 number = int(sys.argv.pop())
 def fsync(descriptor):
     os.kill(os.getpid(), number)
