@@ -58,7 +58,7 @@ def run_plan(plan: Plan, task: Task, *, force: bool, json: bool) -> None:
 
 
 class Batch:
-    """A run over many inputs: what is done, what failed, and what waits to be coded together."""
+    """A run over many inputs: what is done, and what failed."""
 
     def __init__(self, plan: Plan, task: Task, force: bool) -> None:
         self.task, self.force = task, force
@@ -67,33 +67,37 @@ class Batch:
         self.n_up_to_date = len(plan.pairs) - len(self.pairs)
         self.failed = list(plan.failed)
         self.done: list[dict[str, Any]] = []
-        self.waiting: list[Job] = []
 
     def run(self, json: bool) -> None:
         """Work through the inputs, window by window, then report and exit."""
         started = time.perf_counter()
+        window: list[Job] = []
+        n_pixels = 0
         with progress_bar(self.task.verb):
             for number, (source, target) in enumerate(self.pairs, start=1):
                 n_left = len(self.pairs) - number
                 note = f"{number} of {len(self.pairs)}, {source.name}"
-                self.read(source, target, note)
-                is_full = sum(job.n_pixels for job in self.waiting) >= WINDOW_PIXELS
-                if self.waiting and (is_full or not n_left):
-                    with share(len(self.waiting) / (len(self.waiting) + n_left), note):
-                        self.finish(self.waiting)
-                    self.waiting = []
+                job = self.read(source, target, note)
+                if job is not None:
+                    window.append(job)
+                    n_pixels += job.n_pixels
+                if window and (n_pixels >= WINDOW_PIXELS or not n_left):
+                    with share(len(window) / (len(window) + n_left), note):
+                        self.finish(window)
+                    window, n_pixels = [], 0
         self.report(time.perf_counter() - started, json)
 
-    def read(self, source: Path, target: Path, note: str) -> None:
-        """Read an input, to wait for others."""
+    def read(self, source: Path, target: Path, note: str) -> Job | None:
+        """Read an input; None if that fails."""
         try:
             with share(0, note), about(source):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 place = output_path(source, target, "", self.force or self.record.is_ours(source, target))
                 self.record.see(source)
-                self.waiting.append(Job(source, place, *self.task.read(source)))
+                return Job(source, place, *self.task.read(source))
         except Exception as error:  # a library may raise anything for a broken file
             self.failed.append((source, failure(error, source)))
+            return None
 
     def finish(self, jobs: Sequence[Job]) -> None:
         """Finish jobs together; if that fails, each alone, so that one failure does not stop the others."""
