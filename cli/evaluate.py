@@ -1,7 +1,6 @@
 """`ulcodec eval`: measure rate and distortion of a model, or of a training run, on pictures."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,16 +27,15 @@ def parse_qualities(text: str) -> list[int]:
 
 def open_codec(model: str) -> "Codec":
     """Load a model by name or directory, or the newest checkpoint of a run directory."""
-    from ulcodec.codec.image import load
+    from ulcodec.codec.image import codec_of, load
 
     if not (Path(model) / "checkpoint").is_dir():
         return load(model)
 
-    from ulcodec.export.pipeline import export
+    from ulcodec.devices import choose_device
+    from ulcodec.export.pipeline import model_of_run
 
-    with TemporaryDirectory() as folder:
-        export(Path(model), Path(folder) / "model", sources=())
-        return load(Path(folder) / "model")
+    return codec_of(model_of_run(Path(model)), choose_device("auto"))
 
 
 def evaluate(

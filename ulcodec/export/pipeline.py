@@ -71,12 +71,9 @@ def export(
     """
     check_output(run_dir, out_dir)
     checkpoint = read_checkpoint(run_dir)
+    stored = model_of(checkpoint, run_dir, name)
     if "denoiser" in checkpoint.config:
-        stored = with_denoiser(checkpoint)
         return Exported(write_model(out_dir, stored), 0, [], 0, {})
-    if "stage1" not in checkpoint.config:
-        raise TrainingError(f"{run_dir} is a run of stage 2, which makes no codec: draw from it with ulcodec sample")
-    stored = trained_model(checkpoint, name)
     pictures, missing = calibration_pictures(checkpoint, sources)
     if pictures:
         with share(CALIBRATION_SHARE, "fitting means and tables"):
@@ -121,6 +118,20 @@ def read_checkpoint(run_dir: Path) -> Checkpoint:
         path,
         lambda: Checkpoint(read_document(path, "config"), read_document(path, "progress"), read_tensors(path, "ema")),
     )
+
+
+def model_of_run(run_dir: Path) -> StoredModel:
+    """Make a model of the newest checkpoint of a run, not calibrated, without writing it. Raises as `export`."""
+    return model_of(read_checkpoint(run_dir), run_dir, None)
+
+
+def model_of(checkpoint: Checkpoint, run_dir: Path, name: str | None) -> StoredModel:
+    """Make a model of a checkpoint, not calibrated."""
+    if "denoiser" in checkpoint.config:
+        return with_denoiser(checkpoint)
+    if "stage1" not in checkpoint.config:
+        raise TrainingError(f"{run_dir} is a run of stage 2, which makes no codec: draw from it with ulcodec sample")
+    return trained_model(checkpoint, name)
 
 
 def trained_model(checkpoint: Checkpoint, name: str | None) -> StoredModel:
