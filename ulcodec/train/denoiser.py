@@ -17,14 +17,14 @@ from ulcodec.model.decoder import Denoiser
 from ulcodec.model.likelihood import simulate_coding
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model
-from ulcodec.train.data.loading import load_pictures
+from ulcodec.train.data.loading import pictures_of_run
 from ulcodec.train.data.pictures import PictureSet
 from ulcodec.train.graphs import compile_parts
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import round_around
 from ulcodec.train.revival import revive
-from ulcodec.train.runs import rewind, run_config
+from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import DenoiserSettings
 from ulcodec.train.warm_start import load_denoiser
 from ulcodec.train.workers import Workers, begin, without_denormals
@@ -143,22 +143,12 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
     loop = Loop(denoiser, settings.out, settings.loop_settings(), config, workers)
     loop.resume()
     left_out = LeftOut()
-    training, validation = (
-        part.to(device)
-        for part in load_pictures(
-            settings.data,
-            min_side_px=settings.crop_px,
-            validation_share=settings.validation_share,
-            limit=settings.limit_pictures,
-            left_out=left_out,
-        )
-    )
+    training, validation = (part.to(device) for part in pictures_of_run(settings, left_out))
     counts = left_out.after(f"{len(training)} training and {len(validation)} validation pictures")
     if loop.state.n_images == 0:
         probe = DenoiserStep(model, denoiser, training, replace(settings, compile=False), workers)
         counts += "; " + revive(loop, probe)
-    if workers.first:
-        print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.state.n_images} images")
+    loop.announce(counts)
 
     def validate(trained: nn.Module) -> dict[str, float]:
         assert isinstance(trained, Denoiser)
@@ -172,11 +162,5 @@ def resume_denoiser(
     run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
 ) -> Path:
     """Continue a run, see `resume_stage1`."""
-    longer = minutes is not None or n_images is not None
-    settings = DenoiserSettings.from_json(run_config(run_dir)["denoiser"])
-    settings = replace(settings, out=run_dir, init=None, data=data or settings.data)
-    if longer:
-        settings = replace(settings, minutes=minutes, n_images=n_images)
-        settings.check()
-        rewind(run_dir, settings.loop_settings(), settings.device)
-    return train_denoiser(settings)
+    settings = replace(DenoiserSettings.from_json(run_config(run_dir)["denoiser"]), init=None)
+    return train_denoiser(resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data))

@@ -4,6 +4,7 @@ from numbers import Integral, Real
 from typing import Any, Protocol
 
 from ulcodec.errors import TrainingError
+from ulcodec.io.locations import Source
 
 MOST_MINUTES = 10**8
 MOST_IMAGES = 10**15
@@ -19,6 +20,9 @@ MOST_BIAS = 30
 
 class RunSettings(Protocol):
     """The fields that the settings of all stages share. They may hold values of any type until they are checked."""
+
+    @property
+    def data(self) -> tuple[Source, ...]: ...
 
     @property
     def batch_size(self) -> int: ...

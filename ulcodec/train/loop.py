@@ -49,6 +49,12 @@ class Loop:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.state.load(self.run_dir / "checkpoint", self.config)
 
+    def announce(self, counts: str) -> None:
+        """Print what the run trains on, where it runs, and where it begins."""
+        if self.workers.first:
+            n_images = self.state.n_images
+            print(f"{counts}; {self.state.device}, {self.workers.count} of them; resuming at {n_images} images")
+
     def progress(self) -> float:
         """Share of the run that is over, 0 to 1."""
         return progress_of(self.settings, self.state.n_images, self.state.seconds)

@@ -1,12 +1,16 @@
 """Run directories: read the configuration of a run, measure its progress, and rewind it for a new length."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ulcodec.errors import TrainingError
+from ulcodec.io.locations import Source
 from ulcodec.store.tensor_files import is_written, read_document, read_tensors, recover_directory, write_directory
-from ulcodec.train.settings import LoopSettings
+from ulcodec.train.settings import DenoiserSettings, LoopSettings, Stage1Settings, Stage2Settings
 from ulcodec.train.workers import Workers
+
+Settings = TypeVar("Settings", Stage1Settings, Stage2Settings, DenoiserSettings)
 
 
 def run_config(run_dir: Path) -> dict[str, Any]:
@@ -14,6 +18,28 @@ def run_config(run_dir: Path) -> dict[str, Any]:
     if not is_written(run_dir / "checkpoint"):
         raise TrainingError(f"{run_dir}: no checkpoint to resume")
     return read_document(run_dir / "checkpoint", "config")
+
+
+def resumed(
+    settings: Settings,
+    run_dir: Path,
+    *,
+    minutes: float | None,
+    n_images: int | None,
+    data: tuple[Source, ...],
+) -> Settings:
+    """Return the settings that continue a run; rewind it if it gets a new length, `minutes` or `n_images`.
+
+    `data`: pictures to train on, by default those in `settings`. Raises TrainingError for a length out of range, or as
+    `rewind`.
+    """
+    settings = replace(settings, out=run_dir, data=data or settings.data)
+    if minutes is None and n_images is None:
+        return settings
+    settings = replace(settings, minutes=minutes, n_images=n_images)
+    settings.check()
+    rewind(run_dir, settings.loop_settings(), settings.device)
+    return settings
 
 
 def rewind(run_dir: Path, settings: LoopSettings, device: str) -> None:

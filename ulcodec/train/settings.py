@@ -22,7 +22,7 @@ from ulcodec.train.limits import (
     check_whole,
 )
 
-Run = TypeVar("Run", bound="RunSettings")
+Settings = TypeVar("Settings", bound="CodecRunSettings")
 
 OBJECTIVE_NAMES = ("codec", "ul")
 OPTIMIZER_NAMES = ("adamw", "soap")
@@ -226,7 +226,7 @@ class Stage1Settings:
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class CodecRunSettings:
     """What the settings of runs for a finished codec share."""
 
     data: tuple[Source, ...] = option("data")
@@ -238,13 +238,13 @@ class RunSettings:
         return {**asdict(self), "data": [str(path) for path in self.data], "out": str(self.out)}
 
     @classmethod
-    def from_json(cls: type[Run], values: dict[str, Any]) -> Run:
+    def from_json(cls: type[Settings], values: dict[str, Any]) -> Settings:
         """Invert `to_json`."""
         return cls(**{**values, "data": tuple(map(as_source, values["data"])), "out": Path(values["out"])})
 
 
 @dataclass(frozen=True)
-class Stage2Settings(RunSettings):
+class Stage2Settings(CodecRunSettings):
     """Settings of stage 2. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
     `model`: name or directory of the codec; `quality`: quality of its latents, 0 to 100. `bias`: b of the sigmoid
@@ -290,7 +290,7 @@ class Stage2Settings(RunSettings):
 
 
 @dataclass(frozen=True)
-class DenoiserSettings(RunSettings):
+class DenoiserSettings(CodecRunSettings):
     """Settings of the denoiser's training. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
     `model`: name or directory of the codec. `init`: name or directory of a model whose denoiser the run starts from,

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ulcodec.devices import bfloat16_pays
+from ulcodec.devices import autocast
 from ulcodec.io.locations import Source
 from ulcodec.io.sources import LeftOut
 from ulcodec.model.build import build_model
 from ulcodec.model.presets import preset
-from ulcodec.train.data.loading import load_pictures
+from ulcodec.train.data.loading import pictures_of_run
 from ulcodec.train.data.pictures import PictureSet
 from ulcodec.train.data.stream import ShardStream
 from ulcodec.train.graphs import compile_parts
@@ -20,7 +20,7 @@ from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import OBJECTIVES
 from ulcodec.train.revival import revive
-from ulcodec.train.runs import rewind, run_config
+from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import Stage1Settings
 from ulcodec.train.warm_start import load_initial_weights
 from ulcodec.train.workers import Workers, begin, without_denormals
@@ -46,7 +46,6 @@ class Stage1Step:
         self.workers = workers or Workers()
         self.device = next(model.parameters()).device
         self.generator = self.workers.generator(self.device)
-        self.autocast = bfloat16_pays(self.device)
         self.is_static = not settings.shards_in_memory
         objective = OBJECTIVES[settings.objective]
         self.loss = objective
@@ -70,7 +69,7 @@ class Stage1Step:
         settings = self.settings
         x = self.pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
         quality = self.workers.rows(self.qualities())
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+        with autocast(self.device):
             return self.loss(
                 self.model, x.contiguous(memory_format=torch.channels_last), quality, settings.weights, self.generator
             )
@@ -123,8 +122,7 @@ def train_stage1(settings: Stage1Settings) -> Path:
     pictures_at, held_out, counts = training_pictures(settings, device)
     if settings.init is not None and loop.state.n_images == 0:
         counts += "; " + revive(loop, Stage1Step(model, pictures_at, replace(settings, compile=False), workers))
-    if workers.first:
-        print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.state.n_images} images")
+    loop.announce(counts)
     step = Stage1Step(model, pictures_at, settings, workers)
 
     def validate(trained: nn.Module) -> dict[str, float]:
@@ -152,13 +150,7 @@ def training_pictures(
         counts = f"{len(stream.shards)} shards, {stream.n_held} at a time, and {len(held_out)} validation pictures"
         return stream.at, held_out, stream.left_out.after(counts)
     left_out = LeftOut()
-    training, validation = load_pictures(
-        settings.data,
-        min_side_px=settings.crop_px,
-        validation_share=settings.validation_share,
-        limit=settings.limit_pictures,
-        left_out=left_out,
-    )
+    training, validation = pictures_of_run(settings, left_out)
     training = training.to(device)
     counts = f"{len(training)} training and {len(validation)} validation pictures"
     return lambda n_images: training, validation.to(device), left_out.after(counts)
@@ -171,16 +163,9 @@ def resume_stage1(
     n_images: int | None = None,
     data: tuple[Source, ...] = (),
 ) -> Path:
-    """Continue a run with the settings in its checkpoint, to a new length if one is given.
+    """Continue a run with the settings in its checkpoint, to a new length if one is given, see `resumed`.
 
-    With a new length, a run whose learning rate has begun to fall goes back to the state before. Raises TrainingError
-    if there is no checkpoint, if that state is beyond the new length, or as `train_stage1`.
+    Raises TrainingError if there is no checkpoint, or as `resumed` and `train_stage1`.
     """
-    longer = minutes is not None or n_images is not None
-    settings = Stage1Settings.from_resolved(run_config(run_dir)["stage1"])
-    settings = replace(settings, out=run_dir, init=None, data=data or settings.data)
-    if longer:
-        settings = replace(settings, minutes=minutes, n_images=n_images)
-        settings.check()
-        rewind(run_dir, settings.loop_settings(), settings.device)
-    return train_stage1(settings)
+    settings = replace(Stage1Settings.from_resolved(run_config(run_dir)["stage1"]), init=None)
+    return train_stage1(resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data))

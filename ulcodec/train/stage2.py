@@ -1,13 +1,13 @@
 """Stage 2: train a base model that draws latents, on the latents of a frozen codec."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ulcodec.devices import bfloat16_pays
+from ulcodec.devices import autocast
 from ulcodec.diffusion.batch_noise import normal_noise
 from ulcodec.diffusion.bound import stratified_times, terminal_kl_nats
 from ulcodec.diffusion.per_picture import per_picture, sum_per_picture
@@ -20,11 +20,11 @@ from ulcodec.model.config import PATCH_PX
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import StoredModel, open_model
 from ulcodec.store.tensor_files import is_written, read_document, read_tensors, recover_directory, write_directory
-from ulcodec.train.data.loading import load_pictures
+from ulcodec.train.data.loading import pictures_of_run
 from ulcodec.train.data.pictures import PictureSet, pack
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
-from ulcodec.train.runs import rewind, run_config
+from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import Stage2Settings
 from ulcodec.train.workers import Workers, begin, without_denormals
 
@@ -43,7 +43,7 @@ def encode_pictures(model: UnifiedLatentModel, pictures: PictureSet, quality: fl
         height, width = (side - side % PATCH_PX for side in picture.shape[:2])
         x = picture[:height, :width].permute(2, 0, 1)[None].float() / 255
         for view in (x, x.flip(3)) if mirrored else (x,):
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(device)):
+            with autocast(device):
                 z = model.encode_clean(view.contiguous(memory_format=torch.channels_last), q)
             latents.append(z[0].permute(1, 2, 0).half().cpu().numpy())
     return pack(latents)
@@ -62,13 +62,7 @@ def latents_of(
         recover_directory(path)
     if workers.first and not is_written(path):
         left_out = LeftOut()
-        pictures = load_pictures(
-            settings.data,
-            min_side_px=settings.crop_px,
-            validation_share=settings.validation_share,
-            limit=settings.limit_pictures,
-            left_out=left_out,
-        )
+        pictures = pictures_of_run(settings, left_out)
         if left_out:
             print(f"left out: {left_out}")
         model = codec.networks(device)
@@ -116,7 +110,6 @@ class Stage2Step:
         self.base, self.latents, self.settings, self.workers = base, latents, settings, workers
         self.device = base.mean.device
         self.generator = workers.generator(self.device)
-        self.autocast = bfloat16_pays(self.device)
         compiled = settings.compile and self.device.type == "cuda" and not settings.shard
         self.network: nn.Module = torch.compile(base) if compiled else base  # type: ignore[assignment]
 
@@ -126,7 +119,7 @@ class Stage2Step:
         self.generator.manual_seed(seed)
         torch.manual_seed(seed)  # dropout draws from the global generators
         z = latent_windows(self.latents, settings.batch_size, settings.crop_px, self.generator, self.workers)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+        with autocast(self.device):
             return base_loss(self.network, z, settings.bias, self.generator)
 
 
@@ -173,9 +166,7 @@ def train_stage2(settings: Stage2Settings) -> Path:
     config_of_run = {"model": identity, "stage2": settings.to_json()}
     loop = Loop(base, settings.out, settings.loop_settings(), config_of_run, workers, sharded)
     loop.resume()
-    if workers.first:
-        counts = f"latents of {len(training)} training (mirrored too) and {len(validation)} validation pictures"
-        print(f"{counts}; {device}, {workers.count} of them; resuming at {loop.state.n_images} images")
+    loop.announce(f"latents of {len(training)} training (mirrored too) and {len(validation)} validation pictures")
 
     def validate(trained: nn.Module) -> dict[str, float]:
         return validation_scores(trained, validation, settings)
@@ -189,9 +180,4 @@ def resume_stage2(
 ) -> Path:
     """Continue a run, see `resume_stage1`."""
     settings = Stage2Settings.from_json(run_config(run_dir)["stage2"])
-    settings = replace(settings, out=run_dir, data=data or settings.data)
-    if minutes is not None or n_images is not None:
-        settings = replace(settings, minutes=minutes, n_images=n_images)
-        settings.check()
-        rewind(run_dir, settings.loop_settings(), settings.device)
-    return train_stage2(settings)
+    return train_stage2(resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data))

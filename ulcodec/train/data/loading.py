@@ -10,6 +10,7 @@ from ulcodec.errors import TrainingError
 from ulcodec.io.locations import Source
 from ulcodec.io.sources import LeftOut, decode_rgb, pictures_of, usable
 from ulcodec.train.data.pictures import PictureSet, pack
+from ulcodec.train.limits import RunSettings
 
 
 def read_pictures(files: Iterable[tuple[str, bytes]], min_side_px: int, left_out: LeftOut) -> Iterator[np.ndarray]:
@@ -22,6 +23,17 @@ def read_pictures(files: Iterable[tuple[str, bytes]], min_side_px: int, left_out
         while chunk := list(islice(remaining, 64)):
             decoded = pool.map(decode_rgb, (data for _, data in chunk))
             yield from usable(decoded, left_out, min_side_px)
+
+
+def pictures_of_run(settings: RunSettings, left_out: LeftOut) -> tuple[PictureSet, PictureSet]:
+    """Load the pictures of a run, see `load_pictures`."""
+    return load_pictures(
+        settings.data,
+        min_side_px=settings.crop_px,
+        validation_share=settings.validation_share,
+        limit=settings.limit_pictures,
+        left_out=left_out,
+    )
 
 
 def held_out_every(validation_share: float) -> int:
