@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ulcodec.diffusion.schedule import alpha, sigma
 from ulcodec.model.config import PAPER, PAPER_TINY
@@ -80,17 +80,20 @@ def test_fresh_networks_return_alpha_times_their_input(model: PaperModel, batch:
     assert z.std() > 0.1
 
 
+def assert_gradient_everywhere(*networks: nn.Module) -> None:
+    for network in networks:
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+
 def test_gradient_reaches_the_encoder_through_the_prior(active_model: PaperModel, batch: dict[str, Tensor]) -> None:
     log_snr, quality = batch["log_snr"], batch["quality"]
     level = alpha(log_snr)[:, None, None, None]
     z_t = level * active_model.encoder(batch["x"], quality)
-    (
-        active_model.prior(z_t, log_snr, quality) - level * z_t
-    ).square().sum().backward()  # gradient of the network's output
-    for network in (active_model.encoder, active_model.prior):
-        for name, parameter in network.named_parameters():
-            assert parameter.grad is not None, name
-            assert parameter.grad.abs().sum() > 0, name
+    output = active_model.prior(z_t, log_snr, quality) - level * z_t  # of the network alone
+    output.square().sum().backward()
+    assert_gradient_everywhere(active_model.encoder, active_model.prior)
 
 
 def test_gradient_reaches_encoder_and_decoder_through_the_decoder(
@@ -98,10 +101,7 @@ def test_gradient_reaches_encoder_and_decoder_through_the_decoder(
 ) -> None:
     z = active_model.encoder(batch["x"], batch["quality"])
     active_model.decoder(batch["x_t"], batch["log_snr"], z, batch["quality"]).square().sum().backward()
-    for network in (active_model.encoder, active_model.decoder):
-        for name, parameter in network.named_parameters():
-            assert parameter.grad is not None, name
-            assert parameter.grad.abs().sum() > 0, name
+    assert_gradient_everywhere(active_model.encoder, active_model.decoder)
 
 
 def test_outputs_depend_on_level_and_latent_but_not_on_quality(

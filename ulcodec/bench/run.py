@@ -20,7 +20,7 @@ from ulcodec.bench.peers import OURS, PEERS, Peer, Pixels
 from ulcodec.bench.perceptual import NETWORKS, distance, frechet_distance
 from ulcodec.bench.pictures import Picture
 from ulcodec.codec.image import Codec
-from ulcodec.codec.pixels import padded, to_tensor
+from ulcodec.codec.pixels import padded, quality_tensor, to_tensor
 from ulcodec.diffusion.bound import latent_bound_nats
 from ulcodec.diffusion.schedule import NATS_TO_BITS
 from ulcodec.errors import MissingPackageError
@@ -108,10 +108,10 @@ def continuous_bound_bits(model: UnifiedLatentModel, x: torch.Tensor, quality: t
 
 def bounds(codec: Codec, pixels: Pixels, data: bytes, quality: int) -> dict[str, float]:
     """Bounds in bits: on the file's symbols under the float prior, and `continuous_bound_bits`."""
-    q = torch.tensor([quality / 100], device=codec.device)
+    x = padded(to_tensor(pixels).to(codec.device))
     return {
         "bound_bits": codec.describe(data)["bound_bits"],
-        "continuous_bound_bits": continuous_bound_bits(codec.model, padded(to_tensor(pixels).to(codec.device)), q),
+        "continuous_bound_bits": continuous_bound_bits(codec.model, x, quality_tensor(quality, codec.device)),
     }
 
 

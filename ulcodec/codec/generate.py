@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ulcodec.codec.pixels import to_pixels
-from ulcodec.devices import bfloat16_pays
+from ulcodec.codec.pixels import grid_of, to_pixels
+from ulcodec.devices import autocast
 from ulcodec.diffusion.sampler import Denoiser, sample
 from ulcodec.diffusion.schedule import BIN_WIDTH, LATENT_LOG_SNR_0, LATENT_LOG_SNR_1
 from ulcodec.errors import ModelError
 from ulcodec.format.container import Layout
 from ulcodec.model.base_model import BaseModel, BaseModelConfig
-from ulcodec.model.config import PATCH_PX
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import tracked
 from ulcodec.store.model_directory import open_model
@@ -57,11 +56,10 @@ class Sampler:
             raise ModelError("the guide was trained on other latents")
         generator = torch.Generator(self.device).manual_seed(seed)
         denoise = self.base if guide is None else guided(self.base, guide.base, guidance)
-        grid = (-(-height // PATCH_PX), -(-width // PATCH_PX))
+        grid = grid_of(height, width)
         log_snr_0 = torch.tensor([LATENT_LOG_SNR_0], device=self.device)
         quality = torch.tensor([self.quality], device=self.device)
-        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(self.device))
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast(self.device):
             for _ in tracked(range(count)):
                 z_0 = sample_latents(denoise, self.base.draw_noisiest((1, *grid), generator), n_steps)
                 y = torch.round(denoise(z_0, log_snr_0) / BIN_WIDTH).contiguous(memory_format=torch.channels_last)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ulcodec.diffusion.noise import position_noise
 from ulcodec.diffusion.sampler import sample
-from ulcodec.model.config import ModelConfig
+from ulcodec.model.config import PATCH_PX, ModelConfig
 from ulcodec.model.decoder import Denoiser
 
 FIRST_LOG_SNR, LAST_LOG_SNR = -2.0, 2.0
@@ -44,7 +44,7 @@ class Realism:
         """Halo of a sample, in latent positions, beyond the trunk's halo."""
         outer = -(-config.denoiser_blocks // 2)
         reach_px = 2 * outer * 4 + config.denoiser_blocks * 8
-        return -(-reach_px // 16) * self.n_steps
+        return -(-reach_px // PATCH_PX) * self.n_steps
 
     def draw(self, denoiser: Denoiser, features: Tensor, mean: Tensor, rows: range, columns: range) -> Tensor:
         """Sample a picture [1, 3, H, W] around the posterior `mean`, which covers `rows` and `columns` of the whole.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ulcodec.codec.image import Codec, codec_of
-from ulcodec.codec.pixels import grid_of, unflattened
+from ulcodec.codec.pixels import grid_of, quality_tensor, unflattened
 from ulcodec.coding.integer_prior import MEAN_GRID
 from ulcodec.coding.latents import FILE_PASSES, DecodedLatent, encode_latent, hyper_grid, symbols_of
 from ulcodec.coding.products import neighbourhoods
@@ -120,7 +120,7 @@ def encoded(codec: Codec, pixels: NDArray[np.uint8], quality: int) -> DecodedLat
 
 def exact_means(codec: Codec, latent: DecodedLatent, quality: int, grid: tuple[int, int]) -> Tensor:
     """Predict the means of a file's elements by the float prior: [1, C, h, w]."""
-    q = torch.tensor([quality / 100], device=codec.device)
+    q = quality_tensor(quality, codec.device)
     with torch.inference_mode():
         features = codec.model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
         return predict_all_passes(codec.model, unflattened(latent.y_16, grid), q, features).mean
@@ -144,7 +144,7 @@ def add_mean_errors(codec: Codec, pixels: NDArray[np.uint8], quality: int, total
     latent = encoded(codec, pixels, quality)
     float_means = exact_means(codec, latent, quality, grid)
     with torch.inference_mode():
-        gain = model.prior.log_gain.gain(torch.tensor([quality / 100], device=codec.device)).flatten().double().cpu()
+        gain = model.prior.log_gain.gain(quality_tensor(quality, codec.device)).flatten().double().cpu()
     float_means, restored = float_means[0].flatten(1).T.double().cpu(), latent.y_16.cpu() / MEAN_GRID
     passes, variance = pass_map(model.config, grid).flatten(1).T, prior_scales() ** 2 + ROUNDING_VARIANCE
     _, *groups = symbols_of(coder, latent, quality, grid)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ulcodec.model.blocks import QualityTable, blocks, conv, crop_tile
-from ulcodec.model.config import ModelConfig
+from ulcodec.model.config import PATCH_PX, ModelConfig
 from ulcodec.model.initialisation import HYPER_LOG_GAIN, anchor_log_gains, dct_basis
 from ulcodec.model.tiles import Tile, whole_tile
 
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
         gain, of unit spread. With a `tile`, x is the tile with its halo, and the latents are of the tile with
         `kept_halo` positions around it.
         """
-        tile = tile or whole_tile((x.shape[2] // 16, x.shape[3] // 16))
+        tile = tile or whole_tile((x.shape[2] // PATCH_PX, x.shape[3] // PATCH_PX))
         at_16 = tile.crop_halo(kept_halo + len(self.blocks_16))
         kept = tile.crop_halo(kept_halo)
         centred = x - 0.5
@@ -55,8 +55,8 @@ class Encoder(nn.Module):
         features = self.down(F.pixel_unshuffle(features, 2))
         residual = self.head(self.blocks_16.forward_tile(features, at_16, kept_halo))
         with torch.autocast(x.device.type, enabled=False):
-            centred = crop_tile(centred, tile.scaled(16), kept.scaled(16)).float()
-            unit_latent = self.linear(F.pixel_unshuffle(centred, 16)) + residual.float()
+            centred = crop_tile(centred, tile.scaled(PATCH_PX), kept.scaled(PATCH_PX)).float()
+            unit_latent = self.linear(F.pixel_unshuffle(centred, PATCH_PX)) + residual.float()
             return unit_latent * self.log_gain.gain(quality), unit_latent
 
 

@@ -109,9 +109,9 @@ class PassElements:
 
     def unflatten(self, flat: Tensor, shape: tuple[int, int, int], origin: Grid = (0, 0)) -> Tensor:
         """Invert `flatten`, for arrays of the shape (B, h, w). The padding is zero."""
-        elements = flat.new_zeros(*shape, self.n_channels)
         if self._is_full:
-            return flat.view_as(elements)
+            return flat.view(*shape, self.n_channels)
+        elements = flat.new_zeros(*shape, self.n_channels)
         elements[self._mask(elements, origin)] = flat
         return elements
 
