@@ -12,12 +12,12 @@ import typer
 
 from ulcodec.errors import TrainingError
 from ulcodec.io.locations import as_source
-from ulcodec.train.settings import DenoiserSettings, Stage1Settings, Stage2Settings
+from ulcodec.train.settings import DenoiserSettings, PriorSettings, Stage1Settings, Stage2Settings
 from ulcodec_cli.export import export
 
 app = typer.Typer(name="train", help="Train a codec.", no_args_is_help=True, rich_markup_mode=None)
 
-Settings = Stage1Settings | Stage2Settings | DenoiserSettings
+Settings = Stage1Settings | Stage2Settings | PriorSettings | DenoiserSettings
 
 
 def stage_command(stage: str, settings_type: type[Settings], docstring: str) -> None:
@@ -96,6 +96,14 @@ stage_command(
     """,
 )
 stage_command(
+    "prior",
+    PriorSettings,
+    """Train a codec's prior further, on latents that are encoded once. Encoder and decoder stay as they are.
+
+    Options that are not given have the defaults that --dry-run prints.
+    """,
+)
+stage_command(
     "denoiser",
     DenoiserSettings,
     """Train the denoiser that realistic pictures are drawn with. The codec and its files stay as they are.
@@ -114,11 +122,12 @@ def resume(
 ) -> None:
     """Continue a run with its settings. With a new length, a finished run resumes before its learning-rate decay."""
     from ulcodec.train.denoiser import resume_denoiser
+    from ulcodec.train.prior import resume_prior
     from ulcodec.train.runs import run_config
     from ulcodec.train.stage1 import resume_stage1
     from ulcodec.train.stage2 import resume_stage2
 
-    stages = {"stage1": resume_stage1, "stage2": resume_stage2, "denoiser": resume_denoiser}
+    stages = {"stage1": resume_stage1, "stage2": resume_stage2, "prior": resume_prior, "denoiser": resume_denoiser}
     config = run_config(run)
     resume_run = next(resume for stage, resume in stages.items() if stage in config)
     finished = resume_run(run, minutes=minutes, n_images=images, data=tuple(map(as_source, data or ())))

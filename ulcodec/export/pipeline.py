@@ -67,7 +67,7 @@ def export(
 
     `name`: name of the model, by default its configuration's. `sources`: pictures to calibrate to, by default the
     pictures of the run; none to skip the calibration. The model replaces another model in `out_dir`; other files stay.
-    Raises TrainingError if `run_dir` holds no checkpoint of a codec or a denoiser, or as `check_output`.
+    Raises TrainingError if `run_dir` holds no checkpoint of a codec, a prior or a denoiser, or as `check_output`.
     """
     check_output(run_dir, out_dir)
     checkpoint = read_checkpoint(run_dir)
@@ -88,7 +88,7 @@ def check_output(run_dir: Path, out_dir: Path) -> None:
     inputs = [run_dir, run_dir / "checkpoint", run_dir / "constant", run_dir / "latents"]
     if is_written(run_dir / "checkpoint"):
         config = read_document(run_dir / "checkpoint", "config")
-        for settings in (config.get("stage1", {}), config.get("denoiser", {})):
+        for settings in (config.get(stage, {}) for stage in ("stage1", "prior", "denoiser")):
             for name in filter(None, (settings.get("model"), settings.get("init"))):
                 with suppress(ModelError):
                     inputs.append(model_directory(name))
@@ -129,6 +129,8 @@ def model_of(checkpoint: Checkpoint, run_dir: Path, name: str | None) -> StoredM
     """Make a model of a checkpoint, not calibrated."""
     if "denoiser" in checkpoint.config:
         return with_denoiser(checkpoint)
+    if "prior" in checkpoint.config:
+        return with_prior(checkpoint, name)
     if "stage1" not in checkpoint.config:
         raise TrainingError(f"{run_dir} is a run of stage 2, which makes no codec: draw from it with ulcodec sample")
     return trained_model(checkpoint, name)
@@ -147,12 +149,35 @@ def trained_model(checkpoint: Checkpoint, name: str | None) -> StoredModel:
 def with_denoiser(checkpoint: Checkpoint) -> StoredModel:
     """Join a trained denoiser with its codec, whose fingerprint and files stay as they are."""
     settings = checkpoint.config["denoiser"]
-    stored = open_model(settings["model"])
-    if stored.fingerprint.hex() != checkpoint.config["model"]["codec_sha256"]:
-        raise TrainingError(f"the denoiser was trained for another model than {settings['model']} is now")
+    stored = codec_of_run(checkpoint, "denoiser")
     denoiser = {f"{DENOISER}.{key}": value.to(torch.float16) for key, value in checkpoint.ema.items()}
     training = {**_without_folders(settings), "progress": checkpoint.progress}
     return replace(stored, weights=stored.weights | denoiser, document=stored.document | {"denoiser": training})
+
+
+def with_prior(checkpoint: Checkpoint, name: str | None) -> StoredModel:
+    """Join a trained prior with the encoder, decoder and denoiser of its codec."""
+    settings = checkpoint.config["prior"]
+    stored = codec_of_run(checkpoint, "prior")
+    model = UnifiedLatentModel(stored.config)
+    trained = {key: value.to(torch.float16) for key, value in checkpoint.ema.items()}
+    load_weights(model, stored.weights | trained)
+    runs = [
+        *stored.document["provenance"].get("prior", []),
+        {**_without_folders(settings), "progress": checkpoint.progress},
+    ]
+    joined = quantised_model(name or stored.name, model, stored.document["provenance"] | {"prior": runs})
+    extra = {key: value for key, value in stored.document.items() if key not in joined.document}
+    return replace(joined, document=joined.document | extra)
+
+
+def codec_of_run(checkpoint: Checkpoint, stage: str) -> StoredModel:
+    """Read the codec that a run of a later stage trained for. Raises TrainingError if it is another one now."""
+    directory = checkpoint.config[stage]["model"]
+    stored = open_model(directory)
+    if stored.fingerprint.hex() != checkpoint.config["model"]["codec_sha256"]:
+        raise TrainingError(f"the {stage} was trained for another model than {directory} is now")
+    return stored
 
 
 def calibration_pictures(
@@ -160,7 +185,8 @@ def calibration_pictures(
 ) -> tuple[list[NDArray[np.uint8]], list[str]]:
     """Read the pictures to calibrate to, uint8 [H, W, 3]; and name the sources that do not exist."""
     if sources is None:
-        sources = [as_source(text) for text in checkpoint.config["stage1"]["data"]]
+        stage = "prior" if "prior" in checkpoint.config else "stage1"
+        sources = [as_source(text) for text in checkpoint.config[stage]["data"]]
     missing = [str(source) for source in sources if isinstance(source, Path) and not source.exists()]
     pictures = [] if missing else read_pictures(sources, CALIBRATION_PICTURES)
     return [middle(pixels, CALIBRATION_CROP_PX) for pixels in pictures], missing

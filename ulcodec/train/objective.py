@@ -7,7 +7,7 @@ passes.
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from ulcodec.diffusion.schedule import (
     pixel_log_snr,
     sigma,
 )
-from ulcodec.model.config import ModelConfig
+from ulcodec.model.config import PATCH_PX, ModelConfig
 from ulcodec.model.likelihood import simulate_coding, unit_bin_bits
 from ulcodec.model.prior import Prediction
 from ulcodec.model.unified import UnifiedLatentModel
@@ -80,37 +80,80 @@ def codec_loss(
 
     x [B, 3, H, W] float32 in [0, 1], quality [B] in [0, 1]. Returns the scalar loss and detached metrics.
     """
-    n_pixels = x.shape[-2] * x.shape[-1]
     y, unit_latent = model.encoder(x, quality)
-    hyper = model.hyper_encoder(unit_latent, quality)
-    hyper_prediction = model.hyper_decoder.predict(quality)
-    hyper_bits = unit_bin_bits(
-        hyper + uniform_noise(hyper, generator) - hyper_prediction.mean, hyper_prediction.log_scale
-    )
-    hyper_features = model.hyper_decoder(round_around(hyper, hyper_prediction.mean), quality, (y.shape[2], y.shape[3]))
-    restored, prediction = simulate_coding(model, y, quality, hyper_features)
-    chain_bits = sum_per_picture(hyper_bits) + sum_per_picture(symbol_bits(restored.detach(), prediction))
-    slope = sum_per_picture(noisy_bits(y, prediction, generator))
-    _, mean = model.decoder.trunk(restored, quality)
+    coded = coded_latents(model, y, model.hyper_encoder(unit_latent, quality), quality, generator)
+    slope = sum_per_picture(noisy_bits(y, coded.prediction, generator))
+    _, mean = model.decoder.trunk(coded.restored, quality)
     error = x - mean
     mse = mean_square(error)
     distortion = mse if settings.ycbcr_weights is None else ycbcr_distortion(error, settings.ycbcr_weights)
-    weight = lagrangians(model.config, quality)
-    rate = chain_bits + slope - slope.detach()
-    quality_weight = weight**-settings.quality_power
-    loss = (quality_weight * (rate / n_pixels + weight * 255**2 * distortion)).mean()
+    distortion_bits = lagrangians(model.config, quality) * 255**2 * distortion * x.shape[-2] * x.shape[-1]
+    cost = coded.bits + slope - slope.detach() + distortion_bits
+    loss, metrics = weighted_loss(model, y, coded, cost, quality, settings, generator)
+    return loss, {**metrics, "psnr_db": (-10 * torch.log10(mse)).mean().detach()}
 
+
+def prior_loss(
+    model: UnifiedLatentModel, y: Tensor, quality: Tensor, settings: ObjectiveSettings, generator: torch.Generator
+) -> tuple[Tensor, Metrics]:
+    """Compute the rate of `codec_loss` from latents y [B, C, h, w] float32 in bins, for the prior to learn from."""
+    with torch.no_grad():
+        hyper = model.hyper_encoder(y / model.encoder.log_gain.gain(quality), quality)
+    coded = coded_latents(model, y, hyper, quality, generator)
+    return weighted_loss(model, y, coded, coded.bits, quality, settings, generator)
+
+
+class CodedLatents(NamedTuple):
+    """Latents as files hold them: `restored` and `prediction` of `simulate_coding`, and bits per picture, [B].
+
+    `hyper_bits` are part of `bits`.
+    """
+
+    restored: Tensor
+    prediction: Prediction
+    hyper_bits: Tensor
+    bits: Tensor
+
+
+def coded_latents(
+    model: UnifiedLatentModel, y: Tensor, hyper: Tensor, quality: Tensor, generator: torch.Generator
+) -> CodedLatents:
+    """Simulate coding of latents y [B, C, h, w] and hyper-latents, in bins. The hyper-latent's bits have noise."""
+    hyper_prediction = model.hyper_decoder.predict(quality)
+    noisy_hyper = hyper + uniform_noise(hyper, generator)
+    hyper_bits = sum_per_picture(unit_bin_bits(noisy_hyper - hyper_prediction.mean, hyper_prediction.log_scale))
+    hyper_features = model.hyper_decoder(round_around(hyper, hyper_prediction.mean), quality, (y.shape[2], y.shape[3]))
+    restored, prediction = simulate_coding(model, y, quality, hyper_features)
+    bits = hyper_bits + sum_per_picture(symbol_bits(restored.detach(), prediction))
+    return CodedLatents(restored, prediction, hyper_bits, bits)
+
+
+def weighted_loss(
+    model: UnifiedLatentModel,
+    y: Tensor,
+    coded: CodedLatents,
+    cost: Tensor,
+    quality: Tensor,
+    settings: ObjectiveSettings,
+    generator: torch.Generator,
+) -> tuple[Tensor, Metrics]:
+    """Average costs [B] in bits, and a share of the continuous-time bound, per pixel and weighted by quality.
+
+    Returns the scalar loss and detached metrics of the rate.
+    """
+    n_pixels = y.shape[-2] * y.shape[-1] * PATCH_PX**2
+    quality_weight = lagrangians(model.config, quality) ** -settings.quality_power
     subset = slice(None, None, settings.subset)
     continuous = latent_bound_nats(
         lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality[subset]), BIN_WIDTH * y[subset], generator
     )
     continuous_bits = continuous * NATS_TO_BITS
+    loss = (quality_weight * cost / n_pixels).mean()
     loss = loss + settings.continuous_share * (quality_weight[subset] * continuous_bits / n_pixels).mean()
     return loss, {
-        "chain_bpp": (chain_bits / n_pixels).mean().detach(),
-        "hyper_bpp": (sum_per_picture(hyper_bits) / n_pixels).mean().detach(),
+        "chain_bpp": (coded.bits / n_pixels).mean().detach(),
+        "hyper_bpp": (coded.hyper_bits / n_pixels).mean().detach(),
         "continuous_bpp": (continuous_bits / n_pixels).mean().detach(),
-        "psnr_db": (-10 * torch.log10(mse)).mean().detach(),
     }
 
 

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 from ulcodec.errors import TrainingError
 from ulcodec.io.locations import Source
 from ulcodec.store.tensor_files import is_written, read_document, read_tensors, recover_directory, write_directory
-from ulcodec.train.settings import DenoiserSettings, LoopSettings, Stage1Settings, Stage2Settings
+from ulcodec.train.settings import DenoiserSettings, LoopSettings, PriorSettings, Stage1Settings, Stage2Settings
 from ulcodec.train.workers import Workers
 
-Settings = TypeVar("Settings", Stage1Settings, Stage2Settings, DenoiserSettings)
+Settings = TypeVar("Settings", Stage1Settings, Stage2Settings, PriorSettings, DenoiserSettings)
 
 
 def run_config(run_dir: Path) -> dict[str, Any]:

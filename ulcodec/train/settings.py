@@ -16,6 +16,7 @@ from ulcodec.train.limits import (
     MOST_CROPS,
     MOST_IMAGES,
     MOST_MINUTES,
+    MOST_VIEWS,
     check_bias,
     check_number,
     check_run,
@@ -287,6 +288,54 @@ class Stage2Settings(CodecRunSettings):
         check_run(self, crop_step=PATCH_PX)
         check_bias(self.bias)
         check_whole("the number of validations", self.n_validations, 0, MOST_IMAGES)
+
+
+@dataclass(frozen=True)
+class PriorSettings(CodecRunSettings):
+    """Settings of the training of a codec's prior. Give `minutes` or `n_images`, or both: the first ends the run.
+
+    `model`: name or directory of the codec, whose encoder and decoder stay as they are. `views`: how often each picture
+    is encoded, each time at another quality and in another orientation.
+    """
+
+    minutes: float | None = option("minutes", None)
+    n_images: int | None = option("images", None)
+    views: int = option("views", 2, "Encodings of each picture: other qualities, turned and mirrored.")
+    batch_size: int = option("batch-size", 32)
+    crop_px: int = option("crop", 256)
+    learning_rate: float = option("learning-rate", 1e-3)
+    decay_share: float = option("decay", 0.5, "Share of the run over which the learning rate falls.")
+    optimizer: str = option("optimizer", "soap", "soap, or adamw: faster steps, more of them.")
+    seed: int = option("seed", 0)
+    device: str = option("device", "auto")
+    threads: int = option("threads", 0)
+    validation_share: float = 0.02
+    limit_pictures: int | None = option("limit", None)
+    compile: bool = option("compile", True)
+
+    @property
+    def weights(self) -> ObjectiveSettings:
+        """Weights of the objective: those of stage 1."""
+        return ObjectiveSettings()
+
+    def loop_settings(self) -> LoopSettings:
+        return LoopSettings(
+            minutes=self.minutes,
+            n_images=self.n_images,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            decay_share=self.decay_share,
+            optimizer=self.optimizer,
+            n_validations=5,
+            graphs=self.compile,
+            slow=SLOW_PARAMETERS,
+        )
+
+    def check(self) -> None:
+        """Raise TrainingError for settings that cannot run."""
+        self.loop_settings().check()
+        check_run(self, crop_step=4 * PATCH_PX)
+        check_whole("the number of views", self.views, 1, MOST_VIEWS)
 
 
 @dataclass(frozen=True)

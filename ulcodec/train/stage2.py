@@ -12,23 +12,19 @@ from ulcodec.diffusion.batch_noise import normal_noise
 from ulcodec.diffusion.bound import stratified_times, terminal_kl_nats
 from ulcodec.diffusion.per_picture import per_picture, sum_per_picture
 from ulcodec.diffusion.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma
-from ulcodec.errors import TrainingError
 from ulcodec.io.locations import Source
-from ulcodec.io.sources import LeftOut
 from ulcodec.model.base_model import BaseModel, base_model_config
 from ulcodec.model.config import PATCH_PX
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.store.model_directory import StoredModel, open_model
-from ulcodec.store.tensor_files import is_written, read_document, read_tensors, recover_directory, write_directory
-from ulcodec.train.data.loading import pictures_of_run
+from ulcodec.store.model_directory import open_model
 from ulcodec.train.data.pictures import PictureSet, pack
+from ulcodec.train.latents import Tensors, latents_of_run
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import Stage2Settings
 from ulcodec.train.workers import Workers, begin, without_denormals
 
-LATENT_PARTS = ("pixels", "heights", "widths", "starts")
 VALIDATION_PASSES = 8
 
 
@@ -47,35 +43,6 @@ def encode_pictures(model: UnifiedLatentModel, pictures: PictureSet, quality: fl
                 z = model.encode_clean(view.contiguous(memory_format=torch.channels_last), q)
             latents.append(z[0].permute(1, 2, 0).half().cpu().numpy())
     return pack(latents)
-
-
-def latents_of(
-    settings: Stage2Settings, codec: StoredModel, device: torch.device, workers: Workers
-) -> list[PictureSet]:
-    """Load the training and validation latents from `RUN/latents`; the first run encodes them there.
-
-    Raises TrainingError if the directory holds latents of another codec or quality.
-    """
-    path = settings.out / "latents"
-    origin = {"codec_sha256": codec.fingerprint.hex(), "quality": settings.quality}
-    if workers.first:
-        recover_directory(path)
-    if workers.first and not is_written(path):
-        left_out = LeftOut()
-        pictures = pictures_of_run(settings, left_out)
-        if left_out:
-            print(f"left out: {left_out}")
-        model = codec.networks(device)
-        groups = {}
-        for name, part in zip(("training", "validation"), pictures, strict=True):
-            encoded = encode_pictures(model, part, settings.quality / 100, mirrored=name == "training")
-            groups[name] = {key: getattr(encoded, key) for key in LATENT_PARTS}
-        write_directory(path, groups, {"origin": origin})
-    workers.wait()
-    if (stored_origin := read_document(path, "origin")) != origin:
-        raise TrainingError(f"{path} holds latents of {stored_origin}, not of {origin}; choose another run directory")
-    sets = (read_tensors(path, name) for name in ("training", "validation"))
-    return [PictureSet(*(tensors[key] for key in LATENT_PARTS)) for tensors in sets]
 
 
 def statistics(latents: PictureSet) -> tuple[Tensor, Tensor]:
@@ -157,11 +124,17 @@ def train_stage2(settings: Stage2Settings) -> Path:
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     codec = open_model(settings.model)
     config = base_model_config(settings.config, codec.config.latent_channels)
-    training, validation = (part.to(device) for part in latents_of(settings, codec, device, workers))
+
+    def encode(pictures: PictureSet, is_training: bool) -> Tensors:
+        return encode_pictures(codec.networks(device), pictures, settings.quality / 100, mirrored=is_training).tensors()
+
+    origin = {"codec_sha256": codec.fingerprint.hex(), "quality": settings.quality}
+    latents = latents_of_run(settings.out / "latents", origin, settings, encode, workers)
+    training, validation = (PictureSet.of_tensors(part).to(device) for part in latents)
     torch.manual_seed(settings.seed)  # encoding the latents may have drawn random numbers in the first worker
     base = BaseModel(config).to(device)
     base.set_statistics(*statistics(training))
-    identity = {"base": asdict(config), "codec_sha256": codec.fingerprint.hex(), "quality": settings.quality}
+    identity = {"base": asdict(config), **origin}
     sharded = list(base.transformer.blocks) if settings.shard else []
     config_of_run = {"model": identity, "stage2": settings.to_json()}
     loop = Loop(base, settings.out, settings.loop_settings(), config_of_run, workers, sharded)

@@ -1,11 +1,19 @@
 """A set of pictures or latents in one tensor, and random crops from it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
+
+RowsOf = Callable[[Tensor], Tensor]
+"""Selects a worker's rows of a batch."""
+
+
+def whole(batch: Tensor) -> Tensor:
+    """Select all rows."""
+    return batch
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,15 @@ class PictureSet:
     widths: Tensor
     starts: Tensor
 
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> "PictureSet":
+        """Invert `tensors`."""
+        return cls(*(tensors[part.name] for part in fields(cls)))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the parts by name, to be written to a file."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}
+
     def __len__(self) -> int:
         return len(self.heights)
 
@@ -27,28 +44,52 @@ class PictureSet:
         return PictureSet(*(part.to(device) for part in (self.pixels, self.heights, self.widths, self.starts)))
 
     def picture(self, index: int) -> Tensor:
-        """uint8 [H, W, 3]"""
+        """A view of one picture: uint8 [H, W, 3], or of one latent [h, w, C]."""
         height, width, start = int(self.heights[index]), int(self.widths[index]), int(self.starts[index])
-        return self.pixels[start : start + height * width].reshape(height, width, 3)
+        return self.pixels[start : start + height * width].view(height, width, -1)
 
     def random_windows(
         self,
         count: int,
         side: int,
         generator: torch.Generator,
-        rows_of: Callable[[Tensor], Tensor] = lambda whole: whole,
+        rows_of: RowsOf = whole,
         mirrored: bool = False,
     ) -> Tensor:
         """Draw square windows of random pictures, of the stored dtype [count, side, side, C].
 
         `rows_of` selects rows out of `count`, for a worker; `mirrored` flips half of the windows left-right.
         """
+        chosen = rows_of(torch.rand(count, generator=generator, device=self.pixels.device)) * len(self)
+        return self._windows(chosen.long(), count, side, generator, rows_of, mirrored)
+
+    def stratified_windows(
+        self, count: int, side: int, generator: torch.Generator, rows_of: RowsOf = whole
+    ) -> tuple[Tensor, Tensor]:
+        """Draw windows as `random_windows` does, one of each of `count` equal parts of the pictures in their order.
+
+        Returns them and the numbers of their pictures, int64 [count].
+        """
+        offsets = torch.rand(count, generator=generator, device=self.pixels.device)
+        strata = torch.arange(count, device=self.pixels.device)
+        chosen = rows_of((strata + offsets) / count * len(self)).long().clamp(max=len(self) - 1)
+        return self._windows(chosen, count, side, generator, rows_of, mirrored=False), chosen
+
+    def _windows(
+        self,
+        chosen: Tensor,
+        count: int,
+        side: int,
+        generator: torch.Generator,
+        rows_of: RowsOf,
+        mirrored: bool,
+    ) -> Tensor:
+        """Draw a window of each chosen picture."""
         device = self.pixels.device
 
         def draw() -> Tensor:
             return rows_of(torch.rand(count, generator=generator, device=device))
 
-        chosen = (draw() * len(self)).long()
         widths = self.widths[chosen]
         tops = (draw() * (self.heights[chosen] - side + 1)).long()
         lefts = (draw() * (widths - side + 1)).long()
@@ -64,7 +105,7 @@ class PictureSet:
         count: int,
         crop_px: int,
         generator: torch.Generator,
-        rows_of: Callable[[Tensor], Tensor] = lambda whole: whole,
+        rows_of: RowsOf = whole,
     ) -> Tensor:
         """Draw random windows, half of them mirrored, as float32 [count, 3, crop, crop] in [0, 1]."""
         crops = self.random_windows(count, crop_px, generator, rows_of, mirrored=True)
@@ -84,11 +125,16 @@ def join(sets: list[PictureSet]) -> PictureSet:
 
 def pack(pictures: list[np.ndarray]) -> PictureSet:
     """Pack arrays [H, W, C] of one dtype into a set."""
-    sizes = np.array([p.shape[:2] for p in pictures], dtype=np.int64)
+    sizes = np.array([picture.shape[:2] for picture in pictures], dtype=np.int64)
+    packed = empty_set(sizes, pictures[0].shape[2], torch.from_numpy(pictures[0][:0]).dtype)
+    for number, picture in enumerate(pictures):
+        packed.picture(number).copy_(torch.from_numpy(picture.copy()))
+    return packed
+
+
+def empty_set(sizes: np.ndarray, n_channels: int, dtype: torch.dtype) -> PictureSet:
+    """Allocate a set of pictures, to be filled. sizes int64 [N, 2]: heights and widths."""
     counts = sizes.prod(axis=1)
     starts = np.concatenate(([0], counts.cumsum()[:-1]))
-    n_channels = pictures[0].shape[2]
-    pixels = torch.empty((int(counts.sum()), n_channels), dtype=torch.from_numpy(pictures[0][:0]).dtype)
-    for picture, start, count in zip(pictures, starts, counts, strict=True):
-        pixels[start : start + count] = torch.from_numpy(picture.reshape(-1, n_channels).copy())
+    pixels = torch.empty((int(counts.sum()), n_channels), dtype=dtype)
     return PictureSet(pixels, torch.from_numpy(sizes[:, 0]), torch.from_numpy(sizes[:, 1]), torch.from_numpy(starts))

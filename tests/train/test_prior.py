@@ -1,0 +1,109 @@
+"""Training of a codec's prior on latents that are encoded once, and the exported model with it."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import ulcodec
+from ulcodec.errors import TrainingError
+from ulcodec.export.pipeline import export
+from ulcodec.model.config import TINY
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store.model_directory import open_model, save_model
+from ulcodec.store.tensor_files import read_tensors
+from ulcodec.train.data.pictures import PictureSet, pack
+from ulcodec.train.prior import LatentSet, encode_views, oriented, train_prior
+from ulcodec.train.settings import PriorSettings
+from ulcodec.train.workers import Workers
+from ulcodec_cli.main import app
+
+
+@pytest.fixture(scope="module")
+def settings(photographs: Path, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> PriorSettings:
+    return PriorSettings(
+        data=(photographs,), out=tmp_path_factory.mktemp("prior") / "run", model=str(tiny_model_dir),
+        n_images=640, batch_size=16, crop_px=64, views=3, learning_rate=2e-3, validation_share=0.2, device="cpu",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(settings: PriorSettings) -> Path:
+    return train_prior(settings)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> PictureSet:
+    random = np.random.default_rng(0)
+    return pack([random.integers(0, 256, (height, 140, 3)).astype(np.uint8) for height in (64, 100, 128)])
+
+
+def test_validation_loss_falls(run: Path) -> None:
+    with (run / "validation.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 5
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.985 * losses[0]
+
+
+def test_export_changes_only_the_prior(run: Path, tiny_model_dir: Path, picture: np.ndarray, tmp_path: Path) -> None:
+    exported = export(run, tmp_path / "model")
+    before, after = open_model(tiny_model_dir), open_model(tmp_path / "model")
+    assert exported.n_pictures > 0
+    assert after.fingerprint != before.fingerprint
+    changed = {name.split(".")[0] for name, weight in before.weights.items() if not weight.equal(after.weights[name])}
+    assert changed == {"hyper_decoder", "prior"}
+    assert after.document["provenance"]["training"] == before.document["provenance"]["training"]
+    assert [trained["progress"]["n_images"] for trained in after.document["provenance"]["prior"]] == [640]
+    old, new = (ulcodec.load(directory, device="cpu") for directory in (tiny_model_dir, tmp_path / "model"))
+    old_file, new_file = (codec.encode(picture, quality=60) for codec in (old, new))
+    assert len(new_file) < len(old_file)
+    difference = np.abs(new.decode_array(new_file).astype(int) - old.decode_array(old_file))
+    assert difference.mean() < 4, "the decoder is the same"
+
+
+def test_run_resumes_with_the_same_weights(run: Path, settings: PriorSettings, tmp_path: Path) -> None:
+    halfway = replace(settings, out=tmp_path / "run", n_images=160)
+    train_prior(halfway)
+    finished = CliRunner().invoke(app, ["train", "resume", str(halfway.out), "--images", str(settings.n_images)])
+    assert finished.exit_code == 0, finished.output
+    expected = read_tensors(run / "checkpoint", "ema")
+    for name, weight in read_tensors(halfway.out / "checkpoint", "ema").items():
+        assert torch.equal(weight, expected[name]), name
+
+
+def test_latents_of_another_codec_are_refused(run: Path, settings: PriorSettings, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    save_model(tmp_path / "other", "other", UnifiedLatentModel(TINY), {})
+    with pytest.raises(TrainingError, match="holds another model"):
+        train_prior(replace(settings, model=str(tmp_path / "other"), n_images=700))
+    with pytest.raises(TrainingError, match="choose another run directory"):
+        train_prior(replace(settings, views=2, n_images=700))
+
+
+def test_views_cover_all_qualities(tiny_model: UnifiedLatentModel, pictures: PictureSet) -> None:
+    views = LatentSet.of(encode_views(tiny_model, pictures, 4, seed=0))
+    assert len(views.qualities) == 12
+    assert [int(12 * quality) for quality in views.qualities] == list(range(12))
+    sizes = sorted(zip(views.latents.heights.tolist(), views.latents.widths.tolist(), strict=True))
+    assert {tuple(sorted(size)) for size in sizes} == {(4, 8), (8, 8)}, "whole positions of the hyper-latent"
+    y, quality = views.draw(6, 4, torch.Generator().manual_seed(0), Workers())
+    assert y.shape == (6, TINY.latent_channels, 4, 4)
+    assert [int(6 * q) for q in quality] == list(range(6))
+
+
+def test_orientations_differ() -> None:
+    x = torch.arange(6.0).view(1, 1, 2, 3)
+    views = [oriented(x, orientation) for orientation in range(8)]
+    assert len({tuple(view.flatten().tolist() + list(view.shape)) for view in views}) == 8
+    assert torch.equal(views[0], x)
+
+
+@pytest.mark.parametrize("changes", [{"n_images": None}, {"crop_px": 80}, {"views": 0}, {"optimizer": "sgd"}])
+def test_invalid_settings_are_refused(settings: PriorSettings, changes: dict[str, object]) -> None:
+    with pytest.raises(TrainingError):
+        train_prior(replace(settings, **changes))  # type: ignore[arg-type]

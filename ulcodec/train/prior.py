@@ -1,0 +1,173 @@
+"""Train the prior alone, with its hyper-decoder, on the latents of a frozen codec that are encoded once."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ulcodec.devices import autocast
+from ulcodec.io.locations import Source
+from ulcodec.model.config import PATCH_PX
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store.model_directory import open_model
+from ulcodec.train.data.pictures import PictureSet, empty_set
+from ulcodec.train.graphs import compile_parts
+from ulcodec.train.latents import Tensors, latents_of_run
+from ulcodec.train.log import Metrics
+from ulcodec.train.loop import Loop
+from ulcodec.train.objective import prior_loss
+from ulcodec.train.revival import revive
+from ulcodec.train.runs import resumed, run_config
+from ulcodec.train.settings import PriorSettings
+from ulcodec.train.workers import Workers, begin, without_denormals
+
+HYPER_PATCH_PX = 64
+"""Pixels per side of one position of the hyper-latent: pictures are cut to multiples of it."""
+
+N_ORIENTATIONS = 8
+VALIDATION_WINDOWS = 4
+
+
+class LatentSet(NamedTuple):
+    """Latents in bins, float16, in the order of their qualities, float32 [N] in [0, 1]."""
+
+    latents: PictureSet
+    qualities: Tensor
+
+    @classmethod
+    def of(cls, tensors: Tensors) -> "LatentSet":
+        """Invert `encode_views`."""
+        return cls(PictureSet.of_tensors(tensors), tensors["qualities"])
+
+    def to(self, device: torch.device) -> "LatentSet":
+        return LatentSet(self.latents.to(device), self.qualities.to(device))
+
+    def draw(self, count: int, side: int, generator: torch.Generator, workers: Workers) -> tuple[Tensor, Tensor]:
+        """Draw this worker's rows of `count` random windows, one of each of as many equal ranges of the qualities.
+
+        Returns y float32 [rows, C, side, side] and their qualities [rows].
+        """
+        windows, chosen = self.latents.stratified_windows(count, side, generator, workers.rows)
+        return windows.permute(0, 3, 1, 2).float(), self.qualities[chosen]
+
+
+@torch.no_grad()
+def encode_views(model: UnifiedLatentModel, pictures: PictureSet, n_views: int, seed: int) -> Tensors:
+    """Encode every picture `n_views` times, each time mirrored and turned at random, and at another quality.
+
+    The qualities are spread evenly over [0, 1]. Returns the tensors of a `LatentSet`.
+    """
+    device, random = next(model.parameters()).device, np.random.default_rng(seed)
+    count = n_views * len(pictures)
+    qualities = torch.from_numpy((np.arange(count) + random.random(count)) / count).float()
+    numbers, orientations = random.permutation(count) // n_views, random.integers(N_ORIENTATIONS, size=count)
+    sizes = torch.stack((pictures.heights, pictures.widths), dim=1).numpy()[numbers] // HYPER_PATCH_PX
+    sizes = np.where(is_turned(orientations)[:, None], sizes[:, ::-1], sizes) * (HYPER_PATCH_PX // PATCH_PX)
+    latents = empty_set(sizes, model.config.latent_channels, torch.float16)
+    for view, (number, orientation, quality) in enumerate(zip(numbers, orientations, qualities, strict=True)):
+        pixels = pictures.picture(int(number)).to(device)
+        height, width = (side - side % HYPER_PATCH_PX for side in pixels.shape[:2])
+        x = oriented(pixels[:height, :width].permute(2, 0, 1)[None].float() / 255, int(orientation))
+        with autocast(device):
+            y, _ = model.encoder(x.contiguous(memory_format=torch.channels_last), quality[None].to(device))
+        latents.picture(view).copy_(y[0].permute(1, 2, 0))
+    return {**latents.tensors(), "qualities": qualities}
+
+
+def is_turned(orientation: np.ndarray) -> np.ndarray:
+    """Whether orientations exchange height and width."""
+    turned: np.ndarray = orientation // 2 % 2 == 1
+    return turned
+
+
+def oriented(x: Tensor, orientation: int) -> Tensor:
+    """Turn and mirror [B, C, H, W] to one of the eight orientations of a picture."""
+    turned = x.rot90(orientation // 2, (2, 3))
+    return turned.flip(3) if orientation % 2 else turned
+
+
+class PriorStep:
+    """Loss of a training step, as a function of the images seen so far, which seed all random numbers."""
+
+    is_static = True
+
+    def __init__(self, model: UnifiedLatentModel, latents: LatentSet, settings: PriorSettings, workers: Workers):
+        self.model, self.latents, self.settings, self.workers = model, latents, settings, workers
+        self.device = latents.qualities.device
+        self.generator = workers.generator(self.device)
+
+    def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
+        self.seed(n_images)
+        return self.draw()
+
+    def seed(self, n_images: int) -> None:
+        self.generator.manual_seed(self.settings.seed * 1_000_003 + n_images)
+
+    def draw(self) -> tuple[Tensor, Metrics]:
+        side = self.settings.crop_px // PATCH_PX
+        y, quality = self.latents.draw(self.settings.batch_size, side, self.generator, self.workers)
+        with autocast(self.device):
+            return prior_loss(self.model, y, quality, self.settings.weights, self.generator)
+
+
+def validation_scores(model: UnifiedLatentModel, latents: LatentSet, settings: PriorSettings) -> dict[str, float]:
+    """Score fixed windows of the held-out latents: loss and rates."""
+    device = latents.qualities.device
+    generator = torch.Generator(device).manual_seed(1)
+    totals: dict[str, float] = {}
+    with torch.no_grad(), autocast(device):
+        for _ in range(VALIDATION_WINDOWS):
+            drawn = latents.draw(len(latents.qualities), settings.crop_px // PATCH_PX, generator, Workers())
+            loss, metrics = prior_loss(model, *drawn, settings.weights, generator)
+            for name, value in {"loss": loss, **metrics}.items():
+                totals[name] = totals.get(name, 0.0) + float(value) / VALIDATION_WINDOWS
+    return totals
+
+
+@without_denormals()
+def train_prior(settings: PriorSettings) -> Path:
+    """Run or resume the training of a codec's prior; return the run directory.
+
+    The first run encodes all pictures to `RUN/latents`. `ulcodec train export` makes a model of the trained prior and
+    the codec's encoder and decoder. Raises TrainingError for settings that cannot run, unreadable data, latents of
+    another codec, or a loss that is not finite or explodes.
+    """
+    settings.check()
+    workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
+    stored = open_model(settings.model)
+    model = stored.networks(device)
+    trained = nn.ModuleDict({"hyper_decoder": model.hyper_decoder, "prior": model.prior}).requires_grad_(True)
+    identity = {"codec_sha256": stored.fingerprint.hex()}
+    config = {"model": identity, "prior": settings.to_json()}
+    loop = Loop(trained, settings.out, settings.loop_settings(), config, workers)
+    loop.resume()
+
+    def encode(pictures: PictureSet, is_training: bool) -> Tensors:
+        return encode_views(model, pictures, settings.views, settings.seed + (not is_training))
+
+    origin = {**identity, "views": settings.views, "seed": settings.seed}
+    latents = latents_of_run(settings.out / "latents", origin, settings, encode, workers)
+    training, validation = (LatentSet.of(tensors).to(device) for tensors in latents)
+    counts = f"latents of {len(training.qualities)} training and {len(validation.qualities)} validation views"
+    step = PriorStep(model, training, settings, workers)
+    if loop.state.n_images == 0:
+        counts += "; " + revive(loop, step)
+    if settings.compile and device.type == "cuda":
+        compile_parts(trained)
+    loop.announce(counts)
+
+    def validate(_: nn.Module) -> dict[str, float]:
+        return validation_scores(model, validation, settings)
+
+    loop.run(step, validate)
+    return settings.out
+
+
+def resume_prior(
+    run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
+) -> Path:
+    """Continue a run, see `resume_stage1`."""
+    settings = PriorSettings.from_json(run_config(run_dir)["prior"])
+    return train_prior(resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data))
