@@ -19,7 +19,7 @@ from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model
 from ulcodec.train.data.loading import pictures_of_run
 from ulcodec.train.data.pictures import PictureSet
-from ulcodec.train.graphs import compile_parts
+from ulcodec.train.graphs import SeededLoss, compile_parts
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import round_around
@@ -67,10 +67,8 @@ def denoiser_loss(
     return diffusion + spread, {"diffusion": diffusion.detach(), "spread_nats": spread.detach()}
 
 
-class DenoiserStep:
-    """Loss of a training step, as a function of the images seen so far, which seed all random numbers."""
-
-    is_static = True
+class DenoiserStep(SeededLoss):
+    """Loss of a training step."""
 
     def __init__(
         self,
@@ -83,16 +81,9 @@ class DenoiserStep:
         self.model, self.denoiser, self.pictures = model, denoiser, pictures
         self.settings, self.workers = settings, workers
         self.device = pictures.pixels.device
-        self.generator = workers.generator(self.device)
+        super().__init__(settings.seed, workers.generator(self.device))
         if settings.compile and self.device.type == "cuda":
             compile_parts(model)
-
-    def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
-        self.seed(n_images)
-        return self.draw()
-
-    def seed(self, n_images: int) -> None:
-        self.generator.manual_seed(self.settings.seed * 1_000_003 + n_images)
 
     def draw(self) -> tuple[Tensor, Metrics]:
         settings = self.settings

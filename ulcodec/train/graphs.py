@@ -4,6 +4,7 @@ A GPU finishes a step faster than a CPU can launch its kernels.
 """
 
 import gc
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,25 @@ class CapturableLoss(Protocol):
 
     def seed(self, n_images: int) -> None: ...
 
+    def draw(self) -> Measured: ...
+
+
+class SeededLoss(ABC):
+    """A `CapturableLoss` of a run with `run_seed`. The number of images seen so far seeds all random numbers."""
+
+    is_static = True
+
+    def __init__(self, run_seed: int, generator: torch.Generator):
+        self.run_seed, self.generator = run_seed, generator
+
+    def __call__(self, n_images: int) -> Measured:
+        self.seed(n_images)
+        return self.draw()
+
+    def seed(self, n_images: int) -> None:
+        self.generator.manual_seed(self.run_seed * 1_000_003 + n_images)
+
+    @abstractmethod
     def draw(self) -> Measured: ...
 
 

@@ -13,7 +13,7 @@ from ulcodec.model.config import PATCH_PX
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model
 from ulcodec.train.data.pictures import PictureSet, empty_set
-from ulcodec.train.graphs import compile_parts
+from ulcodec.train.graphs import SeededLoss, compile_parts
 from ulcodec.train.latents import Tensors, latents_of_run
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
@@ -88,22 +88,13 @@ def oriented(x: Tensor, orientation: int) -> Tensor:
     return turned.flip(3) if orientation % 2 else turned
 
 
-class PriorStep:
-    """Loss of a training step, as a function of the images seen so far, which seed all random numbers."""
-
-    is_static = True
+class PriorStep(SeededLoss):
+    """Loss of a training step."""
 
     def __init__(self, model: UnifiedLatentModel, latents: LatentSet, settings: PriorSettings, workers: Workers):
         self.model, self.latents, self.settings, self.workers = model, latents, settings, workers
         self.device = latents.qualities.device
-        self.generator = workers.generator(self.device)
-
-    def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
-        self.seed(n_images)
-        return self.draw()
-
-    def seed(self, n_images: int) -> None:
-        self.generator.manual_seed(self.settings.seed * 1_000_003 + n_images)
+        super().__init__(settings.seed, workers.generator(self.device))
 
     def draw(self) -> tuple[Tensor, Metrics]:
         side = self.settings.crop_px // PATCH_PX

@@ -36,6 +36,8 @@ SHARED_HELP = {
     "batch-size": "Crops per step.",
     "crop": "Side of the crops in pixels.",
     "learning-rate": "Learning rate before its decay.",
+    "warmup": "Images over which the learning rate rises.",
+    "decay-share": "Share of the run over which the learning rate falls.",
     "optimizer": "adamw, or soap: slower steps, fewer of them.",
     "seed": "Seed of all random numbers.",
     "device": "auto, cpu, cuda, cuda:1 ...",
@@ -166,8 +168,8 @@ class Stage1Settings:
     batch_size: int = option("batch-size", 16)
     crop_px: int = option("crop", 256)
     learning_rate: float = option("learning-rate", 6e-4)
-    warmup_images: int = option("warmup", 1600, "Images over which the learning rate rises.")
-    decay_share: float = option("decay-share", 0.2, "Share of the run over which the learning rate falls.")
+    warmup_images: int = option("warmup", 1600)
+    decay_share: float = option("decay-share", 0.2)
     optimizer: str = option("optimizer", "adamw")
     seed: int = option("seed", 0)
     device: str = option("device", "auto")
@@ -304,7 +306,8 @@ class PriorSettings(CodecRunSettings):
     batch_size: int = option("batch-size", 32)
     crop_px: int = option("crop", 256)
     learning_rate: float = option("learning-rate", 1e-3)
-    decay_share: float = option("decay", 0.5, "Share of the run over which the learning rate falls.")
+    warmup_images: int = option("warmup", 1600)
+    decay_share: float = option("decay-share", 0.5)
     optimizer: str = option("optimizer", "soap", "soap, or adamw: faster steps, more of them.")
     seed: int = option("seed", 0)
     device: str = option("device", "auto")
@@ -324,6 +327,7 @@ class PriorSettings(CodecRunSettings):
             n_images=self.n_images,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
+            warmup_images=self.warmup_images,
             decay_share=self.decay_share,
             optimizer=self.optimizer,
             n_validations=5,
