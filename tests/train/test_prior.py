@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +105,6 @@ def test_orientations_differ() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"n_images": None}, {"crop_px": 80}, {"views": 0}, {"optimizer": "sgd"}])
-def test_invalid_settings_are_refused(settings: PriorSettings, changes: dict[str, object]) -> None:
+def test_invalid_settings_are_refused(settings: PriorSettings, changes: dict[str, Any]) -> None:
     with pytest.raises(TrainingError):
-        train_prior(replace(settings, **changes))  # type: ignore[arg-type]
+        train_prior(replace(settings, **changes))

@@ -159,16 +159,14 @@ def with_prior(checkpoint: Checkpoint, name: str | None) -> StoredModel:
     """Join a trained prior with the encoder, decoder and denoiser of its codec."""
     settings = checkpoint.config["prior"]
     stored = codec_of_run(checkpoint, "prior")
-    model = UnifiedLatentModel(stored.config)
     trained = {key: value.to(torch.float16) for key, value in checkpoint.ema.items()}
-    load_weights(model, stored.weights | trained)
+    model = replace(stored, weights=stored.weights | trained).networks(torch.device("cpu"))
     runs = [
         *stored.document["provenance"].get("prior", []),
         {**_without_folders(settings), "progress": checkpoint.progress},
     ]
     joined = quantised_model(name or stored.name, model, stored.document["provenance"] | {"prior": runs})
-    extra = {key: value for key, value in stored.document.items() if key not in joined.document}
-    return replace(joined, document=joined.document | extra)
+    return replace(joined, document=stored.document | joined.document)
 
 
 def codec_of_run(checkpoint: Checkpoint, stage: str) -> StoredModel:

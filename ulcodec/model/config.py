@@ -9,6 +9,9 @@ from ulcodec.errors import ModelError
 PATCH_PX = 16
 """Pixels per side of one latent position."""
 
+HYPER_PATCH_PX = 4 * PATCH_PX
+"""Pixels per side of one position of the hyper-latent."""
+
 N_CHANNEL_GROUPS = 16
 PHASE_ROWS, PHASE_COLUMNS = 2, 4
 N_PHASES = PHASE_ROWS * PHASE_COLUMNS

@@ -23,12 +23,12 @@ def latents_of_run(
     path: Path,
     origin: dict[str, Any],
     settings: RunSettings,
-    encode: Callable[[PictureSet, bool], Tensors],
+    encode: Callable[[PictureSet, PictureSet], tuple[Tensors, Tensors]],
     workers: Workers,
 ) -> tuple[Tensors, Tensors]:
     """Load the latents of the training and of the validation pictures from `path`; the first run encodes them there.
 
-    `origin` (JSON values) names what the latents depend on. `encode` takes pictures, and whether they are for training.
+    `origin` (JSON values) names what the latents depend on. `encode` takes the pictures of both sets, once.
     Raises TrainingError if the directory holds latents of another origin.
     """
     if workers.first:
@@ -38,8 +38,7 @@ def latents_of_run(
         pictures = pictures_of_run(settings, left_out)
         if left_out:
             print(f"left out: {left_out}")
-        groups = {name: encode(part, name == "training") for name, part in zip(PARTS, pictures, strict=True)}
-        write_directory(path, groups, {"origin": origin})
+        write_directory(path, dict(zip(PARTS, encode(*pictures), strict=True)), {"origin": origin})
     workers.wait()
     if (stored_origin := read_document(path, "origin")) != origin:
         raise TrainingError(f"{path} holds latents of {stored_origin}, not of {origin}; choose another run directory")

@@ -4,6 +4,7 @@ import csv
 import math
 import statistics
 from collections import deque
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,16 @@ Metrics = dict[str, Tensor]
 """Detached scalars by name."""
 
 LOGS = ("log.csv", "validation.csv")
+
+
+def mean_scores(score: Callable[[], tuple[Tensor, Metrics]], count: int) -> dict[str, float]:
+    """Average loss and metrics of `count` calls."""
+    totals: dict[str, float] = {}
+    for _ in range(count):
+        loss, metrics = score()
+        for name, value in {"loss": loss, **metrics}.items():
+            totals[name] = totals.get(name, 0.0) + float(value) / count
+    return totals
 
 
 class LossGuard:

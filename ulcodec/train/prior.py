@@ -9,22 +9,19 @@ from torch import Tensor, nn
 
 from ulcodec.devices import autocast
 from ulcodec.io.locations import Source
-from ulcodec.model.config import PATCH_PX
+from ulcodec.model.config import HYPER_PATCH_PX, PATCH_PX
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model
 from ulcodec.train.data.pictures import PictureSet, empty_set
 from ulcodec.train.graphs import SeededLoss, compile_parts
 from ulcodec.train.latents import Tensors, latents_of_run
-from ulcodec.train.log import Metrics
+from ulcodec.train.log import Metrics, mean_scores
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import prior_loss
 from ulcodec.train.revival import revive
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import PriorSettings
 from ulcodec.train.workers import Workers, begin, without_denormals
-
-HYPER_PATCH_PX = 64
-"""Pixels per side of one position of the hyper-latent: pictures are cut to multiples of it."""
 
 N_ORIENTATIONS = 8
 VALIDATION_WINDOWS = 4
@@ -107,14 +104,13 @@ def validation_scores(model: UnifiedLatentModel, latents: LatentSet, settings: P
     """Score fixed windows of the held-out latents: loss and rates."""
     device = latents.qualities.device
     generator = torch.Generator(device).manual_seed(1)
-    totals: dict[str, float] = {}
+
+    def score() -> tuple[Tensor, Metrics]:
+        drawn = latents.draw(len(latents.qualities), settings.crop_px // PATCH_PX, generator, Workers())
+        return prior_loss(model, *drawn, settings.weights, generator)
+
     with torch.no_grad(), autocast(device):
-        for _ in range(VALIDATION_WINDOWS):
-            drawn = latents.draw(len(latents.qualities), settings.crop_px // PATCH_PX, generator, Workers())
-            loss, metrics = prior_loss(model, *drawn, settings.weights, generator)
-            for name, value in {"loss": loss, **metrics}.items():
-                totals[name] = totals.get(name, 0.0) + float(value) / VALIDATION_WINDOWS
-    return totals
+        return mean_scores(score, VALIDATION_WINDOWS)
 
 
 @without_denormals()
@@ -135,8 +131,11 @@ def train_prior(settings: PriorSettings) -> Path:
     loop = Loop(trained, settings.out, settings.loop_settings(), config, workers)
     loop.resume()
 
-    def encode(pictures: PictureSet, is_training: bool) -> Tensors:
-        return encode_views(model, pictures, settings.views, settings.seed + (not is_training))
+    def encode(training: PictureSet, validation: PictureSet) -> tuple[Tensors, Tensors]:
+        return (
+            encode_views(model, training, settings.views, settings.seed),
+            encode_views(model, validation, settings.views, settings.seed + 1),
+        )
 
     origin = {**identity, "views": settings.views, "seed": settings.seed}
     latents = latents_of_run(settings.out / "latents", origin, settings, encode, workers)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ulcodec.errors import TrainingError
 from ulcodec.io.locations import Source, as_source
-from ulcodec.model.config import PATCH_PX, ModelConfig
+from ulcodec.model.config import HYPER_PATCH_PX, PATCH_PX, ModelConfig
 from ulcodec.model.presets import preset
 from ulcodec.train.limits import (
     MOST_CROPS,
@@ -221,7 +221,7 @@ class Stage1Settings:
         if self.objective == "codec" and not isinstance(preset(self.config), ModelConfig):
             raise TrainingError(f"configuration {self.config!r} writes no files: train it with the objective ul")
         self.loop_settings().check()
-        check_run(self, crop_step=64)
+        check_run(self, crop_step=HYPER_PATCH_PX)
         check_whole("the shards in memory", self.shards_in_memory, 0, MOST_IMAGES)
         check_whole("the crops for every shard", self.crops_per_shard, 1, MOST_IMAGES)
         if self.shards_in_memory and self.limit_pictures is not None:
@@ -338,7 +338,7 @@ class PriorSettings(CodecRunSettings):
     def check(self) -> None:
         """Raise TrainingError for settings that cannot run."""
         self.loop_settings().check()
-        check_run(self, crop_step=4 * PATCH_PX)
+        check_run(self, crop_step=HYPER_PATCH_PX)
         check_whole("the number of views", self.views, 1, MOST_VIEWS)
 
 
@@ -380,5 +380,5 @@ class DenoiserSettings(CodecRunSettings):
     def check(self) -> None:
         """Raise TrainingError for settings that cannot run."""
         self.loop_settings().check()
-        check_run(self, crop_step=64)
+        check_run(self, crop_step=HYPER_PATCH_PX)
         check_bias(self.bias)

@@ -15,7 +15,7 @@ from ulcodec.model.presets import preset
 from ulcodec.train.data.loading import pictures_of_run
 from ulcodec.train.data.pictures import PictureSet
 from ulcodec.train.data.stream import ShardStream
-from ulcodec.train.graphs import compile_parts
+from ulcodec.train.graphs import SeededLoss, compile_parts
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import OBJECTIVES
@@ -28,7 +28,7 @@ from ulcodec.train.workers import Workers, begin, without_denormals
 VALIDATION_QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-class Stage1Step:
+class Stage1Step(SeededLoss):
     """Loss of a training step, as a function of the images seen so far.
 
     Their number chooses the pictures and seeds all random numbers, so that a resumed run draws what an unbroken one
@@ -45,7 +45,7 @@ class Stage1Step:
         self.model, self.pictures_at, self.settings = model, pictures_at, settings
         self.workers = workers or Workers()
         self.device = next(model.parameters()).device
-        self.generator = self.workers.generator(self.device)
+        super().__init__(settings.seed, self.workers.generator(self.device))
         self.is_static = not settings.shards_in_memory
         objective = OBJECTIVES[settings.objective]
         self.loss = objective
@@ -55,14 +55,9 @@ class Stage1Step:
             else:
                 self.loss = torch.compile(objective)
 
-    def __call__(self, n_images: int) -> tuple[Tensor, Metrics]:
-        self.seed(n_images)
-        return self.draw()
-
     def seed(self, n_images: int) -> None:
-        seed = self.settings.seed * 1_000_003 + n_images
-        self.generator.manual_seed(seed)
-        torch.manual_seed(seed)  # dropout draws from the global generators
+        super().seed(n_images)
+        torch.manual_seed(self.generator.initial_seed())  # dropout draws from the global generators
         self.pictures = self.pictures_at(n_images)
 
     def draw(self) -> tuple[Tensor, Metrics]:

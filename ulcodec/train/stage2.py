@@ -19,7 +19,7 @@ from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model
 from ulcodec.train.data.pictures import PictureSet, pack
 from ulcodec.train.latents import Tensors, latents_of_run
-from ulcodec.train.log import Metrics
+from ulcodec.train.log import Metrics, mean_scores
 from ulcodec.train.loop import Loop
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import Stage2Settings
@@ -101,16 +101,16 @@ def latent_windows(
 def validation_scores(base: nn.Module, latents: PictureSet, settings: Stage2Settings) -> dict[str, float]:
     """Score fixed windows of the held-out pictures at fixed noise levels, in float32: loss and bound."""
     generator = torch.Generator(latents.pixels.device).manual_seed(1)
-    totals: dict[str, float] = {}
+
+    def score() -> tuple[Tensor, Metrics]:
+        z = latent_windows(latents, max(8, len(latents)), settings.crop_px, generator, Workers())
+        return base_loss(base, z, settings.bias, generator)
+
     base.eval()
     with torch.no_grad():
-        for _ in range(VALIDATION_PASSES):
-            z = latent_windows(latents, max(8, len(latents)), settings.crop_px, generator, Workers())
-            loss, metrics = base_loss(base, z, settings.bias, generator)
-            for name, value in {"loss": loss, **metrics}.items():
-                totals[name] = totals.get(name, 0.0) + float(value) / VALIDATION_PASSES
+        scores = mean_scores(score, VALIDATION_PASSES)
     base.train()
-    return totals
+    return scores
 
 
 @without_denormals()
@@ -125,8 +125,12 @@ def train_stage2(settings: Stage2Settings) -> Path:
     codec = open_model(settings.model)
     config = base_model_config(settings.config, codec.config.latent_channels)
 
-    def encode(pictures: PictureSet, is_training: bool) -> Tensors:
-        return encode_pictures(codec.networks(device), pictures, settings.quality / 100, mirrored=is_training).tensors()
+    def encode(training: PictureSet, validation: PictureSet) -> tuple[Tensors, Tensors]:
+        model, quality = codec.networks(device), settings.quality / 100
+        return (
+            encode_pictures(model, training, quality, mirrored=True).tensors(),
+            encode_pictures(model, validation, quality, mirrored=False).tensors(),
+        )
 
     origin = {"codec_sha256": codec.fingerprint.hex(), "quality": settings.quality}
     latents = latents_of_run(settings.out / "latents", origin, settings, encode, workers)
