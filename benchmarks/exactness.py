@@ -50,17 +50,21 @@ CONFIGURATIONS = (
 
 def in_batches(prior: Any, batch: int) -> Any:
     """A prior that runs on `batch` copies of the picture and returns the result for the last one."""
-    import torch
+    from torch import Tensor
 
-    from ulcodec.coding.integer_prior import CodingParameters, IntegerPrior
+    from ulcodec.coding.integer_prior import CodingParameters, IntegerPrior, PriorState
+    from ulcodec.model.tiles import Tile
 
     class BatchPrior(IntegerPrior):
         def __init__(self) -> None:
             self.__dict__.update(vars(prior))
 
-        def __call__(self, *inputs: Any) -> CodingParameters:
-            copies: list[Any] = [x.repeat(batch, 1, 1, 1) if isinstance(x, torch.Tensor) else x for x in inputs]
-            return CodingParameters(*(part.chunk(batch)[-1] for part in super().__call__(*copies)))
+        def begin(self, hyper_16: Tensor, quality: int, grid: tuple[int, int]) -> PriorState:
+            return super().begin(hyper_16.repeat(batch, 1), quality, grid)
+
+        def __call__(self, y_16: Tensor, state: PriorState, tile: Tile) -> CodingParameters:
+            copies = super().__call__(y_16.repeat(batch, 1, 1, 1), state, tile)
+            return CodingParameters(*(part.chunk(batch)[-1] for part in copies))
 
     return BatchPrior()
 

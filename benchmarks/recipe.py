@@ -111,9 +111,15 @@ def without_hyper_latent(model: UnifiedLatentModel) -> None:
     model.hyper_encoder.log_gain.requires_grad_(False).values.fill_(-20)
 
 
-def channel_slices(steps: str) -> ModelConfig:
+def revealing(reveal: tuple[str, ...]) -> ModelConfig:
+    """The configuration with another reveal schedule, and as many blocks in every pass."""
+    n_passes = len(set("".join(reveal)))
+    return replace(CONFIG, reveal=reveal, prior_blocks=CONFIG.prior_blocks[:1] * n_passes)
+
+
+def channel_slices(steps: str) -> tuple[str, ...]:
     """A reveal schedule by channel groups, a pass each, the same at all positions."""
-    return replace(CONFIG, reveal=tuple(step * N_PHASES for step in steps))
+    return tuple(step * N_PHASES for step in steps)
 
 
 def weights(**values: Any) -> dict[str, Any]:
@@ -123,11 +129,12 @@ def weights(**values: Any) -> dict[str, Any]:
 TRIALS: dict[str, Trial] = {
     "as it is": Trial(),
     "another seed": Trial(settings={"seed": 1}),
-    "reveal: four equal steps": Trial(replace(CONFIG, reveal=spread_reveal("11223344"))),
-    "reveal: three steps, 1/8 3/8 1/2": Trial(replace(CONFIG, reveal=spread_reveal("12223333"))),
-    "reveal: five steps, 1/8 1/8 1/8 1/8 1/2": Trial(replace(CONFIG, reveal=spread_reveal("12345555"))),
-    "reveal: two halves": Trial(replace(CONFIG, reveal=spread_reveal("11112222"))),
-    "reveal: every 16th channel, doubling": Trial(channel_slices("1122333344444444")),
+    "reveal: four equal steps": Trial(revealing(spread_reveal("11223344"))),
+    "reveal: three steps, 1/8 3/8 1/2": Trial(revealing(spread_reveal("12223333"))),
+    "reveal: five steps, 1/8 1/8 1/8 1/8 1/2": Trial(revealing(spread_reveal("12345555"))),
+    "reveal: two halves": Trial(revealing(spread_reveal("11112222"))),
+    "reveal: every 16th channel, doubling": Trial(revealing(channel_slices("1122333344444444"))),
+    "one prior network for all passes": Trial(replace(CONFIG, shared_prior=True, prior_blocks=CONFIG.prior_blocks[:1])),
     "no hyper-latent": Trial(change=without_hyper_latent),
     "blocks of two 3x3 kernels": Trial(change=with_blocks(PlainBlock)),
     "depthwise blocks": Trial(change=with_blocks(DepthwiseBlock)),

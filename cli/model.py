@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ulcodec_cli.common import Device, Json, print_json
+from ulcodec_cli.common import Device, Json, Model, print_json
 
 app = typer.Typer(help="Describe models.", no_args_is_help=True)
 
@@ -16,7 +16,8 @@ def root() -> None:
 
 @app.command("describe")
 def describe_model(
-    config: Annotated[str, typer.Option(help="Name of a configuration.")] = "small",
+    model: Model = "small",
+    config: Annotated[str | None, typer.Option(help="Name of a configuration, instead of a model.")] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -28,20 +29,22 @@ def describe_model(
     from ulcodec.coding.products import choose_product, trials
     from ulcodec.devices import choose_device
     from ulcodec.model.presets import preset
+    from ulcodec.store.model_directory import open_model
 
-    rows, chosen_device = describe(preset(config)), choose_device(device)
+    described = open_model(model).config if config is None else preset(config)
+    rows, chosen_device = describe(described), choose_device(device)
     product, tried = choose_product(chosen_device), trials(chosen_device)
     if json:
         products = {
             "device": str(chosen_device), "chosen": product, "trials": [trial._asdict() for trial in tried]
         }  # fmt: skip
-        print_json({"config": config, "parts": rows, "products": products})
+        print_json({"config": described.name, "parts": rows, "products": products})
         return
-    print_row = "{:<16}  {:>12}  {:>12}  {:>6}".format
-    typer.echo(print_row("part", "parameters", "kMAC/pixel", "passes"))
+    print_row = "{:<16}  {:>12}  {:>12}".format
+    typer.echo(print_row("part", "parameters", "kMAC/pixel"))
     for row in rows:
         parameters, kmac_per_px = f"{row['parameters']:,}", f"{row['kmac_per_px']:.2f}"
-        typer.echo(print_row(row["part"], parameters, kmac_per_px, row["passes"]))
+        typer.echo(print_row(row["part"], parameters, kmac_per_px))
     typer.echo(f"\nInteger products on {chosen_device}: {product}, the fastest that is exact. Tried on one layer:")
     for trial in tried:
         time_ms = "not timed, the definition" if trial.trial_ms is None else f"{trial.trial_ms:.2f} ms"

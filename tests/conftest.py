@@ -1,5 +1,6 @@
 """Fixtures for all tests: a tiny model with seeded weights, and small pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from stage1_runs import stage1_settings
 
 import ulcodec
 from ulcodec.codec.image import Codec
-from ulcodec.model.config import TINY
+from ulcodec.model.config import TINY, ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import save_model
 from ulcodec.train.stage1 import train_stage1
@@ -18,21 +19,32 @@ from ulcodec.train.stage1 import train_stage1
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def tiny_model() -> UnifiedLatentModel:
-    """A TINY model with random weights in all layers; the zero layers of an untrained model would hide errors.
+def random_model(config: ModelConfig) -> UnifiedLatentModel:
+    """A model with random weights in all layers; the zero layers of an untrained model would hide errors.
 
-    Weights are rounded to float16, as by `ulcodec train export`. Tests share the model and must not change it.
+    Weights are rounded to float16, as by `ulcodec train export`.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = UnifiedLatentModel(TINY)
+        model = UnifiedLatentModel(config)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if not parameter.any():
                     parameter.normal_(std=0.05 if name.startswith(("prior", "hyper")) else 0.01)
                 parameter.copy_(parameter.half())
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> UnifiedLatentModel:
+    """A TINY model with random weights. Tests share the model and must not change it."""
+    return random_model(TINY)
+
+
+@pytest.fixture(scope="session")
+def shared_prior_model() -> UnifiedLatentModel:
+    """Like `tiny_model`, with one prior network for all reveal passes."""
+    return random_model(replace(TINY, shared_prior=True, prior_blocks=(2,)))
 
 
 @pytest.fixture(scope="session")

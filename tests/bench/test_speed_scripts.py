@@ -49,8 +49,8 @@ def test_speed_report(
     assert report["cold_starts"] == []
     [row] = report["products"]
     assert (row["limit"], row["threads"]) == ("none", 1)
-    assert row["pass_ms"][row["chosen"]] > 0
-    assert all(row["pass_ms"][name] > 0 for name in ("float32", "float64", "int64"))
+    assert row["prior_ms"][row["chosen"]] > 0
+    assert all(row["prior_ms"][name] > 0 for name in ("float32", "float64", "int64"))
     assert "chosen" in capsys.readouterr().out
 
 

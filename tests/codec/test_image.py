@@ -21,7 +21,7 @@ SIZES = [(1, 1), (7, 1), (17, 5), (64, 64), (96, 80)]
 
 
 def test_model_with_fewer_reveal_passes_round_trips(picture: np.ndarray, tmp_path: Path) -> None:
-    model = UnifiedLatentModel(dataclasses.replace(TINY, reveal=spread_reveal("11112233")))
+    model = UnifiedLatentModel(dataclasses.replace(TINY, reveal=spread_reveal("11112233"), prior_blocks=(1, 1, 1)))
     save_model(tmp_path / "three", "three", model, {})
     codec = ulcodec.load(tmp_path / "three", device="cpu")
     data = codec.encode(picture, quality=60)

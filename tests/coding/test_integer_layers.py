@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ulcodec.coding.integer_layers import StoredIntegers, pixel_shuffle
-from ulcodec.coding.products import LARGEST_ACTIVATION, PRODUCTS, is_exact, neighbourhoods
+from ulcodec.coding.products import ACTIVATION_BITS, HIDDEN, PRODUCTS, WIDE, Activations, is_exact, neighbourhoods
 from ulcodec.coding.quantise_prior import integer_tensors
 from ulcodec.errors import ModelError
 from ulcodec.model.unified import UnifiedLatentModel
@@ -13,18 +13,19 @@ from ulcodec.model.unified import UnifiedLatentModel
 CPU = torch.device("cpu")
 
 
+@pytest.mark.parametrize(("part", "inputs"), [("reduce", WIDE), ("expand", HIDDEN)])
 @pytest.mark.parametrize("name", PRODUCTS)
-def test_layers_are_exact_at_the_limits(tiny_model: UnifiedLatentModel, name: str) -> None:
+def test_layers_are_exact_at_the_limits(
+    tiny_model: UnifiedLatentModel, name: str, part: str, inputs: Activations
+) -> None:
     if not is_exact(name, CPU):
         pytest.skip(f"{name} products are not exact on this processor")
-    tensors = integer_tensors(tiny_model)
-    layer = StoredIntegers(tensors, PRODUCTS[name], CPU).layer("prior.blocks.0.expand")
-    weight, bias, exponent = (
-        tensors[f"prior.blocks.0.expand.{part}"].long() for part in ("weight", "bias", "exponent")
-    )
-    x = torch.randint(-LARGEST_ACTIVATION, LARGEST_ACTIVATION + 1, (50, weight.shape[1]))
-    x[0], x[1], x[2] = LARGEST_ACTIVATION, -LARGEST_ACTIVATION, LARGEST_ACTIVATION * weight[0].sign()
-    sums = (x @ weight.T + bias).double() / 2.0**exponent
+    tensors, layer_name = integer_tensors(tiny_model), f"prior.passes.1.blocks.0.{part}"
+    layer = StoredIntegers(tensors, PRODUCTS[name], CPU).layer(layer_name, inputs=inputs)
+    weight, bias, exponent = (tensors[f"{layer_name}.{tensor}"].long() for tensor in ("weight", "bias", "exponent"))
+    x = torch.randint(inputs.least, inputs.largest + 1, (50, weight.shape[1]))
+    x[0], x[1], x[2] = inputs.largest, inputs.least, torch.where(weight[0] > 0, inputs.largest, inputs.least)
+    sums = (x @ weight.T + bias).double() / 2.0 ** (exponent + inputs.bits - ACTIVATION_BITS)
     assert torch.equal(layer(x.to(torch.int32)).double(), (sums + 0.5).floor())
 
 

@@ -129,7 +129,7 @@ def test_missing_segment_is_refused(tiny_codec: Codec, picture: np.ndarray) -> N
 
 
 def test_more_reveal_passes_than_segments_are_refused(tmp_path: Path) -> None:
-    model = UnifiedLatentModel(dataclasses.replace(TINY, reveal=spread_reveal("12345555")))
+    model = UnifiedLatentModel(dataclasses.replace(TINY, reveal=spread_reveal("12345555"), prior_blocks=(1,) * 5))
     with pytest.raises(ModelError, match="a file holds 4 reveal passes, and the model has 5"):
         save_model(tmp_path / "five", "five", model, {})
     assert not (tmp_path / "five").exists()

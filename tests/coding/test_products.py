@@ -1,5 +1,6 @@
 """Products of integers: inexact ones are refused, and the fastest exact one is chosen."""
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -8,8 +9,12 @@ from torch import Tensor
 
 from ulcodec.coding import products
 from ulcodec.coding.products import (
+    HIDDEN,
     LARGEST_ACTIVATION,
+    LARGEST_HIDDEN,
     PRODUCTS,
+    WIDE,
+    Activations,
     Float32Product,
     Grid,
     Int8Product,
@@ -69,9 +74,10 @@ def forget_trials() -> Iterator[None]:
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("name", EXACT)
 def test_every_product_equals_the_definition(name: str, grid: Grid | None) -> None:
-    for batch in (1, 3):
+    for batch, activations in itertools.product((1, 3), (WIDE, HIDDEN)):
         x, weight = inputs(grid, batch), weights(48 if grid is None else 9 * 48)
-        result = PRODUCTS[name](weight)(x, grid)
+        x = x.clamp(activations.least, activations.largest)
+        result = PRODUCTS[name](weight, activations)(x, grid)
         assert result.dtype == torch.int32
         assert torch.equal(result, Int64Product(weight)(x, grid))
 
@@ -121,6 +127,18 @@ def test_float32_uses_halves_only_for_rows_where_one_product_may_be_inexact(monk
     )
 
 
+@pytest.mark.parametrize(("n_in", "is_small"), [(500, True), (540, False)])
+def test_hidden_units_need_one_float32_product_where_the_weights_prove_it(
+    n_in: int, is_small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2^24 is 518 products of the largest weight and the largest hidden unit."""
+    x, weight = torch.full((3, n_in), LARGEST_HIDDEN, dtype=torch.int32), weights(n_in, 2)
+    hidden_product = Float32Product(weight, HIDDEN)
+    if is_small:
+        monkeypatch.setattr(torch.linalg, "vector_norm", None)
+    assert torch.equal(hidden_product(x), Int64Product(weight)(x))
+
+
 def test_padding_for_cuda_changes_no_integer(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA, `torch._int_mm` needs sides that are multiples of 8, and more than 16 rows."""
 
@@ -131,9 +149,11 @@ def test_padding_for_cuda_changes_no_integer(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(torch, "_int_mm", checking_sides)
     x, weight = inputs(None, 1, 13)[:5], weights(13, 11)
-    product = Int8Product(weight)
-    product.is_cuda, product.weight = True, pad_to_multiples(weight, 8, 8)
-    assert torch.equal(product(x), Int64Product(weight)(x))
+    for activations in (WIDE, HIDDEN):
+        x = x.clamp(activations.least, activations.largest)
+        product = Int8Product(weight, activations)
+        product.is_cuda, product.weight = True, pad_to_multiples(weight, 8, 8)
+        assert torch.equal(product(x), Int64Product(weight)(x))
 
 
 def test_neighbourhoods_of_selected_positions() -> None:
@@ -157,7 +177,7 @@ class Fake:
     def __init__(self, ticks: int, *, exact: bool = True) -> None:
         self.ticks, self.exact = ticks, exact
 
-    def __call__(self, weight: Tensor) -> Product:
+    def __call__(self, weight: Tensor, inputs: Activations) -> Product:
         def product(x: Tensor, grid: Grid | None = None) -> Tensor:
             Fake.clock += self.ticks
             return Int64Product(weight)(x, grid) + (not self.exact)
@@ -216,7 +236,7 @@ def test_settings_of_the_caller_change_no_integer(name: str, setting: str) -> No
     with LOW_PRECISION[setting]():
         assert is_exact(name, CPU)
         with exact_arithmetic(CPU):
-            assert torch.equal(PRODUCTS[name](weight)(x, (16, 24)), expected)
+            assert torch.equal(PRODUCTS[name](weight, WIDE)(x, (16, 24)), expected)
 
 
 def test_products_do_not_change_the_precision() -> None:

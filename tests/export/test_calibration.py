@@ -1,5 +1,6 @@
 """Means and frequency tables fitted to real files."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from ulcodec.coding.range_coder import TOTAL
 from ulcodec.coding.tables import fit_tables
 from ulcodec.export.calibration import QUALITIES, calibrate, count_symbols, input_moments, mean_errors, side_by_side
 from ulcodec.model.blocks import conv
-from ulcodec.store.model_directory import open_model, with_coding, write_model
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store.model_directory import open_model, save_model, with_coding, write_model
 
 
 @pytest.fixture(scope="module")
@@ -71,28 +73,50 @@ def test_errors_of_the_means_are_measured_and_corrected(
     tiny_model_dir: Path, tiny_codec: Codec, picture: np.ndarray, tmp_path: Path
 ) -> None:
     stored, pictures = open_model(tiny_model_dir), [picture] * 20
-    bias = 0.3 * torch.linspace(-1, 1, stored.config.latent_channels, dtype=torch.float64)
+    networks = stored.config.prior_networks
+    shape = len(networks), stored.config.latent_channels
+    bias = 0.3 * torch.linspace(-1, 1, math.prod(shape), dtype=torch.float64).view(shape)
     directory = tmp_path / "biased"
-    write_model(directory, with_coding(stored, shift_mean_bias(stored.coding, bias)))
+    write_model(directory, with_coding(stored, shift_mean_bias(stored.coding, dict(zip(networks, bias, strict=True)))))
     biased = ulcodec.load(directory, device="cpu")
-    before, after = (mean_errors(codec, pictures) for codec in (tiny_codec, biased))
+
+    def stacked(errors: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.stack([errors[network] for network in networks])
+
+    before, after = (stacked(mean_errors(codec, pictures)) for codec in (tiny_codec, biased))
     coded = (after - before).abs() > bias.abs() / 2
-    assert coded.sum() > len(bias) / 4
+    assert coded.sum() > bias.numel() / 4
     assert torch.allclose((after - before)[coded], bias[coded], rtol=0.5, atol=0.02)
-    corrected_coding = stored.coding | shift_mean_bias(open_model(directory).coding, -after)
+    change = dict(zip(networks, -after, strict=True))
+    corrected_coding = stored.coding | shift_mean_bias(open_model(directory).coding, change)
     write_model(directory, with_coding(stored, corrected_coding))
     corrected = ulcodec.load(directory, device="cpu")
-    assert mean_errors(corrected, pictures)[coded].abs().mean() < after[coded].abs().mean() / 3
+    assert stacked(mean_errors(corrected, pictures))[coded].abs().mean() < after[coded].abs().mean() / 3
     assert len(corrected.encode(picture, quality=60)) < len(biased.encode(picture, quality=60))
 
 
 def test_calibration_changes_only_layers_and_frequencies(fitted: Path, tiny_model_dir: Path) -> None:
     before, after = open_model(tiny_model_dir), open_model(fitted)
     assert before.weights.keys() == after.weights.keys()
-    assert all((before.weights[name] == weight).all() for name, weight in after.weights.items())
+    scaled = [name for name, weight in after.weights.items() if not weight.equal(before.weights[name])]
+    assert scaled
+    assert all(".blocks." in name for name in scaled), "only hidden units of blocks change their scale"
     changed = {name for name, tensor in after.coding.items() if not tensor.equal(before.coding[name])}
     assert "tables.frequencies" in changed
-    assert {name.rsplit(".", 1)[1] for name in changed - {"tables.frequencies"}} == {"weight", "bias"}
+    others = {name for name in changed - {"tables.frequencies"} if ".blocks." not in name}
+    assert {name.rsplit(".", 1)[1] for name in others} == {"weight", "bias"}
+
+
+def test_calibration_keeps_the_weights_of_a_shared_prior(
+    shared_prior_model: UnifiedLatentModel, picture: np.ndarray, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "model", "shared", shared_prior_model, {})
+    before = open_model(tmp_path / "model")
+    calibrate(tmp_path / "model", [picture])
+    after = open_model(tmp_path / "model")
+    assert all(weight.equal(before.weights[name]) for name, weight in after.weights.items())
+    changed = {name for name, tensor in after.coding.items() if not tensor.equal(before.coding[name])}
+    assert {name.rsplit(".", 1)[1] for name in changed} == {"weight", "bias", "frequencies"}
 
 
 def test_rounding_by_input_moments_reduces_output_errors(

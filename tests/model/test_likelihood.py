@@ -9,10 +9,9 @@ from torch import Tensor
 from ulcodec.codec.image import Codec
 from ulcodec.coding.integer_prior import MEAN_GRID
 from ulcodec.coding.latents import encode_latent
-from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
-from ulcodec.model.config import BASE, N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, ModelConfig
+from ulcodec.errors import ModelError
+from ulcodec.model.config import BASE, N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, ModelConfig, spread_reveal
 from ulcodec.model.likelihood import chain_bits, lower_bound, predict_all_passes, simulate_coding, unit_bin_bits
-from ulcodec.model.prior import Prediction
 from ulcodec.model.reveal import pass_map
 from ulcodec.model.unified import UnifiedLatentModel
 
@@ -77,30 +76,6 @@ def test_channel_groups_begin_at_different_phases() -> None:
     starts = [row.index("1") for row in TINY.reveal]
     assert len(starts) == N_CHANNEL_GROUPS
     assert [starts.count(phase) for phase in range(N_PHASES)] == [N_CHANNEL_GROUPS // N_PHASES] * N_PHASES
-
-
-def predict_pass_by_pass(model: UnifiedLatentModel, y: Tensor, features: Tensor) -> Prediction:
-    """Slow reference of `predict_all_passes` for one picture: each pass sees only revealed elements."""
-    passes = pass_map(model.config, GRID)
-    mean, log_scale = torch.zeros_like(y), torch.zeros_like(y)
-    revealed = torch.zeros_like(y)
-    for reveal_pass in model.config.reveal_passes:
-        coded = (passes == reveal_pass)[None]
-        log_snr = torch.where(passes < reveal_pass, LATENT_LOG_SNR_0, -torch.inf)
-        prediction = model.prior(revealed, log_snr[None], QUALITY, features)
-        mean[coded], log_scale[coded] = prediction.mean[coded], prediction.log_scale[coded]
-        revealed[coded] = y[coded]
-    return Prediction(mean, log_scale)
-
-
-def test_all_passes_in_one_batch_equal_one_pass_at_a_time(
-    tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]
-) -> None:
-    y, hyper = latents
-    features = tiny_model.hyper_decoder(hyper, QUALITY, GRID)
-    expected = predict_pass_by_pass(tiny_model, y, features)
-    for batched, single in zip(predict_all_passes(tiny_model, y, QUALITY, features), expected, strict=True):
-        torch.testing.assert_close(batched, single, rtol=1e-4, atol=1e-4)
 
 
 def test_predictions_depend_on_earlier_elements_only(
@@ -173,9 +148,23 @@ def test_chain_bits_are_the_sum_over_all_elements(
     tiny_model: UnifiedLatentModel, latents: tuple[Tensor, Tensor]
 ) -> None:
     y, hyper = latents
-    expected = predict_pass_by_pass(tiny_model, y, tiny_model.hyper_decoder(hyper, QUALITY, GRID))
+    expected = predict_all_passes(tiny_model, y, QUALITY, tiny_model.hyper_decoder(hyper, QUALITY, GRID))
     prior = tiny_model.hyper_decoder.predict(QUALITY)
     bits = unit_bin_bits(y - expected.mean, expected.log_scale).sum()
     hyper_bits = unit_bin_bits(hyper - prior.mean, prior.log_scale).sum()
     assert chain_bits(tiny_model, y, hyper, QUALITY).item() == pytest.approx((bits + hyper_bits).item(), rel=1e-4)
     assert hyper_bits > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prior_blocks": [1, 1]}, "prior_blocks must hold 4 numbers from 0"),
+        ({"prior_blocks": [1, 1, 1, 1], "shared_prior": True}, "prior_blocks must hold 1 numbers from 0"),
+        ({"reveal": ["12345678"] * 15 + ["21345678"], "prior_blocks": [1] * 8}, "equally many channels at every phase"),
+        ({"reveal": spread_reveal("11113333"), "prior_blocks": [1, 1, 1]}, "equally many channels at every phase"),
+    ],
+)
+def test_configurations_that_cannot_code_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        ModelConfig.from_json(TINY.to_json() | changes)

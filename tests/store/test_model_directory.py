@@ -6,13 +6,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import ulcodec
 from ulcodec.coding.quantise_prior import integer_tensors
 from ulcodec.errors import ModelError
-from ulcodec.model.config import N_CHANNEL_GROUPS, N_PHASES, TINY, ModelConfig
+from ulcodec.model.config import N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.store.model_directory import fingerprint, open_model
+from ulcodec.store.model_directory import fingerprint, open_model, save_model
 from ulcodec.store.tensor_files import read_document
 
 Damage = Callable[[Path], object]
@@ -86,5 +88,26 @@ def test_every_integer_is_in_the_fingerprint(tiny_model: UnifiedLatentModel) -> 
     assert fingerprint(TINY, dict(reversed(tensors.items()))) in fingerprints, (
         "the order of the tensors does not matter"
     )
-    values = TINY.to_json() | {"reveal": ["1" * N_PHASES] * N_CHANNEL_GROUPS}
+    values = TINY.to_json() | {"reveal": ["1" * N_PHASES] * N_CHANNEL_GROUPS, "prior_blocks": [1]}
     assert fingerprint(ModelConfig.from_json(values), tensors) not in fingerprints
+
+
+def test_configuration_of_older_models_is_read(
+    shared_prior_model: UnifiedLatentModel, picture: np.ndarray, tmp_path: Path
+) -> None:
+    """It holds one number of blocks, and nothing on the kind of the prior."""
+    directory = tmp_path / "model"
+    save_model(directory, "older", shared_prior_model, {})
+    data = ulcodec.load(directory, device="cpu").encode(picture, quality=60)
+    document = read_document(directory, "config")
+    assert document["model"].pop("shared_prior") is True
+    [document["model"]["prior_blocks"]] = document["model"]["prior_blocks"]
+    (directory / "config.json").write_text(json.dumps(document))
+    assert open_model(directory).config == shared_prior_model.config
+    codec = ulcodec.load(directory, device="cpu")
+    assert codec.encode(picture, quality=60) == data
+    assert np.abs(codec.decode_array(data) - picture.astype(int)).mean() < 60
+
+
+def test_shipped_model_has_the_configuration_of_its_name() -> None:
+    assert open_model("small").config == SMALL

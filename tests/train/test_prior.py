@@ -67,6 +67,33 @@ def test_export_changes_only_the_prior(run: Path, tiny_model_dir: Path, picture:
     assert difference.mean() < 4, "the decoder is the same"
 
 
+def test_new_prior_starts_from_a_codec_with_one_network(
+    settings: PriorSettings, shared_prior_model: UnifiedLatentModel, picture: np.ndarray, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "shared", "shared", shared_prior_model, {})
+    new = replace(settings, model=str(tmp_path / "shared"), out=tmp_path / "run", prior_blocks="1,2,2,3", n_images=32)
+    export(train_prior(new), tmp_path / "model")
+    stored = open_model(tmp_path / "model")
+    assert stored.config == replace(TINY, prior_blocks=(1, 2, 2, 3))
+    codec = ulcodec.load(tmp_path / "model", device="cpu")
+    data = codec.encode(picture, quality=60)
+    assert np.array_equal(codec.decode_array(data), ulcodec.load(tmp_path / "model", device="cpu").decode_array(data))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ("1,2,2", "must be a number of blocks for each of 4 passes"),
+        ("1,2,2,x", "must be a number of blocks for each of 4 passes"),
+        ("1,1,1,-1", "must be a number of blocks for each of 4 passes"),
+        ("0,1,1,1", "the codec's prior has more blocks"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(settings: PriorSettings, tmp_path: Path, blocks: str, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train_prior(replace(settings, out=tmp_path / "run", prior_blocks=blocks))
+
+
 def test_run_resumes_with_the_same_weights(run: Path, settings: PriorSettings, tmp_path: Path) -> None:
     halfway = replace(settings, out=tmp_path / "run", n_images=160)
     train_prior(halfway)

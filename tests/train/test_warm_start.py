@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +16,15 @@ from ulcodec.errors import TrainingError
 from ulcodec.export.pipeline import export
 from ulcodec.model.build import build_model
 from ulcodec.model.config import TINY, ModelConfig
+from ulcodec.model.likelihood import predict_all_passes
 from ulcodec.model.presets import PRESETS
 from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store.model_directory import save_model
 from ulcodec.store.tensor_files import read_tensors
 from ulcodec.train.objective import codec_loss
 from ulcodec.train.settings import ObjectiveSettings, Stage1Settings
 from ulcodec.train.stage1 import train_stage1
-from ulcodec.train.warm_start import DEPTHS, load_initial_weights
+from ulcodec.train.warm_start import DEPTHS, load_initial_weights, spread
 
 
 def started(config: ModelConfig, directory: Path) -> UnifiedLatentModel:
@@ -36,7 +39,9 @@ def test_run_starts_from_the_weights_of_a_model(settings: Stage1Settings, tiny_m
     settings = replace(settings, init=tiny_model_dir, n_images=BATCH_SIZE)
     train_stage1(settings)
     start, end = read_tensors(tiny_model_dir, "weights"), read_tensors(settings.out / "checkpoint", "model")
-    assert all((end[name] - weight.float()).abs().max() < 1e-3 for name, weight in start.items())
+    changes = {name: (end[name] - weight.float()).abs().max() for name, weight in start.items()}
+    assert all(change < 1e-3 for name, change in changes.items() if ".blocks." not in name)  # a unit may be revived
+    assert sum(change >= 1e-3 for change in changes.values()) < 6
     with pytest.raises(TrainingError, match="holds another model configuration"):
         train_stage1(replace(settings, config="paper_tiny", objective="ul", out=settings.out.with_name("other")))
 
@@ -44,7 +49,8 @@ def test_run_starts_from_the_weights_of_a_model(settings: Stage1Settings, tiny_m
 def test_deeper_model_starts_with_the_loss_of_the_smaller_one(
     settings: Stage1Settings, tiny_model: UnifiedLatentModel, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deeper = replace(TINY, name="deeper", **{depth: getattr(TINY, depth) + 1 for depth in DEPTHS})
+    depths: dict[str, Any] = {depth: getattr(TINY, depth) + 1 for depth in DEPTHS if depth != "prior_blocks"}
+    deeper = replace(TINY, name="deeper", prior_blocks=tuple(n + 1 for n in TINY.prior_blocks), **depths)
     monkeypatch.setitem(PRESETS, "deeper", deeper)
     deeper_model = started(deeper, tiny_model_dir)
     x, quality = torch.rand(2, 3, 32, 48), torch.tensor([0.2, 0.7])
@@ -56,11 +62,39 @@ def test_deeper_model_starts_with_the_loss_of_the_smaller_one(
     train_stage1(replace(settings, config="deeper", init=tiny_model_dir, n_images=2 * BATCH_SIZE))
     trained = read_tensors(settings.out / "checkpoint", "model")
     new_names = [name for name in trained if ".expand.weight" in name and name not in tiny_model.state_dict()]
-    assert len(new_names) == len(DEPTHS)
+    assert len(new_names) == len(depths) + len(TINY.prior_blocks)
     assert all(trained[name].any() for name in new_names), "the new blocks learn"
     export(settings.out, settings.out / "model", sources=())
     with pytest.raises(TrainingError, match="holds another model configuration"):  # of more blocks
         train_stage1(replace(settings, init=settings.out / "model", out=settings.out.with_name("other")))
+
+
+def test_passes_start_with_the_network_that_all_passes_shared(
+    shared_prior_model: UnifiedLatentModel, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "shared", "shared", shared_prior_model, {})
+    (n_blocks,) = shared_prior_model.config.prior_blocks
+    model = started(replace(TINY, prior_blocks=(n_blocks, n_blocks, n_blocks, n_blocks + 1)), tmp_path / "shared")
+    generator = torch.Generator().manual_seed(0)
+    y, quality = 5 * torch.randn(2, TINY.latent_channels, 6, 8, generator=generator), torch.tensor([0.2, 0.7])
+    features = torch.rand(2, TINY.hyper_width, 6, 8, generator=generator)
+    predictions = [predict_all_passes(each, y, quality, features) for each in (shared_prior_model, model)]
+    for part, expected in zip(*predictions, strict=True):
+        torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-4)
+    fewer = started(replace(TINY, prior_blocks=(1, 1, 2, 2)), tmp_path / "shared").prior.networks
+    shared = shared_prior_model.prior.networks[0]
+    assert [len(network.blocks) for network in fewer] == [1, 1, 2, 2]
+    for network, number, source in ((0, 0, 0), (3, 0, 0), (3, 1, 1)):
+        block = fewer[network].blocks[number]
+        assert torch.equal(block.spatial.weight, shared.blocks[source].spatial.weight)
+
+
+@pytest.mark.parametrize(
+    ("available", "count", "expected"),
+    [(10, 4, [0, 3, 6, 9]), (10, 10, list(range(10))), (3, 5, [0, 1, 2]), (5, 1, [0]), (4, 0, [])],
+)
+def test_blocks_are_spread_from_the_first_to_the_last(available: int, count: int, expected: list[int]) -> None:
+    assert spread(available, count) == expected
 
 
 @pytest.fixture

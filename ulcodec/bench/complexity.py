@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ulcodec.model.build import build_model
 from ulcodec.model.config import ModelConfig, PaperConfig
 from ulcodec.model.decoder import CELL_PX, N_COEFFICIENTS
+from ulcodec.model.likelihood import predict_all_passes
 from ulcodec.model.paper import PaperModel
 from ulcodec.model.unified import UnifiedLatentModel
 
@@ -17,10 +18,10 @@ SIDE_PX = 256
 
 
 def describe(config: ModelConfig | PaperConfig) -> list[dict[str, Any]]:
-    """Describe a configuration as rows `{part, parameters, kmac_per_px, passes}`, measured on a 256x256 picture.
+    """Describe a configuration as rows `{part, parameters, kmac_per_px}`, measured on a 256x256 picture.
 
     The paper's model is not allocated for this. `kmac_per_px`: thousands of multiply-accumulates per pixel of the
-    picture in one run; `passes`: runs of the part in coding or decoding (one for an evaluation of the denoiser).
+    picture in coding or decoding, or in one evaluation of the denoiser.
     """
     with torch.device("meta" if isinstance(config, PaperConfig) else "cpu"), torch.no_grad():
         model = build_model(config)
@@ -30,13 +31,12 @@ def describe(config: ModelConfig | PaperConfig) -> list[dict[str, Any]]:
                 "part": name,
                 "parameters": sum(p.numel() for module in modules for p in module.parameters()),
                 "kmac_per_px": kmac_per_px(run),
-                "passes": passes,
             }
-            for name, modules, run, passes in parts
+            for name, modules, run in parts
         ]
 
 
-Part = tuple[str, Iterable[nn.Module], Callable[[], object], int]
+Part = tuple[str, Iterable[nn.Module], Callable[[], object]]
 
 
 def codec_parts(model: UnifiedLatentModel) -> list[Part]:
@@ -51,18 +51,13 @@ def codec_parts(model: UnifiedLatentModel) -> list[Part]:
     steps = [part for part in denoiser.children() if part not in once]
     conditions, r_t = denoiser.conditions(features, picture), torch.zeros(1, N_COEFFICIENTS, *2 * [SIDE_PX // CELL_PX])
     return [
-        ("encoder", [model.encoder], lambda: model.encoder(picture, quality), 1),
-        ("hyper-encoder", [model.hyper_encoder], lambda: model.hyper_encoder(latent, quality), 1),
-        ("hyper-decoder", [model.hyper_decoder], lambda: model.hyper_decoder(hyper, quality, (side, side)), 1),
-        (
-            "prior",
-            [model.prior],
-            lambda: model.prior(latent, latent, quality, hyper_features),
-            len(config.reveal_passes),
-        ),
-        ("decoder trunk", [model.decoder.trunk], lambda: model.decoder.trunk(latent, quality), 1),
-        ("denoiser, once", once, lambda: denoiser.conditions(features, picture), 1),
-        ("denoiser, a step", steps, lambda: denoiser(r_t, level, conditions), 1),
+        ("encoder", [model.encoder], lambda: model.encoder(picture, quality)),
+        ("hyper-encoder", [model.hyper_encoder], lambda: model.hyper_encoder(latent, quality)),
+        ("hyper-decoder", [model.hyper_decoder], lambda: model.hyper_decoder(hyper, quality, (side, side))),
+        ("prior", [model.prior], lambda: predict_all_passes(model, latent, quality, hyper_features)),
+        ("decoder trunk", [model.decoder.trunk], lambda: model.decoder.trunk(latent, quality)),
+        ("denoiser, once", once, lambda: denoiser.conditions(features, picture)),
+        ("denoiser, a step", steps, lambda: denoiser(r_t, level, conditions)),
     ]
 
 
@@ -70,9 +65,9 @@ def paper_parts(model: PaperModel) -> list[Part]:
     side, level = SIDE_PX // 16, torch.zeros(1)
     picture, latent = torch.zeros(1, 3, SIDE_PX, SIDE_PX), torch.zeros(1, model.config.latent_channels, side, side)
     return [
-        ("encoder", [model.encoder], lambda: model.encoder(picture, level), 1),
-        ("prior", [model.prior], lambda: model.prior(latent, level, level), 1),
-        ("decoder", [model.decoder], lambda: model.decoder(picture, level, latent, level), 1),
+        ("encoder", [model.encoder], lambda: model.encoder(picture, level)),
+        ("prior", [model.prior], lambda: model.prior(latent, level, level)),
+        ("decoder", [model.decoder], lambda: model.decoder(picture, level, latent, level)),
     ]
 
 
@@ -83,8 +78,8 @@ def kmac_per_px(run: Callable[[], Tensor | object]) -> float:
 
 
 def coding_kmac_per_px(config: ModelConfig) -> dict[str, float]:
-    """Thousands of multiply-accumulates per pixel of the picture, all passes together: `{"encode", "decode"}`."""
-    cost = {row["part"]: row["kmac_per_px"] * row["passes"] for row in describe(config)}
+    """Thousands of multiply-accumulates per pixel of the picture: `{"encode", "decode"}`."""
+    cost = {row["part"]: row["kmac_per_px"] for row in describe(config)}
     coding = cost["hyper-decoder"] + cost["prior"]
     return {
         "encode": cost["encoder"] + cost["hyper-encoder"] + coding,

@@ -7,7 +7,9 @@ N = B h w positions of B pictures in row-major order, C latent channels; K chann
 pass (`reveal.PassElements`); Q = 101 quality levels.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -23,7 +25,16 @@ from ulcodec.coding.integer_layers import (
     scale_latent,
     shift_and_round,
 )
-from ulcodec.coding.products import ACTIVATION_BITS, PRODUCTS, Grid, choose_product, exact_arithmetic
+from ulcodec.coding.products import (
+    ACTIVATION_BITS,
+    HIDDEN,
+    PRODUCTS,
+    WIDE,
+    Activations,
+    Grid,
+    choose_product,
+    exact_arithmetic,
+)
 from ulcodec.memory import released
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.prior import N_SCALES
@@ -57,6 +68,30 @@ class CodingParameters(NamedTuple):
     table_index: Tensor
 
 
+class PriorState:
+    """What the integer prior carries through the reveal passes of B pictures, beside their latents.
+
+    `hyper_features` int16 [B, h, w, hyper_width]; `reveal_pass`: the next pass, from 1; `carried` int16
+    [B, h, w, prior_width]: features of the pass before, None in the first pass.
+    """
+
+    def __init__(self, quality: int, hyper_features: Tensor):
+        self.quality, self.hyper_features, self.reveal_pass = quality, hyper_features, 1
+        self.carried: Tensor | None = None
+        self._computed: Tensor | None = None
+
+    def keep(self, features: Tensor, tile: Tile) -> None:
+        """Keep the features int32 [B, h, w, prior_width] of the inner part of a tile, for the next pass."""
+        if self._computed is None:
+            shape = (*self.hyper_features.shape[:3], features.shape[3])
+            self._computed = torch.empty(shape, dtype=torch.int16, device=features.device)
+        tile.inner_of(self._computed).copy_(features)
+
+    def advance(self) -> None:
+        """Go to the next pass, when all tiles of this one are computed."""
+        self.reveal_pass, self.carried, self._computed = self.reveal_pass + 1, self._computed, None
+
+
 class IntegerPrior:
     """Prior in integers, with its hyper-decoder.
 
@@ -77,171 +112,242 @@ class IntegerPrior:
         self.config, self.device, self.tile = config, device, tile
         self.product = product or choose_product(device)
         stored = StoredIntegers(tensors, PRODUCTS[self.product], device)
-        self._stem = IntegerStem(config, stored)
-        self._blocks = [_load_block(stored, i) for i in range(config.prior_blocks)]
-        self._heads = IntegerHeads(config, stored)
+        gains = LatentGains.load(stored)
+        networks = {prefix: IntegerNetwork.load(config, stored, prefix) for prefix in config.prior_networks}
+        self._passes = [
+            IntegerPass(config, networks[prefix], gains, reveal_pass)
+            for reveal_pass, prefix in zip(config.reveal_passes, config.prior_networks, strict=True)
+        ]
         self._hyper_decoder = IntegerHyperDecoder(config, stored)
-        self._bias = stored.table("bias")
 
     def hyper_parameters(self, quality: int, n_positions: int) -> CodingParameters:
         """Return the parameters of the hyper-latent, [n_positions, C_hyper]."""
         return self._hyper_decoder.parameters(quality, n_positions)
 
-    def hyper_features(self, hyper_16: Tensor, quality: int, grid: Grid) -> Tensor:
-        """Decode hyper_16 [B ceil(h/4) ceil(w/4), C_hyper] to int16 [B, h, w, hyper_width] for the grid (h, w).
+    def begin(self, hyper_16: Tensor, quality: int, grid: Grid) -> PriorState:
+        """Begin the first pass over B pictures of a grid (h, w).
 
-        hyper_16 is in sixteenths of a bin.
+        hyper_16 [B ceil(h/4) ceil(w/4), C_hyper] is in sixteenths of a bin.
         """
-        return self._hyper_decoder.features(hyper_16, quality, grid)
+        return PriorState(quality, self._hyper_decoder.features(hyper_16, quality, grid))
 
-    def tiles(self, grid: Grid) -> Iterator[Tile]:
-        """Iterate over the tiles of a grid that `__call__` takes, row by row."""
-        return released(tracked(tiles(grid, self.tile, self._halo)))
+    def tiles(self, state: PriorState) -> Iterator[Tile]:
+        """Iterate over the tiles that `__call__` takes in the next pass, row by row."""
+        grid = (state.hyper_features.shape[1], state.hyper_features.shape[2])
+        return released(tracked(tiles(grid, self.tile, self._halo(state.reveal_pass))))
 
-    @property
-    def _halo(self) -> int:
-        return len(self._blocks)  # each block sees one position further
+    def _halo(self, reveal_pass: int) -> int:
+        return self._passes[reveal_pass - 1].halo if reveal_pass <= len(self._passes) else 0
 
-    def __call__(
-        self, y_16: Tensor, reveal_pass: int, quality: int, hyper_features: Tensor, tile: Tile
-    ) -> CodingParameters:
-        """Predict the elements of a reveal pass in the inner part of a tile: parameters [B, h, w, K].
+    def __call__(self, y_16: Tensor, state: PriorState, tile: Tile) -> CodingParameters:
+        """Predict the elements of the next pass in the inner part of a tile: parameters [B, h, w, K].
 
         y_16 int32 [B, h, w, C] is the latent of whole pictures in sixteenths of a bin. Only elements of earlier passes
-        are read. `hyper_features`: of whole pictures, from the method of that name.
+        are read. Call `state.advance` after all tiles of the pass.
         """
+        if state.reveal_pass > len(self._passes):
+            return no_parameters(len(y_16), tile.inner_grid, y_16.device)
+        network = self._passes[state.reveal_pass - 1]
         with exact_arithmetic(self.device):
-            return self._predict(tile.outer_of(y_16), reveal_pass, quality, tile.outer_of(hyper_features), tile)
+            features = network.features(y_16, state, tile)
+            if state.reveal_pass < len(self._passes) and not self.config.shared_prior:
+                state.keep(features, tile)
+            return network.parameters(features, state.quality, tile)
 
-    def _predict(
-        self, y_16: Tensor, reveal_pass: int, quality: int, hyper_features: Tensor, tile: Tile
-    ) -> CodingParameters:
-        """As `__call__`, from the outer part of the tile alone: y_16 and hyper_features [B, h, w, ...]."""
-        if not PassElements(self.config, reveal_pass, y_16.device).n_channels:
-            empty = torch.zeros(len(y_16), *tile.inner_grid, 0, dtype=torch.int32, device=y_16.device)
-            return CodingParameters(empty, empty.to(torch.uint8))
-        by_phase = y_16[..., 0].numel() >= MIN_POSITIONS_BY_PHASE
+
+def no_parameters(batch: int, grid: Grid, device: torch.device) -> CodingParameters:
+    """Return the parameters of a pass without elements: [B, h, w, 0]."""
+    empty = torch.zeros(batch, *grid, 0, dtype=torch.int32, device=device)
+    return CodingParameters(empty, empty.to(torch.uint8))
+
+
+class LatentGains(NamedTuple):
+    """Tables of the latent's channels, [Q, C] by quality level: what scales them into and out of the networks."""
+
+    estimate: Tensor
+    mean: Tensor
+    scale_offset: Tensor
+
+    @classmethod
+    def load(cls, stored: StoredIntegers) -> "LatentGains":
+        return cls(
+            stored.table("estimate", torch.int64),
+            stored.table("mean_gain", torch.int64),
+            stored.table("scale_offset"),
+        )
+
+
+class IntegerNetwork(NamedTuple):
+    """Layers of a `PriorNetwork` in integers, and its bias int32 [Q, prior_width]."""
+
+    stem: IntegerLayer
+    bias: Tensor
+    blocks: list[IntegerBlock]
+    mean_head: IntegerLayer
+    scale_head: IntegerLayer
+
+    @classmethod
+    def load(cls, config: ModelConfig, stored: StoredIntegers, prefix: str) -> "IntegerNetwork":
+        """Load the network whose parts' names begin with `prefix`."""
+        n_blocks = config.prior_blocks[config.prior_networks.index(prefix)]
+        return cls(
+            stored.layer(f"prior.{prefix}stem"),
+            stored.table(f"{prefix}bias"),
+            [IntegerBlock(stored, f"{prefix}blocks.{number}", hidden_format(config)) for number in range(n_blocks)],
+            stored.layer(f"prior.{prefix}mean_head", MEAN_BITS),
+            stored.layer(f"prior.{prefix}scale_head"),
+        )
+
+
+def hidden_format(config: ModelConfig) -> Activations:
+    """Return the format of the hidden units of a prior's blocks."""
+    return WIDE if config.shared_prior else HIDDEN
+
+
+class IntegerPass:
+    """A network in one reveal pass."""
+
+    def __init__(self, config: ModelConfig, network: IntegerNetwork, gains: LatentGains, reveal_pass: int):
+        phases = pass_phases(config, reveal_pass, network.bias.device)
+        self._stem = IntegerStem(config, network.stem, gains, reveal_pass, phases)
+        self._bias, self._blocks = network.bias, network.blocks
+        self._heads = IntegerHeads(config, network, gains, reveal_pass, phases)
+
+    @property
+    def halo(self) -> int:
+        """Positions around a tile that the network reads: each block sees one position further."""
+        return len(self._blocks)
+
+    def features(self, y_16: Tensor, state: PriorState, tile: Tile) -> Tensor:
+        """Compute the features of the inner part of a tile, int32 [B, h, w, prior_width]."""
+        by_phase = math.prod(tile.outer_grid) * len(y_16) >= MIN_POSITIONS_BY_PHASE
         stem = self._stem.by_phase if by_phase else self._stem.all_channels
-        heads = self._heads.by_phase if by_phase else self._heads.all_channels
-        x = clamp_relu_(stem(y_16, reveal_pass, quality, hyper_features, tile).add_(self._bias[quality]))
+        x = clamp_relu_(stem(y_16, state, tile).add_(self._bias[state.quality]))
         for number, block in enumerate(self._blocks, start=1):
-            x, smaller = block(x, quality), tile.crop_halo(self._halo - number)
+            x, smaller = block(x, state.quality), tile.crop_halo(self.halo - number)
             rows, columns = smaller.outer_within(tile)  # crops positions that no later block needs
             x, tile = x[:, rows, columns], smaller
-        return heads(clamp_relu_(x), reveal_pass, quality, tile)
+        return x
 
-
-def _load_block(stored: StoredIntegers, i: int) -> IntegerBlock:
-    reduce, spatial, expand = (stored.layer(f"prior.blocks.{i}.{part}") for part in ("reduce", "spatial", "expand"))
-    return IntegerBlock(reduce, spatial, expand, stored.table(f"blocks.{i}.bias"))
+    def parameters(self, features: Tensor, quality: int, tile: Tile) -> CodingParameters:
+        """Compute the parameters [B, h, w, K] of the inner part of a tile from its features, which are overwritten."""
+        by_phase = features[..., 0].numel() >= MIN_POSITIONS_BY_PHASE
+        heads = self._heads.by_phase if by_phase else self._heads.all_channels
+        return heads(clamp_relu_(features), quality, tile)
 
 
 class LayersByPhase:
-    """The phases of each reveal pass with the layer that each takes, made by `layer_of` on first use."""
+    """Phases with the layer that each takes, made by `layer_of` when they are first read."""
 
-    def __init__(self, config: ModelConfig, device: torch.device, layer_of: Callable[[Phase], IntegerLayer]):
-        self._config, self._device, self._layer_of = config, device, layer_of
-        self._of_pass: dict[int, list[tuple[Phase, IntegerLayer]]] = {}
+    def __init__(self, phases: Sequence[Phase], layer_of: Callable[[Phase], IntegerLayer]):
+        self._phases, self._layer_of = phases, layer_of
 
-    def __call__(self, reveal_pass: int) -> list[tuple[Phase, IntegerLayer]]:
-        if reveal_pass not in self._of_pass:
-            phases = pass_phases(self._config, reveal_pass, self._device)
-            self._of_pass[reveal_pass] = [(phase, self._layer_of(phase)) for phase in phases]
-        return self._of_pass[reveal_pass]
+    @cached_property
+    def layers(self) -> list[tuple[Phase, IntegerLayer]]:
+        return [(phase, self._layer_of(phase)) for phase in self._phases]
 
 
 class IntegerStem:
-    """First layer of the prior: from known elements and hyper-features to int32 [B, h, w, prior_width].
+    """First layer of a pass: from known elements, hyper-features and carried features to int32 [B, h, w, prior_width].
 
-    Two methods compute the same integers. Both take the outer part of a tile: y_16 and hyper_features [B, h, w, ...].
+    Two methods compute the same integers, for the outer part of a tile.
     """
 
-    def __init__(self, config: ModelConfig, stored: StoredIntegers):
-        self._config, self._device = config, stored.device
-        self._layer = stored.layer("prior.stem")
-        self._estimate = stored.table("estimate", torch.int64)
-        self._layers = LayersByPhase(config, stored.device, self._layer_of)
+    def __init__(
+        self,
+        config: ModelConfig,
+        layer: IntegerLayer,
+        gains: LatentGains,
+        reveal_pass: int,
+        phases: Sequence[Phase],
+    ):
+        self._config, self._layer, self._gains, self._reveal_pass = config, layer, gains, reveal_pass
+        features = torch.arange(2 * config.latent_channels, layer.n_in, device=layer.weight.device)
+        self._of_features = layer.select(features, slice(None), layer.start)
+        self._of_known = LayersByPhase(phases, self._layer_of)
 
-    def all_channels(self, y_16: Tensor, reveal_pass: int, quality: int, hyper_features: Tensor, tile: Tile) -> Tensor:
+    def all_channels(self, y_16: Tensor, state: PriorState, tile: Tile) -> Tensor:
         """Compute the stem from all channels, with 0 for unknown ones."""
-        known = pass_map(self._config, tile.outer_grid, y_16.device, tile.outer_origin).permute(1, 2, 0) < reveal_pass
-        estimate = scale_latent(torch.where(known, y_16, 0), self._estimate[quality])
+        passes = pass_map(self._config, tile.outer_grid, y_16.device, tile.outer_origin).permute(1, 2, 0)
+        known = passes < self._reveal_pass
+        estimate = scale_latent(torch.where(known, tile.outer_of(y_16), 0), self._gains.estimate[state.quality])
         ones = (known.to(torch.int32) << ACTIVATION_BITS).expand_as(estimate)
-        return self._layer.on_grid(torch.cat((estimate, ones, hyper_features), dim=3))
+        return self._layer.on_grid(torch.cat((estimate, ones, self._features(state, tile)), dim=3))
 
-    def by_phase(self, y_16: Tensor, reveal_pass: int, quality: int, hyper_features: Tensor, tile: Tile) -> Tensor:
+    def by_phase(self, y_16: Tensor, state: PriorState, tile: Tile) -> Tensor:
         """Compute the stem phase by phase, from the channels that are known there."""
-        x = torch.empty(*y_16.shape[:3], self._layer.n_out, dtype=torch.int32, device=y_16.device)
-        for phase, layer in self._layers(reveal_pass):
+        y_16, factor = tile.outer_of(y_16), self._gains.estimate[state.quality]
+        x = self._of_features.sums(self._features(state, tile).flatten(0, 2)).view(*y_16.shape[:3], -1)
+        for phase, layer in self._of_known.layers if self._reveal_pass > 1 else ():
             positions = phase.positions(tile.outer_origin)
             if not x[positions].numel():
                 continue
-            estimate = scale_latent(y_16[positions][..., phase.known], self._estimate[quality][phase.known])
-            x[positions] = layer.on_grid(torch.cat((estimate, hyper_features[positions]), dim=3))
-        return x
+            estimate = scale_latent(y_16[positions][..., phase.known], factor[phase.known])
+            x[positions] += layer.sums(estimate.flatten(0, 2)).view(x[positions].shape)
+        return x.bitwise_right_shift_(self._layer.shift)
+
+    def _features(self, state: PriorState, tile: Tile) -> Tensor:
+        """Features that all phases read, int32 [B, h, w, ...]: of the hyper-latent, and of the pass before."""
+        features = [state.hyper_features] if state.carried is None else [state.hyper_features, state.carried]
+        return torch.cat([tile.outer_of(part) for part in features], dim=3).to(torch.int32)
 
     def _layer_of(self, phase: Phase) -> IntegerLayer:
-        """Take the part of the stem whose inputs are known in a phase."""
-        layer, n_channels = self._layer, self._config.latent_channels
-        hyper = torch.arange(2 * n_channels, layer.n_in, device=self._device)
-        outputs = torch.arange(layer.n_out, device=self._device)
+        """Take the part of the stem whose inputs are known in a phase, without its start."""
         # For a known element, the stem sees its estimate and a 1 that marks it as known.
-        ones = layer.weight[n_channels + phase.known].sum(0, dtype=torch.int32) << ACTIVATION_BITS
-        return layer.select(torch.cat((phase.known, hyper)), outputs, layer.start + ones)
+        marks = self._layer.weight[self._config.latent_channels + phase.known].sum(0, dtype=torch.int32)
+        return self._layer.select(phase.known, slice(None), marks << ACTIVATION_BITS)
 
 
 class IntegerHeads:
-    """Last layers of the prior: from x int32 [B, h, w, prior_width] to the parameters of a reveal pass.
+    """Last layers of a pass: from x int32 [B, h, w, prior_width] to the parameters of its elements.
 
     Two methods compute the same integers. Both take the inner part of a tile and return [B, h, w, K].
     """
 
-    def __init__(self, config: ModelConfig, stored: StoredIntegers):
-        self._config, self._device = config, stored.device
-        self._mean_layer, self._scale_layer = (
-            stored.layer("prior.mean_head", MEAN_BITS),
-            stored.layer("prior.scale_head"),
-        )
-        self._mean_gain, self._scale_offset = stored.table("mean_gain", torch.int64), stored.table("scale_offset")
-        self._layers = LayersByPhase(config, stored.device, self._layer_of)
+    def __init__(
+        self,
+        config: ModelConfig,
+        network: IntegerNetwork,
+        gains: LatentGains,
+        reveal_pass: int,
+        phases: Sequence[Phase],
+    ):
+        self._mean_layer, self._scale_layer = network.mean_head, network.scale_head
+        self._config, self._gains, self._reveal_pass = config, gains, reveal_pass
+        self._by_phase = LayersByPhase(phases, self._layer_of)
 
-    def all_channels(self, x: Tensor, reveal_pass: int, quality: int, tile: Tile) -> CodingParameters:
+    def all_channels(self, x: Tensor, quality: int, tile: Tile) -> CodingParameters:
         """Compute the parameters of all channels, and select the elements of the pass."""
-        all_channels, elements = slice(None), PassElements(self._config, reveal_pass, x.device)
+        all_channels, elements = slice(None), PassElements(self._config, self._reveal_pass, x.device)
         mean_16 = self._mean_16(self._mean_layer.on_grid(x), quality, all_channels)
         table_index = self._table_index(self._scale_layer.on_grid(x), quality, all_channels)
-        passes = pass_map(self._config, tile.inner_grid, x.device, tile.inner_origin).permute(1, 2, 0)
-        shape, coded = (len(x), *tile.inner_grid), passes == reveal_pass
-        return CodingParameters(
-            *(elements.unflatten(part[:, coded].flatten(), shape, tile.inner_origin) for part in (mean_16, table_index))
-        )
+        return CodingParameters(*(elements.gather(part, tile.inner_origin) for part in (mean_16, table_index)))
 
-    def by_phase(self, x: Tensor, reveal_pass: int, quality: int, tile: Tile) -> CodingParameters:
+    def by_phase(self, x: Tensor, quality: int, tile: Tile) -> CodingParameters:
         """Compute the parameters phase by phase, only for the channels of the pass."""
-        n_channels = PassElements(self._config, reveal_pass, x.device).n_channels
-        mean_16 = torch.zeros(*x.shape[:3], n_channels, dtype=torch.int32, device=x.device)
-        table_index = torch.zeros_like(mean_16, dtype=torch.uint8)
-        for phase, layer in self._layers(reveal_pass):
-            positions, n_coded = phase.positions(tile.inner_origin), len(phase.coded)
-            if not n_coded or not x[positions].numel():
-                continue
-            result = layer.on_grid(x[positions])
-            mean_16[positions][..., :n_coded] = self._mean_16(result[..., :n_coded], quality, phase.coded)
-            table_index[positions][..., :n_coded] = self._table_index(result[..., n_coded:], quality, phase.coded)
+        n_channels = PassElements(self._config, self._reveal_pass, x.device).n_channels
+        mean_16 = torch.empty(*x.shape[:3], n_channels, dtype=torch.int32, device=x.device)
+        table_index = torch.empty_like(mean_16, dtype=torch.uint8)
+        for phase, layer in self._by_phase.layers:
+            positions = phase.positions(tile.inner_origin)
+            if x[positions].numel():
+                mean, scale = layer.on_grid(x[positions]).chunk(2, dim=3)
+                mean_16[positions] = self._mean_16(mean, quality, phase.coded)
+                table_index[positions] = self._table_index(scale, quality, phase.coded)
         return CodingParameters(mean_16, table_index)
 
     def _layer_of(self, phase: Phase) -> IntegerLayer:
         """Join both heads, for the channels that are coded in a phase, in one layer."""
-        inputs = torch.arange(self._mean_layer.n_in, device=self._device)
+        inputs = torch.arange(self._mean_layer.n_in, device=phase.coded.device)
         mean, scale = (layer.select(inputs, phase.coded) for layer in (self._mean_layer, self._scale_layer))
         return mean.beside(scale)
 
     def _mean_16(self, result: Tensor, quality: int, channels: Tensor | slice) -> Tensor:
-        mean = result.clamp(-LARGEST_MEAN, LARGEST_MEAN) * self._mean_gain[quality][channels]
+        mean = result.clamp(-LARGEST_MEAN, LARGEST_MEAN) * self._gains.mean[quality][channels]
         return shift_and_round(mean, MEAN_BITS + ACTIVATION_BITS).to(torch.int32)
 
     def _table_index(self, result: Tensor, quality: int, channels: Tensor | slice) -> Tensor:
-        index = shift_and_round(result + self._scale_offset[quality][channels], ACTIVATION_BITS)
+        index = shift_and_round(result + self._gains.scale_offset[quality][channels], ACTIVATION_BITS)
         return index.clamp(0, N_SCALES - 1).to(torch.uint8)
 
 

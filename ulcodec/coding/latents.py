@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ulcodec.coding.integer_prior import MEAN_GRID, CodingParameters, IntegerPrior
+from ulcodec.coding.integer_prior import MEAN_GRID, CodingParameters, IntegerPrior, PriorState
 from ulcodec.coding.products import Grid
 from ulcodec.coding.symbols import (
     DecodedGroup,
@@ -197,17 +197,17 @@ def conceal_latent(
 
 
 class _Walk:
-    """State that both directions share between two segments: `n_passes` reveal passes of a batch are coded.
+    """State that both directions share between two segments of a batch.
 
-    y_16 int32 [B, h, w, C] holds the restored elements of these passes.
+    y_16 int32 [B, h, w, C] holds the restored elements of the passes so far.
     """
 
     def __init__(self, coder: LatentCoder, quality: int, y_16: Tensor):
         self.coder, self.quality, self.y_16 = coder, quality, y_16
         self.grid = y_16.shape[1], y_16.shape[2]
-        self.hyper_16 = self.features = torch.empty(0, dtype=torch.int32, device=y_16.device)
+        self.hyper_16 = torch.empty(0, dtype=torch.int32, device=y_16.device)
+        self.state = PriorState(quality, self.hyper_16)
         self.checks = [SymbolCheck() for _ in y_16]
-        self.n_passes = 0
 
     @property
     def latents(self) -> list[DecodedLatent]:
@@ -217,18 +217,27 @@ class _Walk:
         return [DecodedLatent(*latent) for latent in chunks]
 
     @property
+    def n_passes(self) -> int:
+        """Number of reveal passes that are coded."""
+        return self.state.reveal_pass - 1
+
+    @property
     def elements(self) -> PassElements:
         """The elements of the next pass."""
-        return PassElements(self.coder.prior.config, self.n_passes + 1, self.y_16.device)
+        return PassElements(self.coder.prior.config, self.state.reveal_pass, self.y_16.device)
+
+    def tiles(self) -> Iterator[Tile]:
+        """Iterate over the tiles of the next pass."""
+        return self.coder.prior.tiles(self.state)
 
     def predict(self, tile: Tile) -> CodingParameters:
         """Predict the elements of the next pass in a tile: parameters [B, h, w, K]."""
-        return self.coder.prior(self.y_16, self.n_passes + 1, self.quality, self.features, tile)
+        return self.coder.prior(self.y_16, self.state, tile)
 
     def set_hyper(self, hyper_16: Tensor) -> None:
         """Take the restored hyper-latents [B N / 16, C_hyper], on which all predictions depend."""
         self.hyper_16 = hyper_16
-        self.features = self.coder.prior.hyper_features(hyper_16, self.quality, self.grid)
+        self.state = self.coder.prior.begin(hyper_16, self.quality, self.grid)
 
 
 class EncodingWalk(_Walk):
@@ -250,7 +259,7 @@ class EncodingWalk(_Walk):
             self._encode_hyper(encoders)
         for encoder, group in zip(encoders, self._group_by_picture(self._quantise_rows()), strict=True):
             encoder.encode_group(group)
-        self.n_passes += 1
+        self.state.advance()
         segments = [encoder.finish() for encoder in encoders]
         if math.prod(self.grid) >= LARGE_GRID:
             release()
@@ -272,7 +281,7 @@ class EncodingWalk(_Walk):
         Yields symbols and table indices [B, M] of each row of tiles, in the order of coding.
         """
         elements, batch, n_columns = self.elements, len(self.y), self.grid[1]
-        for tile in self.coder.prior.tiles(self.grid):
+        for tile in self.tiles():
             rows, columns = tile.rows.inner, tile.columns.inner
             if columns.start == 0:
                 shape = (batch, rows.stop - rows.start, n_columns, elements.n_channels)
@@ -283,11 +292,7 @@ class EncodingWalk(_Walk):
             for chunk in _row_chunks(parameters.mean_16.shape):
                 symbols[:, chunk, columns] = self._quantise_chunk(tile, chunk, parameters)
             if columns.stop == n_columns:
-                origin = rows.start, 0
-                yield (
-                    elements.flatten(symbols, origin).view(batch, -1),
-                    elements.flatten(indices, origin).view(batch, -1),
-                )
+                yield symbols.view(batch, -1), indices.view(batch, -1)
 
     def _quantise_chunk(self, tile: Tile, chunk: slice, parameters: CodingParameters) -> Tensor:
         """Quantise some rows of a tile, and restore them into y_16: symbols [B, rows, w, K]."""
@@ -328,20 +333,20 @@ class DecodingWalk(_Walk):
             groups.append(decoder.decode_group(self._count_tables(picture_indices), self.coder.tables))
             decoder.finish()
         self._restore_rows(groups, indices)
-        self.n_passes += 1
+        self.state.advance()
 
     def decode_cut_segment(self, prefix: bytes) -> None:
         """Decode a prefix of the next segment, not the first; uncertain elements of the pass get the prior's mean."""
         indices = self._place_means()
         group = decode_group_prefix(prefix, self._count_tables(indices[0]), self.coder.tables)
         self._restore_rows([group], indices)
-        self.n_passes += 1
+        self.state.advance()
 
     def conceal(self) -> None:
         """Give all later elements the prior's mean, pass by pass: the prior is trained to see earlier passes."""
         while self.n_passes < N_SEGMENTS:
             self._place_means()
-            self.n_passes += 1
+            self.state.advance()
 
     def _decode_hyper(self, decoders: Sequence[SymbolDecoder]) -> None:
         """Decode each picture's hyper-latent."""
@@ -359,7 +364,7 @@ class DecodingWalk(_Walk):
         elements = self.elements
         indices = torch.empty(*self.y_16.shape[:3], elements.n_channels, dtype=torch.uint8, device="cpu")
         with share(1 / (N_SEGMENTS - self.n_passes)):
-            for tile in self.coder.prior.tiles(self.grid):
+            for tile in self.tiles():
                 parameters = self.predict(tile)
                 elements.scatter(parameters.mean_16, tile.inner_of(self.y_16), tile.inner_origin)
                 tile.inner_of(indices).copy_(parameters.table_index)
@@ -372,7 +377,7 @@ class DecodingWalk(_Walk):
             for rows, ordered_indices in self._in_order(picture_indices):
                 symbols, origin, target = group.take(ordered_indices), (rows.start, 0), y_16[None, rows]
                 check.update(symbols)
-                placed = elements.unflatten(torch.from_numpy(symbols).to(y_16.device), target.shape[:3], origin)
+                placed = torch.from_numpy(symbols).to(y_16.device).view(*target.shape[:3], -1)
                 elements.scatter(restore(placed, elements.gather(target, origin)), target, origin)
 
     def _count_tables(self, indices: Tensor) -> NDArray[np.intp]:
@@ -384,7 +389,7 @@ class DecodingWalk(_Walk):
     def _in_order(self, indices: Tensor) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
         """Iterate over a picture's table indices [h, w, K] in the order of coding, some rows at a time."""
         for rows in _row_chunks(indices[None].shape):
-            yield rows, _as_array(self.elements.flatten(indices[None, rows], (rows.start, 0)))
+            yield rows, _as_array(indices[rows]).ravel()
 
 
 class SymbolCheck:
@@ -413,30 +418,28 @@ def symbols_of(
     prior = coder.prior
     parameters = _flatten(prior.hyper_parameters(quality, len(latent.hyper_16)))
     yield _symbols_between(latent.hyper_16.flatten(), parameters.mean_16), _as_array(parameters.table_index)
-    features = prior.hyper_features(latent.hyper_16, quality, grid)
+    state = prior.begin(latent.hyper_16, quality, grid)
     y_16 = latent.y_16.view(1, *grid, -1)
     for reveal_pass in FILE_PASSES:
         elements = PassElements(prior.config, reveal_pass, y_16.device)
-        parameters = pass_parameters(prior, y_16, reveal_pass, quality, features)
-        restored = elements.flatten(elements.gather(y_16))
+        parameters = next_parameters(prior, y_16, state)
+        restored = elements.gather(y_16).flatten()
         yield _symbols_between(restored, parameters.mean_16), _as_array(parameters.table_index)
 
 
-def pass_parameters(
-    prior: IntegerPrior, y_16: Tensor, reveal_pass: int, quality: int, features: Tensor
-) -> CodingParameters:
-    """Predict all elements of a pass: parameters [M] in the order of coding.
+def next_parameters(prior: IntegerPrior, y_16: Tensor, state: PriorState) -> CodingParameters:
+    """Predict all elements of the next pass, and go to the pass after it: parameters [M] in the order of coding.
 
-    y_16 [B, h, w, C] and features [B, h, w, hyper_width] are as in `IntegerPrior.__call__`.
+    y_16 [B, h, w, C] is as in `IntegerPrior.__call__`.
     """
-    elements = PassElements(prior.config, reveal_pass, y_16.device)
+    elements = PassElements(prior.config, state.reveal_pass, y_16.device)
     mean_16 = torch.empty(*y_16.shape[:3], elements.n_channels, dtype=torch.int32, device=y_16.device)
     whole = CodingParameters(mean_16, torch.empty_like(mean_16, dtype=torch.uint8))
-    for tile in prior.tiles((y_16.shape[1], y_16.shape[2])):
-        parameters = prior(y_16, reveal_pass, quality, features, tile)
-        for target, part in zip(whole, parameters, strict=True):
-            target[:, tile.rows.inner, tile.columns.inner] = part
-    return CodingParameters(*(elements.flatten(part) for part in whole))
+    for tile in prior.tiles(state):
+        for target, part in zip(whole, prior(y_16, state, tile), strict=True):
+            tile.inner_of(target).copy_(part)
+    state.advance()
+    return CodingParameters(*(part.flatten() for part in whole))
 
 
 # Quantisation

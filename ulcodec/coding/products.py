@@ -12,11 +12,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ulcodec.model.prior import ACTIVATION_LIMIT
+from ulcodec.model.prior import ACTIVATION_LIMIT, HIDDEN_BITS
 
 ACTIVATION_BITS = 8
 LARGEST_ACTIVATION = int(ACTIVATION_LIMIT) << ACTIVATION_BITS
+LARGEST_HIDDEN = 255
 MAX_WEIGHT = 127
+
+
+class Activations(NamedTuple):
+    """Fixed-point format of the inputs of a product: multiples of `2^-bits`, as integers in [least, largest]."""
+
+    bits: int
+    least: int
+    largest: int
+
+
+WIDE = Activations(ACTIVATION_BITS, -LARGEST_ACTIVATION, LARGEST_ACTIVATION)
+HIDDEN = Activations(HIDDEN_BITS, 0, LARGEST_HIDDEN)
+"""A block's hidden units: a byte without a sign."""
 
 EXACT_FLOAT32 = 2**24
 """Sums of integers in float32 are exact, in any order, while none of them exceeds this."""
@@ -39,22 +53,28 @@ Grid = tuple[int, int]
 class Product(Protocol):
     """Exact product of integers with a fixed weight, int8 [in, out].
 
-    Takes x int32 [N, in] within +-`LARGEST_ACTIVATION`, returns int32 [N, out]. With a grid (h, w), where N is B h w, x
-    is [N, in / 9], and each position's 3x3 neighbourhood is multiplied. For each column of the weight,
-    `sum |w| (LARGEST_ACTIVATION + 256)` must be below 2^31.
+    Takes x int32 [N, in] of the format that it was made for, `WIDE` or `HIDDEN`; returns int32 [N, out]. With a grid
+    (h, w), where N is B h w, x is [N, in / 9], and each position's 3x3 neighbourhood is multiplied. For each column of
+    the weight, `sum |w| (largest + 256)` must be below 2^31.
     """
 
     def __call__(self, x: Tensor, grid: Grid | None = None) -> Tensor: ...
 
 
 class Int8Product:
-    """Two int8 products of `x = 256 high + low`: fast where the processor multiplies int8 natively."""
+    """int8 products, fast where the processor multiplies them natively.
 
-    def __init__(self, weight: Tensor):
+    One product of `x - 128` for hidden units, two of `x = 256 high + low` for others.
+    """
+
+    def __init__(self, weight: Tensor, inputs: Activations = WIDE):
         self._n_out, self.is_cuda = weight.shape[1], weight.is_cuda
+        self._of_128 = weight.sum(0, dtype=torch.int32) * 128 if inputs == HIDDEN else None
         self.weight = pad_to_multiples(weight, CUDA_MULTIPLE, CUDA_MULTIPLE) if self.is_cuda else weight
 
     def __call__(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        if self._of_128 is not None:
+            return self._product(_inputs((x - 128).to(torch.int8), grid, border=-128)).add_(self._of_128)
         high = self._product(_inputs((x + 128).bitwise_right_shift_(8).to(torch.int8), grid))
         low = self._product(_inputs(x.to(torch.int8), grid))  # integers wrap to their lowest byte
         return low.add_(high, alpha=256)
@@ -68,15 +88,17 @@ class Int8Product:
 class Float32Product:
     """One float32 product for rows whose sums cannot exceed 2^24, and two products of 8-bit halves for other rows.
 
-    A sum of products, whole or partial, is at most `|x| |w|` (Cauchy-Schwarz). Activations of pictures keep that below
-    2^24 in more than 99 % of rows, although the largest legal activations would not. Halves always do: `sum |w| < 2^16`
-    by the bound of `Product`, and a half is at most 2^7.
+    For hidden units, the weights alone can prove it for all rows. Otherwise: a sum of products, whole or partial, is at
+    most `|x| |w|` (Cauchy-Schwarz). Activations of pictures keep that below 2^24 in more than 99 % of rows, although
+    the largest legal activations would not. Halves always do: `sum |w| < 2^16` by the bound of `Product`, and a half is
+    at most 2^7.
     If the process has set a lower precision inside float32 products, float64 is used. Other threads may rely on that
     setting, so it is only read: before the product, and after it in case another thread has changed it.
     """
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weight: Tensor, inputs: Activations = WIDE):
         self.integers, self.weight = weight, weight.float()
+        self._is_small = int(weight.abs().sum(0, dtype=torch.int64).max()) * inputs.largest <= EXACT_FLOAT32
         largest_norm = weight.double().norm(dim=0).max().clamp(min=1.0)
         self._largest_square = float((NORM_MARGIN * EXACT_FLOAT32 / largest_norm) ** 2)
 
@@ -93,6 +115,8 @@ class Float32Product:
 
     def _in_float32(self, x: Tensor, grid: Grid | None) -> Tensor:
         values = x.float()
+        if self._is_small:
+            return self.product(values, grid)
         squares = _inputs(torch.linalg.vector_norm(values, dim=1, keepdim=True).square_(), grid).sum(1)
         result = self.product(values, grid)
         large = (squares > self._largest_square).nonzero()[:, 0]
@@ -114,7 +138,7 @@ class Float32Product:
 class Float64Product:
     """One float64 product: integers below 2^53 are exact in any order of summation."""
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weight: Tensor, inputs: Activations = WIDE):
         self.weight = weight.double()
 
     def __call__(self, x: Tensor, grid: Grid | None = None) -> Tensor:
@@ -124,14 +148,14 @@ class Float64Product:
 class Int64Product:
     """The definition of the product: slow, and on CPUs only."""
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weight: Tensor, inputs: Activations = WIDE):
         self.weight = weight.long()
 
     def __call__(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         return (_inputs(x.long(), grid) @ self.weight).to(torch.int32)
 
 
-PRODUCTS: dict[str, Callable[[Tensor], Product]] = {
+PRODUCTS: dict[str, Callable[[Tensor, Activations], Product]] = {
     "float32": Float32Product,
     "int8": Int8Product,
     "float64": Float64Product,
@@ -147,14 +171,14 @@ def pad_to_multiples(x: Tensor, row_multiple: int, column_multiple: int) -> Tens
     return F.pad(x, (0, -x.shape[1] % column_multiple, 0, -x.shape[0] % row_multiple))
 
 
-def _inputs(x: Tensor, grid: Grid | None) -> Tensor:
+def _inputs(x: Tensor, grid: Grid | None, border: int = 0) -> Tensor:
     """Return the inputs of each output: x [N, C] or, with a grid, its neighbourhoods [N, 9 C]."""
-    return x if grid is None else neighbourhoods(x, grid)
+    return x if grid is None else neighbourhoods(x, grid, border)
 
 
-def neighbourhoods(x: Tensor, grid: Grid) -> Tensor:
-    """Gather each position's 3x3 neighbourhood, with zeros outside the grid: [N, C] -> [N, 9 C]."""
-    padded = _add_border(x, grid)
+def neighbourhoods(x: Tensor, grid: Grid, border: int = 0) -> Tensor:
+    """Gather each position's 3x3 neighbourhood, with `border` outside the grid: [N, C] -> [N, 9 C]."""
+    padded = _add_border(x, grid, border)
     picture, row, column, _ = padded.stride()
     # The three positions of a row are adjacent in memory, so one view can hold them.
     views = padded.as_strided((len(padded), *grid, 3, 3 * column), (picture, row, column, row, 1))
@@ -172,10 +196,10 @@ def neighbourhoods_of(x: Tensor, grid: Grid, positions: Tensor) -> Tensor:
     return padded.flatten(0, 2)[first[:, None] + offsets].flatten(1)
 
 
-def _add_border(x: Tensor, grid: Grid) -> Tensor:
-    """Put zeros around each picture: [N, C] -> [B, h + 2, w + 2, C]."""
+def _add_border(x: Tensor, grid: Grid, border: int = 0) -> Tensor:
+    """Put `border` around each picture: [N, C] -> [B, h + 2, w + 2, C]."""
     x = x.reshape(-1, *grid, x.shape[1])
-    padded = x.new_zeros(len(x), grid[0] + 2, grid[1] + 2, x.shape[3])
+    padded = x.new_full((len(x), grid[0] + 2, grid[1] + 2, x.shape[3]), border)
     padded[:, 1:-1, 1:-1] = x
     return padded
 
@@ -217,7 +241,7 @@ CPU = torch.device("cpu")
 TRIAL_GRID, TRIAL_CHANNELS = (16, 24), 128
 """Trial: one 3x3 layer over a picture of 384x256. A prior spends most of its time on such layers."""
 
-TRIAL_ACTIVATION = 100
+TRIAL_WEIGHT = 60
 N_TRIAL_RUNS, N_SLOW_RUNS = 7, 2
 """Number of timed runs, and their number for a slow implementation. A first run is not counted: libraries compile their
 kernels in it."""
@@ -253,16 +277,13 @@ def trials(device: torch.device) -> tuple[Trial, ...]:
     return tuple(results)
 
 
-def _trial_ms(make_product: Callable[[Tensor], Product], device: torch.device, best_ms: float) -> float:
-    """Return the shortest time of a few runs over the trial layer, with fewer runs if `best_ms` is much shorter.
-
-    The activations have the magnitude of real ones.
-    """
+def _trial_ms(make_product: Callable[[Tensor, Activations], Product], device: torch.device, best_ms: float) -> float:
+    """Return the shortest time of a few runs over the trial layer, with fewer runs if `best_ms` is much shorter."""
     generator = torch.Generator(CPU).manual_seed(0)
     shape = (TRIAL_GRID[0] * TRIAL_GRID[1], TRIAL_CHANNELS)
-    x = _random_integers(TRIAL_ACTIVATION, shape, generator).to(device, torch.int32)
-    weight = _random_integers(MAX_WEIGHT, (9 * TRIAL_CHANNELS, TRIAL_CHANNELS), generator)
-    product = make_product(weight.to(device, torch.int8))
+    x = _random_integers(LARGEST_HIDDEN, shape, generator).abs().to(device, torch.int32)
+    weight = _random_integers(TRIAL_WEIGHT, (9 * TRIAL_CHANNELS, TRIAL_CHANNELS), generator)
+    product = make_product(weight.to(device, torch.int8), HIDDEN)
 
     def run_ms() -> float:
         with exact_arithmetic(device):
@@ -288,10 +309,10 @@ def is_exact(name: str, device: torch.device) -> bool:
 
     Processors without native int8 products may sum them in 16 bits, which overflows.
     """
-    for x, weight, expected in _examples():
+    for x, weight, inputs, expected in _examples():
         try:
             with exact_arithmetic(device):
-                result = PRODUCTS[name](weight.to(device))(x.to(device))
+                result = PRODUCTS[name](weight.to(device), inputs)(x.to(device))
         except RuntimeError:  # this build of torch has no such product
             return False
         if not torch.equal(result.cpu(), expected):
@@ -300,16 +321,19 @@ def is_exact(name: str, device: torch.device) -> bool:
 
 
 @lru_cache
-def _examples() -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
-    """Return inputs, weights and products by the definition: integers of all sizes, and the largest of both signs."""
+def _examples() -> tuple[tuple[Tensor, Tensor, Activations, Tensor], ...]:
+    """Return inputs, weights, format of the inputs, and products by the definition.
+
+    The inputs are of all sizes, and the largest of both signs.
+    """
     generator = torch.Generator(CPU).manual_seed(0)
     examples = []
-    for n_positions, n_in, n_out in ((96, 1152, 128), (3, 640, 32)):
-        x = _random_integers(LARGEST_ACTIVATION, (n_positions, n_in), generator)
-        x = (x >> torch.arange(n_positions, device=CPU)[:, None] % 12).to(torch.int32)
+    for inputs, n_positions, n_in, n_out in ((WIDE, 96, 1152, 128), (WIDE, 3, 640, 32), (HIDDEN, 96, 1152, 128)):
+        x = _random_integers(inputs.largest, (n_positions, n_in), generator)
+        x = (x >> torch.arange(n_positions, device=CPU)[:, None] % 12).clamp(min=inputs.least).to(torch.int32)
         weight = _random_integers(100, (n_in, n_out), generator).to(torch.int8)
-        x[0], x[1] = LARGEST_ACTIVATION, -LARGEST_ACTIVATION
+        x[0], x[1] = inputs.largest, inputs.least
         weight[: n_in // 3, 0], weight[: n_in // 3, 1] = MAX_WEIGHT, -MAX_WEIGHT
         weight[n_in // 3 :, :2] = 0
-        examples.append((x, weight, Int64Product(weight)(x)))
+        examples.append((x, weight, inputs, Int64Product(weight)(x)))
     return tuple(examples)

@@ -11,25 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from ulcodec.coding.integer_layers import FACTOR_BITS, MAX_EXPONENT, N_QUALITIES, Integers
-from ulcodec.coding.integer_prior import MEAN_BITS, MEAN_GRID
+from ulcodec.coding.integer_prior import MEAN_BITS, MEAN_GRID, hidden_format
 from ulcodec.coding.products import ACTIVATION_BITS, MAX_WEIGHT
 from ulcodec.coding.rounding import round_with_compensation
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, bin_noise_variance
 from ulcodec.errors import ModelError
 from ulcodec.model.blocks import QualityTable
-from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
+from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN, PriorNetwork
 from ulcodec.model.unified import UnifiedLatentModel
+
+STEM_INPUTS = ("signal", "knowledge", "hyper", "carried")
 
 
 class FloatLayer(NamedTuple):
     """Source of an integer layer: weight [out, in] and bias [out], and the modules that read its inputs.
 
-    `out_bits`: fraction bits of the integer layer's outputs.
+    `in_bits`, `out_bits`: fraction bits of the integer layer's inputs and outputs.
     """
 
     weight: Tensor
     bias: Tensor
     readers: tuple[str, ...]
+    in_bits: int = ACTIVATION_BITS
     out_bits: int = ACTIVATION_BITS
 
 
@@ -47,19 +50,33 @@ def integer_tensors(model: UnifiedLatentModel, moments: Mapping[str, Tensor] | N
 def float_layers(model: UnifiedLatentModel) -> dict[str, FloatLayer]:
     """Return the layers of prior and hyper-decoder, by the names of the integer layers."""
 
-    def layer(*readers: str, out_bits: int = ACTIVATION_BITS, unit: float = 1.0) -> FloatLayer:
+    def layer(
+        *readers: str, in_bits: int = ACTIVATION_BITS, out_bits: int = ACTIVATION_BITS, unit: float = 1.0
+    ) -> FloatLayer:
         parts = [flatten_convolution(model.get_submodule(reader)) for reader in readers]  # type: ignore[arg-type]
         bias = torch.stack([bias for _, bias in parts]).sum(0)
-        return FloatLayer(torch.cat([weight for weight, _ in parts], dim=1) / unit, bias / unit, readers, out_bits)
+        return FloatLayer(
+            torch.cat([weight for weight, _ in parts], dim=1) / unit, bias / unit, readers, in_bits, out_bits
+        )
 
-    layers = {"prior.stem": layer("prior.signal", "prior.knowledge", "prior.hyper")}
-    for i in range(model.config.prior_blocks):
-        for part in ("reduce", "spatial", "expand"):
-            name = f"prior.blocks.{i}.{part}"
-            layers[name] = layer(name)
-    layers["prior.mean_head"] = layer("prior.mean_head", out_bits=MEAN_BITS)
-    layers["prior.scale_head"] = layer("prior.scale_head", unit=LOG_SCALE_STEP)
-    return layers | {f"hyper.{name}": layer(f"hyper_decoder.{name}") for name in ("stem", "up_32", "up_16")}
+    layers = {f"hyper.{name}": layer(f"hyper_decoder.{name}") for name in ("stem", "up_32", "up_16")}
+    hidden_bits = hidden_format(model.config).bits
+    for prefix, network in prior_networks(model).items():
+        inputs = ("signal", "knowledge", "hyper") if network.carried is None else STEM_INPUTS
+        layers[f"prior.{prefix}stem"] = layer(*(f"prior.{prefix}{part}" for part in inputs))
+        for number in range(len(network.blocks)):
+            name = f"prior.{prefix}blocks.{number}"
+            layers[f"{name}.reduce"] = layer(f"{name}.reduce")
+            layers[f"{name}.spatial"] = layer(f"{name}.spatial", in_bits=hidden_bits, out_bits=hidden_bits)
+            layers[f"{name}.expand"] = layer(f"{name}.expand", in_bits=hidden_bits)
+        layers[f"prior.{prefix}mean_head"] = layer(f"prior.{prefix}mean_head", out_bits=MEAN_BITS)
+        layers[f"prior.{prefix}scale_head"] = layer(f"prior.{prefix}scale_head", unit=LOG_SCALE_STEP)
+    return layers
+
+
+def prior_networks(model: UnifiedLatentModel) -> dict[str, PriorNetwork]:
+    """Return the prior's networks by the prefixes of their names."""
+    return dict(zip(model.config.prior_networks, model.prior.networks, strict=True))
 
 
 def flatten_convolution(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -76,10 +93,10 @@ def quantise_layer(name: str, layer: FloatLayer, moments: Tensor | None = None) 
     """
     weight, bias = layer.weight.double(), layer.bias.double()
     largest = weight.abs().amax(1).clamp(min=MAX_WEIGHT * 2.0**-MAX_EXPONENT)
-    exponent = torch.floor(torch.log2(MAX_WEIGHT / largest)).clamp(min=layer.out_bits - ACTIVATION_BITS)
+    exponent = torch.floor(torch.log2(MAX_WEIGHT / largest)).clamp(min=layer.out_bits - layer.in_bits)
     scale = 2.0**exponent
     if float((largest * scale).max()) > MAX_WEIGHT + 0.5:
-        limit = MAX_WEIGHT * 2.0 ** (ACTIVATION_BITS - layer.out_bits)
+        limit = MAX_WEIGHT * 2.0 ** (layer.in_bits - layer.out_bits)
         raise ModelError(
             f"{name}: a weight of {float(largest.max()):.3g} is too large to code with; the limit is {limit:.3g}"
         )
@@ -90,25 +107,32 @@ def quantise_layer(name: str, layer: FloatLayer, moments: Tensor | None = None) 
         integers, bias = round_with_compensation(weight, bias, moments, MAX_WEIGHT)
     return {
         f"{name}.weight": integers.to(torch.int8),
-        f"{name}.bias": torch.round(bias * 2.0**ACTIVATION_BITS).to(torch.int64),
+        f"{name}.bias": torch.round(bias * 2.0**layer.in_bits).to(torch.int64),
         f"{name}.exponent": exponent.to(torch.int8),
     }
 
 
-def shift_mean_bias(tensors: Integers, change: Tensor) -> dict[str, Tensor]:
-    """Add `change` [C] to the outputs of the mean head, in units of each channel's spread; return the new bias."""
-    name = "prior.mean_head.bias"
-    one = 2.0 ** (tensors["prior.mean_head.exponent"].double() + ACTIVATION_BITS)
-    return {name: tensors[name] + torch.round(change * one).to(torch.int64)}
+def shift_mean_bias(tensors: Integers, changes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add changes [C] to the outputs of the networks' mean heads, in units of each channel's spread.
+
+    `changes`: by the prefixes of the networks' names. Returns the new biases.
+    """
+    biases = {}
+    for prefix, change in changes.items():
+        head = f"prior.{prefix}mean_head"
+        one = 2.0 ** (tensors[f"{head}.exponent"].double() + ACTIVATION_BITS)
+        biases[f"{head}.bias"] = tensors[f"{head}.bias"] + torch.round(change * one).to(torch.int64)
+    return biases
 
 
 def _tables(model: UnifiedLatentModel) -> dict[str, Tensor]:
     """Return the tables [Q, ...] in units of the integers, float64."""
     prior, hyper = model.prior, model.hyper_decoder
     one = 2.0**ACTIVATION_BITS
-    tables = {"bias": _at_every_quality(prior.bias) * one}
-    for i, block in enumerate(prior.blocks):
-        tables[f"blocks.{i}.bias"] = _at_every_quality(block.get_submodule("bias")) * one  # type: ignore[arg-type]
+    tables: dict[str, Tensor] = {}
+    for prefix, network in prior_networks(model).items():
+        biases = {name: part for name, part in network.named_modules() if isinstance(part, QualityTable)}
+        tables |= {f"{prefix}{name}": _at_every_quality(bias) * one for name, bias in biases.items()}
 
     log_gain = _at_every_quality(prior.log_gain)
     noise = float(bin_noise_variance(torch.tensor(LATENT_LOG_SNR_0, dtype=torch.float64)))

@@ -1,9 +1,10 @@
-"""Calibrate a model's integers to real files: the rounding of weights, the means, and the frequency tables.
+"""Calibrate a model's integers to real files: hidden units, the rounding of weights, the means, and the tables.
 
-Weights are rounded so that every layer changes little on the inputs that real files give it. The remaining error may
-still shift a channel's means, since the errors of many layers need not cancel. Its average is subtracted (bias
-correction, Nagel et al. 2019, arXiv 1906.04721). Symbols chosen by rate and distortion are zero more often than under a
-Gaussian, and have heavier tails; the tables are fitted to their counts.
+Hidden units are scaled to fill bytes (`hidden_units`). Weights are rounded so that every layer changes little on the
+inputs that real files give it. The remaining error may still shift a channel's means, since the errors of many layers
+need not cancel. Its average is subtracted (bias correction, Nagel et al. 2019, arXiv 1906.04721). Symbols chosen by
+rate and distortion are zero more often than under a Gaussian, and have heavier tails; the tables are fitted to their
+counts.
 """
 
 from collections.abc import Sequence
@@ -16,15 +17,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ulcodec.codec.image import Codec, codec_of
-from ulcodec.codec.pixels import grid_of, quality_tensor, unflattened
+from ulcodec.codec.pixels import grid_of, quality_tensor
 from ulcodec.coding.integer_prior import MEAN_GRID
-from ulcodec.coding.latents import FILE_PASSES, DecodedLatent, encode_latent, hyper_grid, symbols_of
+from ulcodec.coding.latents import symbols_of
 from ulcodec.coding.products import neighbourhoods
 from ulcodec.coding.quantise_prior import float_layers, integer_tensors, shift_mean_bias
 from ulcodec.coding.symbols import table_entries
 from ulcodec.coding.tables import fit_tables
 from ulcodec.devices import choose_device
-from ulcodec.model.likelihood import predict_all_passes
+from ulcodec.export.float_runs import encoded, exact_means, run_layers
+from ulcodec.export.hidden_units import scale_hidden_units
 from ulcodec.model.reveal import pass_map
 from ulcodec.progress import share, tracked
 from ulcodec.store.model_directory import (
@@ -33,6 +35,7 @@ from ulcodec.store.model_directory import (
     prior_scales,
     table_tensors,
     with_coding,
+    with_weights,
     write_model,
 )
 
@@ -59,12 +62,17 @@ def calibrate(directory: Path, pictures: Sequence[NDArray[np.uint8]]) -> str:
 def calibrated(stored: StoredModel, pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> StoredModel:
     """Round a model's weights again, and fit its means and tables, to the files of pictures uint8 [H, W, 3]."""
     codec = codec_of(stored, device)
+    if not stored.config.shared_prior:
+        with share(0.1):
+            scale_hidden_units(codec, pictures[::ROUNDING_INTERVAL], QUALITIES[::2])
+        stored = with_coding(with_weights(stored, codec.model), integer_tensors(codec.model))
+        codec = codec_of(stored, device)
     with share(0.2):
         moments = input_moments(codec, pictures[::ROUNDING_INTERVAL])
     stored = with_coding(stored, integer_tensors(codec.model, moments))
     with share(0.4):
         errors = mean_errors(codec_of(stored, device), pictures)
-    stored = with_coding(stored, shift_mean_bias(stored.coding, -errors))
+    stored = with_coding(stored, shift_mean_bias(stored.coding, {prefix: -error for prefix, error in errors.items()}))
     codec = codec_of(stored, device)
     counts = np.zeros(codec.coder.tables.frequencies.shape, np.int64)
     for pixels in tracked(pictures):
@@ -96,7 +104,7 @@ def input_moments(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> dict[s
     try:
         for pixels in tracked(pictures):
             for quality in QUALITIES:
-                exact_means(codec, encoded(codec, pixels, quality), quality, grid_of(*pixels.shape[:2]))
+                run_layers(codec, encoded(codec, pixels, quality), quality, grid_of(*pixels.shape[:2]))
                 for name, layer in layers.items():
                     layer_inputs = [inputs[reader] for reader in layer.readers]
                     x = torch.cat((*layer_inputs, torch.ones_like(layer_inputs[0][:, :1])), dim=1)
@@ -113,33 +121,23 @@ def side_by_side(x: Tensor, kernel_size: int) -> Tensor:
     return rows if kernel_size == 1 else neighbourhoods(rows, (x.shape[2], x.shape[3]))
 
 
-def encoded(codec: Codec, pixels: NDArray[np.uint8], quality: int) -> DecodedLatent:
-    """Encode a picture, and return the latent that its file restores."""
-    return encode_latent(codec.coder, *codec.analyse(pixels, quality), quality).latent
+def mean_errors(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, Tensor]:
+    """Average how much the integer prior's means exceed the float prior's, in units of a channel's spread.
 
-
-def exact_means(codec: Codec, latent: DecodedLatent, quality: int, grid: tuple[int, int]) -> Tensor:
-    """Predict the means of a file's elements by the float prior: [1, C, h, w]."""
-    q = quality_tensor(quality, codec.device)
-    with torch.inference_mode():
-        features = codec.model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
-        return predict_all_passes(codec.model, unflattened(latent.y_16, grid), q, features).mean
-
-
-def mean_errors(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Average how much the integer prior's means exceed the float prior's, in units of a channel's spread: float64 [C].
-
-    The average runs over the coded elements of the files, each weighted by the cost of an error: 1 / variance.
+    Returns float64 [C] for each network, by the prefixes of their names. The average runs over the coded elements of
+    the files, each weighted by the cost of an error: 1 / variance.
     """
-    totals = torch.zeros(2, codec.model.config.latent_channels, dtype=torch.float64)
+    config = codec.model.config
+    empty = torch.zeros(2, config.latent_channels, dtype=torch.float64)
+    totals = {prefix: empty.clone() for prefix in config.prior_networks}
     for pixels in tracked(pictures):
         for quality in QUALITIES[::2]:
             add_mean_errors(codec, pixels, quality, totals)
-    return totals[0] / (totals[1] + PRIOR_WEIGHT)
+    return {prefix: errors / (weights + PRIOR_WEIGHT) for prefix, (errors, weights) in totals.items()}
 
 
-def add_mean_errors(codec: Codec, pixels: NDArray[np.uint8], quality: int, totals: Tensor) -> None:
-    """Add the weighted errors and the weights of a picture's file to `totals` float64 [2, C]."""
+def add_mean_errors(codec: Codec, pixels: NDArray[np.uint8], quality: int, totals: dict[str, Tensor]) -> None:
+    """Add the weighted errors and the weights of a picture's file to `totals`, float64 [2, C] for each network."""
     coder, model, grid = codec.coder, codec.model, grid_of(*pixels.shape[:2])
     latent = encoded(codec, pixels, quality)
     float_means = exact_means(codec, latent, quality, grid)
@@ -148,13 +146,14 @@ def add_mean_errors(codec: Codec, pixels: NDArray[np.uint8], quality: int, total
     float_means, restored = float_means[0].flatten(1).T.double().cpu(), latent.y_16.cpu() / MEAN_GRID
     passes, variance = pass_map(model.config, grid).flatten(1).T, prior_scales() ** 2 + ROUNDING_VARIANCE
     _, *groups = symbols_of(coder, latent, quality, grid)
-    for reveal_pass, (symbols, index) in zip(FILE_PASSES, groups, strict=True):
+    networks = zip(model.config.reveal_passes, model.config.prior_networks, groups, strict=False)  # others are empty
+    for reveal_pass, prefix, (symbols, index) in networks:
         is_coded = passes == reveal_pass
         channel = is_coded.nonzero()[:, 1]
         error = restored[is_coded] - torch.from_numpy(symbols) - float_means[is_coded]
         weight = torch.from_numpy((index > 0) / variance[index]) * gain[channel] ** 2
-        totals[0].index_add_(0, channel, weight * error / gain[channel])
-        totals[1].index_add_(0, channel, weight)
+        totals[prefix][0].index_add_(0, channel, weight * error / gain[channel])
+        totals[prefix][1].index_add_(0, channel, weight)
 
 
 def count_symbols(codec: Codec, pixels: NDArray[np.uint8], quality: int, counts: NDArray[np.int64]) -> None:

@@ -29,8 +29,12 @@ from ulcodec.store.installed import model_directory
 from ulcodec.store.model_directory import DENOISER, StoredModel, open_model, quantised_model, write_model
 from ulcodec.store.networks import load_weights
 from ulcodec.store.tensor_files import STAGING_NAME, is_written, read_consistently, read_document, read_tensors
+from ulcodec.train.settings import PriorSettings
 
 CALIBRATION_PICTURES, CALIBRATION_CROP_PX = 48, 512
+PRIOR_PARTS = ("hyper_decoder.", "prior.")
+"""Prefixes of the weights that the training of a prior changes."""
+
 MEASURED_PICTURES = 8
 MEASURED_QUALITIES = (10, 50, 90)
 CALIBRATION_SHARE = 0.94
@@ -160,7 +164,9 @@ def with_prior(checkpoint: Checkpoint, name: str | None) -> StoredModel:
     settings = checkpoint.config["prior"]
     stored = codec_of_run(checkpoint, "prior")
     trained = {key: value.to(torch.float16) for key, value in checkpoint.ema.items()}
-    model = replace(stored, weights=stored.weights | trained).networks(torch.device("cpu"))
+    config = PriorSettings.from_json(settings).model_config(stored.config)
+    codec = {name: weight for name, weight in stored.weights.items() if not name.startswith(PRIOR_PARTS)}
+    model = replace(stored, config=config, weights=codec | trained).networks(torch.device("cpu"))
     runs = [
         *stored.document["provenance"].get("prior", []),
         {**_without_folders(settings), "progress": checkpoint.progress},

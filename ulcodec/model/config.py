@@ -1,7 +1,7 @@
 """Model configurations: flat frozen dataclasses, saved as JSON beside the weights."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ulcodec.errors import ModelError
@@ -42,9 +42,10 @@ class ModelConfig:
     """Shapes of the codec's networks, and the meaning of quality.
 
     Widths are channels. `_8` and `_16` are the scales 1/8 and 1/16 of the picture. `lagrangian_low` and `_high` are the
-    weights of `255^2 MSE` against bits per pixel at quality 0 and 1, log-linear in between. `reveal`: see
-    `spread_reveal`; training allows up to 8 passes, a file holds 4. `negative_slope`: slope of the hidden units of
-    encoder and trunk below zero (0: ReLU).
+    weights of `255^2 MSE` against bits per pixel at quality 0 and 1, log-linear in between. `prior_blocks`:
+    residual blocks of the prior in each reveal pass, or in the one network of a `shared_prior`, which all passes use.
+    `reveal`: see `spread_reveal`; training allows up to 8 passes, a file holds 4. `negative_slope`: slope of the hidden
+    units of encoder and trunk below zero (0: ReLU).
     """
 
     name: str
@@ -57,7 +58,7 @@ class ModelConfig:
     decoder_blocks_16: int
     decoder_blocks_8: int
     prior_width: int
-    prior_blocks: int
+    prior_blocks: tuple[int, ...]
     hyper_width: int
     denoiser_width: int
     denoiser_blocks: int
@@ -66,6 +67,7 @@ class ModelConfig:
     lagrangian_high: float = 0.12
     reveal: tuple[str, ...] = spread_reveal()
     negative_slope: float = 0.0
+    shared_prior: bool = False
 
     def __post_init__(self) -> None:
         if self.latent_channels % N_CHANNEL_GROUPS:
@@ -76,6 +78,19 @@ class ModelConfig:
         if len(self.reveal) != N_CHANNEL_GROUPS or any(len(r) != N_PHASES or set(r) - passes for r in self.reveal):
             expected = f"{N_CHANNEL_GROUPS} strings of {N_PHASES} digits from 1 to {N_PHASES}"
             raise ModelError(f"reveal must be {expected}, got {self.reveal}")
+        phases = {"".join(sorted(phase)) for phase in zip(*self.reveal, strict=True)}
+        if len(phases) > 1 or set(*phases) != set(map(str, self.reveal_passes)):
+            raise ModelError(f"every pass of reveal must code equally many channels at every phase, got {self.reveal}")
+        n_networks = 1 if self.shared_prior else len(self.reveal_passes)
+        if len(self.prior_blocks) != n_networks or min(self.prior_blocks) < 0:
+            raise ModelError(f"prior_blocks must hold {n_networks} numbers from 0, got {self.prior_blocks}")
+
+    @property
+    def prior_networks(self) -> tuple[str, ...]:
+        """Where the prior holds the network of each reveal pass: prefixes of the names of its parts."""
+        if self.shared_prior:
+            return ("",) * len(self.reveal_passes)
+        return tuple(f"passes.{number}." for number in range(len(self.prior_blocks)))
 
     @property
     def reveal_passes(self) -> range:
@@ -96,8 +111,10 @@ class ModelConfig:
         names = {field.name for field in fields(cls)}
         if unknown := set(values) - names:
             raise ModelError(f"unknown fields in the model configuration: {', '.join(sorted(unknown))}")
+        if isinstance(values.get("prior_blocks"), int):  # as older models have it
+            values = {**values, "prior_blocks": (values["prior_blocks"],), "shared_prior": True}
         try:
-            return cls(**{**values, "reveal": tuple(values["reveal"])})
+            return cls(**{**values, **{name: tuple(values[name]) for name in ("prior_blocks", "reveal")}})
         except (TypeError, KeyError) as error:
             raise ModelError(f"incomplete model configuration: {error}") from error
 
@@ -105,7 +122,7 @@ class ModelConfig:
 TINY = ModelConfig(
     name="tiny", latent_channels=32, hyper_channels=8, width_8=32, width_16=32,
     encoder_blocks_8=1, encoder_blocks_16=1, decoder_blocks_16=1, decoder_blocks_8=1,
-    prior_width=32, prior_blocks=1, hyper_width=16, denoiser_width=16, denoiser_blocks=1,
+    prior_width=32, prior_blocks=(1, 1, 1, 1), hyper_width=16, denoiser_width=16, denoiser_blocks=1,
 )  # fmt: skip
 
 NINTH_LAGRANGIAN = 0.001 * 120 ** (8 / 7)
@@ -114,14 +131,18 @@ NINTH_LAGRANGIAN = 0.001 * 120 ** (8 / 7)
 SMALL = ModelConfig(
     name="small", latent_channels=512, hyper_channels=64, width_8=192, width_16=320,
     encoder_blocks_8=10, encoder_blocks_16=11, decoder_blocks_16=11, decoder_blocks_8=16,
-    prior_width=256, prior_blocks=10, hyper_width=128, denoiser_width=96, denoiser_blocks=4,
-    n_quality_anchors=9, lagrangian_high=NINTH_LAGRANGIAN, negative_slope=0.01,
+    prior_width=256, prior_blocks=(10,), hyper_width=128, denoiser_width=96, denoiser_blocks=4,
+    n_quality_anchors=9, lagrangian_high=NINTH_LAGRANGIAN, negative_slope=0.01, shared_prior=True,
 )  # fmt: skip
+"""The shipped model's configuration."""
+
+SMALL_V2 = replace(SMALL, name="small_v2", shared_prior=False, prior_blocks=(4, 6, 8, 10))
+"""`SMALL` with a faster prior, which has a network for each reveal pass. No weights are shipped yet."""
 
 BASE = ModelConfig(
     name="base", latent_channels=384, hyper_channels=64, width_8=320, width_16=512,
     encoder_blocks_8=6, encoder_blocks_16=6, decoder_blocks_16=8, decoder_blocks_8=8,
-    prior_width=384, prior_blocks=8, hyper_width=192, denoiser_width=192, denoiser_blocks=6,
+    prior_width=384, prior_blocks=(4, 6, 8, 10), hyper_width=192, denoiser_width=192, denoiser_blocks=6,
     n_quality_anchors=9, lagrangian_high=NINTH_LAGRANGIAN,
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ B batch, C latent channels, h w latent grid, P reveal passes.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from ulcodec.diffusion.per_picture import sum_per_picture
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
 from ulcodec.model.fusion import fused
 from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction, to_bins, wiener_estimate
-from ulcodec.model.reveal import pass_elements, pass_map
+from ulcodec.model.reveal import coding_order, join_phases, split_phases
 from ulcodec.model.unified import UnifiedLatentModel
 
 MIN_PROBABILITY = 1e-9
@@ -73,29 +74,17 @@ def _quantise_and_restore(y: Tensor, prediction: Prediction) -> Tensor:
     return zeroward(symbols, residual, saved_bits) + prediction.mean
 
 
+def estimate_restored(restored: Tensor, gain: Tensor) -> Tensor:
+    """The Wiener estimate of `Prior` for restored elements."""
+    log_snr = torch.full((), LATENT_LOG_SNR_0, dtype=torch.float32, device=restored.device)
+    return wiener_estimate(restored, log_snr, gain)
+
+
 @torch.no_grad()
 @fused
-def _write_errors(y: Tensor, corrections: Prediction, gain: Tensor, elements: Tensor, errors: Tensor) -> None:
-    """Write the quantisation errors of the elements [M] of a pass. All others are [B, h w C], gain is [B, C]."""
-    element_corrections = Prediction(*(values[:, elements] for values in corrections))
-    prediction = to_bins(element_corrections, gain[:, elements % gain.shape[1]])
-    errors[:, elements] = _quantise_and_restore(y[:, elements], prediction) - y[:, elements]
-
-
-def _estimate_revealed(y_revealed: Tensor, gain: Tensor) -> Tensor:
-    """The Wiener estimate of `Prior` for revealed elements, and zero for the others, which are zero in `y_revealed`."""
-    log_snr = torch.full((), LATENT_LOG_SNR_0, dtype=torch.float32, device=y_revealed.device)
-    return wiener_estimate(y_revealed, log_snr, gain)
-
-
-@fused
-def _add_errors(y: Tensor, errors: Tensor, revealed: Tensor) -> Tensor:
-    return (y + errors) * revealed
-
-
-def _flatten_positions(x: Tensor) -> Tensor:
-    """[B, C, h, w] -> [B, h w C], a view of channels-last memory."""
-    return x.permute(0, 2, 3, 1).flatten(1)
+def _coding_error(y: Tensor, prediction: Prediction) -> Tensor:
+    """Error of the latent that is restored from the symbols of y. Any shape."""
+    return _quantise_and_restore(y, prediction) - y
 
 
 def simulate_coding(
@@ -106,47 +95,52 @@ def simulate_coding(
     Returns the latent that a file restores, with the gradient of y, and the prediction that each element is coded
     under, all [B, C, h, w].
     """
-    prior, grid = model.prior, (y.shape[2], y.shape[3])
-    passes = pass_map(model.config, grid, y.device)
-    elements_by_pass = pass_elements(model.config, grid, y.device)
-    gain, context = prior.log_gain.gain(quality), prior.context(quality, hyper_features)
-    flat_y = _flatten_positions(y)
-    flat_errors = torch.zeros_like(flat_y)
-    errors = flat_errors.view(len(y), *grid, -1).permute(0, 3, 1, 2)
-    restored, revealed, corrections = torch.zeros_like(y), torch.zeros_like(y[:1]), None
-    for reveal_pass, elements in zip(model.config.reveal_passes, elements_by_pass, strict=True):
-        update = prior.predict_corrections(_estimate_revealed(restored, gain), revealed, context, quality)
-        _write_errors(flat_y, Prediction(*map(_flatten_positions, update)), gain[:, :, 0, 0], elements, flat_errors)
-        revealed = (passes <= reveal_pass).to(y.dtype)[None]
-        restored = _add_errors(y, errors, revealed)
-        if corrections is not None:
-            pairs = zip(update, corrections, strict=True)
-            update = Prediction(*(torch.where(passes == reveal_pass, new, old) for new, old in pairs))
-        corrections = update
-    assert corrections is not None
-    return restored, to_bins(corrections, gain)
+
+    def restore(elements: Tensor, prediction: Prediction) -> Tensor:
+        return elements + _coding_error(elements, prediction)
+
+    return _walk_passes(model, y, quality, hyper_features, restore)
 
 
 def predict_all_passes(model: UnifiedLatentModel, y: Tensor, quality: Tensor, hyper_features: Tensor) -> Prediction:
-    """Predict each element of a restored latent y [B, C, h, w] from earlier passes: [B, C, h, w] each.
+    """Predict each element of a restored latent y [B, C, h, w] from earlier passes: [B, C, h, w] each."""
+    return _walk_passes(model, y, quality, hyper_features, lambda elements, prediction: elements)[1]
 
-    All passes are one batch of P B pictures.
+
+def _walk_passes(
+    model: UnifiedLatentModel,
+    y: Tensor,
+    quality: Tensor,
+    hyper_features: Tensor,
+    restore: Callable[[Tensor, Prediction], Tensor],
+) -> tuple[Tensor, Prediction]:
+    """Predict pass by pass. `restore` gives what later passes know of a pass's elements, from them and its prediction.
+
+    Returns the restored latent and the predictions in bins, [B, C, h, w] each.
     """
-    batch, prior = len(y), model.prior
-    passes = pass_map(model.config, (y.shape[2], y.shape[3]), y.device)
-    reveal_passes = model.config.reveal_passes
-    n_passes = len(reveal_passes)
-    revealed = torch.stack([passes < reveal_pass for reveal_pass in reveal_passes]).to(y.dtype)[:, None]
-    gain, qualities = prior.log_gain.gain(quality), quality.repeat(n_passes)
-    corrections = prior.predict_corrections(
-        _estimate_revealed(y * revealed, gain).flatten(0, 1),
-        revealed.expand(-1, batch, -1, -1, -1).flatten(0, 1),
-        prior.context(qualities, hyper_features.repeat(n_passes, 1, 1, 1)),
-        qualities,
-    )
-    coded = torch.stack([passes == reveal_pass for reveal_pass in reveal_passes])[:, None]
-    selected = ((values.view(n_passes, *y.shape) * coded).sum(0) for values in corrections)
-    return to_bins(Prediction(*selected), gain)
+    order, grid = coding_order(model.config, y.device), (y.shape[2], y.shape[3])
+    gain = model.prior.log_gain.gain(quality)[:, :, 0, 0].T[order.channels].transpose(1, 2)[:, :, None]
+    elements = order.sort(split_phases(y))
+    restored: list[Tensor] = []
+    estimates: list[Tensor] = []
+    means: list[Tensor] = []
+    log_scales: list[Tensor] = []
+    carried: Tensor | None = None
+    for reveal_pass, network in zip(model.config.reveal_passes, model.prior.networks, strict=True):
+        coded = order.of_pass(reveal_pass)
+        stem = network.context(quality, hyper_features, carried) + network.stem_of_unknown()
+        if estimates:
+            known = network.stem_of_known(torch.cat(estimates, dim=3), order.channels[:, : coded.start])
+            stem = join_phases(known, grid) + stem
+        carried, hidden = network.run_blocks(stem, quality)
+        corrections = network.heads_of_coded(split_phases(hidden), order.channels[:, coded])
+        prediction = to_bins(corrections, gain[..., coded])
+        restored.append(restore(elements[..., coded], prediction))
+        estimates.append(estimate_restored(restored[-1], gain[..., coded]))
+        means.append(prediction.mean)
+        log_scales.append(prediction.log_scale)
+    whole = [join_phases(order.unsort(torch.cat(parts, dim=3)), grid) for parts in (restored, means, log_scales)]
+    return whole[0], Prediction(*whole[1:])
 
 
 def chain_bits(model: UnifiedLatentModel, y: Tensor, hyper: Tensor, quality: Tensor) -> Tensor:

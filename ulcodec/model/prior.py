@@ -23,6 +23,12 @@ LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (N_SCALES - 1)
 ACTIVATION_LIMIT = 127.0
 """Clamp on every activation of the prior, so that it fits a fixed-point number."""
 
+HIDDEN_BITS = 4
+"""Fraction bits of a block's hidden units, which have eight bits in integers: most products then are of bytes."""
+
+HIDDEN_LIMIT = 255 / 2**HIDDEN_BITS
+"""Clamp on a block's hidden units. In `SharedPrior` they are clamped like all activations."""
+
 
 class Prediction(NamedTuple):
     """Mean and log of the standard deviation, both [B, C, h, w] float32, in bins."""
@@ -35,16 +41,16 @@ def _clamp(x: Tensor) -> Tensor:
     return F.hardtanh(x, -ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 
 
-def _clamp_relu(x: Tensor) -> Tensor:
-    return F.hardtanh(x, 0, ACTIVATION_LIMIT)
+def _clamp_relu(x: Tensor, limit: float = ACTIVATION_LIMIT) -> Tensor:
+    return F.hardtanh(x, 0, limit)
 
 
 class PriorBlock(nn.Module):
     """Bottleneck block with clamped activations and a bias that depends on quality."""
 
-    def __init__(self, width: int, n_anchors: int):
+    def __init__(self, width: int, n_anchors: int, hidden_limit: float):
         super().__init__()
-        hidden = width // 2
+        self.hidden_limit, hidden = hidden_limit, width // 2
         self.reduce = conv(width, hidden)
         self.spatial = conv(hidden, hidden, 3)
         self.expand = conv(hidden, width)
@@ -53,8 +59,8 @@ class PriorBlock(nn.Module):
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         """x [B, C, h, w], quality [B] -> the shape of x."""
         hidden = self.reduce(x)
-        hidden = _clamp_relu(hidden + self.bias(quality).to(hidden.dtype))
-        hidden = _clamp_relu(self.spatial(hidden))
+        hidden = _clamp_relu(hidden + self.bias(quality).to(hidden.dtype), self.hidden_limit)
+        hidden = _clamp_relu(self.spatial(hidden), self.hidden_limit)
         return _clamp(x + self.expand(hidden))
 
 
@@ -87,57 +93,167 @@ class HyperDecoder(nn.Module):
         return features[:, :, : grid[0], : grid[1]]
 
 
+class PassOutput(NamedTuple):
+    """Corrections in units of the channels' gains, in autocast's dtype, and features for the next pass.
+
+    The features are [B, prior_width, h, w].
+    """
+
+    corrections: Prediction
+    features: Tensor
+
+
+class PriorNetwork(nn.Module):
+    """Network of a reveal pass: from known elements, and perhaps the features of the pass before, to all others."""
+
+    def __init__(self, config: ModelConfig, n_blocks: int, *, has_memory: bool, hidden_limit: float = HIDDEN_LIMIT):
+        super().__init__()
+        anchors, channels, width = config.n_quality_anchors, config.latent_channels, config.prior_width
+        self.signal = conv(channels, width)
+        self.knowledge = conv(channels, width)
+        self.hyper = conv(config.hyper_width, width)
+        self.carried = conv(width, width, zero=True) if has_memory else None
+        self.bias = QualityTable(anchors, width)
+        self.blocks = nn.ModuleList(PriorBlock(width, anchors, hidden_limit) for _ in range(n_blocks))
+        self.mean_head = conv(width, channels, zero=True)
+        self.scale_head = conv(width, channels, zero=True)
+
+    def forward(
+        self, estimate: Tensor, known: Tensor, quality: Tensor, hyper_features: Tensor | None, carried: Tensor | None
+    ) -> PassOutput:
+        """Predict corrections of the estimate [B, C, h, w], and log-scales.
+
+        known: 0 for unknown elements, 1 for revealed ones, between for other log-SNRs; broadcastable to the estimate.
+        hyper_features [B, hyper_width, h, w], or None for the prior of the latent alone. carried [B, prior_width, h,
+        w]: features of the pass before, or None.
+        """
+        known = known.expand(-1, estimate.shape[1], -1, -1)
+        context = self.knowledge(known) + self.context(quality, hyper_features, carried)
+        features, hidden = self.run_blocks(self.signal(estimate) + context, quality)
+        return PassOutput(Prediction(self.mean_head(hidden), self.scale_head(hidden)), features)
+
+    def context(self, quality: Tensor, hyper_features: Tensor | None, carried: Tensor | None) -> Tensor:
+        """Compute what the stem sees beside the elements: [B, prior_width, 1, 1], or with features [..., h, w]."""
+        context: Tensor = self.bias(quality)
+        if hyper_features is not None:
+            context = context + self.hyper(hyper_features)
+        if carried is not None and self.carried is not None:
+            context = context + self.carried(carried)
+        return context
+
+    def run_blocks(self, stem: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the features for the next pass and the input of the heads, both [B, prior_width, h, w]."""
+        features = _clamp_relu(stem)
+        for block in self.blocks:
+            features = block(features, quality)
+        return features, _clamp_relu(features)
+
+    def stem_of_unknown(self) -> Tensor:
+        """Compute what `signal` and `knowledge` give where nothing is known: [prior_width, 1, 1]."""
+        return (_bias_of(self.signal) + _bias_of(self.knowledge))[:, None, None]
+
+    def stem_of_known(self, estimates: Tensor, channels: Tensor) -> Tensor:
+        """Apply `signal` and `knowledge` phase by phase to the channels that are known there, without their biases.
+
+        estimates [8, B, n, K], channels int64 [8, K] -> [8, B, n, prior_width].
+        """
+        weights = _weight_of(self.signal)[:, channels].permute(1, 2, 0)
+        marks = _weight_of(self.knowledge)[:, channels].sum(2).T
+        result = torch.baddbmm(marks[:, None], estimates.flatten(1, 2), weights)
+        return result.view(*estimates.shape[:3], -1)
+
+    def heads_of_coded(self, hidden: Tensor, channels: Tensor) -> Prediction:
+        """Apply the heads phase by phase to the channels that are coded there.
+
+        hidden [8, B, n, prior_width], channels int64 [8, K] -> [8, B, n, K] each.
+        """
+        heads = self.mean_head, self.scale_head
+        weights = torch.cat([_weight_of(head)[channels] for head in heads], dim=1).transpose(1, 2)
+        biases = torch.cat([_bias_of(head)[channels] for head in heads], dim=1)
+        result = torch.baddbmm(biases[:, None], hidden.flatten(1, 2), weights)
+        return Prediction(*result.view(*hidden.shape[:3], -1).chunk(2, dim=3))
+
+
+def _weight_of(layer: nn.Conv2d) -> Tensor:
+    """Weight [out, in] of a 1x1 convolution."""
+    return layer.weight[:, :, 0, 0]
+
+
+def _bias_of(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
 class Prior(nn.Module):
     """Predictor of the clean latent from noisy elements, with a log-SNR for each element.
 
     An unknown element has log-SNR -inf. A revealed element has `LATENT_LOG_SNR_0`, the log-SNR of the fixed noise. The
-    network corrects the Wiener estimate under a Gaussian of the channel's standard deviation. An untrained prior
-    therefore is the per-channel Gaussian one.
+    networks of the reveal passes correct the Wiener estimate under a Gaussian of the channel's standard deviation. An
+    untrained prior therefore is the per-channel Gaussian one.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        anchors, channels, width = config.n_quality_anchors, config.latent_channels, config.prior_width
-        self.log_gain = QualityTable(anchors, channels)
-        self.signal = conv(channels, width)
-        self.knowledge = conv(channels, width)
-        self.hyper = conv(config.hyper_width, width)
-        self.bias = QualityTable(anchors, width)
-        self.blocks = nn.ModuleList(PriorBlock(width, anchors) for _ in range(config.prior_blocks))
-        self.mean_head = conv(width, channels, zero=True)
-        self.scale_head = conv(width, channels, zero=True)
+        self.log_gain = QualityTable(config.n_quality_anchors, config.latent_channels)
         with torch.no_grad():
             self.log_gain.values.copy_(anchor_log_gains(config))
+
+    @property
+    def networks(self) -> tuple[PriorNetwork, ...]:
+        """The network of each reveal pass."""
+        raise NotImplementedError
 
     def forward(self, y_noisy: Tensor, log_snr: Tensor, quality: Tensor, hyper_features: Tensor | None) -> Prediction:
         """Predict the latent from `y_noisy = z_t / (alpha BIN_WIDTH)` [B, C, h, w], in bins.
 
+        All passes see the same noisy elements, and the last one predicts.
         log_snr is broadcastable to y_noisy, and -inf for unknown elements; quality [B] is in [0, 1]. hyper_features
         [B, hyper_width, h, w], or None for the prior of the latent alone.
         """
         gain = self.log_gain.gain(quality)
-        estimate = wiener_estimate(y_noisy, log_snr, gain)
-        context = self.context(quality, hyper_features)
-        corrections = self.predict_corrections(estimate, _knowledge_level(log_snr), context, quality)
+        estimate, known = wiener_estimate(y_noisy, log_snr, gain), _knowledge_level(log_snr)
+        carried = None
+        for network in dict.fromkeys(self.networks):
+            corrections, carried = network(estimate, known, quality, hyper_features, carried)
         return to_bins(corrections, gain, estimate)
 
-    def context(self, quality: Tensor, hyper_features: Tensor | None) -> Tensor:
-        """Input of the network that no noise level changes: [B, prior_width, 1, 1], or with features [..., h, w]."""
-        bias: Tensor = self.bias(quality)
-        return bias if hyper_features is None else bias + self.hyper(hyper_features)
 
-    def predict_corrections(self, estimate: Tensor, known: Tensor, context: Tensor, quality: Tensor) -> Prediction:
-        """Predict corrections of the estimate [B, C, h, w], and log-scales, in units of the channels' gains.
+class PassPrior(Prior):
+    """Prior with a network for each reveal pass, which goes on with the features of the pass before.
 
-        known: 0 for unknown elements, 1 for revealed ones, between for other log-SNRs; broadcastable to the estimate.
-        context: see `context`. Returns the dtype of autocast.
-        """
-        known = known.expand(-1, estimate.shape[1], -1, -1)
-        hidden = _clamp_relu(self.signal(estimate) + (self.knowledge(known) + context))
-        for block in self.blocks:
-            hidden = block(hidden, quality)
-        hidden = _clamp_relu(hidden)
-        return Prediction(self.mean_head(hidden), self.scale_head(hidden))
+    All passes together are one deep network (progressive fusion, Li et al. 2025, arXiv 2507.19125).
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.passes = nn.ModuleList(
+            PriorNetwork(config, n_blocks, has_memory=number > 0) for number, n_blocks in enumerate(config.prior_blocks)
+        )
+
+    @property
+    def networks(self) -> tuple[PriorNetwork, ...]:
+        return tuple(self.passes)  # type: ignore[arg-type]
+
+
+class SharedPrior(Prior):
+    """Prior with one network for all reveal passes, each of which starts from nothing."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        (n_blocks,) = config.prior_blocks
+        network = PriorNetwork(config, n_blocks, has_memory=False, hidden_limit=ACTIVATION_LIMIT)
+        self._networks = (network,) * len(config.reveal_passes)
+        for name, part in network.named_children():  # its weights have the names that they have in the network
+            self.add_module(name, part)
+
+    @property
+    def networks(self) -> tuple[PriorNetwork, ...]:
+        return self._networks
+
+
+def make_prior(config: ModelConfig) -> Prior:
+    """Make the untrained prior of a configuration."""
+    return SharedPrior(config) if config.shared_prior else PassPrior(config)
 
 
 def to_bins(corrections: Prediction, gain: Tensor, estimate: Tensor | float = 0.0) -> Prediction:

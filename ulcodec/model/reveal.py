@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ulcodec.model.config import N_CHANNEL_GROUPS, PHASE_COLUMNS, PHASE_ROWS, ModelConfig
+from ulcodec.model.config import N_CHANNEL_GROUPS, N_PHASES, PHASE_COLUMNS, PHASE_ROWS, ModelConfig
 
 Grid = tuple[int, int]
 
@@ -30,17 +31,6 @@ def pass_map(config: ModelConfig, grid: Grid, device: torch.device | str = "cpu"
     columns = torch.arange(origin[1], origin[1] + width, device=device) % PHASE_COLUMNS
     group_passes = pattern[:, rows][:, :, columns]
     return group_passes.repeat(config.latent_channels // N_CHANNEL_GROUPS, 1, 1)
-
-
-@lru_cache
-def pass_elements(config: ModelConfig, grid: Grid, device: torch.device) -> tuple[Tensor, ...]:
-    """Element indices of each pass, int64, in coding order: by position, then by channel.
-
-    Cached: a CUDA graph needs the same memory again.
-    """
-    with torch.inference_mode(False):
-        passes = pass_map(config, grid).permute(1, 2, 0).flatten()
-        return tuple((passes == reveal_pass).nonzero()[:, 0].to(device) for reveal_pass in config.reveal_passes)
 
 
 class Phase(NamedTuple):
@@ -79,50 +69,78 @@ def pass_phases(config: ModelConfig, reveal_pass: int, device: torch.device) -> 
 
 
 class PassElements:
-    """The elements of one pass, which has at most K channels at a position.
+    """The elements of one pass, which has K channels at every position.
 
-    Arrays of elements are [B, h, w, K], with the channels of a position in rising order. Positions with fewer channels
-    have padding at the end. `origin`: first row and column of the arrays in the latent grid.
+    Arrays of elements are [B, h, w, K], with the channels of a position in rising order. `origin`: first row and column
+    of the arrays in the latent grid.
     """
 
     def __init__(self, config: ModelConfig, reveal_pass: int, device: torch.device):
         self.phases = pass_phases(config, reveal_pass, device)
-        self.n_channels = max(len(phase.coded) for phase in self.phases)
+        self.n_channels = len(self.phases[0].coded)
 
     def gather(self, latent: Tensor, origin: Grid = (0, 0)) -> Tensor:
         """Read the elements from a latent [B, h, w, C]."""
-        elements = latent.new_zeros(*latent.shape[:3], self.n_channels)
+        elements = latent.new_empty(*latent.shape[:3], self.n_channels)
         for phase in self.phases:
             positions = phase.positions(origin)
-            elements[positions][..., : len(phase.coded)] = latent[positions][..., phase.coded]
+            elements[positions] = latent[positions][..., phase.coded]
         return elements
 
     def scatter(self, elements: Tensor, latent: Tensor, origin: Grid = (0, 0)) -> None:
         """Write the elements into a latent [B, h, w, C]."""
         for phase in self.phases:
             positions = phase.positions(origin)
-            latent[positions][..., phase.coded] = elements[positions][..., : len(phase.coded)]
+            latent[positions][..., phase.coded] = elements[positions]
 
-    def flatten(self, elements: Tensor, origin: Grid = (0, 0)) -> Tensor:
-        """Flatten elements to the coding order [M], without the padding."""
-        return elements.flatten() if self._is_full else elements[self._mask(elements, origin)]
 
-    def unflatten(self, flat: Tensor, shape: tuple[int, int, int], origin: Grid = (0, 0)) -> Tensor:
-        """Invert `flatten`, for arrays of the shape (B, h, w). The padding is zero."""
-        if self._is_full:
-            return flat.view(*shape, self.n_channels)
-        elements = flat.new_zeros(*shape, self.n_channels)
-        elements[self._mask(elements, origin)] = flat
-        return elements
+class CodingOrder:
+    """The elements of latents by phase and, within a position, in the order of the passes.
 
-    @property
-    def _is_full(self) -> bool:
-        """Whether every position has K channels, so that there is no padding."""
-        return all(len(phase.coded) == self.n_channels for phase in self.phases)
+    Arrays of elements are [8, B, n, C]: phases, pictures, 2x4 cells of the grid, channels. In coding order, a pass is a
+    range of the channels, and what is known before it are the channels before that range.
+    """
 
-    def _mask(self, elements: Tensor, origin: Grid) -> Tensor:
-        """False where `elements` has padding: bool of the same shape."""
-        mask = torch.zeros(elements.shape, dtype=torch.bool, device=elements.device)
-        for phase in self.phases:
-            mask[phase.positions(origin)][..., : len(phase.coded)] = True
-        return mask
+    def __init__(self, config: ModelConfig, device: torch.device):
+        passes = pass_map(config, (PHASE_ROWS, PHASE_COLUMNS)).flatten(1).T
+        self.channels = passes.argsort(dim=1, stable=True).to(device)
+        self._inverse = self.channels.argsort(dim=1)
+        self._starts = [int((passes[0] < reveal_pass).sum()) for reveal_pass in config.reveal_passes]
+        self._starts.append(config.latent_channels)
+
+    def of_pass(self, reveal_pass: int) -> slice:
+        """Range of a pass in coding order."""
+        return slice(self._starts[reveal_pass - 1], self._starts[reveal_pass])
+
+    def sort(self, elements: Tensor) -> Tensor:
+        """Bring elements in the order of channels into coding order."""
+        return elements.gather(3, self.channels[:, None, None].expand_as(elements))
+
+    def unsort(self, elements: Tensor) -> Tensor:
+        """Invert `sort`."""
+        return elements.gather(3, self._inverse[:, None, None].expand_as(elements))
+
+
+@lru_cache
+def coding_order(config: ModelConfig, device: torch.device) -> CodingOrder:
+    """The coding order of a configuration. Cached: a CUDA graph needs the same memory again."""
+    with torch.inference_mode(False):
+        return CodingOrder(config, device)
+
+
+def split_phases(x: Tensor) -> Tensor:
+    """[B, C, h, w] -> [8, B, n, C], with zeros where the last cells leave the grid."""
+    batch, channels, height, width = x.shape
+    x = F.pad(x, (0, -width % PHASE_COLUMNS, 0, -height % PHASE_ROWS))
+    n_rows, n_columns = x.shape[2] // PHASE_ROWS, x.shape[3] // PHASE_COLUMNS
+    cells = x.reshape(batch, channels, n_rows, PHASE_ROWS, n_columns, PHASE_COLUMNS)
+    return cells.permute(3, 5, 0, 2, 4, 1).reshape(N_PHASES, batch, n_rows * n_columns, channels)
+
+
+def join_phases(x: Tensor, grid: Grid) -> Tensor:
+    """Invert `split_phases`: [B, C, h, w], in channels-last memory."""
+    batch, channels = x.shape[1], x.shape[3]
+    n_rows, n_columns = -(-grid[0] // PHASE_ROWS), -(-grid[1] // PHASE_COLUMNS)
+    cells = x.view(PHASE_ROWS, PHASE_COLUMNS, batch, n_rows, n_columns, channels).permute(2, 3, 0, 4, 1, 5)
+    positions = cells.reshape(batch, n_rows * PHASE_ROWS, n_columns * PHASE_COLUMNS, channels)
+    return positions[:, : grid[0], : grid[1]].permute(0, 3, 1, 2)

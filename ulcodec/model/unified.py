@@ -6,7 +6,7 @@ from ulcodec.diffusion.schedule import ALPHA_0, BIN_WIDTH, alpha
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.decoder import Decoder
 from ulcodec.model.encoder import Encoder, HyperEncoder
-from ulcodec.model.prior import HyperDecoder, Prior
+from ulcodec.model.prior import HyperDecoder, make_prior
 
 
 class UnifiedLatentModel(nn.Module):
@@ -18,7 +18,7 @@ class UnifiedLatentModel(nn.Module):
         self.encoder = Encoder(config)
         self.hyper_encoder = HyperEncoder(config)
         self.hyper_decoder = HyperDecoder(config)
-        self.prior = Prior(config)
+        self.prior = make_prior(config)
         self.decoder = Decoder(config)
 
     def encode_clean(self, x: Tensor, quality: Tensor) -> Tensor:

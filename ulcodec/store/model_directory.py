@@ -112,6 +112,11 @@ def with_coding(stored: StoredModel, coding: dict[str, Tensor]) -> StoredModel:
     return replace(stored, coding=coding, fingerprint=fingerprint(stored.config, coding))
 
 
+def with_weights(stored: StoredModel, model: UnifiedLatentModel) -> StoredModel:
+    """Replace a model's weights by those of its networks, in fp16."""
+    return replace(stored, weights={key: value.to("cpu", torch.float16) for key, value in model.state_dict().items()})
+
+
 def write_model(directory: Path, stored: StoredModel) -> str:
     """Write a model directory; return the model's SHA-256 in hexadecimal digits."""
     config = stored.document | {"coding_sha256": stored.fingerprint.hex()}

@@ -1,5 +1,6 @@
 """Train the prior alone, with its hyper-decoder, on the latents of a frozen codec that are encoded once."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ulcodec.devices import autocast
+from ulcodec.errors import ModelError, TrainingError
 from ulcodec.io.locations import Source
-from ulcodec.model.config import HYPER_PATCH_PX, PATCH_PX
+from ulcodec.model.config import HYPER_PATCH_PX, PATCH_PX, ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.store.model_directory import open_model
+from ulcodec.store.model_directory import StoredModel, open_model
 from ulcodec.train.data.pictures import PictureSet, empty_set
 from ulcodec.train.graphs import SeededLoss, compile_parts
 from ulcodec.train.latents import Tensors, latents_of_run
@@ -21,6 +23,7 @@ from ulcodec.train.objective import prior_loss
 from ulcodec.train.revival import revive
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import PriorSettings
+from ulcodec.train.warm_start import grown_weights
 from ulcodec.train.workers import Workers, begin, without_denormals
 
 N_ORIENTATIONS = 8
@@ -113,6 +116,20 @@ def validation_scores(model: UnifiedLatentModel, latents: LatentSet, settings: P
         return mean_scores(score, VALIDATION_WINDOWS)
 
 
+def starting_model(stored: StoredModel, config: ModelConfig) -> UnifiedLatentModel:
+    """Make the networks of a codec, with a prior of another configuration that starts from its own.
+
+    Raises TrainingError if the codec has more blocks in a pass.
+    """
+    if config == stored.config:
+        return stored.networks(torch.device("cpu"))
+    try:
+        weights = grown_weights(UnifiedLatentModel(config), stored.config, stored.weights)
+    except ModelError as error:
+        raise TrainingError("the codec's prior has more blocks than the new one, which cannot start from it") from error
+    return replace(stored, config=config, weights=weights).networks(torch.device("cpu"))
+
+
 @without_denormals()
 def train_prior(settings: PriorSettings) -> Path:
     """Run or resume the training of a codec's prior; return the run directory.
@@ -124,7 +141,7 @@ def train_prior(settings: PriorSettings) -> Path:
     settings.check()
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     stored = open_model(settings.model)
-    model = stored.networks(device)
+    model = starting_model(stored, settings.model_config(stored.config)).to(device)
     trained = nn.ModuleDict({"hyper_decoder": model.hyper_decoder, "prior": model.prior}).requires_grad_(True)
     identity = {"codec_sha256": stored.fingerprint.hex()}
     config = {"model": identity, "prior": settings.to_json()}

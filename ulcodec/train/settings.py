@@ -4,11 +4,11 @@ A field made by `option` is an option of the command line too, with the same def
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ulcodec.errors import TrainingError
+from ulcodec.errors import ModelError, TrainingError
 from ulcodec.io.locations import Source, as_source
 from ulcodec.model.config import HYPER_PATCH_PX, PATCH_PX, ModelConfig
 from ulcodec.model.presets import preset
@@ -161,7 +161,9 @@ class Stage1Settings:
 
     data: tuple[Source, ...] = option("data")
     out: Path = option("out")
-    config: str = option("config", "small", "Model configuration: tiny, small, base or paper.", show_default=True)
+    config: str = option(
+        "config", "small", "Model configuration: tiny, small, small_v2, base or paper.", show_default=True
+    )
     objective: str = option("objective", "codec", "codec, or ul: the losses of the paper.", show_default=True)
     minutes: float | None = option("minutes", None)
     n_images: int | None = option("images", None)
@@ -296,10 +298,15 @@ class Stage2Settings(CodecRunSettings):
 class PriorSettings(CodecRunSettings):
     """Settings of the training of a codec's prior. Give `minutes` or `n_images`, or both: the first ends the run.
 
-    `model`: name or directory of the codec, whose encoder and decoder stay as they are. `views`: how often each picture
-    is encoded, each time at another quality and in another orientation.
+    `model`: name or directory of the codec, whose encoder and decoder stay as they are. `prior_blocks`: numbers of
+    residual blocks, separated by commas, of a prior with a network for each reveal pass, which starts from the codec's;
+    by default the codec's own goes on. `views`: how often each picture is encoded, each time at another quality and in
+    another orientation.
     """
 
+    prior_blocks: str | None = option(
+        "prior-blocks", None, "Blocks of a new prior in each pass, as 4,6,8,10. Default: the codec's prior goes on."
+    )
     minutes: float | None = option("minutes", None)
     n_images: int | None = option("images", None)
     views: int = option("views", 2, "Encodings of each picture: other qualities, turned and mirrored.")
@@ -315,6 +322,20 @@ class PriorSettings(CodecRunSettings):
     validation_share: float = 0.02
     limit_pictures: int | None = option("limit", None)
     compile: bool = option("compile", True)
+
+    def model_config(self, codec: ModelConfig) -> ModelConfig:
+        """Return the configuration of a codec with the prior of the run.
+
+        Raises TrainingError if `prior_blocks` does not fit the codec.
+        """
+        if self.prior_blocks is None:
+            return codec
+        try:
+            blocks = tuple(int(number) for number in self.prior_blocks.split(","))
+            return replace(codec, shared_prior=False, prior_blocks=blocks)
+        except (ValueError, ModelError) as error:
+            text = f"a number of blocks for each of {len(codec.reveal_passes)} passes, as 4,6,8,10"
+            raise TrainingError(f"the prior's blocks must be {text}, got {self.prior_blocks!r}") from error
 
     @property
     def weights(self) -> ObjectiveSettings:

@@ -1,6 +1,9 @@
 """Start a training run from the weights of another model, which may be smaller."""
 
 import math
+import operator
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ulcodec.errors import ModelError, TrainingError
+from ulcodec.model.config import ModelConfig
 from ulcodec.model.decoder import Denoiser
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import DENOISER, open_model
@@ -26,23 +30,71 @@ INNOVATION = 0.6
 def load_initial_weights(model: nn.Module, directory: Path, config: dict[str, Any]) -> None:
     """Load the weights of a model directory of the same configuration, or of a smaller codec (see `is_smaller`).
 
-    Blocks that the smaller codec lacks are added at the end of their network with zero output, so that both codecs
-    start equal (Net2DeeperNet, Chen et al. 2016, arXiv 1511.05641). Raises TrainingError for any other configuration.
+    Raises TrainingError for any other configuration.
     """
     stored_config = read_document(directory, "config").get("model")
-    grows = (
-        isinstance(model, UnifiedLatentModel) and isinstance(stored_config, dict) and is_smaller(stored_config, config)
-    )
-    if stored_config != config and not grows:
-        raise TrainingError(f"{directory} holds another model configuration")
     weights = read_tensors(directory, "weights")
-    if grows:
-        for name, fresh in model.state_dict().items():
-            if name in weights:
-                weights[name] = enlarged(name, weights[name], fresh)
-            else:
-                weights[name] = torch.zeros_like(fresh) if ".expand." in name else fresh
+    try:
+        if isinstance(model, UnifiedLatentModel) and isinstance(stored_config, dict):
+            weights = grown_weights(model, ModelConfig.from_json(stored_config), weights)
+        elif stored_config != config:
+            raise ModelError("it is of another kind")
+    except ModelError as error:
+        raise TrainingError(f"{directory} holds another model configuration") from error
     load_weights(model, weights)
+
+
+def grown_weights(model: UnifiedLatentModel, stored: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the weights of a codec of the same configuration, or of a smaller one, to those of an untrained model.
+
+    Blocks that the smaller codec lacks are added at the end of their network with zero output, so that both codecs
+    start equal (Net2DeeperNet, Chen et al. 2016, arXiv 1511.05641). A prior that all passes share becomes one for each
+    pass (see `pass_networks`). Raises ModelError for any other configuration.
+    """
+    config = model.config
+    if stored == config:
+        return weights
+    if stored.shared_prior and not config.shared_prior:
+        weights = pass_networks(weights, stored, config)
+        depths = zip(stored.prior_blocks * len(config.prior_blocks), config.prior_blocks, strict=True)
+        stored = replace(stored, shared_prior=False, prior_blocks=tuple(map(min, depths)))
+    if not is_smaller(stored, config):
+        raise ModelError("neither the same configuration nor a smaller one")
+    grown = {}
+    for name, fresh in model.state_dict().items():
+        if name in weights:
+            grown[name] = enlarged(name, weights[name], fresh)
+        else:
+            grown[name] = torch.zeros_like(fresh) if ".expand." in name else fresh
+    return grown
+
+
+def pass_networks(weights: dict[str, Tensor], stored: ModelConfig, config: ModelConfig) -> dict[str, Tensor]:
+    """Give each reveal pass a copy of the network that all passes share.
+
+    A pass of fewer blocks takes some of the network's, spread evenly from the first to the last.
+    """
+    (n_stored,) = stored.prior_blocks
+    result = {name: weight for name, weight in weights.items() if not name.startswith("prior.")}
+    for name, weight in weights.items():
+        part = name.removeprefix("prior.")
+        if part.startswith("log_gain."):
+            result[name] = weight
+        elif part != name and not part.startswith("blocks."):
+            result |= {f"prior.{prefix}{part}": weight for prefix in config.prior_networks}
+    for prefix, n_blocks in zip(config.prior_networks, config.prior_blocks, strict=True):
+        for number, source in enumerate(spread(n_stored, n_blocks)):
+            start = f"prior.blocks.{source}."
+            block = {name.removeprefix(start): weight for name, weight in weights.items() if name.startswith(start)}
+            result |= {f"prior.{prefix}blocks.{number}.{part}": weight for part, weight in block.items()}
+    return result
+
+
+def spread(available: int, count: int) -> list[int]:
+    """Choose at most `count` of the numbers from 0 to `available - 1`, evenly, with the first and the last."""
+    if count >= available:
+        return list(range(available))
+    return [round(step * (available - 1) / max(count - 1, 1)) for step in range(count)]
 
 
 def enlarged(name: str, stored: Tensor, fresh: Tensor) -> Tensor:
@@ -56,7 +108,7 @@ def enlarged(name: str, stored: Tensor, fresh: Tensor) -> Tensor:
     if name.endswith(".values") and len(fresh) > len(stored):
         new_anchors = torch.arange(1, len(fresh) - len(stored) + 1)[:, None]
         stored = torch.cat((stored, stored[-1] + new_anchors * (stored[-1] - stored[-2])))
-    elif name.startswith("prior.scale_head."):
+    elif ".scale_head." in name:
         result[:] = stored.float().mean(0)
     elif name == "encoder.linear.weight":
         result *= INNOVATION
@@ -66,25 +118,30 @@ def enlarged(name: str, stored: Tensor, fresh: Tensor) -> Tensor:
     return result
 
 
-def is_smaller(stored: dict[str, Any], config: dict[str, Any]) -> bool:
+def is_smaller(stored: ModelConfig, config: ModelConfig) -> bool:
     """Whether a stored codec differs from a configuration only by its name and by what it has less of.
 
     That may be blocks, latent channels, the negative slope, and quality anchors at the top with their Lagrangians.
     """
-    stored = {"negative_slope": 0.0, **stored}  # older models have no slope: they are ReLU
     differ = ("name", "lagrangian_high", *EXTENSIBLE)
+    values, larger = asdict(stored), asdict(config)
     return (
-        stored.keys() == config.keys()
-        and all(stored[key] == value for key, value in config.items() if key not in differ)
-        and all(stored[key] <= config[key] for key in EXTENSIBLE)
+        all(values[key] == value for key, value in larger.items() if key not in differ)
+        and all(at_most(values[key], larger[key]) for key in EXTENSIBLE)
         and math.isclose(lagrangian_ratio(stored), lagrangian_ratio(config), rel_tol=1e-9)
     )
 
 
-def lagrangian_ratio(config: dict[str, Any]) -> float:
+def at_most(stored: Any, configured: Any) -> bool:
+    """Whether a number, or every number of a sequence of the same length, is at most the configured one."""
+    if isinstance(configured, Sequence):
+        return len(stored) == len(configured) and all(map(operator.le, stored, configured))
+    return bool(stored <= configured)
+
+
+def lagrangian_ratio(config: ModelConfig) -> float:
     """Logarithm of the ratio between the Lagrangians of neighbouring quality anchors."""
-    low, high = float(config["lagrangian_low"]), float(config["lagrangian_high"])
-    return math.log(high / low) / (int(config["n_quality_anchors"]) - 1)
+    return math.log(config.lagrangian_high / config.lagrangian_low) / (config.n_quality_anchors - 1)
 
 
 def load_denoiser(denoiser: Denoiser, name: str) -> None:

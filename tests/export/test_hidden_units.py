@@ -1,0 +1,50 @@
+"""Hidden units of a prior, scaled to fill bytes."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ulcodec.codec.image import Codec
+from ulcodec.codec.pixels import grid_of
+from ulcodec.coding.latents import DecodedLatent
+from ulcodec.coding.products import LARGEST_HIDDEN
+from ulcodec.export.float_runs import encoded, exact_means, run_layers
+from ulcodec.export.hidden_units import rounding_errors, scale_hidden_units
+from ulcodec.model.prior import HIDDEN_LIMIT, PriorBlock
+
+
+def test_errors_of_each_number_of_fraction_bits() -> None:
+    errors = rounding_errors(torch.tensor([[0.03, 1.0, HIDDEN_LIMIT]]))
+    assert errors[0] == torch.tensor(0.03).square()
+    assert abs(errors[1] - (1 / 32 - 0.03) ** 2 - (HIDDEN_LIMIT - LARGEST_HIDDEN / 32) ** 2) < 1e-4
+    assert errors.argmin() == 0
+
+
+def test_scaled_units_are_closer_to_bytes_and_give_the_same_means(tiny_codec: Codec, picture: np.ndarray) -> None:
+    codec = replace(tiny_codec, model=copy.deepcopy(tiny_codec.model))
+    grid, latent = grid_of(*picture.shape[:2]), encoded(codec, picture, 60)
+    before, errors_before = exact_means(codec, latent, 60, grid), relative_errors(codec, latent, grid)
+    scale_hidden_units(codec, [picture], (20, 60, 80))
+    after, errors_after = exact_means(codec, latent, 60, grid), relative_errors(codec, latent, grid)
+    assert (after - before).abs().mean() < 0.01 * before.abs().mean(), "only clamped units differ"
+    assert max(errors_after) <= max(errors_before)
+    assert sum(errors_after) < 0.8 * sum(errors_before)
+
+
+def relative_errors(codec: Codec, latent: DecodedLatent, grid: tuple[int, int]) -> list[float]:
+    """Errors of the prior's hidden units as bytes, in the order of the layers that read them."""
+    errors: list[float] = []
+
+    def record(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        (hidden,) = arguments
+        errors.append(float((rounding_errors(hidden)[0] / hidden.square().sum()).sqrt()))
+
+    blocks = [block for block in codec.model.prior.modules() if isinstance(block, PriorBlock)]
+    handles = [layer.register_forward_pre_hook(record) for block in blocks for layer in (block.spatial, block.expand)]
+    run_layers(codec, latent, 60, grid)
+    for handle in handles:
+        handle.remove()
+    return errors
