@@ -58,3 +58,19 @@ def test_layers_that_may_be_inexact_are_refused(part: str, value: int, message: 
     tensors[f"layer.{part}"][0] = value
     with pytest.raises(ModelError, match=f"layer: .*{message}"):
         stored.layer("layer")
+
+
+def test_bytes_with_too_large_weights_are_refused() -> None:
+    """Halves of activations times such weights are not exact in float32."""
+    name, n_in = "prior.passes.0.blocks.0.spatial", 1152
+    tensors = {f"{name}.exponent": torch.zeros(1, dtype=torch.int8), f"{name}.bias": torch.zeros(1, dtype=torch.int64)}
+    for weight, fits in ((113, True), (114, False)):
+        tensors[f"{name}.weight"] = torch.full((1, n_in), weight, dtype=torch.int8)
+        stored = StoredIntegers(tensors, PRODUCTS["float32"], CPU)
+        if not fits:
+            with pytest.raises(ModelError, match="sums may leave 32 bits"):
+                stored.layer(name, HIDDEN.bits, HIDDEN)
+            continue
+        layer, x = stored.layer(name, HIDDEN.bits, HIDDEN), torch.full((1, n_in), 127, dtype=torch.int32)
+        x[0, 0] = 126
+        assert int(layer(x)) == 113 * (127 * n_in - 1)

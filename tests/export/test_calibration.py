@@ -1,5 +1,6 @@
 """Means and frequency tables fitted to real files."""
 
+import dataclasses
 import math
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from ulcodec.coding.range_coder import TOTAL
 from ulcodec.coding.tables import fit_tables
 from ulcodec.export.calibration import QUALITIES, calibrate, count_symbols, input_moments, mean_errors, side_by_side
 from ulcodec.model.blocks import conv
+from ulcodec.model.config import TINY
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model, save_model, with_coding, write_model
 
@@ -136,6 +138,19 @@ def test_rounding_by_input_moments_reduces_output_errors(
     ratios = {name: error(name, rounded) / error(name, nearest) for name in layers}
     assert max(ratios.values()) < 1.05, ratios
     assert np.median(list(ratios.values())) < 0.7, ratios
+
+
+def test_moments_are_those_of_all_passes(
+    tiny_codec: Codec, shared_prior_model: UnifiedLatentModel, picture: np.ndarray
+) -> None:
+    codec = dataclasses.replace(tiny_codec, model=shared_prior_model)
+    moments = input_moments(codec, [picture])
+    h, w = grid_of(*picture.shape[:2])
+    n_channels, n_runs = TINY.latent_channels, len(QUALITIES) * len(TINY.reveal_passes)
+    stem, hyper = moments["prior.stem"], moments["hyper.up_16"]
+    assert (int(stem[-1, -1]), int(hyper[-1, -1])) == (n_runs * h * w, len(QUALITIES) * 16 * -(-h // 4) * -(-w // 4))
+    known_shares = stem[n_channels : 2 * n_channels, -1] / stem[-1, -1]
+    assert known_shares.mean() == pytest.approx((0 + 1 / 8 + 1 / 4 + 1 / 2) / 4, abs=0.01)
 
 
 def test_columns_are_the_inputs_of_a_convolution() -> None:

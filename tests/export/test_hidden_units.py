@@ -12,7 +12,7 @@ from ulcodec.codec.pixels import grid_of
 from ulcodec.coding.latents import DecodedLatent
 from ulcodec.coding.products import LARGEST_HIDDEN
 from ulcodec.export.float_runs import encoded, exact_means, run_layers
-from ulcodec.export.hidden_units import rounding_errors, scale_hidden_units
+from ulcodec.export.hidden_units import chosen_factors, rounding_errors, scale_hidden_units
 from ulcodec.model.prior import HIDDEN_LIMIT, PriorBlock
 
 
@@ -34,6 +34,19 @@ def test_scaled_units_are_closer_to_bytes_and_give_the_same_means(tiny_codec: Co
     assert sum(errors_after) < 0.8 * sum(errors_before)
 
 
+def test_factors_keep_weights_within_their_limits() -> None:
+    block = PriorBlock(8, 2, HIDDEN_LIMIT)
+    errors = torch.arange(9.0, 0, -1)  # the larger the factor, the better
+    assert chosen_factors(block, errors, errors) == (256, 256)
+    with torch.no_grad():
+        block.reduce.weight[0, 0] = 1000.0
+        block.spatial.weight[0, 0, 0, 0] = -0.6
+    assert chosen_factors(block, errors, errors) == (2, 256), "reduce can be multiplied by 2.03, spatial by 211"
+    with torch.no_grad():
+        block.spatial.weight[0, 0, 0, 0] = 100.0
+    assert chosen_factors(block, errors, errors) == (2, 2)
+
+
 def relative_errors(codec: Codec, latent: DecodedLatent, grid: tuple[int, int]) -> list[float]:
     """Errors of the prior's hidden units as bytes, in the order of the layers that read them."""
     errors: list[float] = []
@@ -44,7 +57,8 @@ def relative_errors(codec: Codec, latent: DecodedLatent, grid: tuple[int, int]) 
 
     blocks = [block for block in codec.model.prior.modules() if isinstance(block, PriorBlock)]
     handles = [layer.register_forward_pre_hook(record) for block in blocks for layer in (block.spatial, block.expand)]
-    run_layers(codec, latent, 60, grid)
+    for _ in run_layers(codec, latent, 60, grid):
+        pass
     for handle in handles:
         handle.remove()
     return errors

@@ -83,15 +83,27 @@ def test_new_prior_starts_from_a_codec_with_one_network(
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
-        ("1,2,2", "must be a number of blocks for each of 4 passes"),
-        ("1,2,2,x", "must be a number of blocks for each of 4 passes"),
-        ("1,1,1,-1", "must be a number of blocks for each of 4 passes"),
+        ("1,2,2", "the codec has 4 reveal passes, got blocks for 3"),
+        ("1,2,2,x", "must be numbers, as 4,6,8,10, got 1,2,2,x"),
+        ("1,1,1,-1", "the number of blocks must be"),
+        ("1,1,1,3000000000000000", "the number of blocks must be"),
         ("0,1,1,1", "the codec's prior has more blocks"),
     ],
 )
 def test_blocks_that_do_not_fit_are_refused(settings: PriorSettings, tmp_path: Path, blocks: str, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         train_prior(replace(settings, out=tmp_path / "run", prior_blocks=blocks))
+
+
+def test_run_with_other_blocks_is_not_resumed(
+    settings: PriorSettings, shared_prior_model: UnifiedLatentModel, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "shared", "shared", shared_prior_model, {})
+    new = replace(settings, model=str(tmp_path / "shared"), out=tmp_path / "run", prior_blocks="1,1,1,1", n_images=16)
+    train_prior(new)
+    for blocks in ("1,1,1,2", None):
+        with pytest.raises(TrainingError, match="holds another model configuration: prior_blocks 1,1,1,1, not"):
+            train_prior(replace(new, prior_blocks=blocks))
 
 
 def test_run_resumes_with_the_same_weights(run: Path, settings: PriorSettings, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import torch
 from stage1_runs import BATCH_SIZE, N_IMAGES, SETTINGS, assert_same_state, stage1_settings, stop_half_way
 
 from ulcodec.errors import TrainingError
+from ulcodec.model.config import TINY
+from ulcodec.model.presets import PRESETS
 from ulcodec.store.tensor_files import read_document, read_tensors
 from ulcodec.train.settings import Stage1Settings
 from ulcodec.train.stage1 import resume_stage1, train_stage1
@@ -99,3 +101,31 @@ def test_longer_run_continues_from_the_state_before_the_decay(finished_run: Path
     assert read_document(run / "checkpoint", "progress") == after
     with pytest.raises(TrainingError, match="no checkpoint to resume"):
         resume_stage1(run.with_name("none"))
+
+
+def test_run_of_an_older_configuration_goes_on(settings: Stage1Settings, tmp_path: Path) -> None:
+    """Its prior is one network, which the configuration holds as one number."""
+    shared = replace(TINY, name="shared", shared_prior=True, prior_blocks=(1,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "shared", shared)
+        run = train_stage1(replace(settings, config="shared", out=tmp_path / "run", n_images=N_IMAGES // 2))
+        for name in ("checkpoint", "constant"):
+            document = read_document(run / name, "config")
+            assert document["model"].pop("shared_prior") is True
+            [document["model"]["prior_blocks"]] = document["model"]["prior_blocks"]
+            (run / name / "config.json").write_text(json.dumps(document))
+        resume_stage1(run, n_images=N_IMAGES)
+    assert read_document(run / "checkpoint", "progress")["n_images"] == N_IMAGES
+
+
+def test_refused_resume_keeps_the_checkpoint(settings: Stage1Settings, tmp_path: Path) -> None:
+    run = train_stage1(replace(settings, out=tmp_path / "run", n_images=N_IMAGES // 2))
+    for name in ("checkpoint", "constant"):
+        document = read_document(run / name, "config")
+        document["model"]["prior_width"] = 48
+        (run / name / "config.json").write_text(json.dumps(document))
+    before = read_tensors(run / "checkpoint", "ema")
+    with pytest.raises(TrainingError, match="another model configuration: prior_width 48, not 32"):
+        resume_stage1(run, n_images=N_IMAGES)
+    assert read_document(run / "checkpoint", "progress")["decaying"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in read_tensors(run / "checkpoint", "ema").items())

@@ -17,6 +17,7 @@ from torch import Tensor
 from ulcodec.coding.products import (
     ACTIVATION_BITS,
     LARGEST_ACTIVATION,
+    LARGEST_WEIGHT_SUM,
     MAX_WEIGHT,
     ROWS_AT_ONCE,
     WIDE,
@@ -186,9 +187,10 @@ class StoredIntegers(NamedTuple):
         if bool((shift < 0).any() or (shift > 30).any() or weight.min() < -MAX_WEIGHT or weight.max() > MAX_WEIGHT):
             raise ModelError(f"{name}: a weight or an exponent is out of range; export the model again")
         rounding = (1 << shift) >> 1
+        weight_sums = weight.abs().sum(1, dtype=torch.int64)
         # Bounds every partial sum: products of high bytes and of low bytes, bias and rounding.
-        largest = weight.abs().sum(1, dtype=torch.int64) * (inputs.largest + 256) + bias.abs() + rounding
-        if int(largest.max()) >= 2**31:
+        largest = weight_sums * (inputs.largest + 256) + bias.abs() + rounding
+        if int(largest.max()) >= 2**31 or int(weight_sums.max()) >= LARGEST_WEIGHT_SUM:
             raise ModelError(f"{name}: sums may leave 32 bits, up to {int(largest.max())}; export the model again")
         weight = weight.to(self.device, torch.int8).T.contiguous()
         start, shift = ((bias + rounding).to(self.device, torch.int32), shift.to(self.device, torch.int32))

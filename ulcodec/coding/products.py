@@ -35,6 +35,9 @@ HIDDEN = Activations(HIDDEN_BITS, 0, LARGEST_HIDDEN)
 EXACT_FLOAT32 = 2**24
 """Sums of integers in float32 are exact, in any order, while none of them exceeds this."""
 
+LARGEST_WEIGHT_SUM = EXACT_FLOAT32 // 128
+"""Bound on `sum |w|` of a column of weights: products with halves of activations, which are at most 2^7, are exact."""
+
 NORM_MARGIN = 0.998
 """Allowance for the rounding of the norms, which is below 2^-12 for up to 2^12 inputs."""
 
@@ -55,7 +58,7 @@ class Product(Protocol):
 
     Takes x int32 [N, in] of the format that it was made for, `WIDE` or `HIDDEN`; returns int32 [N, out]. With a grid
     (h, w), where N is B h w, x is [N, in / 9], and each position's 3x3 neighbourhood is multiplied. For each column of
-    the weight, `sum |w| (largest + 256)` must be below 2^31.
+    the weight, `sum |w| (largest + 256)` must be below 2^31, and `sum |w|` below `LARGEST_WEIGHT_SUM`.
     """
 
     def __call__(self, x: Tensor, grid: Grid | None = None) -> Tensor: ...
@@ -90,8 +93,7 @@ class Float32Product:
 
     For hidden units, the weights alone can prove it for all rows. Otherwise: a sum of products, whole or partial, is at
     most `|x| |w|` (Cauchy-Schwarz). Activations of pictures keep that below 2^24 in more than 99 % of rows, although
-    the largest legal activations would not. Halves always do: `sum |w| < 2^16` by the bound of `Product`, and a half is
-    at most 2^7.
+    the largest legal activations would not. Halves always do, by the bounds of `Product`.
     If the process has set a lower precision inside float32 products, float64 is used. Other threads may rely on that
     setting, so it is only read: before the product, and after it in case another thread has changed it.
     """
@@ -241,7 +243,7 @@ CPU = torch.device("cpu")
 TRIAL_GRID, TRIAL_CHANNELS = (16, 24), 128
 """Trial: one 3x3 layer over a picture of 384x256. A prior spends most of its time on such layers."""
 
-TRIAL_WEIGHT = 60
+TRIAL_ACTIVATION = 100
 N_TRIAL_RUNS, N_SLOW_RUNS = 7, 2
 """Number of timed runs, and their number for a slow implementation. A first run is not counted: libraries compile their
 kernels in it."""
@@ -278,12 +280,15 @@ def trials(device: torch.device) -> tuple[Trial, ...]:
 
 
 def _trial_ms(make_product: Callable[[Tensor, Activations], Product], device: torch.device, best_ms: float) -> float:
-    """Return the shortest time of a few runs over the trial layer, with fewer runs if `best_ms` is much shorter."""
+    """Return the shortest time of a few runs over the trial layer, with fewer runs if `best_ms` is much shorter.
+
+    The activations have the magnitude of real ones.
+    """
     generator = torch.Generator(CPU).manual_seed(0)
     shape = (TRIAL_GRID[0] * TRIAL_GRID[1], TRIAL_CHANNELS)
-    x = _random_integers(LARGEST_HIDDEN, shape, generator).abs().to(device, torch.int32)
-    weight = _random_integers(TRIAL_WEIGHT, (9 * TRIAL_CHANNELS, TRIAL_CHANNELS), generator)
-    product = make_product(weight.to(device, torch.int8), HIDDEN)
+    x = _random_integers(TRIAL_ACTIVATION, shape, generator).to(device, torch.int32)
+    weight = _random_integers(MAX_WEIGHT, (9 * TRIAL_CHANNELS, TRIAL_CHANNELS), generator)
+    product = make_product(weight.to(device, torch.int8), WIDE)
 
     def run_ms() -> float:
         with exact_arithmetic(device):

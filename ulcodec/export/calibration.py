@@ -64,7 +64,7 @@ def calibrated(stored: StoredModel, pictures: Sequence[NDArray[np.uint8]], devic
     codec = codec_of(stored, device)
     if not stored.config.shared_prior:
         with share(0.1):
-            scale_hidden_units(codec, pictures[::ROUNDING_INTERVAL], QUALITIES[::2])
+            scale_hidden_units(codec, pictures[::ROUNDING_INTERVAL], QUALITIES[1::2])
         stored = with_coding(with_weights(stored, codec.model), integer_tensors(codec.model))
         codec = codec_of(stored, device)
     with share(0.2):
@@ -104,11 +104,12 @@ def input_moments(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> dict[s
     try:
         for pixels in tracked(pictures):
             for quality in QUALITIES:
-                run_layers(codec, encoded(codec, pixels, quality), quality, grid_of(*pixels.shape[:2]))
-                for name, layer in layers.items():
-                    layer_inputs = [inputs[reader] for reader in layer.readers]
-                    x = torch.cat((*layer_inputs, torch.ones_like(layer_inputs[0][:, :1])), dim=1)
-                    totals[name] += (x.T @ x).double().cpu()
+                for _ in run_layers(codec, encoded(codec, pixels, quality), quality, grid_of(*pixels.shape[:2])):
+                    for name in [name for name, layer in layers.items() if inputs.keys() >= set(layer.readers)]:
+                        layer_inputs = [inputs[reader] for reader in layers[name].readers]
+                        x = torch.cat((*layer_inputs, torch.ones_like(layer_inputs[0][:, :1])), dim=1)
+                        totals[name] += (x.T @ x).double().cpu()
+                    inputs.clear()
     finally:
         for handle in handles:
             handle.remove()

@@ -1,5 +1,7 @@
 """Runs of a codec's float prior on the latents that its files restore."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,16 +19,21 @@ def encoded(codec: Codec, pixels: NDArray[np.uint8], quality: int) -> DecodedLat
     return encode_latent(codec.coder, *codec.analyse(pixels, quality), quality).latent
 
 
-def run_layers(codec: Codec, latent: DecodedLatent, quality: int, grid: tuple[int, int]) -> None:
-    """Run every layer of the float prior on a file's latent, with all channels, so that hooks see the inputs."""
+@torch.inference_mode()
+def run_layers(codec: Codec, latent: DecodedLatent, quality: int, grid: tuple[int, int]) -> Iterator[None]:
+    """Run every layer of the float prior on a file's latent, with all channels, so that hooks see the inputs.
+
+    Yields after the hyper-decoder and after each reveal pass. A layer that all passes share runs in each of them.
+    """
     q, y, prior = quality_tensor(quality, codec.device), unflattened(latent.y_16, grid), codec.model.prior
     passes, carried = pass_map(codec.model.config, grid, codec.device), None
-    with torch.inference_mode():
-        features = codec.model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
-        for reveal_pass, network in zip(codec.model.config.reveal_passes, prior.networks, strict=True):
-            known = (passes < reveal_pass).float()[None]
-            estimate = estimate_restored(y * known, prior.log_gain.gain(q))
-            _, carried = network(estimate, known, q, features, carried)
+    features = codec.model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
+    yield
+    for reveal_pass, network in zip(codec.model.config.reveal_passes, prior.networks, strict=True):
+        known = (passes < reveal_pass).float()[None]
+        estimate = estimate_restored(y * known, prior.log_gain.gain(q))
+        _, carried = network(estimate, known, q, features, carried)
+        yield
 
 
 def exact_means(codec: Codec, latent: DecodedLatent, quality: int, grid: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ulcodec.codec.image import Codec
 from ulcodec.codec.pixels import grid_of
-from ulcodec.coding.products import LARGEST_HIDDEN
+from ulcodec.coding.products import ACTIVATION_BITS, LARGEST_HIDDEN, MAX_WEIGHT
 from ulcodec.export.float_runs import encoded, run_layers
 from ulcodec.model.prior import HIDDEN_BITS, PriorBlock
 from ulcodec.progress import tracked
@@ -37,12 +37,13 @@ def scale_hidden_units(codec: Codec, pictures: Sequence[NDArray[np.uint8]], qual
     try:
         for pixels in tracked(pictures):
             for quality in qualities:
-                run_layers(codec, encoded(codec, pixels, quality), quality, grid_of(*pixels.shape[:2]))
+                for _ in run_layers(codec, encoded(codec, pixels, quality), quality, grid_of(*pixels.shape[:2])):
+                    pass  # the hooks add the errors
     finally:
         for handle in handles:
             handle.remove()
     for block in blocks:
-        _multiply(block, *(2.0 ** int(errors[layer].argmin()) for layer in _readers(block)))
+        _multiply(block, *chosen_factors(block, *(errors[layer] for layer in _readers(block))))
 
 
 def _readers(block: PriorBlock) -> tuple[nn.Conv2d, nn.Conv2d]:
@@ -57,8 +58,22 @@ def rounding_errors(hidden: Tensor) -> Tensor:
     return torch.stack([(values - hidden).square_().sum() for values in rounded])
 
 
+def chosen_factors(block: PriorBlock, first_errors: Tensor, second_errors: Tensor) -> tuple[float, float]:
+    """Choose the factors of the hidden units before and after `spatial`: those of the least errors.
+
+    Errors are by the number of bits above `HIDDEN_BITS`. Weights stay within the limits of their integers.
+    """
+    factors = 2.0 ** torch.arange(len(first_errors))
+    reduce_limit = MAX_WEIGHT * 2.0 ** (ACTIVATION_BITS - HIDDEN_BITS)
+    fits = factors * block.reduce.weight.abs().max().cpu() <= reduce_limit
+    first = factors[first_errors.where(fits | (factors == 1), torch.inf).argmin()]
+    fits = factors / first * block.spatial.weight.abs().max().cpu() <= MAX_WEIGHT
+    second = factors[second_errors.where(fits | (factors == 1), torch.inf).argmin()]
+    return float(first), float(second)
+
+
 def _multiply(block: PriorBlock, first: float, second: float) -> None:
-    """Multiply the hidden units before and after `spatial`; the block's output stays the same."""
+    """Multiply the hidden units before and after `spatial`. The block's output stays the same where no unit clips."""
     assert block.reduce.bias is not None
     assert block.spatial.bias is not None
     for values in (block.reduce.weight, block.reduce.bias, block.bias.values):

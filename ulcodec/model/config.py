@@ -111,12 +111,18 @@ class ModelConfig:
         names = {field.name for field in fields(cls)}
         if unknown := set(values) - names:
             raise ModelError(f"unknown fields in the model configuration: {', '.join(sorted(unknown))}")
-        if isinstance(values.get("prior_blocks"), int):  # as older models have it
-            values = {**values, "prior_blocks": (values["prior_blocks"],), "shared_prior": True}
+        values = modernised(values)
         try:
             return cls(**{**values, **{name: tuple(values[name]) for name in ("prior_blocks", "reveal")}})
         except (TypeError, KeyError) as error:
             raise ModelError(f"incomplete model configuration: {error}") from error
+
+
+def modernised(values: Any) -> Any:
+    """Convert the JSON of an older `ModelConfig`, whose prior was one network; any other value stays as it is."""
+    if isinstance(values, dict) and "reveal" in values and isinstance(values.get("prior_blocks"), int):
+        return {**values, "prior_blocks": [values["prior_blocks"]], "shared_prior": True}
+    return values
 
 
 TINY = ModelConfig(

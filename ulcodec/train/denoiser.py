@@ -116,7 +116,7 @@ def validation_scores(
 
 
 @without_denormals()
-def train_denoiser(settings: DenoiserSettings) -> Path:
+def train_denoiser(settings: DenoiserSettings, *, new_length: bool = False) -> Path:
     """Run or resume the training of a denoiser; return the run directory.
 
     `ulcodec train export` joins it with its codec to a model directory. Raises TrainingError for settings that cannot
@@ -132,7 +132,7 @@ def train_denoiser(settings: DenoiserSettings) -> Path:
     identity = {"codec_sha256": stored.fingerprint.hex()}
     config = {"model": identity, "denoiser": settings.to_json()}
     loop = Loop(denoiser, settings.out, settings.loop_settings(), config, workers)
-    loop.resume()
+    loop.resume(new_length=new_length)
     left_out = LeftOut()
     training, validation = (part.to(device) for part in pictures_of_run(settings, left_out))
     counts = left_out.after(f"{len(training)} training and {len(validation)} validation pictures")
@@ -154,4 +154,5 @@ def resume_denoiser(
 ) -> Path:
     """Continue a run, see `resume_stage1`."""
     settings = replace(DenoiserSettings.from_json(run_config(run_dir)["denoiser"]), init=None)
-    return train_denoiser(resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data))
+    settings = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
+    return train_denoiser(settings, new_length=minutes is not None or n_images is not None)

@@ -14,6 +14,7 @@ MOST_BATCH_PX = 2**31
 """Pixels in a batch: as float32 they take 24 GiB."""
 
 MOST_VIEWS = 64
+MOST_BLOCKS = 256
 MOST_THREADS = 1024
 MOST_SEED = 2**32 - 1
 MOST_BIAS = 30

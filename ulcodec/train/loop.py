@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ulcodec.errors import TrainingError
 from ulcodec.train.graphs import Pace, own_stream
 from ulcodec.train.log import Metrics, RunLog, Timer, append_row, check_logs
 from ulcodec.train.runs import progress_of
@@ -43,11 +44,22 @@ class Loop:
         self.state = TrainingState(model, settings, self.workers, sharded)
         self.optimise = OptimisationStep(self.state, settings)
 
-    def resume(self) -> None:
-        """Make the run directory, or continue from its checkpoint. See `TrainingState.load` for errors."""
+    def resume(self, *, new_length: bool = False) -> None:
+        """Make the run directory, or continue from its checkpoint.
+
+        With a new length, a run whose learning rate has begun to fall continues from the state before. Changes nothing
+        in the directory. Raises TrainingError if that state is beyond the new length, or as `TrainingState.load`.
+        """
         check_logs(self.run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.state.load(self.run_dir / "checkpoint", self.config)
+        if new_length and self.state.decaying:
+            self.state.load(self.run_dir / "constant", self.config)
+            if self.progress() >= 1:
+                raise TrainingError(
+                    f"{self.run_dir}: its rate began to fall at {self.state.n_images} images and "
+                    f"{self.state.seconds / 60:.2f} minutes; give it a greater length"
+                )
 
     def announce(self, counts: str) -> None:
         """Print what the run trains on, where it runs, and where it begins."""

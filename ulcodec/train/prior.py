@@ -131,7 +131,7 @@ def starting_model(stored: StoredModel, config: ModelConfig) -> UnifiedLatentMod
 
 
 @without_denormals()
-def train_prior(settings: PriorSettings) -> Path:
+def train_prior(settings: PriorSettings, *, new_length: bool = False) -> Path:
     """Run or resume the training of a codec's prior; return the run directory.
 
     The first run encodes all pictures to `RUN/latents`. `ulcodec train export` makes a model of the trained prior and
@@ -144,9 +144,10 @@ def train_prior(settings: PriorSettings) -> Path:
     model = starting_model(stored, settings.model_config(stored.config)).to(device)
     trained = nn.ModuleDict({"hyper_decoder": model.hyper_decoder, "prior": model.prior}).requires_grad_(True)
     identity = {"codec_sha256": stored.fingerprint.hex()}
-    config = {"model": identity, "prior": settings.to_json()}
+    network = {} if settings.prior_blocks is None else {"prior_blocks": settings.prior_blocks}
+    config = {"model": identity | network, "prior": settings.to_json()}
     loop = Loop(trained, settings.out, settings.loop_settings(), config, workers)
-    loop.resume()
+    loop.resume(new_length=new_length)
 
     def encode(training: PictureSet, validation: PictureSet) -> tuple[Tensors, Tensors]:
         return (
@@ -177,4 +178,5 @@ def resume_prior(
 ) -> Path:
     """Continue a run, see `resume_stage1`."""
     settings = PriorSettings.from_json(run_config(run_dir)["prior"])
-    return train_prior(resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data))
+    settings = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
+    return train_prior(settings, new_length=minutes is not None or n_images is not None)

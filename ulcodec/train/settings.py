@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ulcodec.errors import ModelError, TrainingError
+from ulcodec.errors import TrainingError
 from ulcodec.io.locations import Source, as_source
 from ulcodec.model.config import HYPER_PATCH_PX, PATCH_PX, ModelConfig
 from ulcodec.model.presets import preset
 from ulcodec.train.limits import (
+    MOST_BLOCKS,
     MOST_CROPS,
     MOST_IMAGES,
     MOST_MINUTES,
@@ -328,14 +329,24 @@ class PriorSettings(CodecRunSettings):
 
         Raises TrainingError if `prior_blocks` does not fit the codec.
         """
-        if self.prior_blocks is None:
+        blocks = self.blocks()
+        if blocks is None:
             return codec
+        if len(blocks) != len(codec.reveal_passes):
+            raise TrainingError(f"the codec has {len(codec.reveal_passes)} reveal passes, got blocks for {len(blocks)}")
+        return replace(codec, shared_prior=False, prior_blocks=blocks)
+
+    def blocks(self) -> tuple[int, ...] | None:
+        """Parse `prior_blocks`. Raises TrainingError for anything but numbers in range."""
+        if self.prior_blocks is None:
+            return None
         try:
-            blocks = tuple(int(number) for number in self.prior_blocks.split(","))
-            return replace(codec, shared_prior=False, prior_blocks=blocks)
-        except (ValueError, ModelError) as error:
-            text = f"a number of blocks for each of {len(codec.reveal_passes)} passes, as 4,6,8,10"
-            raise TrainingError(f"the prior's blocks must be {text}, got {self.prior_blocks!r}") from error
+            blocks = tuple(int(number) for number in str(self.prior_blocks).split(","))
+        except ValueError as error:
+            raise TrainingError(f"the prior's blocks must be numbers, as 4,6,8,10, got {self.prior_blocks}") from error
+        for number in blocks:
+            check_whole("the number of blocks", number, 0, MOST_BLOCKS)
+        return blocks
 
     @property
     def weights(self) -> ObjectiveSettings:
@@ -361,6 +372,7 @@ class PriorSettings(CodecRunSettings):
         self.loop_settings().check()
         check_run(self, crop_step=HYPER_PATCH_PX)
         check_whole("the number of views", self.views, 1, MOST_VIEWS)
+        self.blocks()
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def validation_scores(model: nn.Module, pictures: PictureSet, settings: Stage1Se
 
 
 @without_denormals()
-def train_stage1(settings: Stage1Settings) -> Path:
+def train_stage1(settings: Stage1Settings, *, new_length: bool = False) -> Path:
     """Run or resume stage 1; return the run directory, which `ulcodec train export` turns into a model directory.
 
     Raises TrainingError for settings that cannot run, unreadable data, or a loss that is not finite or explodes.
@@ -113,7 +113,7 @@ def train_stage1(settings: Stage1Settings) -> Path:
         load_initial_weights(model, settings.init, settings.resolved()["model"])
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     loop = Loop(model, settings.out, settings.loop_settings(), settings.resolved(), workers)
-    loop.resume()
+    loop.resume(new_length=new_length)
     pictures_at, held_out, counts = training_pictures(settings, device)
     if settings.init is not None and loop.state.n_images == 0:
         counts += "; " + revive(loop, Stage1Step(model, pictures_at, replace(settings, compile=False), workers))
@@ -163,4 +163,5 @@ def resume_stage1(
     Raises TrainingError if there is no checkpoint, or as `resumed` and `train_stage1`.
     """
     settings = replace(Stage1Settings.from_resolved(run_config(run_dir)["stage1"]), init=None)
-    return train_stage1(resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data))
+    settings = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
+    return train_stage1(settings, new_length=minutes is not None or n_images is not None)

@@ -114,7 +114,7 @@ def validation_scores(base: nn.Module, latents: PictureSet, settings: Stage2Sett
 
 
 @without_denormals()
-def train_stage2(settings: Stage2Settings) -> Path:
+def train_stage2(settings: Stage2Settings, *, new_length: bool = False) -> Path:
     """Run or resume stage 2; return the run directory, from which `ulcodec sample` draws pictures.
 
     The first run encodes all pictures to `RUN/latents`. Raises TrainingError for settings that cannot run,
@@ -142,7 +142,7 @@ def train_stage2(settings: Stage2Settings) -> Path:
     sharded = list(base.transformer.blocks) if settings.shard else []
     config_of_run = {"model": identity, "stage2": settings.to_json()}
     loop = Loop(base, settings.out, settings.loop_settings(), config_of_run, workers, sharded)
-    loop.resume()
+    loop.resume(new_length=new_length)
     loop.announce(f"latents of {len(training)} training (mirrored too) and {len(validation)} validation pictures")
 
     def validate(trained: nn.Module) -> dict[str, float]:
@@ -157,4 +157,5 @@ def resume_stage2(
 ) -> Path:
     """Continue a run, see `resume_stage1`."""
     settings = Stage2Settings.from_json(run_config(run_dir)["stage2"])
-    return train_stage2(resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data))
+    settings = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
+    return train_stage2(settings, new_length=minutes is not None or n_images is not None)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ulcodec.errors import TrainingError
+from ulcodec.model.config import modernised
 from ulcodec.store.tensor_files import is_written, read_document, read_tensors, recover_directory, write_directory
 from ulcodec.train.optimizers import OPTIMIZERS, parameter_groups
 from ulcodec.train.settings import LoopSettings
@@ -78,8 +79,10 @@ class TrainingState:
         self.workers.wait()
         if not is_written(path):
             return
-        if (model := read_document(path, "config").get("model")) != config["model"]:
-            raise TrainingError(f"{path} holds another model configuration: {model}")
+        stored = modernised(read_document(path, "config").get("model"))
+        expected = modernised(config["model"])
+        if stored != expected:
+            raise TrainingError(f"{path} holds another model configuration{differences(stored, expected)}")
         progress = read_document(path, "progress")
         if (optimizer := progress.get("optimizer", "adamw")) != self.optimizer_name:
             raise TrainingError(f"{path} holds the state of the optimiser {optimizer}, not {self.optimizer_name}")
@@ -130,6 +133,14 @@ class TrainingState:
                 value = fill(torch.empty_like(weight), value)
             state[numbers[weight]][key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+def differences(stored: Any, expected: dict[str, Any]) -> str:
+    """Name the values in which a stored configuration differs."""
+    if not isinstance(stored, dict):
+        return ""
+    names = sorted(name for name in stored.keys() | expected.keys() if stored.get(name) != expected.get(name))
+    return ": " + ", ".join(f"{name} {stored.get(name)}, not {expected.get(name)}" for name in names)
 
 
 class SwappedWeights:

@@ -27,6 +27,12 @@ INNOVATION = 0.6
 """Share of the next DCT coefficients that the networks of `small` could not predict (docs/lab-notes/weights.md)."""
 
 
+HIDDEN_FACTORS = {
+    "reduce.weight": 0.5, "reduce.bias": 0.5, "bias.values": 0.5, "spatial.bias": 0.5, "expand.weight": 2.0
+}  # fmt: skip
+"""What halves the hidden units of a prior's block, and keeps its output."""
+
+
 def load_initial_weights(model: nn.Module, directory: Path, config: dict[str, Any]) -> None:
     """Load the weights of a model directory of the same configuration, or of a smaller codec (see `is_smaller`).
 
@@ -72,7 +78,8 @@ def grown_weights(model: UnifiedLatentModel, stored: ModelConfig, weights: dict[
 def pass_networks(weights: dict[str, Tensor], stored: ModelConfig, config: ModelConfig) -> dict[str, Tensor]:
     """Give each reveal pass a copy of the network that all passes share.
 
-    A pass of fewer blocks takes some of the network's, spread evenly from the first to the last.
+    A pass of fewer blocks takes some of the network's, spread evenly from the first to the last. Their hidden units
+    are halved, since they are clamped at a smaller limit there.
     """
     (n_stored,) = stored.prior_blocks
     result = {name: weight for name, weight in weights.items() if not name.startswith("prior.")}
@@ -86,7 +93,9 @@ def pass_networks(weights: dict[str, Tensor], stored: ModelConfig, config: Model
         for number, source in enumerate(spread(n_stored, n_blocks)):
             start = f"prior.blocks.{source}."
             block = {name.removeprefix(start): weight for name, weight in weights.items() if name.startswith(start)}
-            result |= {f"prior.{prefix}blocks.{number}.{part}": weight for part, weight in block.items()}
+            for part, weight in block.items():
+                factor = HIDDEN_FACTORS.get(part, 1.0)
+                result[f"prior.{prefix}blocks.{number}.{part}"] = weight.float() * factor
     return result
 
 
