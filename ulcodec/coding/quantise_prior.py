@@ -62,7 +62,7 @@ def float_layers(model: UnifiedLatentModel) -> dict[str, FloatLayer]:
     layers = {f"hyper.{name}": layer(f"hyper_decoder.{name}") for name in ("stem", "up_32", "up_16")}
     hidden_bits = hidden_format(model.config).bits
     for prefix, network in prior_networks(model).items():
-        inputs = ("signal", "knowledge", "hyper") if network.carried is None else STEM_INPUTS
+        inputs = [part for part in STEM_INPUTS if getattr(network, part) is not None]
         layers[f"prior.{prefix}stem"] = layer(*(f"prior.{prefix}{part}" for part in inputs))
         for number in range(len(network.blocks)):
             name = f"prior.{prefix}blocks.{number}"

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ulcodec.codec.image import Codec, codec_of
 from ulcodec.codec.pixels import grid_of, quality_tensor
@@ -25,7 +24,7 @@ from ulcodec.coding.quantise_prior import float_layers, integer_tensors, shift_m
 from ulcodec.coding.symbols import table_entries
 from ulcodec.coding.tables import fit_tables
 from ulcodec.devices import choose_device
-from ulcodec.export.float_runs import encoded, exact_means, run_layers
+from ulcodec.export.float_runs import encoded, exact_means, recorded_inputs
 from ulcodec.export.hidden_units import scale_hidden_units
 from ulcodec.model.reveal import pass_map
 from ulcodec.progress import share, tracked
@@ -87,33 +86,21 @@ def input_moments(codec: Codec, pictures: Sequence[NDArray[np.uint8]]) -> dict[s
     Returns float64 [in + 1, in + 1] by the names of the integer layers; the last input is the constant 1 of the bias.
     """
     layers = float_layers(codec.model)
-    inputs: dict[str, Tensor] = {}
     sizes = {name: layer.weight.shape[1] + 1 for name, layer in layers.items()}
     totals = {name: torch.zeros(size, size, dtype=torch.float64) for name, size in sizes.items()}
-
-    def record_inputs(reader: str) -> RemovableHandle:
-        module = codec.model.get_submodule(reader)
-
-        def record(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            assert isinstance(module, nn.Conv2d)
-            inputs[reader] = side_by_side(arguments[0].float(), module.kernel_size[0])
-
-        return module.register_forward_pre_hook(record)
-
-    handles = [record_inputs(reader) for layer in layers.values() for reader in layer.readers]
-    try:
-        for pixels in tracked(pictures):
-            for quality in QUALITIES:
-                for _ in run_layers(codec, encoded(codec, pixels, quality), quality, grid_of(*pixels.shape[:2])):
-                    for name in [name for name, layer in layers.items() if inputs.keys() >= set(layer.readers)]:
-                        layer_inputs = [inputs[reader] for reader in layers[name].readers]
-                        x = torch.cat((*layer_inputs, torch.ones_like(layer_inputs[0][:, :1])), dim=1)
-                        totals[name] += (x.T @ x).double().cpu()
-                    inputs.clear()
-    finally:
-        for handle in handles:
-            handle.remove()
+    readers = {reader for layer in layers.values() for reader in layer.readers}
+    for inputs in recorded_inputs(codec, readers, pictures, QUALITIES):
+        for name in [name for name, layer in layers.items() if inputs.keys() >= set(layer.readers)]:
+            parts = [inputs_of(codec.model.get_submodule(reader), inputs[reader]) for reader in layers[name].readers]
+            x = torch.cat((*parts, torch.ones_like(parts[0][:, :1])), dim=1)
+            totals[name] += (x.T @ x).double().cpu()
     return totals
+
+
+def inputs_of(layer: nn.Module, x: Tensor) -> Tensor:
+    """Unfold the input [B, C, h, w] of a convolution, see `side_by_side`."""
+    assert isinstance(layer, nn.Conv2d)
+    return side_by_side(x, layer.kernel_size[0])
 
 
 def side_by_side(x: Tensor, kernel_size: int) -> Tensor:

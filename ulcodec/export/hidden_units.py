@@ -9,46 +9,34 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ulcodec.codec.image import Codec
-from ulcodec.codec.pixels import grid_of
 from ulcodec.coding.products import ACTIVATION_BITS, LARGEST_HIDDEN, MAX_WEIGHT
-from ulcodec.export.float_runs import encoded, run_layers
-from ulcodec.model.prior import HIDDEN_BITS, PriorBlock
-from ulcodec.progress import tracked
+from ulcodec.export.float_runs import recorded_inputs
+from ulcodec.model.prior import HIDDEN_BITS, PriorBlock, hidden_factors
 
 MOST_BITS = 12
 """Largest number of fraction bits that is tried."""
+
+READERS = "spatial", "expand"
+"""The layers of a block whose inputs are hidden units."""
 
 
 @torch.no_grad()
 def scale_hidden_units(codec: Codec, pictures: Sequence[NDArray[np.uint8]], qualities: Sequence[int]) -> None:
     """Scale the hidden units of the codec's float prior in place, for the files of pictures uint8 [H, W, 3]."""
-    blocks = [block for block in codec.model.prior.modules() if isinstance(block, PriorBlock)]
-    errors: dict[nn.Module, Tensor] = {
-        layer: torch.zeros(MOST_BITS + 1 - HIDDEN_BITS) for block in blocks for layer in _readers(block)
-    }
-
-    def add_errors(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        errors[layer] += rounding_errors(arguments[0].float()).cpu()
-
-    handles = [layer.register_forward_pre_hook(add_errors) for layer in errors]
-    try:
-        for pixels in tracked(pictures):
-            for quality in qualities:
-                for _ in run_layers(codec, encoded(codec, pixels, quality), quality, grid_of(*pixels.shape[:2])):
-                    pass  # the hooks add the errors
-    finally:
-        for handle in handles:
-            handle.remove()
-    for block in blocks:
-        _multiply(block, *chosen_factors(block, *(errors[layer] for layer in _readers(block))))
-
-
-def _readers(block: PriorBlock) -> tuple[nn.Conv2d, nn.Conv2d]:
-    """The layers whose inputs are hidden units."""
-    return block.spatial, block.expand
+    modules = codec.model.named_modules()
+    blocks = {name: block for name, block in modules if isinstance(block, PriorBlock)}
+    no_errors = torch.zeros(MOST_BITS + 1 - HIDDEN_BITS)
+    errors = {f"{name}.{layer}": no_errors for name in blocks for layer in READERS}
+    for inputs in recorded_inputs(codec, errors, pictures, qualities):
+        for layer, hidden in inputs.items():
+            errors[layer] = errors[layer] + rounding_errors(hidden).cpu()
+    for name, block in blocks.items():
+        factors = hidden_factors(*chosen_factors(block, *(errors[f"{name}.{layer}"] for layer in READERS)))
+        for part, parameter in block.named_parameters():
+            parameter.mul_(factors.get(part, 1.0))
 
 
 def rounding_errors(hidden: Tensor) -> Tensor:
@@ -70,14 +58,3 @@ def chosen_factors(block: PriorBlock, first_errors: Tensor, second_errors: Tenso
     fits = factors / first * block.spatial.weight.abs().max().cpu() <= MAX_WEIGHT
     second = factors[second_errors.where(fits | (factors == 1), torch.inf).argmin()]
     return float(first), float(second)
-
-
-def _multiply(block: PriorBlock, first: float, second: float) -> None:
-    """Multiply the hidden units before and after `spatial`. The block's output stays the same where no unit clips."""
-    assert block.reduce.bias is not None
-    assert block.spatial.bias is not None
-    for values in (block.reduce.weight, block.reduce.bias, block.bias.values):
-        values.mul_(first)
-    block.spatial.weight.mul_(second / first)
-    block.spatial.bias.mul_(second)
-    block.expand.weight.div_(second)

@@ -64,6 +64,18 @@ class PriorBlock(nn.Module):
         return _clamp(x + self.expand(hidden))
 
 
+def hidden_factors(first: float, second: float) -> dict[str, float]:
+    """Factors of a block's parameters, by name, that multiply its hidden units before and after `spatial`.
+
+    The block's output stays the same where no hidden unit is clamped.
+    """
+    return {
+        "reduce.weight": first, "reduce.bias": first, "bias.values": first,
+        "spatial.weight": second / first, "spatial.bias": second,
+        "expand.weight": 1 / second,
+    }  # fmt: skip
+
+
 class HyperDecoder(nn.Module):
     """Per-channel prior of the hyper-latent, and the network from the hyper-latent to features at 1/16."""
 
@@ -189,19 +201,16 @@ class Prior(nn.Module):
 
     An unknown element has log-SNR -inf. A revealed element has `LATENT_LOG_SNR_0`, the log-SNR of the fixed noise. The
     networks of the reveal passes correct the Wiener estimate under a Gaussian of the channel's standard deviation. An
-    untrained prior therefore is the per-channel Gaussian one.
+    untrained prior therefore is the per-channel Gaussian one. `networks`: that of each reveal pass.
     """
+
+    networks: tuple[PriorNetwork, ...]
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.log_gain = QualityTable(config.n_quality_anchors, config.latent_channels)
         with torch.no_grad():
             self.log_gain.values.copy_(anchor_log_gains(config))
-
-    @property
-    def networks(self) -> tuple[PriorNetwork, ...]:
-        """The network of each reveal pass."""
-        raise NotImplementedError
 
     def forward(self, y_noisy: Tensor, log_snr: Tensor, quality: Tensor, hyper_features: Tensor | None) -> Prediction:
         """Predict the latent from `y_noisy = z_t / (alpha BIN_WIDTH)` [B, C, h, w], in bins.
@@ -226,13 +235,10 @@ class PassPrior(Prior):
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
-        self.passes = nn.ModuleList(
+        self.networks = tuple(
             PriorNetwork(config, n_blocks, has_memory=number > 0) for number, n_blocks in enumerate(config.prior_blocks)
         )
-
-    @property
-    def networks(self) -> tuple[PriorNetwork, ...]:
-        return tuple(self.passes)  # type: ignore[arg-type]
+        self.passes = nn.ModuleList(self.networks)
 
 
 class SharedPrior(Prior):
@@ -242,13 +248,9 @@ class SharedPrior(Prior):
         super().__init__(config)
         (n_blocks,) = config.prior_blocks
         network = PriorNetwork(config, n_blocks, has_memory=False, hidden_limit=ACTIVATION_LIMIT)
-        self._networks = (network,) * len(config.reveal_passes)
+        self.networks = (network,) * len(config.reveal_passes)
         for name, part in network.named_children():  # its weights have the names that they have in the network
             self.add_module(name, part)
-
-    @property
-    def networks(self) -> tuple[PriorNetwork, ...]:
-        return self._networks
 
 
 def make_prior(config: ModelConfig) -> Prior:

@@ -101,9 +101,8 @@ def quantised_model(name: str, model: UnifiedLatentModel, provenance: dict[str, 
     """
     check_reveal_passes(model.config)
     coding = integer_tensors(model) | table_tensors(initial_tables())
-    weights = {key: value.to(torch.float16) for key, value in model.state_dict().items()}
     document = {"name": name, "model": model.config.to_json(), "provenance": provenance}
-    return StoredModel(name, model.config, fingerprint(model.config, coding), weights, coding, document)
+    return StoredModel(name, model.config, fingerprint(model.config, coding), fp16_weights(model), coding, document)
 
 
 def with_coding(stored: StoredModel, coding: dict[str, Tensor]) -> StoredModel:
@@ -114,7 +113,12 @@ def with_coding(stored: StoredModel, coding: dict[str, Tensor]) -> StoredModel:
 
 def with_weights(stored: StoredModel, model: UnifiedLatentModel) -> StoredModel:
     """Replace a model's weights by those of its networks, in fp16."""
-    return replace(stored, weights={key: value.to("cpu", torch.float16) for key, value in model.state_dict().items()})
+    return replace(stored, weights=fp16_weights(model))
+
+
+def fp16_weights(model: UnifiedLatentModel) -> dict[str, Tensor]:
+    """Return the weights of networks as a model directory holds them, on the CPU."""
+    return {key: value.to("cpu", torch.float16) for key, value in model.state_dict().items()}
 
 
 def write_model(directory: Path, stored: StoredModel) -> str:

@@ -154,5 +154,5 @@ def resume_denoiser(
 ) -> Path:
     """Continue a run, see `resume_stage1`."""
     settings = replace(DenoiserSettings.from_json(run_config(run_dir)["denoiser"]), init=None)
-    settings = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
-    return train_denoiser(settings, new_length=minutes is not None or n_images is not None)
+    settings, new_length = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
+    return train_denoiser(settings, new_length=new_length)

@@ -116,18 +116,18 @@ def validation_scores(model: UnifiedLatentModel, latents: LatentSet, settings: P
         return mean_scores(score, VALIDATION_WINDOWS)
 
 
-def starting_model(stored: StoredModel, config: ModelConfig) -> UnifiedLatentModel:
+def starting_model(stored: StoredModel, config: ModelConfig, device: torch.device) -> UnifiedLatentModel:
     """Make the networks of a codec, with a prior of another configuration that starts from its own.
 
     Raises TrainingError if the codec has more blocks in a pass.
     """
     if config == stored.config:
-        return stored.networks(torch.device("cpu"))
+        return stored.networks(device)
     try:
         weights = grown_weights(UnifiedLatentModel(config), stored.config, stored.weights)
     except ModelError as error:
         raise TrainingError("the codec's prior has more blocks than the new one, which cannot start from it") from error
-    return replace(stored, config=config, weights=weights).networks(torch.device("cpu"))
+    return replace(stored, config=config, weights=weights).networks(device)
 
 
 @without_denormals()
@@ -141,7 +141,7 @@ def train_prior(settings: PriorSettings, *, new_length: bool = False) -> Path:
     settings.check()
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     stored = open_model(settings.model)
-    model = starting_model(stored, settings.model_config(stored.config)).to(device)
+    model = starting_model(stored, settings.model_config(stored.config), device)
     trained = nn.ModuleDict({"hyper_decoder": model.hyper_decoder, "prior": model.prior}).requires_grad_(True)
     identity = {"codec_sha256": stored.fingerprint.hex()}
     network = {} if settings.prior_blocks is None else {"prior_blocks": settings.prior_blocks}
@@ -178,5 +178,5 @@ def resume_prior(
 ) -> Path:
     """Continue a run, see `resume_stage1`."""
     settings = PriorSettings.from_json(run_config(run_dir)["prior"])
-    settings = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
-    return train_prior(settings, new_length=minutes is not None or n_images is not None)
+    settings, new_length = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
+    return train_prior(settings, new_length=new_length)

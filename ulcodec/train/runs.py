@@ -26,16 +26,17 @@ def resumed(
     minutes: float | None,
     n_images: int | None,
     data: tuple[Source, ...],
-) -> Settings:
-    """Return the settings that continue a run, to a new length if one is given: `minutes` or `n_images`.
+) -> tuple[Settings, bool]:
+    """Return the settings that continue a run, and whether it gets a new length, `minutes` or `n_images`.
 
     `data`: pictures to train on, by default those in `settings`. Raises TrainingError for a length out of range.
     """
     settings = replace(settings, out=run_dir, data=data or settings.data)
-    if minutes is not None or n_images is not None:
+    new_length = minutes is not None or n_images is not None
+    if new_length:
         settings = replace(settings, minutes=minutes, n_images=n_images)
         settings.check()
-    return settings
+    return settings, new_length
 
 
 def progress_of(settings: LoopSettings, n_images: int, seconds: float) -> float:

@@ -163,5 +163,5 @@ def resume_stage1(
     Raises TrainingError if there is no checkpoint, or as `resumed` and `train_stage1`.
     """
     settings = replace(Stage1Settings.from_resolved(run_config(run_dir)["stage1"]), init=None)
-    settings = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
-    return train_stage1(settings, new_length=minutes is not None or n_images is not None)
+    settings, new_length = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
+    return train_stage1(settings, new_length=new_length)

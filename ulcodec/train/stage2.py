@@ -157,5 +157,5 @@ def resume_stage2(
 ) -> Path:
     """Continue a run, see `resume_stage1`."""
     settings = Stage2Settings.from_json(run_config(run_dir)["stage2"])
-    settings = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
-    return train_stage2(settings, new_length=minutes is not None or n_images is not None)
+    settings, new_length = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
+    return train_stage2(settings, new_length=new_length)

@@ -80,9 +80,8 @@ class TrainingState:
         if not is_written(path):
             return
         stored = modernised(read_document(path, "config").get("model"))
-        expected = modernised(config["model"])
-        if stored != expected:
-            raise TrainingError(f"{path} holds another model configuration{differences(stored, expected)}")
+        if stored != config["model"]:
+            raise TrainingError(f"{path} holds another model configuration{differences(stored, config['model'])}")
         progress = read_document(path, "progress")
         if (optimizer := progress.get("optimizer", "adamw")) != self.optimizer_name:
             raise TrainingError(f"{path} holds the state of the optimiser {optimizer}, not {self.optimizer_name}")

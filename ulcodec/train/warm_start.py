@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ulcodec.errors import ModelError, TrainingError
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.decoder import Denoiser
+from ulcodec.model.prior import hidden_factors
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import DENOISER, open_model
 from ulcodec.store.networks import load_weights
@@ -25,12 +26,6 @@ EXTENSIBLE = (*DEPTHS, "latent_channels", "n_quality_anchors", "negative_slope")
 
 INNOVATION = 0.6
 """Share of the next DCT coefficients that the networks of `small` could not predict (docs/lab-notes/weights.md)."""
-
-
-HIDDEN_FACTORS = {
-    "reduce.weight": 0.5, "reduce.bias": 0.5, "bias.values": 0.5, "spatial.bias": 0.5, "expand.weight": 2.0
-}  # fmt: skip
-"""What halves the hidden units of a prior's block, and keeps its output."""
 
 
 def load_initial_weights(model: nn.Module, directory: Path, config: dict[str, Any]) -> None:
@@ -81,7 +76,7 @@ def pass_networks(weights: dict[str, Tensor], stored: ModelConfig, config: Model
     A pass of fewer blocks takes some of the network's, spread evenly from the first to the last. Their hidden units
     are halved, since they are clamped at a smaller limit there.
     """
-    (n_stored,) = stored.prior_blocks
+    (n_stored,), factors = stored.prior_blocks, hidden_factors(0.5, 0.5)
     result = {name: weight for name, weight in weights.items() if not name.startswith("prior.")}
     for name, weight in weights.items():
         part = name.removeprefix("prior.")
@@ -94,8 +89,7 @@ def pass_networks(weights: dict[str, Tensor], stored: ModelConfig, config: Model
             start = f"prior.blocks.{source}."
             block = {name.removeprefix(start): weight for name, weight in weights.items() if name.startswith(start)}
             for part, weight in block.items():
-                factor = HIDDEN_FACTORS.get(part, 1.0)
-                result[f"prior.{prefix}blocks.{number}.{part}"] = weight.float() * factor
+                result[f"prior.{prefix}blocks.{number}.{part}"] = weight.float() * factors.get(part, 1.0)
     return result
 
 
