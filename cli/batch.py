@@ -78,6 +78,10 @@ class Batch:
                 n_left = len(self.pairs) - number
                 note = f"{number} of {len(self.pairs)}, {source.name}"
                 job = self.read(source, target, note)
+                if window and job is not None and job.n_pixels >= WINDOW_PIXELS:
+                    with share(len(window) / (len(window) + n_left + 1), note):
+                        self.finish(window)
+                    window, n_pixels = [], 0
                 if job is not None:
                     window.append(job)
                     n_pixels += job.n_pixels

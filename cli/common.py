@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,6 +81,18 @@ def no_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def peek(n_bytes: int) -> bytes:
+    """The first bytes of standard input, at most `n_bytes`, which stay to be read."""
+    stream = sys.stdin.buffer
+    return stream.peek(n_bytes)[:n_bytes] if isinstance(stream, BufferedReader) else b""
+
+
+def first_bytes(source: Path, n_bytes: int) -> bytes:
+    """The first bytes of a file, at most `n_bytes`."""
+    with open(source, "rb") as file:
+        return file.read(n_bytes)
 
 
 def read_file(source: Path) -> bytes:

@@ -8,6 +8,7 @@ import typer
 from ulcodec.errors import FormatError, ImageError
 from ulcodec.format.container import MAGIC, MAX_PIXELS
 from ulcodec.progress import share
+from ulcodec_cli.clip_compare import compare_clips, is_moving
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
     Device,
@@ -35,8 +36,8 @@ OPENING_SHARE = 0.5
 
 
 def compare(
-    original: Annotated[Path, typer.Argument(help="A picture.")],
-    other: Annotated[Path, typer.Argument(help="A .ulc file, or another picture.")],
+    original: Annotated[Path, typer.Argument(help="A picture or a video.")],
+    other: Annotated[Path, typer.Argument(help="A .ulc file, or another picture or video.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write both side by side, with their difference beside them.")
     ] = None,
@@ -47,9 +48,16 @@ def compare(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Print bits per pixel, PSNR and MS-SSIM of a .ulc file, or another picture, against its original."""
+    """Print rate, PSNR and MS-SSIM of a .ulc file, or another picture or video, against its original."""
     target = None if output is None else output_path(original, output, ".png", force)
     show_warnings()
+    if is_moving(original) or is_moving(other):
+        if target is not None:
+            raise typer.BadParameter("--output is for pictures")
+        with progress_bar("comparing"):
+            values = compare_clips(original, other, (model, device, threads), max_pixels)
+        show(values, json)
+        return
 
     with progress_bar("comparing"):
         with share(OPENING_SHARE):
@@ -57,6 +65,10 @@ def compare(
         values = measure(first, second, other.stat().st_size)
         if target is not None:
             write_side_by_side(first, second, target)
+    show(values, json)
+
+
+def show(values: dict[str, Any], json: bool) -> None:
     if json:
         print_json(values)
     else:

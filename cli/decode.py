@@ -1,17 +1,29 @@
-"""`ulcodec decode`: .ulc files to pictures."""
+"""`ulcodec decode`: .ulc files to pictures and videos."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ulcodec.errors import ImageError
 from ulcodec.format.container import MAX_PIXELS, N_SEGMENTS, Container, Crop, check_crop
 from ulcodec.progress import share, tracked
 from ulcodec_cli.batch import WINDOW_PIXELS, Job, run_plan
+from ulcodec_cli.clip_decode import (
+    DEFAULT_SUFFIX,
+    PATTERN,
+    SequenceInput,
+    SequenceOptions,
+    decode_sequence,
+    is_sequence_file,
+    with_depth,
+    with_extension,
+)
+from ulcodec_cli.clip_encode import parse_time
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
     Device,
@@ -34,7 +46,6 @@ from ulcodec_cli.plan import make_plan
 
 if TYPE_CHECKING:
     from ulcodec.codec import Codec, Recovery
-    from ulcodec.io.picture import Picture
 
 DECODING_SHARE = 0.85
 """Rough share of time of decoding; the rest is writing PNG."""
@@ -50,12 +61,18 @@ def decode(
             "--output",
             "-o",
             metavar="PATH",
-            help="File, or folder (made if it ends in /), or - for stdout. Default: IN with the extension of --format.",
+            help="File, or folder (made if it ends in /), or - for stdout; for the frames of a video, frames/%04d.png. "
+            "Default: IN with the extension of --format.",
         ),
     ] = None,
     format: Annotated[
-        str, typer.Option(metavar="EXT", help="Format where the output has no extension: png, jpg, webp, tif ...")
-    ] = "png",
+        str | None,
+        typer.Option(
+            metavar="EXT",
+            help="Format where the output has no extension: png, jpg, webp, tif ...; for a video mp4, mov, mkv, webm, "
+            "y4m. Default: png; for a video mp4, on stdout y4m.",
+        ),
+    ] = None,
     fraction: Annotated[
         float,
         typer.Option(min=0, max=1, callback=finite, help="Decode only this share of the file, to a coarser picture."),
@@ -78,8 +95,26 @@ def decode(
     steps: Annotated[int, typer.Option(min=1, max=50, help="Evaluations of the sampler, with --realism.")] = 4,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Seed of the sample, with --realism.")] = 0,
     depth: Annotated[int | None, typer.Option(help="8 or 16 bits per sample. Default: as in the original.")] = None,
+    frame: Annotated[
+        int | None, typer.Option(min=0, help="Decode only this frame of a video, counted from 0, to a picture.")
+    ] = None,
+    at_time: Annotated[
+        str | None,
+        typer.Option("--time", help="Decode only the frame at this time, in seconds or hours:minutes:seconds."),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="FFmpeg's encoder of a video. Default: libx264 for mp4, ffv1 (lossless) for mkv."),
+    ] = None,
+    crf: Annotated[
+        float | None, typer.Option(min=0, max=63, callback=finite, help="Quality of that encoder: 0 is best.")
+    ] = None,
     recover: Annotated[
-        bool, typer.Option("--recover", help="Decode a damaged file up to the damage; the model conceals the rest.")
+        bool,
+        typer.Option(
+            "--recover",
+            help="Decode a damaged picture up to the damage, and the undamaged frames of a video.",
+        ),
     ] = False,
     recursive: Recursive = False,
     model: Model = DEFAULT_MODEL,
@@ -97,15 +132,29 @@ def decode(
         raise typer.BadParameter("--thumbnail takes neither --crop, --fraction, --realism nor --recover")
     if recover and (area or realism or fraction < 1):
         raise typer.BadParameter("--recover takes neither --crop, --fraction nor --realism")
-    suffix = "." + format.lower().removeprefix(".")
-    plan = make_plan(sources, output, suffix, {".ulc"}, recursive=recursive, force=force)
+    if frame is not None and at_time is not None:
+        raise typer.BadParameter("--frame and --time exclude each other")
+    time_s = None if at_time is None else parse_time(at_time)
+    suffix = None if format is None else "." + format.lower().removeprefix(".")
+    sequences = SequenceOptions(suffix, encoder, crf, frame, time_s, depth, recover, force, max_pixels)
+    if output is not None and PATTERN.search(output):
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+
+    def suffix_of(source: Path) -> str:
+        is_video = is_sequence_file(source) and not sequences.is_picture
+        return suffix or (DEFAULT_SUFFIX if is_video else ".png")
+
+    plan = make_plan(sources, output, suffix_of, {".ulc"}, recursive=recursive, force=force)
     show_warnings()
 
     from ulcodec.io.picture_files import image_format
 
-    formats = {target: image_format(with_extension(target, suffix)) for _, target in plan.pairs}
+    pictures = [pair for pair in plan.pairs if sequences.is_picture or not is_sequence_file(pair[0])]
+    formats = {target: image_format(with_extension(target, suffix_of(source))) for source, target in pictures}
     sampling = realism, steps, seed
-    identity = [suffix, fraction, crop, thumbnail, realism, steps, seed, depth, recover, model_identity(model)]
+    picture_only = {"--crop": area, "--realism": realism, "--thumbnail": thumbnail, "--fraction": fraction < 1}
+    identity = [suffix, fraction, crop, thumbnail, realism, steps, seed, depth, recover, model_identity(model),
+                frame, time_s, encoder, crf]  # fmt: skip
     task = Decoder(
         formats=formats,
         crop=area,
@@ -114,6 +163,8 @@ def decode(
         thumbnail=thumbnail,
         recover=recover,
         depth=depth,
+        sequence_options=sequences,
+        picture_only=[option for option, value in picture_only.items() if value],
         max_pixels=max_pixels,
         model=(model, device, threads),
         names_sources=plan.many,
@@ -131,17 +182,13 @@ def parse_crop(text: str) -> Crop:
     return left, top, width, height
 
 
-def with_extension(target: Path, suffix: str) -> Path:
-    """Append an extension to a target that has none."""
-    return target if target.suffix else target.with_name(target.name + suffix)
-
-
 @dataclass
 class Decoder:
     """The task of `ulcodec decode`.
 
-    `formats`: Pillow's name of every target's format; `fraction` and `realism`: see `Codec.decode_picture`; `model`:
-    name, device and threads; `names_sources`: whether warnings name the file; `options`: what decides the results, see
+    `formats`: Pillow's name of every target's format; `fraction` and `realism`: see `Codec.decode_picture`;
+    `sequence_options`: for sequences; `picture_only`: the options given that do not apply to them; `model`: name,
+    device and threads; `names_sources`: whether warnings name the file; `options`: what decides the results, see
     `ulcodec_cli.batch.Task`.
     """
 
@@ -152,6 +199,8 @@ class Decoder:
     thumbnail: bool
     recover: bool
     depth: int | None
+    sequence_options: SequenceOptions
+    picture_only: list[str]
     max_pixels: int
     model: tuple[str, str, int | None]
     names_sources: bool
@@ -167,8 +216,18 @@ class Decoder:
         """Whether files are decoded one by one."""
         return self.thumbnail or self.crop is not None or self.realism[0] > 0 or self.fraction < 1
 
-    def read(self, source: Path) -> tuple[bytes, int]:
-        """Read a file; return its bytes, and its pixels or a whole window if it goes alone."""
+    def read(self, source: Path) -> tuple[bytes | SequenceInput, int]:
+        """Read a file; return its bytes, and its pixels or a whole window if it goes alone.
+
+        A sequence is read later, frame by frame: its `SequenceInput` is returned.
+        """
+        options = self.sequence_options
+        if is_sequence_file(source):
+            if self.picture_only:
+                raise ImageError(f"{self.picture_only[0]} is for pictures, and the file is a video")
+            return SequenceInput(source), WINDOW_PIXELS
+        if options.is_picture or options.encoder is not None or options.crf is not None:
+            raise ImageError("--frame, --time, --encoder and --crf are for videos, and the file is a picture")
         data = read_file(source)
         if self.recover:
             return data, WINDOW_PIXELS
@@ -178,8 +237,10 @@ class Decoder:
         return data, WINDOW_PIXELS if self.goes_alone else container.header.n_pixels
 
     def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-        """Decode files and write the pictures."""
+        """Decode files and write the pictures, or the video of a sequence, which goes alone."""
         codec = self.codec
+        if isinstance(jobs[0].content, SequenceInput):
+            return [decode_sequence(codec, job.content, job.target, self.sequence_options) for job in jobs]
         start = time.perf_counter()
         with share(DECODING_SHARE):
             recovered = self.decode(codec, [job.content for job in jobs])
@@ -208,7 +269,7 @@ class Decoder:
         from ulcodec.io.picture_files import picture_file
 
         with about(job.source if self.names_sources else None):
-            file = picture_file(self.with_depth(recovery.picture), self.formats[job.target])
+            file = picture_file(with_depth(recovery.picture, self.depth), self.formats[job.target])
         write_file(job.target, file)
         if recovery.damage is not None:
             name = f"{job.source}: " if self.names_sources else ""
@@ -228,10 +289,3 @@ class Decoder:
             "decode_ms": decode_ms,
             "line": f"{job.target}: {width}x{height}",
         }
-
-    def with_depth(self, picture: "Picture") -> "Picture":
-        """Convert a picture to the bit depth that is asked for."""
-        if self.depth in (None, picture.bit_depth):
-            return picture
-        pixels = picture.pixels_8 if self.depth == 8 else picture.pixels.astype("uint16") * 257
-        return replace(picture, pixels=pixels)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ulcodec.errors import ImageError
 from ulcodec.format.container import MAX_PIXELS, read_head
 from ulcodec.progress import tracked
 from ulcodec_cli.batch import WINDOW_PIXELS, Job, run_plan
+from ulcodec_cli.clip_encode import ClipInput, ClipOptions, encode_clip, parse_bitrate, parse_time, read_input
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
     Device,
@@ -28,7 +30,6 @@ from ulcodec_cli.common import (
     finite,
     load_codec,
     model_identity,
-    read_file,
     show_warnings,
     write_file,
 )
@@ -45,12 +46,16 @@ MAX_BPP = 1000.0
 MEASURES = {"--target-psnr": "psnr_db", "--target-ssim": "ms_ssim", "--target-ssimulacra2": "ssimulacra2"}
 """Keys of `ulcodec.codec.rate_control.MEASURES` by option."""
 
+CLIP_TARGETS = ("--quality", "--target-bitrate")
+"""Targets that apply to videos."""
+
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
 
 
 def encode(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="IN...", help="Pictures that Pillow opens, folders of them, or - for stdin.")
+        list[Path],
+        typer.Argument(metavar="IN...", help="Pictures, videos and animations, folders of them, or - for stdin."),
     ],
     output: Annotated[
         str | None,
@@ -80,6 +85,19 @@ def encode(
     target_ssimulacra2: Annotated[
         float | None, typer.Option(max=100, help="Least SSIMULACRA2, for the smallest file that reaches it.")
     ] = None,
+    target_bitrate: Annotated[
+        str | None, typer.Option(help="Mean rate of a video in bits per second, e.g. 800k or 1.5M.")
+    ] = None,
+    gop: Annotated[
+        int, typer.Option(min=1, max=2**28 - 1, help="Largest distance between two intra frames of a video.")
+    ] = 250,
+    start: Annotated[str, typer.Option(help="Where to begin in a video: seconds, or hours:minutes:seconds.")] = "0",
+    duration: Annotated[
+        str | None, typer.Option(help="How much of a video to encode: seconds, or hours:minutes:seconds.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a video that was not encoded to its end.")
+    ] = False,
     alpha_quality: Annotated[
         int | None, typer.Option(min=0, max=100, help="Quality of the alpha channel. Default: lossless.")
     ] = None,
@@ -99,23 +117,26 @@ def encode(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Encode pictures."""
+    """Encode pictures and videos."""
     targets = {"--quality": quality, "--target-bpp": target_bpp, "--target-size": target_size,
                "--target-psnr": target_psnr, "--target-ssim": target_ssim,
-               "--target-ssimulacra2": target_ssimulacra2}  # fmt: skip
+               "--target-ssimulacra2": target_ssimulacra2, "--target-bitrate": target_bitrate}  # fmt: skip
     target = only_target(targets)
     if target_ssimulacra2 is not None:
         from ulcodec.metrics.perceptual import ssimulacra2_function
 
         ssimulacra2_function()  # reports a missing package before anything is encoded
+    from ulcodec.io.clip_kinds import VIDEO_SUFFIXES
     from ulcodec.io.pictures import readable_extensions
 
-    extensions = readable_extensions() if any(map(os.path.isdir, sources)) else set()
-    plan = make_plan(sources, output, ".ulc", extensions, recursive=recursive, force=force)
+    extensions = readable_extensions() | VIDEO_SUFFIXES if any(map(os.path.isdir, sources)) else set()
+    plan = make_plan(sources, output, lambda _: ".ulc", extensions, recursive=recursive, force=force)
     show_warnings()
     options = {"alpha_quality": alpha_quality, "strip": strip, "effort": effort}
-    identity = [targets, alpha_quality, effort, strip, keep_orientation, model_identity(model)]
-    task = Encoder(target, options, keep_orientation, max_pixels, (model, device, threads), identity)
+    part = parse_time(start), None if duration is None else parse_time(duration)
+    clips = ClipOptions(target, effort, gop, *part, resume, force, max_pixels)
+    identity = [targets, alpha_quality, effort, strip, keep_orientation, model_identity(model), gop, part]
+    task = Encoder(target, options, clips, keep_orientation, max_pixels, (model, device, threads), identity)
     run_plan(plan, task, force=force, json=json)
 
 
@@ -127,7 +148,8 @@ def only_target(targets: dict[str, Any]) -> tuple[str, Any]:
     [(option, value)] = (chosen or {"--quality": DEFAULT_QUALITY}).items()
     if isinstance(value, float) and not math.isfinite(value):
         raise typer.BadParameter(f"{option} is a finite number, got {value}")
-    return option, parse_bytes(value) if option == "--target-size" else value
+    parse = {"--target-size": parse_bytes, "--target-bitrate": parse_bitrate}.get(option)
+    return option, value if parse is None else parse(value)
 
 
 def parse_bytes(text: str) -> int:
@@ -143,12 +165,13 @@ def parse_bytes(text: str) -> int:
 class Encoder:
     """The task of `ulcodec encode`.
 
-    `target`: an option and its value; `encode_options`: keywords of `encode_batch`; `model`: name, device and threads;
-    `options`: what decides the results, see `ulcodec_cli.batch.Task`.
+    `target`: an option and its value; `encode_options`: keywords of `encode_batch`; `clip_options`: for videos;
+    `model`: name, device and threads; `options`: what decides the results, see `ulcodec_cli.batch.Task`.
     """
 
     target: tuple[str, Any]
     encode_options: dict[str, Any]
+    clip_options: ClipOptions
     keep_orientation: bool
     max_pixels: int
     model: tuple[str, str, int | None]
@@ -159,11 +182,20 @@ class Encoder:
     def codec(self) -> "Codec":
         return load_codec(*self.model)
 
-    def read(self, source: Path) -> tuple[tuple["Picture", int], int]:
-        """Read a picture; return it with the size of its file, and its pixels or a whole window if encoding is slow."""
+    def read(self, source: Path) -> tuple[Any, int]:
+        """Read a picture; return it with the size of its file, and its pixels or a whole window if encoding is slow.
+
+        A clip is read later, frame by frame: its `ClipInput` is returned.
+        """
         from ulcodec.io.pictures import load_image
 
-        original = read_file(source)
+        option, original = self.target[0], read_input(source)
+        if isinstance(original, ClipInput):
+            if option not in CLIP_TARGETS:
+                raise ImageError(f"{option} is for pictures; a video takes {' or '.join(CLIP_TARGETS)}")
+            return original, WINDOW_PIXELS
+        if option == "--target-bitrate":
+            raise ImageError(f"{option} is for videos")
         picture = load_image(original, max_pixels=self.max_pixels, upright=not self.keep_orientation)
         picture = picture.without("exif", "xmp") if self.encode_options["strip"] else picture.within_limits()
         n_pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
@@ -171,8 +203,10 @@ class Encoder:
         return (picture, len(original)), WINDOW_PIXELS if is_slow else n_pixels
 
     def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-        """Encode and write pictures."""
+        """Encode and write pictures, or a clip, which goes alone."""
         codec = self.codec
+        if isinstance(jobs[0].content, ClipInput):
+            return [encode_clip(codec, job.content, job.target, self.clip_options) for job in jobs]
         start = time.perf_counter()
         files = self.encode(codec, [job.content[0] for job in jobs])
         encode_ms = 1000 * (time.perf_counter() - start) / len(jobs)

@@ -1,4 +1,4 @@
-"""`ulcodec info`: the header, sizes and segments of a .ulc file."""
+"""`ulcodec info`: the header, sizes, and segments or frames of a .ulc file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,14 +19,13 @@ def info(
     max_pixels: MaxPixels = MAX_PIXELS,
     json: Json = False,
 ) -> None:
-    """Show size, rate, model and segments of a .ulc file."""
+    """Show size, rate, model, and segments or frames of a .ulc file."""
     import ulcodec
 
-    data = source.read_bytes()
-    fields = ulcodec.info(data, max_pixels=max_pixels)
+    fields = ulcodec.info(source, max_pixels=max_pixels)
     if bound:
         with progress_bar("measuring the bound"):
-            fields = {**fields, **ulcodec.load(model).describe(data, max_pixels=max_pixels)}
+            fields = {**fields, **ulcodec.load(model).describe(source.read_bytes(), max_pixels=max_pixels)}
     if json:
         print_json(fields)
     else:

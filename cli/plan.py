@@ -2,14 +2,15 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from errno import ENOENT, ENOTDIR
 from pathlib import Path
 from typing import NamedTuple
 
 from ulcodec_cli.common import STANDARD_STREAM, output_path
 
-FILE_SUFFIXES = {".ulc", ".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jxl", ".heic"}
+FILE_SUFFIXES = {".ulc", ".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jxl", ".heic",
+                 ".mp4", ".mov", ".mkv", ".webm", ".y4m"}  # fmt: skip
 """Extensions that make an output a file, where several inputs need a folder."""
 
 
@@ -25,9 +26,17 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    sources: Sequence[Path], output: str | None, suffix: str, extensions: set[str], *, recursive: bool, force: bool
+    sources: Sequence[Path],
+    output: str | None,
+    suffix: Callable[[Path], str],
+    extensions: set[str],
+    *,
+    recursive: bool,
+    force: bool,
 ) -> Plan:
     """Choose the targets of all sources. A folder stands for its files with one of `extensions`, sorted by name.
+
+    `suffix`: gives the extension of the result of a source.
 
     `output` is a file for a single source, or a folder; one that ends in a slash is made. Two sources of one target
     both keep their extension in its name. Raises OSError for a target that cannot be written.
@@ -36,10 +45,10 @@ def make_plan(
     is_folder = output is not None and (output.endswith(("/", os.sep)) or os.path.isdir(output))
     folders = [source for source in sources if os.path.isdir(source)]
     if len(sources) == 1 and not folders:
-        return _single_plan(sources[0], target, is_folder, suffix, force)
+        return _single_plan(sources[0], target, is_folder, suffix(sources[0]), force)
     if target is not None and target.exists() and not target.is_dir():
         raise NotADirectoryError(ENOTDIR, "is not a directory", str(target))
-    if target is not None and not is_folder and target.suffix.lower() in FILE_SUFFIXES | {suffix}:
+    if target is not None and not is_folder and target.suffix.lower() in FILE_SUFFIXES | set(map(suffix, sources)):
         raise NotADirectoryError(ENOTDIR, "several inputs go into a folder, and this names a file", str(target))
     files: list[tuple[Path, Path]] = []
     failed: list[tuple[Path, str]] = []
@@ -65,11 +74,12 @@ def _single_plan(source: Path, target: Path | None, is_folder: bool, suffix: str
     return Plan([(source, output_path(source, target, suffix, force))], many=False, failed=[])
 
 
-def _distinct_targets(files: list[tuple[Path, Path]], suffix: str) -> list[tuple[Path, Path]]:
+def _distinct_targets(files: list[tuple[Path, Path]], suffix: Callable[[Path], str]) -> list[tuple[Path, Path]]:
     """Replace the extension of every target by `suffix`, or append it where two targets would be the same."""
-    pairs = [(file, place.with_suffix(suffix)) for file, place in files]
+    suffixes = [suffix(file) for file, _ in files]
+    pairs = [(file, place.with_suffix(new)) for (file, place), new in zip(files, suffixes, strict=True)]
     collisions = _repeated(place for _, place in pairs)
-    appended = [place.with_name(place.name + suffix) for _, place in files]
+    appended = [place.with_name(place.name + new) for (_, place), new in zip(files, suffixes, strict=True)]
     return [(file, long if place in collisions else place) for (file, place), long in zip(pairs, appended, strict=True)]
 
 

@@ -7,6 +7,8 @@ import typer
 
 from ulcodec.errors import FormatError
 from ulcodec.format.container import MAX_PIXELS, Container
+from ulcodec.format.sequence_reader import SequenceReader
+from ulcodec.info import START_BYTES, is_sequence
 from ulcodec_cli.common import Json, MaxPixels, print_json
 
 
@@ -20,7 +22,7 @@ def verify(
     for source in sources:
         message = None
         try:
-            Container.from_bytes(source.read_bytes(), max_pixels=max_pixels)
+            verify_file(source, max_pixels)
         except FormatError as error:
             message = f"{type(error).__name__}: {error}"
         except OSError as error:
@@ -31,3 +33,14 @@ def verify(
         else:
             typer.echo(f"{source}: {message or 'ok'}", err=message is not None)
     raise typer.Exit(1 if n_bad else 0)
+
+
+def verify_file(source: Path, max_pixels: int) -> None:
+    """Check a picture or a sequence. Raises a FormatError."""
+    with open(source, "rb") as file:
+        start = file.read(START_BYTES)
+        if not is_sequence(start):
+            Container.from_bytes(start + file.read(), max_pixels=max_pixels)
+            return
+        for _ in SequenceReader(file, max_pixels=max_pixels).read():
+            pass

@@ -34,11 +34,13 @@ WITHOUT_TORCH = (
     "format.container",
     "format.attachments",
     "format.lossless",
+    "format.sequence_reader",
     "io.files",
     "io.pictures",
     "io.picture_files",
     "io.locations",
-    "metrics",
+    "io.video_target",
+    "metrics.video",
     "coding.range_coder",
     "coding.tables",
     "coding.symbols",
@@ -135,7 +137,7 @@ def modules_after(code: str) -> set[str]:
 def test_codec_imports_no_heavy_package_but_torch() -> None:
     """torch's compiler takes seconds to import; plugins of Pillow are needed only for formats that Pillow lacks."""
     modules = modules_after("import ulcodec.codec; ulcodec.codec.load()")
-    heavy = ("torch._dynamo", "torch._inductor", "torch.onnx", "sympy", "fsspec", "rich", "typer", "matplotlib")
+    heavy = ("torch._dynamo", "torch._inductor", "torch.onnx", "sympy", "fsspec", "rich", "typer", "matplotlib", "av")
     assert not modules & {*heavy, "pillow_jxl", "pillow_heif", "ulcodec.train", "ulcodec.bench"}
 
 
@@ -155,6 +157,10 @@ COMMANDS_WITHOUT_MODEL = [
     (["encode", "a.ulc", "-o", "c.ulc"], 2),
     (["encode", "none.png", "-o", "c.ulc"], 2),
     (["encode", "none/", "-r"], 2),
+    (["encode", "a.png", "-o", "c.ulc", "--target-bitrate", "1M"], 2),
+    (["encode", "a.png", "-o", "c.ulc", "--target-bitrate", "0"], 2),
+    (["encode", "a.png", "-o", "c.ulc", "--start", "x"], 2),
+    (["decode", "a.ulc", "-o", "c.png", "--frame", "1"], 2),
     (["decode", "a.ulc"], 2),
     (["decode", "none.ulc", "-o", "c.png"], 2),
     (["decode", "damaged.ulc", "-o", "c.png"], 2),

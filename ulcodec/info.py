@@ -1,13 +1,36 @@
 """Describe a `.ulc` file without torch and without a model."""
 
-from typing import Any
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
-from ulcodec.format.container import MAX_PIXELS, VERSION, Attachment, Container
+from ulcodec.errors import TruncatedError
+from ulcodec.format.container import MAGIC, MAX_PIXELS, SEQUENCE_VERSION, VERSION, Attachment, Container
+from ulcodec.format.sequence_reader import SequenceReader
 from ulcodec.store.installed import installed_fingerprints
 
+START_BYTES = len(MAGIC) + 1
 
-def info(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> dict[str, Any]:
-    """Describe header, sizes and segments of a `.ulc` file after a check of its checksums. Raises FormatError."""
+
+def info(source: bytes | str | Path, *, max_pixels: int | None = MAX_PIXELS) -> dict[str, Any]:
+    """Describe a `.ulc` file, its bytes or its path: header, sizes, and segments or frames.
+
+    Every byte is checked first. `complete` is False for a sequence that ends before its index. Raises FormatError.
+    """
+    if isinstance(source, bytes):
+        return sequence_info(BytesIO(source), max_pixels) if is_sequence(source) else picture_info(source, max_pixels)
+    with open(source, "rb") as file:
+        start = file.read(START_BYTES)
+        return sequence_info(file, max_pixels) if is_sequence(start) else picture_info(start + file.read(), max_pixels)
+
+
+def is_sequence(start: bytes) -> bool:
+    """Whether a file is a sequence, by its first `START_BYTES` bytes."""
+    return start[:START_BYTES] == MAGIC + bytes([SEQUENCE_VERSION])
+
+
+def picture_info(data: bytes, max_pixels: int | None = MAX_PIXELS) -> dict[str, Any]:
+    """Describe a picture. Raises FormatError."""
     container = Container.from_bytes(data, max_pixels=max_pixels)
     fingerprint = container.header.fingerprint.hex()
     attachments = dict(container.attachments)
@@ -28,4 +51,54 @@ def info(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> dict[str, Any]:
         "attachment_bytes": {kind.name.lower(): len(content) for kind, content in container.attachments},
         "segment_bytes": [len(segment) for segment in container.segments],
         "bits_per_pixel": 8 * len(data) / container.header.n_pixels,
+    }
+
+
+def sequence_info(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> dict[str, Any]:
+    """Describe a sequence in a file that can seek. Raises FormatError."""
+    reader = SequenceReader(file, max_pixels=max_pixels)
+    clip, end, is_complete = reader.clip, 0, True
+    n_frames = media_bytes = payload_bytes = 0
+    qualities: list[int] = []
+    try:
+        for part in reader.read():
+            if isinstance(part, bytes):
+                media_bytes += len(part)
+                continue
+            n_frames += 1
+            end = part.time + clip.nominal_time(n_frames) - clip.nominal_time(n_frames - 1)
+            if part.is_intra:
+                payload_bytes += len(part.source.payload)
+                qualities.append(part.source.quality)
+    except TruncatedError:
+        is_complete = False
+    file_bytes, fingerprint = reader.size_bytes or 0, reader.header.fingerprint.hex()
+    duration_s = float(clip.seconds((reader.index.end if reader.index else end) - clip.start))
+    video_bits = 8 * (file_bytes - media_bytes)
+    return {
+        "version": SEQUENCE_VERSION,
+        "width": clip.width,
+        "height": clip.height,
+        "layout": clip.layout.name,
+        "bit_depth": clip.bit_depth,
+        "chroma": clip.chroma.name,
+        "primaries": clip.primaries,
+        "transfer": clip.transfer,
+        "matrix": clip.matrix,
+        "full_range": clip.full_range,
+        "sample_aspect": str(clip.sample_aspect),
+        "frame_rate": str(clip.frame_rate),
+        "n_frames": n_frames,
+        "n_intra": len(qualities),
+        "gop": reader.header.gop,
+        "duration_s": duration_s,
+        "quality": sum(qualities) / len(qualities) if qualities else None,
+        "model": installed_fingerprints().get(fingerprint),
+        "fingerprint": fingerprint,
+        "complete": is_complete,
+        "file_bytes": file_bytes,
+        "overhead_bytes": file_bytes - media_bytes - payload_bytes,
+        "media_bytes": media_bytes,
+        "kbit_per_s": video_bits / duration_s / 1000 if duration_s else None,
+        "bits_per_pixel": video_bits / (clip.n_pixels * n_frames) if n_frames else None,
     }

@@ -17,14 +17,19 @@ Kind = tuple[Any, ...]
 """Properties that all pictures of a group share, the latent grid first."""
 
 
+def group_size(device: torch.device, grid: tuple[int, int]) -> int:
+    """Number of pictures of a latent grid that the device takes at once."""
+    limit = POSITIONS_ON_CPU if device.type == "cpu" else POSITIONS_ON_GPU
+    return max(limit // (grid[0] * grid[1]), 1)
+
+
 def group_by_grid(device: torch.device, kinds: Sequence[Kind]) -> list[list[int]]:
     """Group the indices of pictures of one kind, each group as large as the device takes at once."""
     members: dict[Kind, list[int]] = defaultdict(list)
     for index, kind in enumerate(kinds):
         members[kind].append(index)
-    limit = POSITIONS_ON_CPU if device.type == "cpu" else POSITIONS_ON_GPU
     groups = []
-    for ((h, w), *_), indices in members.items():
-        size = max(limit // (h * w), 1)
+    for (grid, *_), indices in members.items():
+        size = group_size(device, grid)
         groups += [indices[start : start + size] for start in range(0, len(indices), size)]
     return groups

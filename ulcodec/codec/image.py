@@ -5,24 +5,29 @@ the stages: read the file, decode its latent, synthesise the pixels (networks), 
 batch of one.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ulcodec.codec.bitrate import rate_control
+from ulcodec.codec.clips import ClipSource, open_clip
 from ulcodec.codec.extras import attach, cropped, detach, lossless_pixels
 from ulcodec.codec.grouping import group_by_grid
 from ulcodec.codec.inputs import ImageLike, as_picture, check_effort, check_quality
+from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.pixels import grid_of, quality_tensor, unflattened, without_hidden
 from ulcodec.codec.realism import Realism
 from ulcodec.codec.refinement import EFFORT_STEPS, Refined, refine
 from ulcodec.codec.tiling import POSTERIOR_MEAN, analyse, synthesise, synthesise_thumbnail
+from ulcodec.codec.video import DEFAULT_GOP, ClipEncoder, Video, WrittenPart
 from ulcodec.coding.latents import (
     DecodedLatent,
     EncodedLatent,
@@ -35,7 +40,7 @@ from ulcodec.coding.latents import (
     hyper_grid,
 )
 from ulcodec.devices import choose_device
-from ulcodec.errors import CorruptDataError, FormatError, ModelError, UnknownModelError
+from ulcodec.errors import CorruptDataError, FormatError, ModelError
 from ulcodec.format.attachments import from_full_range, significant_bits, to_full_range
 from ulcodec.format.container import (
     MAX_ATTACHMENT_BYTES,
@@ -51,11 +56,10 @@ from ulcodec.format.container import (
     remains,
 )
 from ulcodec.format.lossless import lossless_candidate
+from ulcodec.format.sequence import MAX_TERM
 from ulcodec.io.picture import Picture
 from ulcodec.model.likelihood import chain_bits
-from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import share, tracked
-from ulcodec.store.installed import installed_fingerprints
 from ulcodec.store.model_directory import StoredModel, open_model
 
 ANALYSIS_SHARE, DECODING_SHARE, ALPHA_SHARE = 0.4, 0.5, 0.5
@@ -73,21 +77,8 @@ class Recovery(NamedTuple):
     damage: FormatError | None
 
 
-@dataclass(frozen=True)
-class Codec:
+class Codec(LoadedModel):
     """A model ready to encode and decode. Made by `ulcodec.load`."""
-
-    name: str
-    fingerprint_bytes: bytes
-    model: UnifiedLatentModel
-    coder: LatentCoder
-    device: torch.device
-    has_denoiser: bool
-
-    @property
-    def fingerprint(self) -> str:
-        """Name of the model in a file: 8 hexadecimal digits."""
-        return self.fingerprint_bytes.hex()
 
     def encode(
         self,
@@ -180,7 +171,7 @@ class Codec:
         except FormatError as error:
             damage = error
         container = remains(data, max_pixels=max_pixels)
-        self._check_fingerprint(container.header.fingerprint)
+        self.check_fingerprint(container.header.fingerprint)
         if container.is_lossless:
             [picture] = decode_containers(self, [container])
             return Recovery(picture, N_SEGMENTS, damage)
@@ -203,10 +194,46 @@ class Codec:
         payload = 8.0 * sum(map(len, container.segments))
         return {"bound_bits": bound, "payload_bits": payload, "file_bits": 8.0 * len(data)}
 
+    def encode_video(
+        self,
+        source: ClipSource,
+        *,
+        quality: int = 50,
+        target_bitrate: float | None = None,
+        frame_rate: Fraction | float = 25,
+        gop: int = DEFAULT_GOP,
+        effort: int = 1,
+        start_s: float = 0.0,
+        duration_s: float | None = None,
+        max_pixels: int = MAX_PIXELS,
+        written: WrittenPart | None = None,
+    ) -> Iterator[bytes]:
+        """Encode a clip to the pieces of a `.ulc` file, one after another: `file.writelines(codec.encode_video(...))`.
+
+        `source`: a path, bytes or a binary file object of a video or an animation, whose audio and subtitles are
+        copied; or an iterable of pictures as `encode` takes them, at `frame_rate` frames a second. `target_bitrate`:
+        mean rate in bits a second, in place of a quality. `gop`: largest distance between two intra frames. `start_s`,
+        `duration_s`: the part of the source in seconds. `written`: go on behind an unfinished file, see
+        `ulcodec.codec.video.WrittenPart`; its bytes are left out. `effort`: see `encode`; it applies to each frame.
+        Raises ImageError for a source that cannot be read, ValueError for an option out of range.
+        """
+        rate = rate_control(quality, target_bitrate)
+        check_effort(effort)
+        if not 1 <= gop <= MAX_TERM:
+            raise ValueError(f"gop must be 1 to {MAX_TERM}, got {gop}")
+        clip = open_clip(source, frame_rate, start_s=start_s, duration_s=duration_s, max_pixels=max_pixels)
+        return ClipEncoder(self, clip, rate, gop=gop, effort=effort, written=written).pieces()
+
+    def decode_video(
+        self, source: str | Path | bytes | BinaryIO, *, recover: bool = False, max_pixels: int = MAX_PIXELS
+    ) -> Video:
+        """Open a sequence to decode its frames: `for frame in codec.decode_video("clip.ulc")`; see `Video`."""
+        return Video(self, source, recover=recover, max_pixels=max_pixels)
+
     def open(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Container:
         """Parse a file. Raises a FormatError, or UnknownModelError for a file of another model."""
         container = Container.from_bytes(data, max_pixels=max_pixels)
-        self._check_fingerprint(container.header.fingerprint)
+        self.check_fingerprint(container.header.fingerprint)
         return container
 
     def analyse(self, pixels: np.ndarray, quality: int) -> tuple[Tensor, Tensor]:
@@ -219,10 +246,6 @@ class Codec:
         with share(DECODING_SHARE):
             [latent] = decode_segments(self.coder, [container])
         return latent
-
-    def _check_fingerprint(self, fingerprint: bytes) -> None:
-        if fingerprint != self.fingerprint_bytes:
-            raise unknown_model(fingerprint, f"the loaded model is {self.name} ({self.fingerprint})")
 
 
 class Encoding:
@@ -468,13 +491,4 @@ def codec_of(stored: StoredModel, device: torch.device) -> Codec:
         coder=stored.coder(device),
         device=device,
         has_denoiser=stored.denoiser is not None,
-    )
-
-
-def unknown_model(fingerprint: bytes, context: str) -> UnknownModelError:
-    """The error for a file of a model that is not loaded; it lists the installed models."""
-    installed = ", ".join(f"{name} ({digits})" for digits, name in installed_fingerprints().items()) or "none"
-    return UnknownModelError(
-        f"the file was made by model {fingerprint.hex()}; {context}; installed: {installed}. "
-        "Install the ulcodec release that ships that model, or name its directory with --model"
     )

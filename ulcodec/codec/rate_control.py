@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ulcodec.codec.bitrate import FIRST_QUALITY, LOG_SIZE_PER_QUALITY
 from ulcodec.codec.image import Codec, Encoding
 from ulcodec.errors import ImageError
 from ulcodec.format.attachments import to_full_range
@@ -19,10 +20,8 @@ from ulcodec.progress import share
 
 MAX_TRIES = 8
 SIZE_TOLERANCE = 0.02
-LOG_SIZE_PER_QUALITY = 0.027
 LOG_SIZE_PER_THRIFT = 0.11
 MAX_THRIFT = 4.0
-FIRST_QUALITY = 50
 
 MEASURES = {
     "psnr_db": ("PSNR", psnr_db, 1),

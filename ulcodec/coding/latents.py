@@ -1,7 +1,8 @@
 """Latents to the segments of a file and back: both directions walk through the reveal passes, side by side here.
 
-A segment holds a reveal pass; the first one also holds the hyper-latent. In every pass, both directions predict the
-same distributions from the passes before. The encoder then quantises and encodes, the decoder decodes and restores.
+A segment holds a reveal pass; the first one also holds the hyper-latent. A frame of a sequence has all of them in one
+payload. In every pass, both directions predict the same distributions from the passes before. The encoder then
+quantises and encodes, the decoder decodes and restores.
 
 N = B h w positions of B pictures in row-major order, C latent channels. Within a pass, elements are coded in the order
 of their positions, and of their channels within a position. The pictures of a batch share the evaluations of the prior;
@@ -91,6 +92,13 @@ class EncodedLatent(NamedTuple):
     latent: DecodedLatent
 
 
+class EncodedFrame(NamedTuple):
+    """The payload of a frame, and the check of its symbols."""
+
+    payload: bytes
+    symbol_check: int
+
+
 def hyper_grid(grid: Grid) -> Grid:
     """Return the grid of the hyper-latent, which has a position for every 4x4 of the latent."""
     return -(-grid[0] // 4), -(-grid[1] // 4)
@@ -150,10 +158,34 @@ def decode_latents(
     walk = DecodingWalk(coder, quality, grid, len(segments))
     for pass_segments in zip(*segments, strict=True):
         walk.decode_segments(pass_segments)
-    if [check.value for check in walk.checks] != list(symbol_checks):
-        raise ArithmeticMismatchError(
-            "the file is sound, but decoding gave other symbols than were encoded; decode it on another machine"
-        )
+    walk.compare_checks(symbol_checks)
+    return walk.latents
+
+
+# Frames of a sequence: one payload each
+
+
+def encode_frames(
+    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
+) -> list[EncodedFrame]:
+    """Encode latents like `encode_latents`, each to one payload of the hyper-latent and all passes."""
+    walk = EncodingWalk(coder, y, hyper, quality, thrift, overwrite_y=overwrite_y)
+    encoders = [SymbolEncoder() for _ in walk.checks]
+    for _ in tracked(FILE_PASSES):
+        walk.encode_pass(encoders)
+    pairs = zip(encoders, walk.checks, strict=True)
+    return [EncodedFrame(encoder.finish(), check.value) for encoder, check in pairs]
+
+
+def decode_frames(
+    coder: LatentCoder, payloads: Sequence[bytes], symbol_checks: Sequence[int], quality: int, grid: Grid
+) -> list[DecodedLatent]:
+    """Invert `encode_frames`, up to quantisation. Raises as `decode_latents`."""
+    walk = DecodingWalk(coder, quality, grid, len(payloads))
+    decoders = [SymbolDecoder(payload) for payload in payloads]
+    for reveal_pass in FILE_PASSES:
+        walk.decode_pass(decoders, are_last=reveal_pass == FILE_PASSES[-1])
+    walk.compare_checks(symbol_checks)
     return walk.latents
 
 
@@ -255,15 +287,18 @@ class EncodingWalk(_Walk):
     def encode_segments(self) -> list[bytes]:
         """Encode each picture's next segment."""
         encoders = [SymbolEncoder() for _ in self.checks]
+        self.encode_pass(encoders)
+        return [encoder.finish() for encoder in encoders]
+
+    def encode_pass(self, encoders: Sequence[SymbolEncoder]) -> None:
+        """Encode each picture's next pass, and its hyper-latent before the first one."""
         if self.n_passes == 0:
             self._encode_hyper(encoders)
         for encoder, group in zip(encoders, self._group_by_picture(self._quantise_rows()), strict=True):
             encoder.encode_group(group)
         self.state.advance()
-        segments = [encoder.finish() for encoder in encoders]
         if math.prod(self.grid) >= LARGE_GRID:
             release()
-        return segments
 
     def _encode_hyper(self, encoders: Sequence[SymbolEncoder]) -> None:
         """Encode each picture's hyper-latent, and keep what a decoder restores of it."""
@@ -326,14 +361,26 @@ class DecodingWalk(_Walk):
     def decode_segments(self, segments: Sequence[bytes]) -> None:
         """Decode each picture's next segment. After a CorruptDataError, the earlier passes still hold."""
         decoders = [SymbolDecoder(segment) for segment in segments]
+        self.decode_pass(decoders, are_last=True)
+
+    def decode_pass(self, decoders: Sequence[SymbolDecoder], *, are_last: bool) -> None:
+        """Decode each picture's next pass, and its hyper-latent before the first one. `are_last`: payloads end here."""
         if self.n_passes == 0:
             self._decode_hyper(decoders)
         indices, groups = self._place_means(), []
         for decoder, picture_indices in zip(decoders, indices, strict=True):
             groups.append(decoder.decode_group(self._count_tables(picture_indices), self.coder.tables))
-            decoder.finish()
+            if are_last:
+                decoder.finish()
         self._restore_rows(groups, indices)
         self.state.advance()
+
+    def compare_checks(self, symbol_checks: Sequence[int]) -> None:
+        """Raise ArithmeticMismatchError if the decoded symbols are not those that the encoder coded."""
+        if [check.value for check in self.checks] != list(symbol_checks):
+            raise ArithmeticMismatchError(
+                "the file is sound, but decoding gave other symbols than were encoded; decode it on another machine"
+            )
 
     def decode_cut_segment(self, prefix: bytes) -> None:
         """Decode a prefix of the next segment, not the first; uncertain elements of the pass get the prior's mean."""

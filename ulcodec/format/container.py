@@ -18,7 +18,7 @@ from ulcodec.errors import (
 from ulcodec.format.primitives import CRC_BYTES, MAX_LEB128_BYTES, crc8, crc16, leb128, read_leb128
 
 MAGIC = b"ULC"
-VERSION = 1
+VERSION, SEQUENCE_VERSION = 1, 2
 FINGERPRINT_BYTES = 4
 N_SEGMENTS = 4
 MAX_QUALITY = 100
@@ -223,6 +223,8 @@ def read_head(data: bytes, max_pixels: int | None = None) -> Head:
         raise NotUlcError("not a .ulc file")
     if len(data) < FIXED_HEADER_BYTES:
         raise TruncatedError("the file ends inside its header")
+    if data[3] == SEQUENCE_VERSION:
+        raise UnsupportedVersionError("the file is a sequence of frames, not a picture")
     if data[3] != VERSION:
         raise UnsupportedVersionError(f"format version {data[3]}; this ulcodec reads version {VERSION}")
     fingerprint, flags = data[4:8], data[8]

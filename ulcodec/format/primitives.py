@@ -9,6 +9,9 @@ from ulcodec.errors import (
 )
 
 MAX_LEB128_BYTES = 4
+"""Length of a number whose limit is below 2^28."""
+LONG_LEB128_BYTES = 8
+"""Length of any other number: its limit is below 2^56."""
 CRC_BYTES = 2
 CRC8_POLYNOMIAL = 0x07
 CRC16_SEED = CRC16_FINAL_XOR = 0xFFFF
@@ -29,20 +32,31 @@ def read_leb128(data: bytes, position: int, limit: int) -> tuple[int, int]:
 
     Raises a FormatError for a number that is incomplete, above `limit`, or longer than its shortest form.
     """
-    value = 0
-    for i, byte in enumerate(data[position : position + MAX_LEB128_BYTES]):
+    value, most_bytes = 0, MAX_LEB128_BYTES if limit < 2 ** (7 * MAX_LEB128_BYTES) else LONG_LEB128_BYTES
+    for i, byte in enumerate(data[position : position + most_bytes]):
         value |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
             break
     else:
-        if position + MAX_LEB128_BYTES > len(data):
+        if position + most_bytes > len(data):
             raise TruncatedError("the file ends inside a number")
-        raise LimitError(f"a number in the file is longer than {MAX_LEB128_BYTES} bytes")
+        raise LimitError(f"a number in the file is longer than {most_bytes} bytes")
     if value > limit:
         raise LimitError(f"a number in the file is {value}; the limit is {limit}")
     if i and not byte:
         raise CorruptDataError("a number in the file is not in its shortest form")
     return value, position + i + 1
+
+
+def signed_leb128(value: int) -> bytes:
+    """Encode a signed number as the LEB128 of 2 value, or of -2 value - 1 if it is negative."""
+    return leb128(2 * value if value >= 0 else -2 * value - 1)
+
+
+def read_signed_leb128(data: bytes, position: int, limit: int) -> tuple[int, int]:
+    """Read like `read_leb128`, from -limit to limit."""
+    folded, position = read_leb128(data, position, 2 * limit)
+    return -(folded // 2) - 1 if folded % 2 else folded // 2, position
 
 
 def _crc8_table() -> bytes:

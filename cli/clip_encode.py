@@ -1,0 +1,195 @@
+"""Clips to sequences, for `ulcodec encode`."""
+
+import errno
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import typer
+
+from ulcodec_cli.common import STANDARD_STREAM, first_bytes, peek, read_file, say
+
+if TYPE_CHECKING:
+    from ulcodec.codec import Codec
+    from ulcodec.codec.video import WrittenPart
+
+PART_SUFFIX = ".part"
+"""Extension of a file while it is written; it can be decoded, and gone on with."""
+
+BIT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """Options of `ulcodec encode` for clips; `target`: "--quality" or "--target-bitrate", and its value."""
+
+    target: tuple[str, Any]
+    effort: int
+    gop: int
+    start_s: float
+    duration_s: float | None
+    resume: bool
+    force: bool
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class ClipInput:
+    """A clip to encode: its path, or - for stdin, and what the codec reads."""
+
+    source: Path
+    content: Path | bytes | BinaryIO
+
+    @property
+    def size_bytes(self) -> int:
+        return 0 if self.source == STANDARD_STREAM else self.source.stat().st_size
+
+
+def read_input(source: Path) -> ClipInput | bytes:
+    """Read a picture; a clip is only looked at. A pipe that has a name is a picture."""
+    from ulcodec.io.clip_kinds import HEAD_BYTES, is_animation, is_video, may_be_animation
+
+    is_stdin = source == STANDARD_STREAM
+    if not is_stdin and not source.is_file():
+        return read_file(source)
+    head = peek(HEAD_BYTES) if is_stdin else first_bytes(source, HEAD_BYTES)
+    if is_video(head, "" if is_stdin else source.name):
+        return ClipInput(source, sys.stdin.buffer if is_stdin else source)
+    data = read_file(source)
+    return ClipInput(source, data) if may_be_animation(head) and is_animation(data) else data
+
+
+def parse_bitrate(text: str) -> float:
+    """Parse a bitrate in bits a second, such as 800k or 1.5M. Raises BadParameter."""
+    match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,12})?)\s*([kmg]?)\s*", text.lower(), re.ASCII)
+    rate = float(match[1]) * BIT_UNITS[match[2]] if match else 0.0
+    if rate <= 0:
+        raise typer.BadParameter(f"expected a bitrate such as 800k or 1.5M bits a second, got {text!r}")
+    return rate
+
+
+def parse_time(text: str) -> float:
+    """Parse seconds, or [hours:]minutes:seconds. Raises BadParameter."""
+    match = re.fullmatch(r"(?:(?:(\d{1,6}):)?(\d{1,6}):)?(\d{1,9}(?:\.\d{1,9})?)", text.strip(), re.ASCII)
+    if not match:
+        raise typer.BadParameter(f"expected seconds or hours:minutes:seconds, got {text!r}")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def encode_clip(codec: "Codec", clip: ClipInput, target: Path, options: ClipOptions) -> dict[str, Any]:
+    """Encode a clip to a file, and report it."""
+    started = time.perf_counter()
+    if target == STANDARD_STREAM:
+        write_pieces(pieces_of(codec, clip, options), sys.stdout.buffer)
+        return {"output": str(target), "line": ""}
+    if target.exists() and not target.is_file():  # a device or a pipe
+        with open(target, "wb") as file:
+            n_bytes = write_pieces(pieces_of(codec, clip, options), file)
+        return {"output": str(target), "output_bytes": n_bytes, "line": f"{target}: {n_bytes} bytes"}
+    write_part(codec, clip, Path(os.path.realpath(target)), options)
+    return report_of(codec, clip, target, time.perf_counter() - started)
+
+
+def pieces_of(
+    codec: "Codec", clip: ClipInput, options: ClipOptions, written: "WrittenPart | None" = None
+) -> Iterator[bytes]:
+    """Encode a clip to the pieces of its file."""
+    name, value = options.target
+    rate: dict[str, Any] = {"target_bitrate": value} if name == "--target-bitrate" else {"quality": value}
+    return codec.encode_video(
+        clip.content, gop=options.gop, effort=options.effort, start_s=options.start_s, duration_s=options.duration_s,
+        max_pixels=options.max_pixels, written=written, **rate,
+    )  # fmt: skip
+
+
+def write_pieces(pieces: Iterator[bytes], file: BinaryIO) -> int:
+    """Write a file as it is encoded; return its number of bytes."""
+    n_bytes = 0
+    for piece in pieces:
+        file.write(piece)
+        file.flush()
+        n_bytes += len(piece)
+    return n_bytes
+
+
+def write_part(codec: "Codec", clip: ClipInput, target: Path, options: ClipOptions) -> None:
+    """Write a file under the name of an unfinished one, and rename it when it is whole.
+
+    An error leaves the unfinished file, if it holds a frame. Raises FileExistsError for one that is there already,
+    unless it is gone on with or to be replaced.
+    """
+    from ulcodec.io.files import keep_permissions
+
+    part = target.with_name(target.name + PART_SUFFIX)
+    if part.exists() and not (options.resume or options.force):
+        raise FileExistsError(errno.EEXIST, "exists already; --resume goes on with it, --force starts anew", str(part))
+    written = written_part(clip, part) if options.resume and part.exists() else None
+    pieces = pieces_of(codec, clip, options, written)
+    with open(part, "wb" if written is None else "r+b") as file:
+        keep_permissions(target, part)
+        file.seek(0 if written is None else written.size_bytes)
+        file.truncate()
+        try:
+            write_pieces(pieces, file)
+            os.fsync(file.fileno())
+        except BaseException:
+            file.close()
+            leave_part(part)
+            raise
+    os.replace(part, target)
+
+
+def written_part(clip: ClipInput, part: Path) -> "WrittenPart | None":
+    """Read an unfinished file; None if it holds no frame. Raises ImageError if the source has changed since."""
+    from ulcodec.codec.video import WrittenPart
+    from ulcodec.errors import FormatError, ImageError
+
+    if clip.source != STANDARD_STREAM and clip.source.stat().st_mtime_ns > part.stat().st_mtime_ns:
+        raise ImageError(f"{clip.source} has changed since {part} was written; --force without --resume starts anew")
+    try:
+        with open(part, "rb") as file:
+            written = WrittenPart.read(file)
+    except FormatError:
+        return None
+    return written if written.builder.n_frames else None
+
+
+def leave_part(part: Path) -> None:
+    """Say what an unfinished file holds; remove it if it holds no frame."""
+    from ulcodec.codec.video import WrittenPart
+    from ulcodec.errors import FormatError
+
+    n_frames = 0
+    with suppress(FormatError), open(part, "rb") as file:
+        n_frames = WrittenPart.read(file).builder.n_frames
+    if n_frames:
+        say(f"ulcodec: {part} holds the first {n_frames} frames; --resume goes on", err=True)
+    else:
+        part.unlink()
+
+
+def report_of(codec: "Codec", clip: ClipInput, target: Path, seconds: float) -> dict[str, Any]:
+    """Describe a finished file."""
+    from ulcodec.info import info
+
+    fields = info(target, max_pixels=None)
+    n_frames, frames_per_s = fields["n_frames"], fields["n_frames"] / seconds
+    size = f"{fields['width']}x{fields['height']}, {n_frames} frames, {fields['duration_s']:.2f} s"
+    rate = f"{fields['kbit_per_s']:.0f} kbit/s, {fields['bits_per_pixel']:.3f} bits per pixel"
+    return {
+        "output": str(target),
+        "source_bytes": clip.size_bytes,
+        "output_bytes": fields["file_bytes"],
+        **fields,
+        "model": codec.name,
+        "encode_ms": 1000 * seconds,
+        "frames_per_s": frames_per_s,
+        "line": f"{target}: {size}, {fields['file_bytes']} bytes, {rate}, {frames_per_s:.1f} frames/s",
+    }

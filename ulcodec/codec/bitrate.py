@@ -1,0 +1,105 @@
+"""Rate control of clips: one quality for all frames, or qualities that follow a target bitrate."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ulcodec.codec.inputs import check_quality
+from ulcodec.coding.latents import EncodedFrame
+from ulcodec.format.container import MAX_QUALITY
+
+Encode = Callable[[int], Sequence[EncodedFrame]]
+"""Encodes a group of frames at a quality."""
+
+FIRST_QUALITY = 50
+LOG_SIZE_PER_QUALITY = 0.027
+"""Rough change of the logarithm of the size of a picture for one unit of quality."""
+
+HORIZON_S = 2.0
+"""Time in which a deviation from the target is to be made up for."""
+LARGEST_FACTOR = 4.0
+"""Limit of the bitrate of a group, relative to the target, and of its inverse."""
+MEMORY_S = 1.0
+"""Time constant of the running mean of the complexity."""
+FIRST_TRIES = 5
+FRAME_OVERHEAD_BYTES = 18
+"""Rough size of a frame's record and of its entry in the index, without the payload."""
+
+
+class RateControl(Protocol):
+    """Chooses the quality of each group of frames."""
+
+    def encode(self, encode: Encode, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
+        """Encode a group of frames that is shown for `seconds`; return its quality with its frames."""
+
+    def idle(self, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
+        """Take note of a group without new frames."""
+
+
+def rate_control(quality: int, bits_per_s: float | None = None) -> RateControl:
+    """The rate control for a quality, or for a mean bitrate. Raises ValueError for one out of range."""
+    check_quality(quality)
+    if bits_per_s is None:
+        return ConstantQuality(quality)
+    if not (math.isfinite(bits_per_s) and bits_per_s > 0):
+        raise ValueError(f"a bitrate is a number above 0, got {bits_per_s}")
+    return TargetBitrate(bits_per_s)
+
+
+class ConstantQuality:
+    """One quality from 0 to 100 for all frames."""
+
+    def __init__(self, quality: int) -> None:
+        self.quality = quality
+
+    def encode(self, encode: Encode, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
+        return self.quality, encode(self.quality)
+
+    def idle(self, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
+        return self.quality, []
+
+
+class TargetBitrate:
+    """A mean bitrate in bits a second: each group takes the quality that makes up for the groups before it.
+
+    The first group is encoded several times, the others once. `complexity`: running mean of the rate in bits a second
+    that quality 0 would give; `debt_bits`: bits spent beyond the target.
+    """
+
+    def __init__(self, bits_per_s: float) -> None:
+        self.bits_per_s, self.debt_bits = bits_per_s, 0.0
+        self.complexity: float | None = None
+
+    def encode(self, encode: Encode, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
+        quality = FIRST_QUALITY if self.complexity is None else self._quality(self.complexity)
+        frames = encode(quality)
+        if self.complexity is None:
+            for _ in range(FIRST_TRIES - 1):
+                better = self._quality(complexity_of(frames, quality, seconds))
+                if better == quality:
+                    break
+                quality, frames = better, encode(better)
+        measured, weight = complexity_of(frames, quality, seconds), 1 - math.exp(-seconds / MEMORY_S)
+        self.complexity = measured if self.complexity is None else (1 - weight) * self.complexity + weight * measured
+        self.debt_bits += n_bits_of(frames) - self.bits_per_s * seconds
+        return quality, frames
+
+    def _quality(self, complexity: float) -> int:
+        """The quality for the next group, with respect to the debt."""
+        wanted = self.bits_per_s - self.debt_bits / HORIZON_S
+        wanted = min(max(wanted, self.bits_per_s / LARGEST_FACTOR), self.bits_per_s * LARGEST_FACTOR)
+        return min(max(round(math.log(wanted / complexity) / LOG_SIZE_PER_QUALITY), 0), MAX_QUALITY)
+
+    def idle(self, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
+        self.debt_bits -= self.bits_per_s * seconds
+        return FIRST_QUALITY, []
+
+
+def complexity_of(frames: Sequence[EncodedFrame], quality: int, seconds: float) -> float:
+    """Rate in bits a second that frames would have at quality 0."""
+    return n_bits_of(frames) / seconds * math.exp(-LOG_SIZE_PER_QUALITY * quality)
+
+
+def n_bits_of(frames: Sequence[EncodedFrame]) -> int:
+    """Bits of frames in a file."""
+    return 8 * sum(len(frame.payload) + FRAME_OVERHEAD_BYTES for frame in frames)
