@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -80,6 +80,7 @@ def work(
     from ulcodec.codec.pixels import unflattened
     from ulcodec.coding.latents import encode_latent, hyper_grid
     from ulcodec.format.container import Container
+    from ulcodec.info import is_sequence
 
     codec = ulcodec.load(model, device=device)
     prior = codec.coder.prior
@@ -87,13 +88,18 @@ def work(
     codec = replace(codec, coder=replace(codec.coder, prior=in_batches(prior, batch) if batch else prior))
     decoded_digest, coded_digest = hashlib.sha256(), hashlib.sha256()
     for file in files:
-        container = Container.from_bytes(file.read_bytes())
+        data = file.read_bytes()
+        if is_sequence(data):
+            for latents, bytes_again in coded_again(codec, data):
+                digest_latents(decoded_digest, latents)
+                coded_digest.update(bytes_again)
+            continue
+        container = Container.from_bytes(data)
         if container.is_lossless:
             sys.exit(f"error: {file} is lossless and holds no latents; name other files with --files")
         grid = latent_grid(container)
         latents = codec.decode_latents(container)
-        for part in latents:
-            decoded_digest.update(part.cpu().numpy().astype("<i8").tobytes())
+        digest_latents(decoded_digest, latents)
         y, hyper = unflattened(latents.y_16, grid)[0], unflattened(latents.hyper_16, hyper_grid(grid))[0]
         coded = encode_latent(codec.coder, y, hyper, container.header.quality)
         coded_digest.update(b"".join(coded.segments) + coded.symbol_check.to_bytes(2, "big"))
@@ -105,6 +111,25 @@ def work(
         "decoded": decoded_digest.hexdigest(),
         "coded": coded_digest.hexdigest(),
     }
+
+
+def digest_latents(digest: Any, latents: Any) -> None:
+    """Add a latent and its hyper-latent to a hash."""
+    for part in latents:
+        digest.update(part.cpu().numpy().astype("<i8").tobytes())
+
+
+def coded_again(codec: Any, data: bytes) -> Iterator[tuple[Any, bytes]]:
+    """Decode the latents of a sequence, and code them again: the latents and the payload of each intra frame."""
+    from ulcodec.codec.pixels import grid_of, unflattened
+    from ulcodec.coding.latents import encode_frames, hyper_grid
+
+    video = codec.decode_video(data)
+    grid = grid_of(video.format.height, video.format.width)
+    for latents, quality in video.latents():
+        y, hyper = unflattened(latents.y_16, grid), unflattened(latents.hyper_16, hyper_grid(grid))
+        [frame] = encode_frames(codec.coder, y, hyper, quality)
+        yield latents, frame.payload + frame.symbol_check.to_bytes(2, "big")
 
 
 def worker(arguments: argparse.Namespace) -> None:

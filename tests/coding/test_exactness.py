@@ -21,7 +21,9 @@ def files(tiny_codec: Codec, picture: np.ndarray, tmp_path_factory: pytest.TempP
     paths = [folder / "low.ulc", folder / "high.ulc"]
     for path, quality in zip(paths, (20, 90), strict=True):
         path.write_bytes(tiny_codec.encode(picture, quality=quality))
-    return paths
+    clip = folder / "clip.ulc"
+    clip.write_bytes(b"".join(tiny_codec.encode_video([picture[:60], picture[20:]], quality=50)))
+    return [*paths, clip]
 
 
 @pytest.mark.parametrize("configuration", [c for c in CONFIGURATIONS if c.name in CHEAP], ids=lambda c: c.name)

@@ -280,6 +280,10 @@ class Video:
         if self._owns_file:
             self._file.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self.close()
+
     def __enter__(self) -> "Video":
         return self
 
@@ -342,11 +346,12 @@ class Video:
         [frame] = self._decode([found])
         return frame
 
-    def latents(self) -> Iterator[DecodedLatent]:
-        """Decode the latents of the intra frames, exactly as the encoder restored them."""
+    def latents(self) -> Iterator[tuple[DecodedLatent, int]]:
+        """Decode the latents of the intra frames, exactly as the encoder restored them, each with its quality."""
         for shown in self._shown_from(None):
             if shown.is_intra:
-                yield from self._latents([shown.source])
+                [latent] = self._latents([shown.source])
+                yield latent, shown.source.quality
 
     def media(self) -> BufferedReader:
         """Open the Matroska stream of audio and subtitles, to be read forward; it is empty if there is none."""
