@@ -59,7 +59,7 @@ class ErrorBoundary(TyperGroup):
 
 app = typer.Typer(
     cls=ErrorBoundary,
-    help="A learned image codec: pictures to .ulc files and back.",
+    help="A learned image and video codec: pictures and clips to .ulc files and back.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

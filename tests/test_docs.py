@@ -8,6 +8,7 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,7 +23,7 @@ BLOCKS = re.findall(r"```(console|python)\n(.*?)```", COOKBOOK, re.DOTALL)
 
 @pytest.fixture(scope="module")
 def cookbook_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write photo.png, icon.png and a folder of photographs."""
+    """Write photo.png, icon.png, clip.mp4 and a folder of photographs."""
     folder = tmp_path_factory.mktemp("cookbook")
     pixels = load_image((files("skimage.data") / "chelsea.png").read_bytes()).pixels[:192, 100:356]
     (folder / "photos" / "trip").mkdir(parents=True)
@@ -32,6 +33,13 @@ def cookbook_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     row, column = np.mgrid[:64, :64]
     disc = (255 * (np.hypot(row - 32, column - 32) < 24)).astype(np.uint8)
     Image.fromarray(np.dstack([pixels[:64, :64], disc])).save(folder / "icon.png")
+    with av.open(str(folder / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number in range(4):
+            frame = np.ascontiguousarray(pixels[2 * number : 96 + 2 * number, 40:168])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
     return folder
 
 

@@ -111,6 +111,16 @@ def test_equal_frames_are_stored_once(sequence: bytes, frames: list[np.ndarray])
     assert [frame.source.index for frame in shown_frames(sequence)] == [0, 1, 2, 3, 3, 3, 6, 7, 8, 9]
 
 
+def test_one_array_may_hold_all_frames(tiny_codec: Codec, frames: list[np.ndarray], sequence: bytes) -> None:
+    def source() -> Iterator[np.ndarray]:
+        array = np.empty_like(frames[0])
+        for pixels in frames:
+            array[...] = pixels
+            yield array
+
+    assert encode(tiny_codec, source()) == sequence
+
+
 def test_gop_limits_repetitions(tiny_codec: Codec, frames: list[np.ndarray]) -> None:
     data = encode(tiny_codec, [frames[0]] * 7, gop=3)
     assert [frame.source.index for frame in shown_frames(data)] == [0, 0, 0, 3, 3, 3, 6]

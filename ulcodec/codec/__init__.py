@@ -1,8 +1,9 @@
-"""The codec: pictures to `.ulc` bytes and back.
+"""The codec: pictures and clips to `.ulc` bytes and back.
 
 `image` is the map: encoding and decoding side by side, stage by stage. It calls `inputs` (what a caller passes),
 `pixels` (pictures and tensors), `tiling` (the networks over tiles), `ulcodec.coding` (the entropy coder) and `extras`
-(metadata and alpha). Built on it: `rate_control` (target size or quality), `refinement` (better latents), `realism`
+(metadata and alpha). `video` does the same for clips, with `clips` (frames to encode) and `bitrate`. Both code with a
+`loaded` model. Built on them: `rate_control` (target size or quality), `refinement` (better latents), `realism`
 (sampled detail), `evaluation`, `generate` (new pictures).
 
 Import the public names from this package: `load`, `Codec`, `encode_batch` and the others in `__all__`.
@@ -11,12 +12,16 @@ Import the public names from this package: `load`, `Codec`, `encode_batch` and t
 from ulcodec.codec.image import Codec, Encoding, Recovery, decode_batch, encode_batch, load
 from ulcodec.codec.rate_control import encode_to_quality, encode_to_size
 from ulcodec.codec.realism import Realism
+from ulcodec.codec.video import Video, VideoFrame, WrittenPart
 
 __all__ = [
     "Codec",
     "Encoding",
     "Realism",
     "Recovery",
+    "Video",
+    "VideoFrame",
+    "WrittenPart",
     "decode_batch",
     "encode_batch",
     "encode_to_quality",

@@ -81,7 +81,7 @@ class ListedClip:
             if (picture.pixels.shape, picture.pixels.dtype) != (self.shape, self.dtype):
                 found = f"{picture.pixels.dtype} {list(picture.pixels.shape)}"
                 raise ImageError(f"frame {time} is {found}, and the first one {self.dtype} {list(self.shape)}")
-            yield ListedFrame(picture.pixels, time)
+            yield ListedFrame(picture.pixels.copy(), time)  # a caller may use one array for all frames
             self.end = time + 1
 
     def take_media(self) -> bytes:

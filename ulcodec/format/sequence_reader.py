@@ -520,7 +520,7 @@ class MediaStream(RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self.rest and (piece := next(self.pieces, None)) is not None:
+        if not self.rest and (piece := next(self.pieces, None)) is not None:
             self.rest = memoryview(piece)
         n_bytes = min(len(buffer), len(self.rest))
         buffer[:n_bytes], self.rest = self.rest[:n_bytes], self.rest[n_bytes:]

@@ -1,7 +1,8 @@
-"""Files and pictures: everything that touches the disk or Pillow, without torch.
+"""Files, pictures and videos: everything that touches the disk, Pillow or PyAV, without torch.
 
 `pictures` reads pictures into `Picture`, `picture_files` writes them; `metadata` and `colour` handle EXIF, XMP, ICC and
-CICP. `sources` reads folders, tar shards and URLs that `locations` names. `files` writes whole files or none.
+CICP. `video_source` reads videos and animations, `video_target` writes videos, and `clip_kinds` tells them from
+pictures. `sources` reads folders, tar shards and URLs that `locations` names. `files` writes whole files or none.
 
 Import `Picture` from `picture`, `load_image` from `pictures`, `save_image` from `picture_files`, `atomic_write` from
 `files`, and `pictures_of` from `sources`. A picture that cannot be read or written raises

@@ -24,7 +24,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
@@ -55,13 +55,10 @@ PIPE_HINT = "; some formats can be read from a file, but not from a pipe"
 MEDIA_MARGIN_S = 2
 """How far audio may lag behind the video in a file."""
 
-SCALING = (
-    Interpolation.LANCZOS
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-    | Interpolation.BITEXACT
-)
+LANCZOS, FULL_CHROMA_INTERPOLATION, FULL_CHROMA_INPUT = 0x200, 0x2000, 0x4000
+ACCURATE_ROUNDING, BIT_EXACT = 0x40000, 0x80000
+"""swscale's flags, of which PyAV 17 has no names."""
+SCALING = LANCZOS | FULL_CHROMA_INTERPOLATION | FULL_CHROMA_INPUT | ACCURATE_ROUNDING | BIT_EXACT
 """Interpolation of chroma. Without these flags, swscale repeats chroma samples and rounds luma coarsely."""
 OWN_SITING = frozenset({"rawvideo"})
 DEFAULT_SITING = {"chroma_sample_location": "left"}

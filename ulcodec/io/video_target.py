@@ -57,6 +57,7 @@ DEFAULT_CRF: Mapping[str, float] = {
     "libvpx-vp9": 18,
     "libsvtav1": 18,
 }
+CRF_ENCODERS = {*DEFAULT_CRF, "libaom-av1", "libvpx"}
 ENCODER_OPTIONS: Mapping[str, Mapping[str, str]] = {
     "ffv1": {"level": "3", "slicecrc": "1"},
     "libvpx-vp9": {"row-mt": "1", "cpu-used": "2"},
@@ -188,7 +189,7 @@ def _encoding(container: str, format: ClipFormat, encoder: str | None, crf: floa
     options = {"chroma_sample_location": "left", **ENCODER_OPTIONS.get(codec.name, {})}
     if crf is None:
         crf = DEFAULT_CRF.get(codec.name)
-    elif "crf" not in {option.name for option in codec.create("video").supported_options.private}:
+    elif codec.name not in CRF_ENCODERS:
         raise ImageError(f"the encoder {codec.name!r} has no CRF: leave it out")
     if crf is not None:
         options["crf"] = str(crf)
