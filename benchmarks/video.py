@@ -32,16 +32,22 @@ from ulcodec.metrics.video import Planes, plane_psnr, to_yuv420
 QUALITIES = (5, 15, 25, 35, 45, 55, 65, 75)
 ANCHOR = "x264-medium"
 MEASURES = ("yuv_psnr_db", "psnr_db")
+Rates = dict[str, dict[str, dict[str, float]]]
+"""BD-rates by clip, measure and codec."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """An encoder of FFmpeg: its options, its CRFs, and the type of the NAL units with its version string."""
+    """An encoder of FFmpeg: its options, its levels of quality, and the type of the NAL units with its version string.
+
+    `level`: the option that sets the quality.
+    """
 
     encoder: str
     options: dict[str, str]
-    crfs: tuple[int, ...]
+    levels: tuple[int, ...]
     sei_type: int | None = None
+    level: str = "crf"
 
 
 CRFS = (18, 22, 26, 30, 34, 38, 42)
@@ -49,13 +55,13 @@ H264_SEI, HEVC_SEI = 6, 39
 QUIET = "log-level=none:"
 
 
-def x264(**options: str) -> Peer:
-    return Peer("libx264", {"preset": "medium", "threads": "1", **options}, CRFS, H264_SEI)
+def x264(level: str = "crf", **options: str) -> Peer:
+    return Peer("libx264", {"preset": "medium", "threads": "1", **options}, CRFS, H264_SEI, level)
 
 
-def x265(options: str = "") -> Peer:
+def x265(level: str = "crf", options: str = "") -> Peer:
     parameters = f"log-level=none:pools=1:frame-threads=1{options}"
-    return Peer("libx265", {"preset": "medium", "x265-params": parameters}, CRFS, HEVC_SEI)
+    return Peer("libx265", {"preset": "medium", "x265-params": parameters}, CRFS, HEVC_SEI, level)
 
 
 PEERS = {
@@ -63,9 +69,10 @@ PEERS = {
     "x264-medium-psnr": x264(tune="psnr"),
     "x264-medium-ld": x264(bf="0"),
     "x264-medium-intra": x264(g="1"),
-    "x264-medium-intra-psnr": x264(g="1", tune="psnr"),
+    "x264-medium-intra-qp": x264("qp", g="1", tune="psnr"),
     "x265-medium": x265(),
-    "x265-medium-intra": x265(":keyint=1"),
+    "x265-medium-intra": x265(options=":keyint=1"),
+    "x265-medium-intra-qp": x265("qp", ":keyint=1"),
     "svtav1-p6": Peer("libsvtav1", {"preset": "6", "svtav1-params": "lp=1"}, (24, 32, 40, 48, 56, 63)),
 }
 os.environ.setdefault("SVT_LOG", "1")  # errors only
@@ -158,12 +165,12 @@ def rounded(planes: Planes) -> Planes:
 
 
 def run_peer(name: str, codec: Peer, source: Source) -> Curve:
-    """Code a clip at each CRF. The rate is that of the elementary stream without its version string."""
+    """Code a clip at each level. The rate is that of the elementary stream without its version string."""
     curve = Curve()
-    for crf in codec.crfs:
-        progress(f"{source.name}: {name} at CRF {crf}")
+    for level in codec.levels:
+        progress(f"{source.name}: {name} at {codec.level} {level}")
         start = perf_counter()
-        file, n_bytes = encode(codec, source, crf)
+        file, n_bytes = encode(codec, source, level)
         middle = perf_counter()
         with av.open(BytesIO(file)) as container:
             decoded = list(container.decode(video=0))
@@ -174,17 +181,17 @@ def run_peer(name: str, codec: Peer, source: Source) -> Curve:
             (plane_psnr(planes, planes_of(frame)), psnr_db(original, pixels))
             for planes, frame, original, pixels in zip(source.planes, decoded, source.rgb, rgb, strict=True)
         ]
-        curve.add(source, crf, n_bytes, seconds, psnrs)
+        curve.add(source, level, n_bytes, seconds, psnrs)
     return curve
 
 
-def encode(codec: Peer, source: Source, crf: int) -> tuple[bytes, int]:
+def encode(codec: Peer, source: Source, level: int) -> tuple[bytes, int]:
     """Encode a clip to a Matroska file; return it with the bytes of its stream without the version string."""
     first, file, n_bytes = source.frames[0], BytesIO(), 0
     with av.open(file, "w", format="matroska") as container:
         stream: Any = container.add_stream(codec.encoder, rate=round(source.rate))
         stream.width, stream.height, stream.pix_fmt = first.width, first.height, "yuv420p"
-        stream.options = {**codec.options, "crf": str(crf)}
+        stream.options = {**codec.options, codec.level: str(level)}
         context = stream.codec_context
         context.colorspace, context.color_range = first.colorspace, first.color_range
         for number, original in enumerate([*source.frames, None]):
@@ -204,37 +211,47 @@ def n_version_bytes(codec: Peer, packet: bytes) -> int:
     return sum(len(unit) + 3 for unit, kind in zip(units, types, strict=True) if kind == codec.sei_type)
 
 
-def bd_rates(curves: dict[str, Curve], measure: str) -> dict[str, float]:
-    """BD-rate in percent of each codec against the anchor."""
-    anchor = curves[ANCHOR].points
-    return {
-        name: bd_rate_percent(
-            [point["bpp"] for point in anchor],
-            [point[measure] for point in anchor],
-            [point["bpp"] for point in curve.points],
-            [point[measure] for point in curve.points],
-        )
-        for name, curve in curves.items()
-    }
+def bd_rates(curves: dict[str, Curve], measure: str, anchor: str) -> dict[str, float]:
+    """BD-rate in percent of each codec against one of them."""
+    rates = {name: [point["bpp"] for point in curve.points] for name, curve in curves.items()}
+    values = {name: [point[measure] for point in curve.points] for name, curve in curves.items()}
+    return {name: bd_rate_percent(rates[anchor], values[anchor], rates[name], values[name]) for name in curves}
 
 
 def report(clips: dict[str, dict[str, Curve]]) -> dict[str, Any]:
-    """Collect the points, the BD-rates of each clip, and their means."""
-    by_clip = {clip: {measure: bd_rates(curves, measure) for measure in MEASURES} for clip, curves in clips.items()}
+    """Collect the points, and for each clip BD-rates against the anchor, and of ulcodec against each codec."""
     names = list(next(iter(clips.values())))
+    against_anchor = {
+        clip: {measure: bd_rates(curves, measure, ANCHOR) for measure in MEASURES} for clip, curves in clips.items()
+    }
+    ours = {
+        clip: {measure: {name: bd_rates(curves, measure, name)["ulcodec"] for name in names} for measure in MEASURES}
+        for clip, curves in clips.items()
+    }
+    return {
+        "anchor": ANCHOR,
+        "bd_rate_percent": with_means(against_anchor, names),
+        "ulcodec_against_percent": with_means(ours, names),
+        "points": {clip: {name: curve.points for name, curve in curves.items()} for clip, curves in clips.items()},
+    }
+
+
+def with_means(clips: Rates, names: Sequence[str]) -> Rates:
+    """Add the means over the clips."""
     means = {
-        measure: {name: fmean(rates[measure][name] for rates in by_clip.values()) for name in names}
+        measure: {name: fmean(rates[measure][name] for rates in clips.values()) for name in names}
         for measure in MEASURES
     }
-    points = {clip: {name: curve.points for name, curve in curves.items()} for clip, curves in clips.items()}
-    return {"anchor": ANCHOR, "bd_rate_percent": {**by_clip, "mean": means}, "points": points}
+    return {**clips, "mean": means}
 
 
 def table(result: dict[str, Any]) -> str:
-    rates = result["bd_rate_percent"]
-    names = list(rates["mean"][MEASURES[0]])
-    header = ["codec", *(f"{clip.split('_')[0]}" for clip in rates)]
-    rows = [[name, *(decimals(rates[clip][MEASURES[0]][name], 1) for clip in rates)] for name in names]
+    rates, ours = result["bd_rate_percent"], result["ulcodec_against_percent"]["mean"][MEASURES[0]]
+    header = ["codec", *(clip.split("_")[0] for clip in rates), "ulcodec against it"]
+    rows = [
+        [name, *(decimals(rates[clip][MEASURES[0]][name], 1) for clip in rates), decimals(ours[name], 1)]
+        for name in ours
+    ]
     return text_table(header, rows)
 
 

@@ -65,6 +65,7 @@ SEARCH_PIECE_BYTES = 2**12
 SEARCHED_BYTES_PER_BYTE = 16
 """Bytes that a search for sound records may read in vain, for every byte of the file: forged markers cost no more."""
 LEAST_FRAME_BYTES = 6
+"""Size of the shortest record of a frame."""
 
 
 class Index:
@@ -92,7 +93,7 @@ class Index:
             self.indices.append(last.index)
             self.times.append(time)
             last_time = time
-        if position != len(contents) or not 0 < n_intra <= self.n_frames or last.index >= self.n_frames:
+        if position != len(contents) or not self.offsets or last.index >= self.n_frames:
             raise CorruptDataError("the index does not describe a sequence")
         if not last_time < self.end <= MAX_TICKS:
             raise CorruptDataError("the index states an end that is not after its frames")
