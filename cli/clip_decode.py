@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ulcodec.io.picture import Picture
 
 DEFAULT_SUFFIX = ".mp4"
+MOST_WARNINGS = 5
+"""Errors of a damaged file that are printed."""
 PATTERN = re.compile(r"%0?\d*d")
 """Place of the number in the names of numbered pictures."""
 USUAL_PRIMARIES, USUAL_TRANSFERS = (1, 2, 5, 6, 7), (1, 2, 6, 13, 14, 15)
@@ -117,8 +119,10 @@ def decode_sequence(codec: "Codec", sequence: SequenceInput, target: Path, optio
         n_frames = write_frame(video, target, options) if options.is_picture else write_frames(video, target, options)
         damage = [str(error) for error in video.damage]
         clip = video.format
-    for line in damage:
+    for line in damage[:MOST_WARNINGS]:
         say(f"ulcodec: warning: {sequence.source}: {line}", err=True)
+    if len(damage) > MOST_WARNINGS:
+        say(f"ulcodec: warning: {sequence.source}: and at least {len(damage) - MOST_WARNINGS} more errors", err=True)
     seconds = time.perf_counter() - started
     line = f"{target}: {clip.width}x{clip.height}"
     if not options.is_picture:

@@ -234,11 +234,18 @@ def test_an_unfinished_file_plays_to_its_last_whole_frame(tiny_codec: Codec, seq
 def test_an_encoder_goes_on_behind_an_unfinished_file(
     tiny_codec: Codec, frames: list[np.ndarray], sequence: bytes
 ) -> None:
-    for cut in (len(sequence) // 3, record_ends(sequence)[5], len(sequence) - 1):
+    for cut in (len(sequence) // 3, record_ends(sequence)[5], len(sequence) - 1, len(sequence)):
         written = WrittenPart.read(BytesIO(sequence[:cut]))
         rest = encode(tiny_codec, frames, written=written)
         assert sequence[: written.size_bytes] + rest == sequence
         assert written.size_bytes <= cut
+
+
+def test_an_encoder_goes_on_before_frames_that_no_encoder_writes(sequence: bytes) -> None:
+    ends = record_ends(sequence)
+    forged = sequence[: ends[3]] + sequence[ends[1] : ends[2]] + sequence[ends[3] :]
+    written = WrittenPart.read(BytesIO(forged))
+    assert (written.size_bytes, written.builder.n_frames, written.last_intra) == (ends[3], 3, 2)
 
 
 def test_an_encoder_does_not_go_on_with_another_clip(
@@ -280,6 +287,10 @@ def test_symbols_of_other_arithmetic_are_an_error(tiny_codec: Codec, sequence: b
     video = tiny_codec.decode_video(forged, recover=True)
     assert [frame.index for frame in video] == [0, 2]
     assert [type(error) for error in video.damage] == [ArithmeticMismatchError]
+    with pytest.raises(IndexError):
+        video[1]
+    with pytest.raises(IndexError):
+        video.at(0.05)
 
 
 # Refusals

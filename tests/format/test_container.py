@@ -225,7 +225,7 @@ def test_file_of_another_format_is_refused(data: bytes) -> None:
         Container.from_bytes(data)
 
 
-@pytest.mark.parametrize("version", [0, 2, 255])
+@pytest.mark.parametrize("version", [0, 3, 255])
 def test_unknown_version_is_refused(version: int) -> None:
     with pytest.raises(UnsupportedVersionError, match=f"version {version}; .* version 1"):
         Container.from_bytes(replace_head(b"ULC" + bytes([version]) + HEAD[4:] + leb128(768) + leb128(512)))

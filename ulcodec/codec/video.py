@@ -30,8 +30,8 @@ from ulcodec.codec.tiling import analyse, synthesise
 from ulcodec.coding.latents import DecodedLatent, EncodedFrame, decode_frames, encode_frames
 from ulcodec.errors import FormatError, ImageError
 from ulcodec.format.container import MAX_PIXELS, Header
-from ulcodec.format.sequence import MEDIA_TAG, FrameRecord, IndexBuilder, SequenceHeader, media_record
-from ulcodec.format.sequence_reader import MediaStream, SequenceReader, ShownFrame, parse_frame
+from ulcodec.format.sequence import INDEX_TAG, MEDIA_TAG, FrameRecord, IndexBuilder, SequenceHeader, media_record
+from ulcodec.format.sequence_reader import MediaStream, Order, SequenceReader, ShownFrame, parse_frame
 from ulcodec.io.picture import Picture
 from ulcodec.progress import share
 
@@ -83,13 +83,18 @@ class WrittenPart:
     def read(cls, file: BinaryIO) -> "WrittenPart":
         """Read an unfinished file up to its last whole record. Raises a FormatError for a header that is not sound."""
         reader = SequenceReader(file, max_pixels=None)
-        part = cls(reader.header, reader.first_record, IndexBuilder())
+        part, order = cls(reader.header, reader.first_record, IndexBuilder()), Order(reader.clip, 0, lenient=False)
         try:
             for offset, record in reader.records(reader.first_record):
+                if record.tag == INDEX_TAG:
+                    break  # it is written anew
                 if record.tag == MEDIA_TAG:
                     part.n_media_bytes += len(record.contents)
                 else:
                     frame = parse_frame(record)
+                    order.add(frame)
+                    while order.is_ready:
+                        order.pop()
                     part.builder.add(frame, offset)
                     part.last_intra = frame.index if frame.is_intra else part.last_intra
                 part.size_bytes = offset + record.size_bytes
@@ -326,9 +331,9 @@ class Video:
         """Decode one frame, and nothing but its reference. Raises IndexError if it is not there."""
         wanted = index if index >= 0 else index + len(self)
         shown = next(self._shown(wanted, wanted + 1), None) if wanted >= 0 else None
-        if shown is None:
+        frame = None if shown is None else next(self._decode([shown]), None)
+        if frame is None:
             raise IndexError(f"the sequence has no frame {index}")
-        [frame] = self._decode([shown])
         return frame
 
     def at(self, time_s: float | Fraction) -> VideoFrame:
@@ -341,9 +346,9 @@ class Video:
             if found is not None and shown.time > ticks:
                 break
             found = shown
-        if found is None:
-            raise IndexError("the sequence has no frames")
-        [frame] = self._decode([found])
+        frame = None if found is None else next(self._decode([found]), None)
+        if frame is None:
+            raise IndexError(f"the sequence has no frame at {float(time_s):g} s")
         return frame
 
     def latents(self) -> Iterator[tuple[DecodedLatent, int]]:

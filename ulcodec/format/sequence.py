@@ -20,7 +20,8 @@ LATENT_FLAG, CORRECTION_FLAG = 0x04, 0x10
 INTRA_TAG, REPEAT_TAG = FRAME_FLAG | LATENT_FLAG, FRAME_FLAG | 1
 TRAILER_BYTES = 4
 MAX_RECORD_BYTES = 2**28 - 1
-MAX_INDEX = 2**28 - 1
+MAX_INDEX = 2**28 - 2
+"""Largest index of a frame; the number of frames is at most one more."""
 MAX_DISTANCE = 2**27 - 1
 """Largest distance of a frame from its reference, in frames: it has 4 bytes."""
 MAX_TICKS = 2**54

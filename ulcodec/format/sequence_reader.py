@@ -4,6 +4,7 @@ from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import heappop, heappush
@@ -64,19 +65,30 @@ PIECE_BYTES = 2**20
 SEARCH_PIECE_BYTES = 2**12
 SEARCHED_BYTES_PER_BYTE = 16
 """Bytes that a search for sound records may read in vain, for every byte of the file: forged markers cost no more."""
+MAX_ERRORS = 100
 LEAST_FRAME_BYTES = 6
 """Size of the shortest record of a frame."""
+
+
+@contextmanager
+def whole_contents() -> Iterator[None]:
+    """Context and decorator for the contents of a record: a number cut off there is no end of the file."""
+    try:
+        yield
+    except TruncatedError as error:
+        raise CorruptDataError("the contents of a record end inside a number") from error
 
 
 class Index:
     """The index of a sequence: `n_frames`, the `end` of the last one in ticks, and where the intra frames are."""
 
+    @whole_contents()
     def __init__(self, contents: bytes, clip: ClipFormat) -> None:
         """Parse the contents of the record. Raises a FormatError."""
-        self.n_frames, position = read_leb128(contents, 0, MAX_INDEX)
+        self.n_frames, position = read_leb128(contents, 0, MAX_INDEX + 1)
         self.end_correction, position = read_signed_leb128(contents, position, MAX_TICKS)
         self.end = clip.nominal_time(self.n_frames) + self.end_correction
-        n_intra, position = read_leb128(contents, position, MAX_INDEX)
+        n_intra, position = read_leb128(contents, position, MAX_INDEX + 1)
         self.offsets, self.indices, self.times = array("q"), array("q"), array("q")
         last, last_time = IndexEntry(0, 0, 0), -1
         for _ in range(n_intra):
@@ -191,8 +203,8 @@ class Order:
 class SequenceReader:
     """Reads a binary file that is a sequence: forward, or from any frame if it can seek and has an index.
 
-    `recover`: skip damage, up to the next intra frame; the file must seek. `damage` holds the errors found. Raises a
-    FormatError for a header that is not sound.
+    `recover`: skip damage, up to the next intra frame; the file must seek. `damage` holds the errors found, at most
+    `MAX_ERRORS`. Raises a FormatError for a header that is not sound.
     """
 
     def __init__(self, file: BinaryIO, *, max_pixels: int | None = MAX_PIXELS, recover: bool = False) -> None:
@@ -304,7 +316,8 @@ class SequenceReader:
         """Keep an error that `recover` skips; raise it otherwise."""
         if not self.recover:
             raise error
-        self.damage.append(error.with_traceback(None))  # a traceback keeps the contents of the record
+        if len(self.damage) < MAX_ERRORS:
+            self.damage.append(error.with_traceback(None))  # a traceback keeps the contents of the record
 
     def _check_place(self, frame: FrameRecord, place: int) -> None:
         """Check the frame where reading began against the index. Raises CorruptDataError."""
@@ -397,6 +410,7 @@ def read_header(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> Sequence
     return header
 
 
+@whole_contents()
 def parse_header(fingerprint: bytes, fields: bytes) -> SequenceHeader:
     """Parse the fields of a header. Raises a FormatError."""
     width, position = read_leb128(fields, 0, MAX_SIDE)
@@ -455,6 +469,7 @@ def read_record(file: BinaryIO) -> Record | None:
     return Record(tag, contents, len(data) + CRC_BYTES)
 
 
+@whole_contents()
 def parse_frame(record: Record) -> FrameRecord:
     """Parse the record of a frame. Raises a FormatError."""
     contents = record.contents
