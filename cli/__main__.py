@@ -3,7 +3,10 @@
 import atexit
 import gc
 import io
+import signal
 import sys
+
+TERMINATED = 128 + signal.SIGTERM
 
 
 def main() -> None:
@@ -11,6 +14,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names that the terminal cannot show
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that temporary files are removed
     try:
         from ulcodec_cli.main import app
 

@@ -1,5 +1,6 @@
 """The distance of a clip from its original, for `ulcodec compare`."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
@@ -10,6 +11,8 @@ from ulcodec.errors import FormatError, ImageError
 from ulcodec.progress import share
 from ulcodec_cli.clip_decode import is_sequence_file
 from ulcodec_cli.common import first_bytes, load_codec
+
+EXACT_DB = 100.0
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +48,8 @@ def compare_clips(original: Path, other: Path, model: tuple[str, str, int | None
         figures: list[dict[str, float]] = []
         for number, (a, b) in enumerate(zip_longest(frames, others)):
             if a is None or b is None:
-                raise ImageError(f"clips of different numbers of frames: one has {number}")
+                shorter, longer = (original, other) if a is None else (other, original)
+                raise ImageError(f"{longer} has more frames than {shorter}, which has {number}")
             n_left = (n_frames or 0) - number
             with share(1 / n_left if n_left > 0 else 0.0, f"frame {number}"):
                 figures.append(measure_frames(a, b, clip.matrix))
@@ -57,8 +61,15 @@ def compare_clips(original: Path, other: Path, model: tuple[str, str, int | None
         "n_frames": n_frames,
         "file_bytes": n_bytes,
         "bits_per_pixel": 8 * n_bytes / (clip.n_pixels * n_frames),
-        **{name: sum(frame[name] for frame in figures) / n_frames for name in figures[0]},
+        **{name: mean_of([frame[name] for frame in figures]) for name in figures[0]},
     }
+
+
+def mean_of(values: list[float]) -> float:
+    """Mean of figures; an exact frame, whose PSNR is infinite, counts as `EXACT_DB` unless all are exact."""
+    if all(map(math.isinf, values)):
+        return math.inf
+    return sum(EXACT_DB if math.isinf(value) else value for value in values) / len(values)
 
 
 def measure_frames(a: "NDArray[Any]", b: "NDArray[Any]", matrix: int) -> dict[str, float]:
@@ -69,8 +80,10 @@ def measure_frames(a: "NDArray[Any]", b: "NDArray[Any]", matrix: int) -> dict[st
     from ulcodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db
     from ulcodec.metrics.video import plane_psnr, to_yuv420
 
+    is_grey = a.ndim == b.ndim == 2
     a, b = (np.broadcast_to(np.atleast_3d(Picture(pixels).pixels_8), (*pixels.shape[:2], 3)) for pixels in (a, b))
-    values = {"psnr_db": psnr_db(a, b), "yuv_psnr_db": plane_psnr(to_yuv420(a, matrix), to_yuv420(b, matrix)).yuv}
+    planes = plane_psnr(to_yuv420(a, matrix), to_yuv420(b, matrix))
+    values = {"psnr_db": psnr_db(a, b), "yuv_psnr_db": planes.y if is_grey else planes.yuv}
     if min(a.shape[:2]) >= MS_SSIM_MIN_SIDE:
         values["ms_ssim"] = ms_ssim(a, b)
     return values

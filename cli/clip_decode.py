@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from errno import EEXIST
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ulcodec.errors import ImageError, TruncatedError
+from ulcodec.errors import FormatError, ImageError, TruncatedError
 from ulcodec.info import START_BYTES, is_sequence
 from ulcodec.progress import share
 from ulcodec_cli.common import STANDARD_STREAM, first_bytes, peek, say, write_file
@@ -67,41 +67,6 @@ class SequenceInput:
     source: Path
 
 
-class FrameSink(Protocol):
-    """Where frames go; `time` and `duration` are in ticks. Leaving its context closes it, or drops it on an error."""
-
-    def write(self, pixels: "NDArray[Any]", time: int, duration: int) -> None: ...
-    def __enter__(self) -> "FrameSink": ...
-    def __exit__(self, *error: Any) -> None: ...
-
-
-class NumberedPictures:
-    """Pictures whose names a pattern such as frames/%04d.png gives, counted from 0."""
-
-    def __init__(self, video: "Video", pattern: Path, options: SequenceOptions) -> None:
-        from ulcodec.io.picture_files import image_format
-
-        self.video, self.pattern, self.options, self.n_written = video, pattern, options, 0
-        self.format = image_format(pattern)
-
-    def write(self, pixels: "NDArray[Any]", time: int, duration: int) -> None:
-        """Write the next picture. Raises FileExistsError for one that is there, unless it is to be replaced."""
-        from ulcodec.io.picture_files import picture_file
-
-        target = self.pattern.with_name(PATTERN.sub(lambda match: match[0] % self.n_written, self.pattern.name))
-        if target.exists() and not self.options.force:
-            raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(target))
-        picture = with_depth(picture_of(pixels, self.video.format), self.options.depth)
-        write_file(target, picture_file(picture, self.format))
-        self.n_written += 1
-
-    def __enter__(self) -> "NumberedPictures":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        pass
-
-
 def is_sequence_file(source: Path) -> bool:
     """Whether an input is a sequence; a pipe that has a name is none."""
     if source == STANDARD_STREAM:
@@ -109,14 +74,36 @@ def is_sequence_file(source: Path) -> bool:
     return source.is_file() and is_sequence(first_bytes(source, START_BYTES))
 
 
+def is_pattern(target: Path) -> bool:
+    """Whether a target names numbered pictures, such as frames/%04d.png."""
+    from ulcodec.io.clip_kinds import VIDEO_SUFFIXES
+
+    return bool(PATTERN.search(target.name)) and target.suffix.lower() not in VIDEO_SUFFIXES
+
+
+def check_options(target: Path, options: SequenceOptions) -> None:
+    """Raise ImageError for options that do not apply to the result."""
+    is_y4m = (target.suffix.lower() or options.suffix or (".y4m" if target == STANDARD_STREAM else "")) == ".y4m"
+    if (options.encoder is not None or options.crf is not None) and (
+        options.is_picture or is_pattern(target) or is_y4m
+    ):
+        raise ImageError("--encoder and --crf are for videos other than Y4M")
+    if options.depth is not None and not (options.is_picture or is_pattern(target)):
+        raise ImageError("--depth is for pictures; a video has the depth of its source")
+
+
 def decode_sequence(codec: "Codec", sequence: SequenceInput, target: Path, options: SequenceOptions) -> dict[str, Any]:
     """Decode a sequence to a video, to numbered pictures, or one frame of it to a picture, and report it."""
     started = time.perf_counter()
-    is_plain = target == STANDARD_STREAM or bool(PATTERN.search(target.name))
     with ExitStack() as stack:
-        file = opened(sequence, stack, may_stream=is_plain and not options.is_picture and not options.recover)
+        file = opened(sequence, stack, may_stream=may_stream(target, options))
         video = stack.enter_context(codec.decode_video(file, recover=options.recover, max_pixels=options.max_pixels))
-        n_frames = write_frame(video, target, options) if options.is_picture else write_frames(video, target, options)
+        if options.is_picture:
+            n_frames = write_frame(video, target, options)
+        elif is_pattern(target):
+            n_frames = write_pictures(video, target, options)
+        else:
+            n_frames = write_video(video, target, options)
         damage = [str(error) for error in video.damage]
         clip = video.format
     for line in damage[:MOST_WARNINGS]:
@@ -141,6 +128,13 @@ def decode_sequence(codec: "Codec", sequence: SequenceInput, target: Path, optio
         "frames_per_s": n_frames / seconds,
         "line": line,
     }
+
+
+def may_stream(target: Path, options: SequenceOptions) -> bool:
+    """Whether a sequence can be decoded as it arrives: to pictures, or to Y4M on standard output, without audio."""
+    if options.is_picture or options.recover:
+        return False
+    return is_pattern(target) or (target == STANDARD_STREAM and options.suffix in (None, ".y4m"))
 
 
 def opened(sequence: SequenceInput, stack: ExitStack, *, may_stream: bool) -> Path | BinaryIO:
@@ -168,65 +162,90 @@ def write_frame(video: "Video", target: Path, options: SequenceOptions) -> int:
     return 1
 
 
-def write_frames(video: "Video", target: Path, options: SequenceOptions) -> int:
-    """Decode all frames, and write them; return their number."""
-    n_frames = 0
-    with open_sink(video, target, options) as sink:
-        for frame, duration in timed_frames(video):
-            sink.write(frame.pixels, int(frame.time_s / video.format.time_base), duration)
-            n_frames += 1
-        if not n_frames:
-            raise ImageError("the sequence holds no whole frame")
-    return n_frames
+def write_pictures(video: "Video", pattern: Path, options: SequenceOptions) -> int:
+    """Decode all frames to pictures numbered by their indices; return how many.
+
+    Raises FileExistsError for one that is there, unless it is to be replaced.
+    """
+    from ulcodec.io.picture_files import image_format, picture_file
+
+    name, n_frames = image_format(pattern), 0
+    for frame, _ in timed_frames(video):
+        target = numbered(pattern, frame.index)
+        if target.exists() and not options.force:
+            raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(target))
+        picture = with_depth(picture_of(frame.pixels, video.format), options.depth)
+        write_file(target, picture_file(picture, name))
+        n_frames += 1
+    return checked_count(n_frames)
 
 
-def open_sink(video: "Video", target: Path, options: SequenceOptions) -> FrameSink:
-    """Begin the output: numbered pictures, or a video with the audio and the subtitles of the sequence."""
+def numbered(pattern: Path, number: int) -> Path:
+    """The path of one of several numbered pictures."""
+    return pattern.with_name(PATTERN.sub(lambda match: match[0] % number, pattern.name))
+
+
+def write_video(video: "Video", target: Path, options: SequenceOptions) -> int:
+    """Decode all frames to a video, with the audio and the subtitles; return how many."""
     from ulcodec.io.video_target import CONTAINERS, open_target
 
-    if PATTERN.search(target.name):
-        return NumberedPictures(video, target, options)
-    is_stream = target == STANDARD_STREAM
+    is_stream, n_frames = target == STANDARD_STREAM, 0
     suffix = options.suffix or (".y4m" if is_stream else DEFAULT_SUFFIX)
-    media = video.media() if video.reader.size_bytes is not None else None
+    if not target.suffix and suffix not in CONTAINERS:
+        raise ImageError(f"{suffix} is no video; for the frames as pictures, name them: frames/%04d{suffix}")
+    media = video.media() if video.can_seek else None
     has_media = media is not None and media.peek(1)
-    return open_target(
+    with open_target(
         sys.stdout.buffer if is_stream else target,
         video.format,
         media=media if has_media else None,
         encoder=options.encoder,
         crf=options.crf,
-        container=None if target.suffix else CONTAINERS.get(suffix),
-    )
+        container=None if target.suffix else CONTAINERS[suffix],
+    ) as sink:
+        for frame, duration in timed_frames(video):
+            sink.write(frame.pixels, int(frame.time_s / video.format.time_base), duration)
+            n_frames += 1
+        checked_count(n_frames)
+    if video.n_media_bytes and not has_media:
+        warnings.warn("audio and subtitles are left out: a .y4m file holds none", stacklevel=2)
+    return n_frames
+
+
+def checked_count(n_frames: int) -> int:
+    """Return a number of frames. Raises ImageError if it is 0."""
+    if not n_frames:
+        raise ImageError("the sequence holds no whole frame")
+    return n_frames
 
 
 def timed_frames(video: "Video") -> "Iterator[tuple[VideoFrame, int]]":
-    """Decode all frames, each with its duration in ticks. A warning reports a file that ends before its index."""
+    """Decode all frames, each with its duration in ticks; the frames before an error come before it.
+
+    A warning, and no error, reports a file that ends before its index.
+    """
     clip, started, last = video.format, time.perf_counter(), None
-    frames = iter(video)
+    frames, error = iter(video), None
     for number in count():
         n_left = (video.n_frames or 0) - number
         note = f"frame {number}, {number / (time.perf_counter() - started):.1f} frames/s"
-        with share(1 / n_left if n_left > 0 else 0.0, note):
-            frame = next_frame(frames)
+        try:
+            with share(1 / n_left if n_left > 0 else 0.0, note):
+                frame = next(frames, None)
+        except FormatError as damage:
+            frame, error = None, damage
+        if last is not None and frame is not None:
+            yield last, int((frame.time_s - last.time_s) / clip.time_base)
         if frame is None:
             break
-        if last is not None:
-            yield last, int((frame.time_s - last.time_s) / clip.time_base)
         last = frame
     if last is not None:
-        nominal_s = 1 / clip.frame_rate
-        end_s = video.duration_s if video.duration_s is not None else last.time_s + nominal_s
+        end_s = video.duration_s if video.duration_s is not None else last.time_s + 1 / clip.frame_rate
         yield last, max(int((end_s - last.time_s) / clip.time_base), 1)
-
-
-def next_frame(frames: "Iterator[VideoFrame]") -> "VideoFrame | None":
-    """Decode the next frame; None at the end, with a warning if the file is unfinished."""
-    try:
-        return next(frames, None)
-    except TruncatedError as error:
+    if isinstance(error, TruncatedError):
         warnings.warn(str(error), stacklevel=2)
-        return None
+    elif error is not None:
+        raise error
 
 
 def picture_of(pixels: "NDArray[Any]", clip: "ClipFormat") -> "Picture":

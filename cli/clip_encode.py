@@ -6,14 +6,23 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import typer
 
+from ulcodec.errors import FormatError, ImageError
+from ulcodec.format.container import MAGIC, SEQUENCE_VERSION
+from ulcodec.info import START_BYTES, is_sequence
 from ulcodec_cli.common import STANDARD_STREAM, first_bytes, peek, read_file, say
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from ulcodec.codec import Codec
@@ -21,6 +30,8 @@ if TYPE_CHECKING:
 
 PART_SUFFIX = ".part"
 """Extension of a file while it is written; it can be decoded, and gone on with."""
+
+SEQUENCE_START = MAGIC + bytes([SEQUENCE_VERSION])
 
 BIT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -37,6 +48,11 @@ class ClipOptions:
     resume: bool
     force: bool
     max_pixels: int
+
+    @property
+    def is_part(self) -> bool:
+        """Whether only a part of the clip is to be encoded."""
+        return self.start_s > 0 or self.duration_s is not None
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,8 @@ def encode_clip(codec: "Codec", clip: ClipInput, target: Path, options: ClipOpti
     if target.exists() and not target.is_file():  # a device or a pipe
         with open(target, "wb") as file:
             n_bytes = write_pieces(pieces_of(codec, clip, options), file)
-        return {"output": str(target), "output_bytes": n_bytes, "line": f"{target}: {n_bytes} bytes"}
+        sizes = {"source_bytes": clip.size_bytes, "output_bytes": n_bytes}
+        return {"output": str(target), **sizes, "line": f"{target}: {n_bytes} bytes"}
     write_part(codec, clip, Path(os.path.realpath(target)), options)
     return report_of(codec, clip, target, time.perf_counter() - started)
 
@@ -128,51 +145,101 @@ def write_part(codec: "Codec", clip: ClipInput, target: Path, options: ClipOptio
     from ulcodec.io.files import keep_permissions
 
     part = target.with_name(target.name + PART_SUFFIX)
-    if part.exists() and not (options.resume or options.force):
-        raise FileExistsError(errno.EEXIST, "exists already; --resume goes on with it, --force starts anew", str(part))
-    written = written_part(clip, part) if options.resume and part.exists() else None
-    pieces = pieces_of(codec, clip, options, written)
-    with open(part, "wb" if written is None else "r+b") as file:
-        keep_permissions(target, part)
-        file.seek(0 if written is None else written.size_bytes)
-        file.truncate()
+    check_part(clip, part, options)
+    with named_errors(part), open_locked(part) as file:
+        written = written_part(clip, part, file) if options.resume else None
+        has_begun = False
         try:
-            write_pieces(pieces, file)
+            pieces = pieces_of(codec, clip, options, written)
+            first = next(pieces, b"")  # errors in going on come before the file is changed
+            file.truncate(0 if written is None else written.size_bytes)
+            file.seek(0, os.SEEK_END)
+            has_begun = True
+            keep_permissions(target, part)
+            write_pieces(chain([first], pieces), file)
             os.fsync(file.fileno())
-        except BaseException:
-            file.close()
-            leave_part(part)
+            os.replace(part, target)
+        except BaseException as error:
+            leave_part(part, file, has_begun)
+            if isinstance(error, ImageError) and written is not None and not has_begun:
+                raise ImageError(f"{part}: {error}; --force without --resume starts anew") from error
             raise
-    os.replace(part, target)
 
 
-def written_part(clip: ClipInput, part: Path) -> "WrittenPart | None":
+def check_part(clip: ClipInput, part: Path, options: ClipOptions) -> None:
+    """Raise an OSError for an unfinished file that must not be written."""
+    if part.is_symlink() or (part.exists() and not part.is_file()):
+        raise FileExistsError(errno.EEXIST, "is in the way of the unfinished file", str(part))
+    if not part.exists():
+        return
+    if clip.source != STANDARD_STREAM and part.samefile(clip.source):
+        raise FileExistsError(errno.EEXIST, "is the input, and has the name of the unfinished output", str(part))
+    if not is_begun_sequence(first_bytes(part, START_BYTES)):
+        raise FileExistsError(errno.EEXIST, "is in the way, and is not an unfinished sequence", str(part))
+    if not (options.resume or options.force):
+        raise FileExistsError(errno.EEXIST, "exists already; --resume goes on with it, --force starts anew", str(part))
+
+
+def is_begun_sequence(start: bytes) -> bool:
+    """Whether a file is a sequence or may have been cut off before that shows."""
+    return is_sequence(start) or (len(start) < START_BYTES and SEQUENCE_START.startswith(start))
+
+
+@contextmanager
+def open_locked(part: Path) -> Iterator[BinaryIO]:
+    """Open a file to write it, for this process alone where the system has locks. Raises an OSError if it is taken."""
+    with open(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise BlockingIOError(errno.EAGAIN, "another run is writing it", str(part)) from error
+        if not part.exists() or not os.path.samestat(os.fstat(file.fileno()), part.stat()):
+            raise BlockingIOError(errno.EAGAIN, "another run has just finished it", str(part))
+        try:
+            yield file
+        finally:
+            with suppress(OSError):  # of a full disk: it was raised already
+                file.close()
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Name a file in the errors of the system that name none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
+
+
+def written_part(clip: ClipInput, part: Path, file: BinaryIO) -> "WrittenPart | None":
     """Read an unfinished file; None if it holds no frame. Raises ImageError if the source has changed since."""
     from ulcodec.codec.video import WrittenPart
-    from ulcodec.errors import FormatError, ImageError
 
-    if clip.source != STANDARD_STREAM and clip.source.stat().st_mtime_ns > part.stat().st_mtime_ns:
-        raise ImageError(f"{clip.source} has changed since {part} was written; --force without --resume starts anew")
     try:
-        with open(part, "rb") as file:
-            written = WrittenPart.read(file)
+        written = WrittenPart.read(file)
     except FormatError:
         return None
-    return written if written.builder.n_frames else None
+    if not written.builder.n_frames:
+        return None
+    if clip.source != STANDARD_STREAM and clip.source.stat().st_mtime_ns > part.stat().st_mtime_ns:
+        raise ImageError(f"{clip.source} has changed since {part} was written; --force without --resume starts anew")
+    return written
 
 
-def leave_part(part: Path) -> None:
-    """Say what an unfinished file holds; remove it if it holds no frame."""
+def leave_part(part: Path, file: BinaryIO, has_begun: bool) -> None:
+    """Remove an unfinished file that holds no frame. Say what it holds otherwise, if this run has written it."""
     from ulcodec.codec.video import WrittenPart
-    from ulcodec.errors import FormatError
 
     n_frames = 0
-    with suppress(FormatError), open(part, "rb") as file:
-        n_frames = WrittenPart.read(file).builder.n_frames
-    if n_frames:
+    with suppress(OSError):
+        file.flush()
+    with suppress(FormatError, OSError), open(part, "rb") as again:
+        n_frames = WrittenPart.read(again).builder.n_frames
+    if n_frames and has_begun:
         say(f"ulcodec: {part} holds the first {n_frames} frames; --resume goes on", err=True)
-    else:
-        part.unlink()
+    elif not n_frames:
+        part.unlink(missing_ok=True)
 
 
 def report_of(codec: "Codec", clip: ClipInput, target: Path, seconds: float) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedReader, RawIOBase, TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -83,10 +83,27 @@ def no_collection() -> Iterator[None]:
         gc.enable()
 
 
+class Prefixed(RawIOBase):
+    """A stream of which the first bytes have been read already, from its beginning."""
+
+    def __init__(self, head: bytes, stream: TextIO) -> None:
+        self.head, self.stream = head, stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self.head[: len(buffer)] or self.stream.buffer.read(len(buffer))
+        self.head = self.head[len(piece) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
 def peek(n_bytes: int) -> bytes:
-    """The first bytes of standard input, at most `n_bytes`, which stay to be read."""
-    stream = sys.stdin.buffer
-    return stream.peek(n_bytes)[:n_bytes] if isinstance(stream, BufferedReader) else b""
+    """The first bytes of standard input, fewer only if it ends before; they stay to be read."""
+    head = sys.stdin.buffer.read(n_bytes)
+    sys.stdin = TextIOWrapper(BufferedReader(Prefixed(head, sys.stdin)))
+    return head
 
 
 def first_bytes(source: Path, n_bytes: int) -> bytes:

@@ -15,10 +15,11 @@ from ulcodec.progress import share, tracked
 from ulcodec_cli.batch import WINDOW_PIXELS, Job, run_plan
 from ulcodec_cli.clip_decode import (
     DEFAULT_SUFFIX,
-    PATTERN,
     SequenceInput,
     SequenceOptions,
+    check_options,
     decode_sequence,
+    is_pattern,
     is_sequence_file,
     with_depth,
     with_extension,
@@ -137,7 +138,7 @@ def decode(
     time_s = None if at_time is None else parse_time(at_time)
     suffix = None if format is None else "." + format.lower().removeprefix(".")
     sequences = SequenceOptions(suffix, encoder, crf, frame, time_s, depth, recover, force, max_pixels)
-    if output is not None and PATTERN.search(output):
+    if output is not None and is_pattern(Path(output)) and not sequences.is_picture and is_sequence_file(sources[0]):
         Path(output).parent.mkdir(parents=True, exist_ok=True)
 
     def suffix_of(source: Path) -> str:
@@ -238,9 +239,11 @@ class Decoder:
 
     def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         """Decode files and write the pictures, or the video of a sequence, which goes alone."""
-        codec = self.codec
         if isinstance(jobs[0].content, SequenceInput):
-            return [decode_sequence(codec, job.content, job.target, self.sequence_options) for job in jobs]
+            for job in jobs:
+                check_options(job.target, self.sequence_options)
+            return [decode_sequence(self.codec, job.content, job.target, self.sequence_options) for job in jobs]
+        codec = self.codec
         start = time.perf_counter()
         with share(DECODING_SHARE):
             recovered = self.decode(codec, [job.content for job in jobs])

@@ -134,6 +134,10 @@ def encode(
     show_warnings()
     options = {"alpha_quality": alpha_quality, "strip": strip, "effort": effort}
     part = parse_time(start), None if duration is None else parse_time(duration)
+    if part[1] == 0:
+        raise typer.BadParameter("--duration is above 0")
+    if resume and "-" in (output, *map(str, sources if output is None else ())):
+        raise typer.BadParameter("--resume needs a file to go on with")
     clips = ClipOptions(target, effort, gop, *part, resume, force, max_pixels)
     identity = [targets, alpha_quality, effort, strip, keep_orientation, model_identity(model), gop, part]
     task = Encoder(target, options, clips, keep_orientation, max_pixels, (model, device, threads), identity)
@@ -193,9 +197,11 @@ class Encoder:
         if isinstance(original, ClipInput):
             if option not in CLIP_TARGETS:
                 raise ImageError(f"{option} is for pictures; a video takes {' or '.join(CLIP_TARGETS)}")
+            if self.keep_orientation or self.encode_options["alpha_quality"] is not None:
+                raise ImageError("--keep-orientation and --alpha-quality are for pictures")
             return original, WINDOW_PIXELS
-        if option == "--target-bitrate":
-            raise ImageError(f"{option} is for videos")
+        if option == "--target-bitrate" or self.clip_options.is_part:
+            raise ImageError("--target-bitrate, --start and --duration are for videos")
         picture = load_image(original, max_pixels=self.max_pixels, upright=not self.keep_orientation)
         picture = picture.without("exif", "xmp") if self.encode_options["strip"] else picture.within_limits()
         n_pixels = picture.pixels.shape[0] * picture.pixels.shape[1]

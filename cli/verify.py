@@ -1,5 +1,6 @@
 """`ulcodec verify`: check .ulc files for damage, without decoding them."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
@@ -42,5 +43,6 @@ def verify_file(source: Path, max_pixels: int) -> None:
         if not is_sequence(start):
             Container.from_bytes(start + file.read(), max_pixels=max_pixels)
             return
-        for _ in SequenceReader(file, max_pixels=max_pixels).read():
+        sequence = file if file.seekable() else BytesIO(start + file.read())
+        for _ in SequenceReader(sequence, max_pixels=max_pixels).read():
             pass

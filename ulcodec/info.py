@@ -21,7 +21,9 @@ def info(source: bytes | str | Path, *, max_pixels: int | None = MAX_PIXELS) -> 
         return sequence_info(BytesIO(source), max_pixels) if is_sequence(source) else picture_info(source, max_pixels)
     with open(source, "rb") as file:
         start = file.read(START_BYTES)
-        return sequence_info(file, max_pixels) if is_sequence(start) else picture_info(start + file.read(), max_pixels)
+        if is_sequence(start) and file.seekable():
+            return sequence_info(file, max_pixels)
+        return info(start + file.read(), max_pixels=max_pixels)
 
 
 def is_sequence(start: bytes) -> bool:

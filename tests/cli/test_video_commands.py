@@ -154,7 +154,11 @@ def test_part_of_a_clip(clip: Path, tiny_model_dir: Path, run: Run) -> None:
 
 
 def test_target_bitrate(clip: Path, tiny_model_dir: Path, run: Run) -> None:
-    assert run("encode", clip, "--target-bitrate", "200k", "--model", tiny_model_dir).code == 0
+    rates = []
+    for rate in ("40k", "0.4M"):
+        report = run("encode", clip, "--target-bitrate", rate, "--force", "--json", "--model", tiny_model_dir).json
+        rates.append(report["kbit_per_s"])
+    assert rates[0] != rates[1]
     for wrong in ("fast", "0", "-5", "1e99"):
         finished = run("encode", clip, "--target-bitrate", wrong, "--force", "--model", tiny_model_dir)
         assert finished.code == 2
@@ -171,6 +175,13 @@ def test_options_for_the_other_kind_are_refused(
         assert_refused(run("decode", sequence, *option, *model), option[0], "for pictures")
     for option in (["--frame", 0], ["--time", 0], ["--crf", 20], ["--encoder", "libx264"]):
         assert_refused(run("decode", coded, "-o", photo, *option, *model), option[0], "for videos")
+    assert_refused(run("encode", photo, "--start", 1, *model), "for videos")
+    assert_refused(run("encode", clip, "--alpha-quality", 5, *model), "for pictures")
+    for option in (["--depth", 16], ["--frame", 0, "--crf", 9], ["-o", sequence.with_name("a.y4m"), "--crf", 9]):
+        assert_refused(run("decode", sequence, *option, *model), "for pictures" if "--depth" in option else "--crf")
+    for option in (["--duration", 0], ["--resume", "-o", "-"]):
+        finished = run("encode", clip, *option, *model)
+        assert (finished.code, option[0] in finished.stderr) == (2, True)
     finished = run("decode", sequence, "--frame", 0, "--time", 0, *model)
     assert (finished.code, "exclude each other" in finished.stderr) == (2, True)
     assert_refused(run("truncate", sequence, "--fraction", 0.5, "-o", sequence.with_name("b.ulc")), "sequence")
@@ -200,7 +211,9 @@ def test_compare(clip: Path, sequence: Path, tiny_model_dir: Path, run: Run) -> 
     assert values["psnr_db"] == pytest.approx(np.mean(list(map(psnr_db, originals, decoded))))
     assert values["yuv_psnr_db"] > values["psnr_db"]
     other = write_video(clip.with_name("short.mkv"), n_frames=4)
-    assert_refused(run("compare", other, sequence, "--model", tiny_model_dir), "numbers of frames", "4")
+    assert_refused(
+        run("compare", other, sequence, "--model", tiny_model_dir), "clip.ulc has more frames than", "which has 4"
+    )
     finished = run("compare", clip, sequence, "-o", clip.with_name("a.png"), "--model", tiny_model_dir)
     assert (finished.code, "--output" in finished.stderr) == (2, True)
     assert "inf" in run("compare", clip, clip).stdout
@@ -347,6 +360,97 @@ def test_standard_streams(clip: Path, tiny_model_dir: Path) -> None:
         assert sum(1 for _ in source) == N_FRAMES
     png = command(["decode", "-", "--frame", "2"], coded)
     assert Image.open(io.BytesIO(png)).size == (WIDTH, HEIGHT)
+
+
+def test_a_sequence_on_stdin_keeps_its_audio(sequence: Path, tiny_model_dir: Path) -> None:
+    command = [sys.executable, "-m", "ulcodec_cli", "decode", "-", "-o", "-", "--model", str(tiny_model_dir)]
+    data = sequence.read_bytes()
+    finished = subprocess.run([*command, "--format", "mkv"], input=data, capture_output=True, check=True)
+    with av.open(io.BytesIO(finished.stdout)) as container:
+        assert [stream.type for stream in container.streams] == ["video", "audio"]
+    assert finished.stderr == b""
+    finished = subprocess.run(command, input=data, capture_output=True, check=True)
+    assert b"audio and subtitles are left out" in finished.stderr
+
+
+def test_input_that_comes_slowly_is_recognised(sequence: Path, tiny_model_dir: Path) -> None:
+    command = [sys.executable, "-m", "ulcodec_cli", "decode", "-", "--model", str(tiny_model_dir)]
+    data = sequence.read_bytes()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(data[:2])
+        process.stdin.flush()
+        time.sleep(0.5)
+        process.stdin.write(data[2:])
+        process.stdin.close()
+        assert process.stdout.read().startswith(b"YUV4MPEG2")
+
+
+def test_files_in_the_way_of_the_unfinished_output_are_kept(clip: Path, tiny_model_dir: Path, run: Run) -> None:
+    part = clip.with_name("clip.ulc.part")
+    for options in ([], ["--resume"], ["--force"]):
+        part.write_text("a download of another program")
+        assert_refused(run("encode", clip, *options, "--model", tiny_model_dir), "in the way", "clip.ulc.part")
+        assert part.read_text() == "a download of another program"
+    part.unlink()
+    part.symlink_to(clip)
+    assert_refused(run("encode", clip, "--force", "--model", tiny_model_dir), "in the way")
+    part.unlink()
+    part.write_bytes(b"")  # of a run that was killed at once
+    assert run("encode", clip, "--resume", "--model", tiny_model_dir).code == 0
+
+
+def test_two_runs_do_not_write_one_file(clip: Path, sequence: Path, tiny_model_dir: Path, run: Run) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="needs the locks of Unix")
+    part = clip.with_name("clip.ulc.part")
+    data = sequence.read_bytes()[:500]
+    part.write_bytes(data)
+    with open(part, "r+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for option in ("--resume", "--force"):
+            finished = run("encode", clip, option, "--force", "--model", tiny_model_dir)
+            assert_refused(finished, "another run is writing it", "clip.ulc.part")
+    assert part.read_bytes() == data
+
+
+def test_resume_refuses_other_options(clip: Path, sequence: Path, tiny_model_dir: Path, run: Run) -> None:
+    part, data = clip.with_name("clip.ulc.part"), sequence.read_bytes()[:-100]
+    part.write_bytes(data)
+    command = ["encode", clip, "--force", "--resume", "--model", tiny_model_dir]
+    assert_refused(run(*command, "-q", 50), "clip.ulc.part", "at quality 90, not 50")
+    assert_refused(run(*command, "-q", 90, "--gop", 7), "another GOP")
+    assert part.read_bytes() == data
+
+
+def test_a_full_disk_leaves_frames_and_names_the_file(clip: Path, tiny_model_dir: Path) -> None:
+    script = "import resource\nfrom ulcodec_cli.main import app\n"
+    script += "resource.setrlimit(resource.RLIMIT_FSIZE, (800, 800))\napp()"
+    command = [sys.executable, "-c", script, "encode", str(clip), "--model", str(tiny_model_dir), "-q", "90"]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 2
+    lines = finished.stderr.splitlines()
+    assert lines[-1].startswith(f"ulcodec: error: {clip}".replace("clip.mkv", "clip.ulc.part: "))
+    assert len(lines) <= 2
+    for name in file_names(clip.parent) - {"clip.mkv"}:
+        assert name == "clip.ulc.part"
+        assert "--resume goes on" in lines[0]
+
+
+def test_percent_signs_in_names(clip: Path, tiny_model_dir: Path, run: Run) -> None:
+    source = clip.rename(clip.with_name("100%d.mkv"))
+    assert run("encode", source, "--model", tiny_model_dir).code == 0
+    assert run("decode", source.with_suffix(".ulc"), "--model", tiny_model_dir).code == 0
+    assert file_names(clip.parent) == {"100%d.mkv", "100%d.ulc", "100%d.mp4"}
+
+
+def test_recovered_pictures_keep_their_numbers(sequence: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+    data = bytearray(sequence.read_bytes())
+    data[data.index(b"ULCI", data.index(b"ULCI") + 4) + 12] ^= 1
+    sequence.write_bytes(data)
+    command = ["decode", sequence, "--recover", "-o", tmp_path / "n" / "%d.png", "--model", tiny_model_dir]
+    assert "at byte" in run(*command).stderr
+    assert file_names(tmp_path / "n") == {f"{number}.png" for number in range(N_FRAMES) if number != 1}
 
 
 def test_json_errors(clip: Path, tiny_model_dir: Path, run: Run) -> None:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from ulcodec.codec.inputs import check_quality
 from ulcodec.coding.latents import EncodedFrame
+from ulcodec.errors import ImageError
 from ulcodec.format.container import MAX_QUALITY
 
 Encode = Callable[[int], Sequence[EncodedFrame]]
@@ -35,6 +36,9 @@ class RateControl(Protocol):
     def idle(self, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
         """Take note of a group without new frames."""
 
+    def check(self, quality: int) -> None:
+        """Raise ImageError if frames of another run at this quality do not belong to this one."""
+
 
 def rate_control(quality: int, bits_per_s: float | None = None) -> RateControl:
     """The rate control for a quality, or for a mean bitrate. Raises ValueError for one out of range."""
@@ -57,6 +61,10 @@ class ConstantQuality:
 
     def idle(self, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
         return self.quality, []
+
+    def check(self, quality: int) -> None:
+        if quality != self.quality:
+            raise ImageError(f"the unfinished file was encoded at quality {quality}, not {self.quality}")
 
 
 class TargetBitrate:
@@ -93,6 +101,9 @@ class TargetBitrate:
     def idle(self, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
         self.debt_bits -= self.bits_per_s * seconds
         return FIRST_QUALITY, []
+
+    def check(self, quality: int) -> None:
+        """Accept frames of any quality."""
 
 
 def complexity_of(frames: Sequence[EncodedFrame], quality: int, seconds: float) -> float:

@@ -1,5 +1,6 @@
 """Frames to encode: the interface of a clip, and clips of pictures that a caller has."""
 
+import math
 from collections.abc import Iterable, Iterator, Sized
 from fractions import Fraction
 from itertools import chain
@@ -7,11 +8,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from numpy.typing import NDArray
+from PIL import Image
 
 from ulcodec.codec.inputs import ImageLike, as_picture
 from ulcodec.errors import ImageError
 from ulcodec.format.container import MAX_PIXELS, Layout
 from ulcodec.format.sequence import MAX_TERM, ClipFormat
+
+FLOAT_DENOMINATOR = 1001
+"""Largest denominator of a frame rate that is given as a float: that of 29.97 = 30000/1001."""
 
 ClipSource = str | Path | bytes | BinaryIO | Iterable[ImageLike]
 """What `Codec.encode_video` encodes."""
@@ -63,10 +68,8 @@ class ListedClip:
         first = next(pictures, None)
         if first is None:
             raise ImageError("a clip has at least one frame")
-        if not 0 < frame_rate < MAX_TERM:
-            raise ImageError(f"a frame rate is a number above 0, got {frame_rate}")
         self.pictures = chain([first], pictures)
-        rate = Fraction(frame_rate).limit_denominator(1001)
+        rate = exact_rate(frame_rate)
         height, width = first.pixels.shape[:2]
         layout = Layout.GREY if first.pixels.ndim == 2 else Layout.RGB
         self.format = ClipFormat(width, height, 1 / rate, rate, layout=layout, bit_depth=first.bit_depth, matrix=0)
@@ -91,6 +94,17 @@ class ListedClip:
         """Do nothing: the pictures are the caller's."""
 
 
+def exact_rate(frame_rate: Fraction | float) -> Fraction:
+    """A frame rate as a fraction; a float becomes the nearest one of a small denominator. Raises ImageError."""
+    if isinstance(frame_rate, float):
+        is_number = math.isfinite(frame_rate) and frame_rate > 0
+        frame_rate = Fraction(frame_rate).limit_denominator(FLOAT_DENOMINATOR) if is_number else Fraction(0)
+    rate = Fraction(frame_rate)
+    if not (0 < rate.numerator <= MAX_TERM and rate.denominator <= MAX_TERM):
+        raise ImageError(f"a frame rate is above 0, with terms of at most {MAX_TERM}, got {frame_rate}")
+    return rate
+
+
 def open_clip(
     source: ClipSource,
     frame_rate: Fraction | float,
@@ -100,6 +114,10 @@ def open_clip(
     max_pixels: int = MAX_PIXELS,
 ) -> Clip:
     """Open a clip, see `Codec.encode_video`. Raises ImageError, and OSError for a file that cannot be read."""
+    if isinstance(source, bytearray | memoryview):
+        source = bytes(source)
+    if isinstance(source, Image.Image) or getattr(source, "ndim", 4) < 4:
+        raise ImageError("a clip is a list of pictures, or an array of 4 dimensions, and this is one picture")
     if isinstance(source, str | Path | bytes) or hasattr(source, "read"):
         from ulcodec.io.video_source import VideoInput, open_video
 

@@ -5,6 +5,7 @@ Decoding: read records, decode a group of latents, synthesise the pixels (networ
 memory does not grow with the length of a clip.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ulcodec.codec.bitrate import RateControl
-from ulcodec.codec.clips import Clip
+from ulcodec.codec.clips import Clip, TimedFrame
 from ulcodec.codec.grouping import group_size
 from ulcodec.codec.inputs import check_effort
 from ulcodec.codec.loaded import LoadedModel
@@ -30,15 +31,27 @@ from ulcodec.codec.tiling import analyse, synthesise
 from ulcodec.coding.latents import DecodedLatent, EncodedFrame, decode_frames, encode_frames
 from ulcodec.errors import FormatError, ImageError
 from ulcodec.format.container import MAX_PIXELS, Header
-from ulcodec.format.sequence import INDEX_TAG, MEDIA_TAG, FrameRecord, IndexBuilder, SequenceHeader, media_record
+from ulcodec.format.sequence import (
+    INDEX_TAG,
+    MEDIA_TAG,
+    ClipFormat,
+    FrameRecord,
+    IndexBuilder,
+    SequenceHeader,
+    media_record,
+)
 from ulcodec.format.sequence_reader import MediaStream, Order, SequenceReader, ShownFrame, parse_frame
 from ulcodec.io.picture import Picture
+from ulcodec.metrics import psnr_db
 from ulcodec.progress import share
 
 DEFAULT_GOP = 250
 
 LEAST_MEDIA_BYTES = 2**12
 """Least size of a piece of the Matroska stream, except the last one."""
+
+TOLERANCE_DB = 1.0
+"""Largest loss of PSNR by which a written frame may differ from the same frame coded again, with another effort."""
 
 MICROSECONDS = 10**6
 """Microseconds in a second: a float of time is taken as the nearest simple fraction, as 0.36 for 9/25."""
@@ -70,13 +83,13 @@ class VideoFrame:
 class WrittenPart:
     """The sound front of an unfinished sequence: what an encoder needs to go on behind it.
 
-    `size_bytes`: its length; `last_intra`: index of its last intra frame, None if there is none; `builder`: its index.
+    `size_bytes`: its length; `last_intra`: its last intra frame, None if there is none; `builder`: its index.
     """
 
     header: SequenceHeader
     size_bytes: int
     builder: IndexBuilder
-    last_intra: int | None = None
+    last_intra: FrameRecord | None = None
     n_media_bytes: int = 0
 
     @classmethod
@@ -96,7 +109,7 @@ class WrittenPart:
                     while order.is_ready:
                         order.pop()
                     part.builder.add(frame, offset)
-                    part.last_intra = frame.index if frame.is_intra else part.last_intra
+                    part.last_intra = frame if frame.is_intra else part.last_intra
                 part.size_bytes = offset + record.size_bytes
         except FormatError:
             pass  # what follows was not written to its end
@@ -117,7 +130,8 @@ class ClipEncoder:
     """A clip on its way into a sequence.
 
     `gop`: largest distance between two intra frames; `effort`: see `Codec.encode`; `written`: go on behind an
-    unfinished file. Raises ImageError if that is not a part of this clip's sequence.
+    unfinished file. Raises ImageError if that is not a part of this clip's sequence: its header, its quality, or its
+    last intra frame differs.
     """
 
     def __init__(
@@ -136,6 +150,8 @@ class ClipEncoder:
         self.written = written or WrittenPart(self.header, 0, IndexBuilder())
         if self.written.header != self.header:
             raise ImageError("the unfinished file is of another clip, another model or another GOP")
+        if self.written.last_intra is not None:
+            rate.check(self.written.last_intra.quality)
         self.builder, self.offset = self.written.builder, self.written.size_bytes
         self.n_written, self.n_media_to_skip = self.builder.n_frames, self.written.n_media_bytes
         self.media, self.started_s = b"", time.perf_counter()
@@ -163,31 +179,59 @@ class ClipEncoder:
         return data
 
     def _groups(self) -> Iterator[tuple[list[PlannedFrame], float]]:
-        """Collect frames to code together, with the time in seconds for which they are shown."""
-        time_base = float(self.clip.format.time_base)
-        last_intra, n_read, start = self.written.last_intra, 0, 0
-        previous: NDArray[Any] | None = None
-        group: list[PlannedFrame] = []
-        for index, frame in enumerate(self.clip):
-            n_read += 1
-            if index < self.n_written:
-                previous = frame.pixels
-                continue
-            if group and self._is_full(group):
-                yield group, (frame.time - start) * time_base
-                group = []
-            start = start if group else frame.time
-            is_near = last_intra is not None and index - last_intra < self.gop
-            repeats = is_near and previous is not None and np.array_equal(frame.pixels, previous)
-            last_intra = last_intra if repeats else index
-            correction = frame.time - self.clip.format.nominal_time(index)
-            reference = last_intra if repeats else None
-            group.append(PlannedFrame(index, correction, None if repeats else frame.pixels, reference))
-            previous = frame.pixels
+        """Collect frames to code together, with the time in seconds for which they are shown.
+
+        If the clip cannot be read to its end, the frames before the error come first.
+        """
+        clip, group, start, n_read = self.clip.format, list[PlannedFrame](), 0, 0
+        try:
+            for frame, planned in self._planned():
+                n_read = planned.index + 1
+                if planned.index < self.n_written:
+                    continue
+                if group and self._is_full(group):
+                    yield group, float(clip.seconds(frame.time - start))
+                    group = []
+                start = start if group else frame.time
+                group.append(planned)
+        except Exception:
+            if group:
+                yield group, float(len(group) / clip.frame_rate)
+            raise
         if n_read < self.n_written:
             raise ImageError(f"the unfinished file has {self.n_written} frames, and the clip only {n_read}")
         if group:
-            yield group, ((self.clip.end or 0) - start) * time_base
+            yield group, float(clip.seconds((self.clip.end or 0) - start))
+
+    def _planned(self) -> Iterator[tuple[TimedFrame, PlannedFrame]]:
+        """Read frames, and find those that equal the one before them."""
+        written, previous = self.written.last_intra, None
+        last_intra = None
+        for index, frame in enumerate(self.clip):
+            if written is not None and index == written.index:
+                self._check_written(written, frame)
+            if index < self.n_written:
+                repeats = written is not None and index > written.index
+            else:
+                is_near = last_intra is not None and index - last_intra < self.gop
+                repeats = is_near and previous is not None and np.array_equal(frame.pixels, previous)
+            last_intra = last_intra if repeats else index
+            correction = frame.time - self.clip.format.nominal_time(index)
+            pixels, reference = (None, last_intra) if repeats else (frame.pixels, None)
+            yield frame, PlannedFrame(index, correction, pixels, reference)
+            previous = frame.pixels
+
+    def _check_written(self, record: FrameRecord, frame: TimedFrame) -> None:
+        """Raise ImageError unless a frame of the unfinished file shows the frame of this clip at its place."""
+        _, pixels = decode_records(self.loaded, self.clip.format, [record])[0]
+        [coded] = encode_pictures_as_frames(self.loaded, [frame.pixels], record.quality, n_steps=self.n_steps)
+        again = FrameRecord(record.index, None, record.correction, record.quality, *coded)
+        _, expected = decode_records(self.loaded, self.clip.format, [again])[0]
+        original, *versions = (Picture(samples).pixels_8 for samples in (frame.pixels, pixels, expected))
+        found_db, expected_db = (psnr_db(original, version) for version in versions)
+        is_late = frame.time != self.clip.format.nominal_time(record.index) + record.correction
+        if is_late or found_db < expected_db - TOLERANCE_DB:
+            raise ImageError(f"frame {record.index} of the unfinished file is not that of this clip")
 
     def _is_full(self, group: Sequence[PlannedFrame]) -> bool:
         n_new = sum(frame.reference is None for frame in group)
@@ -253,7 +297,8 @@ class Video:
     """A sequence opened for decoding: iterate over it, or take a frame by its index or its time.
 
     `source`: a path, the bytes of a file, or a binary file object; only a forward iteration works if that cannot seek.
-    `recover`: leave out damaged frames, and those that depend on them; `damage` then holds the errors. Raises a
+    `recover`: leave out damaged frames, and those that depend on them; `damage` then holds the errors.
+    `n_media_bytes`: bytes of audio and subtitles that iterations have passed. Raises a
     FormatError for a header that is not sound, UnknownModelError for another model.
     """
 
@@ -265,8 +310,8 @@ class Video:
         max_pixels: int = MAX_PIXELS,
         recover: bool = False,
     ) -> None:
-        self._owns_file = isinstance(source, str | Path | bytes)
-        if isinstance(source, bytes):
+        self._owns_file = isinstance(source, str | Path | bytes | bytearray | memoryview)
+        if isinstance(source, bytes | bytearray | memoryview):
             file: BinaryIO = BytesIO(source)
         else:
             file = Path(source).open("rb") if isinstance(source, str | Path) else source  # noqa: SIM115
@@ -278,6 +323,7 @@ class Video:
             self.close()
             raise
         self.loaded, self.format = loaded, self.reader.clip
+        self.n_media_bytes = 0
         self._last: tuple[FrameRecord, NDArray[Any]] | None = None
 
     def close(self) -> None:
@@ -294,6 +340,11 @@ class Video:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def can_seek(self) -> bool:
+        """Whether frames can be taken in any order."""
+        return self.reader.size_bytes is not None
 
     @property
     def damage(self) -> list[FormatError]:
@@ -338,6 +389,8 @@ class Video:
 
     def at(self, time_s: float | Fraction) -> VideoFrame:
         """Decode the frame that is shown at a time in seconds: the first or the last one outside of the clip."""
+        if not math.isfinite(time_s):
+            raise ValueError(f"expected a finite time in seconds, got {time_s}")
         exact = time_s if isinstance(time_s, Fraction) else Fraction(time_s).limit_denominator(MICROSECONDS)
         ticks = int(exact // self.format.time_base)
         index = self.reader.index
@@ -355,12 +408,12 @@ class Video:
         """Decode the latents of the intra frames, exactly as the encoder restored them, each with its quality."""
         for shown in self._shown_from(None):
             if shown.is_intra:
-                [latent] = self._latents([shown.source])
+                [latent] = decode_record_latents(self.loaded, self.format, [shown.source])
                 yield latent, shown.source.quality
 
     def media(self) -> BufferedReader:
         """Open the Matroska stream of audio and subtitles, to be read forward; it is empty if there is none."""
-        return BufferedReader(MediaStream(self.reader))
+        return BufferedReader(MediaStream(self.reader, owner=self))
 
     def _shown(self, start: int, stop: int | None) -> Iterator[ShownFrame]:
         """Iterate over the frames from `start` on, before `stop`, without decoding them."""
@@ -372,7 +425,11 @@ class Video:
                 yield shown
 
     def _shown_from(self, place: int | None) -> Iterator[ShownFrame]:
-        return (part for part in self.reader.read(place) if isinstance(part, ShownFrame))
+        for part in self.reader.read(place):
+            if isinstance(part, ShownFrame):
+                yield part
+            else:
+                self.n_media_bytes += len(part)
 
     def _groups(self, frames: Iterator[ShownFrame]) -> Iterator[list[ShownFrame]]:
         """Collect frames to decode together, which have one quality. Damage comes after the frames before it."""
@@ -410,23 +467,32 @@ class Video:
                 self.damage.append(error)
             return
         for shown in group:
-            yield VideoFrame(shown.index, self.format.seconds(shown.time), pixels[shown.source.index])
+            samples = pixels[shown.source.index].copy()  # a caller may change them, and they are kept for repetitions
+            yield VideoFrame(shown.index, self.format.seconds(shown.time), samples)
 
     def _pixels(self, sources: Sequence[FrameRecord]) -> dict[int, NDArray[Any]]:
         """Decode intra frames of one quality, except the one that was decoded last, by their indices."""
-        loaded, clip = self.loaded, self.format
         pixels = {} if self._last is None or self._last[0] not in sources else {self._last[0].index: self._last[1]}
         new = [source for source in sources if source.index not in pixels]
         if new:
-            depth = 8 if clip.bit_depth == 8 else 16
-            header = Header(loaded.fingerprint_bytes, new[0].quality, clip.width, clip.height, clip.layout, depth)
-            decoded = synthesise(loaded.model, loaded.device, self._latents(new), [header] * len(new))
-            pixels |= {source.index: frame for source, frame in zip(new, decoded, strict=True)}
+            decoded = decode_records(self.loaded, self.format, new)
+            pixels |= {source.index: frame for source, (_, frame) in zip(new, decoded, strict=True)}
         self._last = sources[-1], pixels[sources[-1].index]
         return pixels
 
-    def _latents(self, sources: Sequence[FrameRecord]) -> list[DecodedLatent]:
-        """Decode the latents of intra frames of one quality."""
-        payloads, checks = [source.payload for source in sources], [source.symbol_check for source in sources]
-        grid = grid_of(self.format.height, self.format.width)
-        return decode_frames(self.loaded.coder, payloads, checks, sources[0].quality, grid)
+
+def decode_records(
+    loaded: LoadedModel, clip: ClipFormat, records: Sequence[FrameRecord]
+) -> list[tuple[DecodedLatent, NDArray[Any]]]:
+    """Decode intra frames of one quality: their latents and their samples. Raises as `decode_frames`."""
+    latents = decode_record_latents(loaded, clip, records)
+    depth = 8 if clip.bit_depth == 8 else 16
+    header = Header(loaded.fingerprint_bytes, records[0].quality, clip.width, clip.height, clip.layout, depth)
+    pixels = synthesise(loaded.model, loaded.device, latents, [header] * len(latents))
+    return list(zip(latents, pixels, strict=True))
+
+
+def decode_record_latents(loaded: LoadedModel, clip: ClipFormat, records: Sequence[FrameRecord]) -> list[DecodedLatent]:
+    """Decode the latents of intra frames of one quality. Raises as `decode_frames`."""
+    payloads, checks = [record.payload for record in records], [record.symbol_check for record in records]
+    return decode_frames(loaded.coder, payloads, checks, records[0].quality, grid_of(clip.height, clip.width))

@@ -204,13 +204,15 @@ class SequenceReader:
     """Reads a binary file that is a sequence: forward, or from any frame if it can seek and has an index.
 
     `recover`: skip damage, up to the next intra frame; the file must seek. `damage` holds the errors found, at most
-    `MAX_ERRORS`. Raises a FormatError for a header that is not sound.
+    `MAX_ERRORS`. Raises a FormatError for a header that is not sound, ValueError for `recover` without seeking.
     """
 
     def __init__(self, file: BinaryIO, *, max_pixels: int | None = MAX_PIXELS, recover: bool = False) -> None:
         self.file, self.recover = file, recover
         self.damage: list[FormatError] = []
         self.size_bytes = file_size(file)
+        if recover and self.size_bytes is None:
+            raise ValueError("recover needs a file that can seek")
         if self.size_bytes is not None:
             file.seek(0)
         self.header = read_header(file, max_pixels)
@@ -302,7 +304,7 @@ class SequenceReader:
                 found = search.find(offset + 1) if self.recover else None
                 is_end = isinstance(error, TruncatedError) and self.index is None and found is None
                 if not is_end:
-                    self._note(error)
+                    self._note(type(error)(f"{error} (at byte {offset})"))
                 if found is None:
                     return
                 offset = found
@@ -316,7 +318,8 @@ class SequenceReader:
         """Keep an error that `recover` skips; raise it otherwise."""
         if not self.recover:
             raise error
-        if len(self.damage) < MAX_ERRORS:
+        is_known = str(error) in map(str, self.damage)  # from an earlier iteration
+        if len(self.damage) < MAX_ERRORS and not is_known:
             self.damage.append(error.with_traceback(None))  # a traceback keeps the contents of the record
 
     def _check_place(self, frame: FrameRecord, place: int) -> None:
@@ -398,9 +401,12 @@ def read_header(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> Sequence
         raise TruncatedError("the file ends inside its header")
     if start[-1] != SEQUENCE_VERSION:
         raise UnsupportedVersionError(f"format version {start[-1]}; a sequence has version {SEQUENCE_VERSION}")
-    fixed = read_exactly(file, FINGERPRINT_BYTES + 1)
-    fields = read_exactly(file, fixed[-1])
-    checksum = read_exactly(file, CRC_BYTES)
+    try:
+        fixed = read_exactly(file, FINGERPRINT_BYTES + 1)
+        fields = read_exactly(file, fixed[-1])
+        checksum = read_exactly(file, CRC_BYTES)
+    except TruncatedError as error:
+        raise TruncatedError("the file ends inside its header") from error
     if crc16(start + fixed + fields) != checksum:
         raise ChecksumError("the checksum of the header does not match: the file is damaged")
     header = parse_header(fixed[:FINGERPRINT_BYTES], fields)
@@ -524,10 +530,11 @@ class MediaStream(RawIOBase):
     """The Matroska stream of a sequence, to be read forward: its pieces, one after another.
 
     It uses the file of `reader`, which must seek: frames and media can be read by turns. Raises a FormatError for
-    damage; a reader with `recover` leaves out what is damaged.
+    damage; a reader with `recover` leaves out what is damaged. `owner`: what keeps that file open.
     """
 
-    def __init__(self, reader: SequenceReader) -> None:
+    def __init__(self, reader: SequenceReader, owner: object = None) -> None:
+        self.owner = owner
         records = SequenceReader(reader.file, max_pixels=None, recover=reader.recover).records(reader.first_record)
         self.pieces = (record.contents for _, record in records if record.tag == MEDIA_TAG)
         self.rest = memoryview(b"")

@@ -21,6 +21,7 @@ VIDEO_MAGIC = (
     *(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\x06\x0e\x2b\x34\x02\x05\x01\x01"),
 )
 """First bytes of YUV4MPEG2, Matroska, Ogg, FLV, IVF, MPEG program and video streams, ASF and MXF."""
+PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 STILL_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"heif", b"mif1", b"mif2", b"msf1"})
 ANIMATED_BRANDS = frozenset({b"avif", b"avis"})
 ANIMATED_FORMATS = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
@@ -33,6 +34,8 @@ def is_video(head: bytes, name: str) -> bool:
         return head[8:12] not in STILL_BRANDS | ANIMATED_BRANDS
     if head[:4] == b"RIFF":
         return head[8:12] == b"AVI "
+    if head.startswith(PICTURE_MAGIC):
+        return False
     if suffix in TRANSPORT_SUFFIXES:
         return b"G" in (head[:1], head[4:5])
     return head.startswith(VIDEO_MAGIC) or suffix in VIDEO_SUFFIXES

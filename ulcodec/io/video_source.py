@@ -457,12 +457,14 @@ def _opened(file: "str | BinaryIO | Pipe") -> InputContainer:
 
 
 def _video_of(container: InputContainer) -> VideoStream:
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            if stream.codec_context is None:
-                raise ImageError("there is no decoder for the codec of this video")
-            return stream
-    raise ImageError("not a video that can be read: it has no video stream")
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        raise ImageError("not a video that can be read: it has no video stream")
+    if streams[0].codec_context is None:
+        raise ImageError("there is no decoder for the codec of this video")
+    if len(streams) > 1:
+        warnings.warn(f"only the first of {len(streams)} video streams is read", stacklevel=4)
+    return streams[0]
 
 
 def _prepare(stream: VideoStream) -> None:
