@@ -339,36 +339,75 @@ def _grey_levels(peak: int, depth: int, full_range: bool) -> NDArray[np.integer]
     return levels.astype(np.uint8 if depth == MIN_DEPTH else np.uint16)
 
 
+class _MuxerFile:
+    """What a muxer writes to: a file, until its first error. The muxer may go on, and the error is raised later."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+        self.is_discarded = False
+        self.name = getattr(file, "name", "")
+
+    def write(self, data: bytes) -> int:
+        if self.error is None and not self.is_discarded:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return 0 if self.is_discarded else self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return 0 if self.is_discarded else self._file.tell()
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+
 class _Output:
     """The file of a target. A path gets its name when the file is complete."""
 
     def __init__(self, path: Path | BinaryIO) -> None:
         self._path = Path(path) if isinstance(path, (str, Path)) else None
         self._temporary: Path | None = None
+        self.file = self._open(path)
+        self.muxer_file = _MuxerFile(self.file)
+
+    def _open(self, path: Path | BinaryIO) -> BinaryIO:
         if not isinstance(path, (str, Path)):
-            self.file: BinaryIO = path
-            return
+            return path
         self._target = Path(os.path.realpath(path))
-        with self.errors():
+        with self._named_errors():
             if self._target.exists() and not self._target.is_file():
-                self.file = self._target.open("wb")
-            else:
-                self._temporary = self._target.with_name(f"{temporary_name()}.tmp")
-                opener = private if self._target.exists() else None
-                self.file = open(self._temporary, "xb", opener=opener)  # noqa: SIM115 (`commit` and `abort` close it)
-                keep_permissions(self._target, self._temporary)
+                return self._target.open("wb")
+            self._temporary = self._target.with_name(f"{temporary_name()}.tmp")
+            opener = private if self._target.exists() else None
+            file = open(self._temporary, "xb", opener=opener)  # noqa: SIM115 (`commit` and `abort` close it)
+            keep_permissions(self._target, self._temporary)
+            return file
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Turn errors of PyAV into ImageError, and name the file in an OSError."""
+    def _named_errors(self) -> Iterator[None]:
+        """Name the file in an OSError."""
         try:
             yield
-        except av.FFmpegError as error:
-            raise ImageError(f"the video cannot be written: {error.strerror or error}") from error
         except OSError as error:
             if self._path is None:
                 raise
             raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn errors of PyAV into ImageError, name the file in an OSError, and raise that of the muxer's file."""
+        with self._named_errors():
+            try:
+                yield
+            except av.FFmpegError as error:
+                raise ImageError(f"the video cannot be written: {error.strerror or error}") from error
+            if self.muxer_file.error is not None:
+                raise self.muxer_file.error
 
     def commit(self) -> None:
         """Give the complete file its name."""
@@ -383,6 +422,7 @@ class _Output:
 
     def abort(self) -> None:
         """Remove the unfinished file."""
+        self.muxer_file.is_discarded = True
         if self._path is not None:
             with suppress(OSError):
                 self.file.close()
@@ -399,7 +439,7 @@ class _EncodedTarget(VideoTarget):
         super().__init__(output, format)
         self._maker = _FrameMaker(format, encoding.pixel_format)
         with output.errors():
-            self._muxer = _muxer(output.file, container, format.time_base)
+            self._muxer = _muxer(output.muxer_file, container, format.time_base)
             self._stream = self._add_video(encoding)
             self._media = None if media is None else _MediaFeed(media, self._muxer, container)
             with _quiet_encoder(encoding.encoder):
@@ -449,7 +489,7 @@ class _EncodedTarget(VideoTarget):
             self._muxer.close()
 
 
-def _muxer(file: BinaryIO, container: str, time_base: Fraction) -> OutputContainer:
+def _muxer(file: _MuxerFile, container: str, time_base: Fraction) -> OutputContainer:
     options = {"avoid_negative_ts": "disabled"} if container in MATROSKA else {}
     if container in MP4:
         options["movie_timescale"] = str(max(1000, time_base.denominator))
