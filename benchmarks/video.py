@@ -247,7 +247,7 @@ def with_means(clips: Rates, names: Sequence[str]) -> Rates:
 
 def table(result: dict[str, Any]) -> str:
     rates, ours = result["bd_rate_percent"], result["ulcodec_against_percent"]["mean"][MEASURES[0]]
-    header = ["codec", *(clip.split("_")[0] for clip in rates), "ulcodec against it"]
+    header = ["codec", *(clip.split("_")[0] for clip in rates), "ulcodec"]
     rows = [
         [name, *(decimals(rates[clip][MEASURES[0]][name], 1) for clip in rates), decimals(ours[name], 1)]
         for name in ours
@@ -278,7 +278,8 @@ def main() -> None:
         "frames": options.frames,
         **report(clips),
     }
-    progress(f"BD-rate in percent against {ANCHOR}, YUV-PSNR:\n{table(result)}", last=True)
+    progress(f"BD-rate in percent against {ANCHOR}, YUV-PSNR, and of ulcodec against each codec", last=True)
+    print(table(result))
     if options.output:
         write_text(options.output, to_json(result))
 
