@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from io import BytesIO, RawIOBase
+from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from streams import Pipe
 
 import ulcodec
 from ulcodec.codec.bitrate import ConstantQuality, TargetBitrate
@@ -65,21 +66,6 @@ def record_ends(data: bytes) -> list[int]:
         reader.first_record,
         *(offset + record.size_bytes for offset, record in reader.records(reader.first_record)),
     ]
-
-
-class Pipe(RawIOBase):
-    """A file that cannot seek, and gives a few bytes at a time."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        n_bytes = min(len(buffer), len(self.data), 100)
-        buffer[:n_bytes], self.data = self.data[:n_bytes], self.data[n_bytes:]
-        return n_bytes
 
 
 # Frames

@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from fractions import Fraction
-from io import BytesIO, RawIOBase
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from streams import Pipe
 
 from ulcodec.errors import ImageError
 from ulcodec.format.container import Layout
@@ -33,22 +34,6 @@ def frames_of(height: int = HEIGHT, width: int = WIDTH, n_frames: int = N_FRAMES
 
 
 FRAMES = frames_of()
-
-
-class Pipe(RawIOBase):
-    """Bytes that cannot be sought in, a few at a time."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.place = data, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self.data[self.place : self.place + min(len(buffer), 700)]
-        buffer[: len(piece)] = piece
-        self.place += len(piece)
-        return len(piece)
 
 
 def add_audio(container: Any, codec: str, n_seconds: float = N_FRAMES / RATE) -> Callable[[], None]:
