@@ -1,6 +1,6 @@
 """Draw crops of a clip over time: original, ulcodec, and FFmpeg's encoders at the closest size.
 
-python -m benchmarks.video_sheet clips/interview.mkv --quality 40 --crop 140,60,200,150 -o docs/images/video.png
+python -m benchmarks.video_sheet clips/interview.mkv --quality 30 --crop 140,40,220,160 -o docs/images/video.jpg
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("clip", type=Path)
     parser.add_argument("--quality", type=int, default=40)
     parser.add_argument("--frames", type=int, default=32)
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=["x264-medium-intra", "x264-medium"])
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=["x264-medium-intra-qp", "x264-medium"])
     parser.add_argument("--crop", type=crop_box, default=crop_box("0,0,200,150"), help="LEFT,TOP,WIDTH,HEIGHT")
     parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--model", default="small", help="name of a model, or a model directory")

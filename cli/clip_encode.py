@@ -158,6 +158,8 @@ def write_part(codec: "Codec", clip: ClipInput, target: Path, options: ClipOptio
             keep_permissions(target, part)
             write_pieces(chain([first], pieces), file)
             os.fsync(file.fileno())
+            if fcntl is None:
+                file.close()  # Windows renames no open file
             os.replace(part, target)
         except BaseException as error:
             leave_part(part, file, has_begun)

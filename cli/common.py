@@ -93,7 +93,9 @@ class Prefixed(RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        piece = self.head[: len(buffer)] or self.stream.buffer.read(len(buffer))
+        rest = self.stream.buffer
+        read = rest.read1 if isinstance(rest, BufferedReader) else rest.read  # `read1` gives what has arrived
+        piece = self.head[: len(buffer)] or read(len(buffer))
         self.head = self.head[len(piece) :]
         buffer[: len(piece)] = piece
         return len(piece)
