@@ -4,7 +4,6 @@ python -m benchmarks.video clips/*.mkv --frames 32 -o benchmarks/results/VERSION
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from ulcodec.bench.tables import decimals, text_table, to_json
 from ulcodec.codec.image import Codec
 from ulcodec.io.picture import Picture
 from ulcodec.io.video_source import open_video
+from ulcodec.io.video_target import quiet_encoder
 from ulcodec.metrics import bd_rate_percent, psnr_db
 from ulcodec.metrics.video import Planes, plane_psnr, to_yuv420
 
@@ -75,7 +75,6 @@ PEERS = {
     "x265-medium-intra-qp": x265("qp", ":keyint=1"),
     "svtav1-p6": Peer("libsvtav1", {"preset": "6", "svtav1-params": "lp=1"}, (24, 32, 40, 48, 56, 63)),
 }
-os.environ.setdefault("SVT_LOG", "1")  # errors only
 
 
 @dataclass
@@ -188,7 +187,7 @@ def run_peer(name: str, codec: Peer, source: Source) -> Curve:
 def encode(codec: Peer, source: Source, level: int) -> tuple[bytes, int]:
     """Encode a clip to a Matroska file; return it with the bytes of its stream without the version string."""
     first, file, n_bytes = source.frames[0], BytesIO(), 0
-    with av.open(file, "w", format="matroska") as container:
+    with quiet_encoder(codec.encoder), av.open(file, "w", format="matroska") as container:
         stream: Any = container.add_stream(codec.encoder, rate=round(source.rate))
         stream.width, stream.height, stream.pix_fmt = first.width, first.height, "yuv420p"
         stream.options = {**codec.options, codec.level: str(level)}

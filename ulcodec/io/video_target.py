@@ -442,7 +442,7 @@ class _EncodedTarget(VideoTarget):
             self._muxer = _muxer(output.muxer_file, container, format.time_base)
             self._stream = self._add_video(encoding)
             self._media = None if media is None else _MediaFeed(media, self._muxer, container)
-            with _quiet_encoder(encoding.encoder):
+            with quiet_encoder(encoding.encoder):
                 self._muxer.start_encoding()
         if format.sample_aspect != 1 and container in MATROSKA and encoding.encoder in WITHOUT_ASPECT:
             warnings.warn(f"the file does not state that pixels have the aspect {format.sample_aspect}", stacklevel=3)
@@ -498,7 +498,7 @@ def _muxer(file: _MuxerFile, container: str, time_base: Fraction) -> OutputConta
 
 
 @contextmanager
-def _quiet_encoder(encoder: str) -> Iterator[None]:
+def quiet_encoder(encoder: str) -> Iterator[None]:
     """Keep SVT-AV1 from printing its settings; it reads the level from the environment when it starts."""
     before = os.environ.get(SVT_LOG)
     if encoder == "libsvtav1" and before is None:
