@@ -78,17 +78,16 @@ class Batch:
                 n_left = len(self.pairs) - number
                 note = f"{number} of {len(self.pairs)}, {source.name}"
                 job = self.read(source, target, note)
-                if window and job is not None and job.n_pixels >= WINDOW_PIXELS:
-                    with share(len(window) / (len(window) + n_left + 1), note):
-                        self.finish(window)
-                    window, n_pixels = [], 0
+                goes_alone = job is not None and job.n_pixels >= WINDOW_PIXELS
+                if window and goes_alone:
+                    self.finish_window(window, n_left + 1, note)
+                    n_pixels = 0
                 if job is not None:
                     window.append(job)
                     n_pixels += job.n_pixels
                 if window and (n_pixels >= WINDOW_PIXELS or not n_left):
-                    with share(len(window) / (len(window) + n_left), note):
-                        self.finish(window)
-                    window, n_pixels = [], 0
+                    self.finish_window(window, n_left, note)
+                    n_pixels = 0
         self.report(time.perf_counter() - started, json)
 
     def read(self, source: Path, target: Path, note: str) -> Job | None:
@@ -102,6 +101,12 @@ class Batch:
         except Exception as error:  # a library may raise anything for a broken file
             self.failed.append((source, failure(error, source)))
             return None
+
+    def finish_window(self, window: list[Job], n_left: int, note: str) -> None:
+        """Finish the jobs of a window, and empty it. `n_left`: number of inputs after it."""
+        with share(len(window) / (len(window) + n_left), note):
+            self.finish(window)
+        window.clear()
 
     def finish(self, jobs: Sequence[Job]) -> None:
         """Finish jobs together; if that fails, each alone, so that one failure does not stop the others."""

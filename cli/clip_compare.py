@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ulcodec.errors import FormatError, ImageError
 from ulcodec.progress import share
 from ulcodec_cli.clip_decode import is_sequence_file
-from ulcodec_cli.common import first_bytes, load_codec
-
-EXACT_DB = 100.0
+from ulcodec_cli.clip_encode import ClipInput, read_input
+from ulcodec_cli.common import load_codec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,17 +20,13 @@ if TYPE_CHECKING:
     from ulcodec.codec.video import VideoFrame
     from ulcodec.format.sequence import ClipFormat
 
+EXACT_DB = 100.0
+"""PSNR that an exact frame counts with in a mean."""
+
 
 def is_moving(source: Path) -> bool:
     """Whether a file is a video, an animation or a sequence."""
-    from ulcodec.io.clip_kinds import HEAD_BYTES, is_animation, is_video, may_be_animation
-
-    if not source.is_file():
-        return False
-    head = first_bytes(source, HEAD_BYTES)
-    if may_be_animation(head):
-        return is_animation(source.read_bytes())
-    return is_sequence_file(source) or is_video(head, source.name)
+    return source.is_file() and (is_sequence_file(source) or isinstance(read_input(source), ClipInput))
 
 
 def compare_clips(original: Path, other: Path, model: tuple[str, str, int | None], max_pixels: int) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ulcodec.errors import FormatError, ImageError
+from ulcodec.errors import ImageError
 from ulcodec.format.container import MAGIC, MAX_PIXELS
 from ulcodec.progress import share
-from ulcodec_cli.clip_compare import compare_clips, is_moving
+from ulcodec_cli.clip_compare import compare_clips, is_moving, named
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
     Device,
@@ -117,12 +117,10 @@ def open_picture(path: Path, model: str, device: str, threads: int | None, max_p
     from ulcodec.io.pictures import load_image
 
     data = path.read_bytes()
-    try:
+    with named(path):
         if data[: len(MAGIC)] == MAGIC:
             return load_codec(model, device, threads).decode_picture(data, max_pixels=max_pixels).upright()
         return load_image(data, max_pixels=max_pixels)
-    except (FormatError, ImageError) as error:
-        raise type(error)(f"{path}: {error}") from error
 
 
 def write_side_by_side(first: "Picture", second: "Picture", target: Path) -> None:

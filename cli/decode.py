@@ -151,7 +151,7 @@ def decode(
     from ulcodec.io.picture_files import image_format
 
     pictures = [pair for pair in plan.pairs if sequences.is_picture or not is_sequence_file(pair[0])]
-    formats = {target: image_format(with_extension(target, suffix_of(source))) for source, target in pictures}
+    formats = {target: image_format(with_extension(target, suffix or ".png")) for _, target in pictures}
     sampling = realism, steps, seed
     picture_only = {"--crop": area, "--realism": realism, "--thumbnail": thumbnail, "--fraction": fraction < 1}
     identity = [suffix, fraction, crop, thumbnail, realism, steps, seed, depth, recover, model_identity(model),

@@ -36,10 +36,9 @@ def make_plan(
 ) -> Plan:
     """Choose the targets of all sources. A folder stands for its files with one of `extensions`, sorted by name.
 
-    `suffix`: gives the extension of the result of a source.
-
-    `output` is a file for a single source, or a folder; one that ends in a slash is made. Two sources of one target
-    both keep their extension in its name. Raises OSError for a target that cannot be written.
+    `suffix` gives the extension of the result of a source. `output` is a file for a single source, or a folder; one
+    that ends in a slash is made. Two sources of one target both keep their extension in its name. Raises OSError for a
+    target that cannot be written.
     """
     target = None if output is None else Path(output)
     is_folder = output is not None and (output.endswith(("/", os.sep)) or os.path.isdir(output))

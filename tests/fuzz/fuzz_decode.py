@@ -8,6 +8,7 @@ import argparse
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,16 +73,28 @@ def fuzz(codec: Codec, count: int, seed: int = 0) -> Outcome:
     files = sound_files(codec)
     result = Outcome()
     result.clean_s = max(timed_decode(codec, data)[1] for data in files for _ in range(3))
+    read_mutated(result, lambda rng: mutate(files, rng), lambda data, _: timed_decode(codec, data), count, seed)
+    return result
+
+
+def read_mutated(
+    result: Outcome,
+    mutated: Callable[[random.Random], bytes],
+    timed: Callable[[bytes, random.Random], tuple[str, float]],
+    count: int,
+    seed: int,
+) -> None:
+    """Read `count` mutated files, and add their outcomes to a result. Prints a file that raises, and raises again."""
     for number in range(count):
-        data = mutate(files, random.Random(f"{seed} {number}"))
+        rng = random.Random(f"{seed} {number}")
+        data = mutated(rng)
         try:
-            outcome, seconds = timed_decode(codec, data)
+            outcome, seconds = timed(data, rng)
         except BaseException:
             print(f"seed {seed}, file {number}: {data.hex()}")
             raise
         result.outcomes[outcome] += 1
         result.slowest_s = max(result.slowest_s, seconds)
-    return result
 
 
 def count_undetected_flips(files: list[bytes], count: int, seed: int) -> int:
@@ -99,22 +112,34 @@ def count_undetected_flips(files: list[bytes], count: int, seed: int) -> int:
     return undetected
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--flips", type=int, default=1_000_000, help="single bit flips to try")
+def fuzzing_parser(description: str | None, count: int) -> argparse.ArgumentParser:
+    """A parser with the options of a fuzzer; `count`: default number of files."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--count", type=int, default=count)
     parser.add_argument("--model", default="small")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
+    return parser
+
+
+def run_fuzzer(fuzzer: Callable[[Codec, int, int], Outcome], arguments: argparse.Namespace) -> Codec:
+    """Run a fuzzer, and print its result; return the codec."""
     torch.set_num_threads(arguments.threads)
     codec = ulcodec.load(arguments.model, device="cpu")
-    result = fuzz(codec, arguments.count, arguments.seed)
+    result = fuzzer(codec, arguments.count, arguments.seed)
     for name, count in result.outcomes.most_common():
         print(f"{count:8d}  {name}")
+    print(f"slowest {1000 * result.slowest_s:.0f} ms; slowest sound file {1000 * result.clean_s:.0f} ms")
+    return codec
+
+
+def main() -> None:
+    parser = fuzzing_parser(__doc__, 100_000)
+    parser.add_argument("--flips", type=int, default=1_000_000, help="single bit flips to try")
+    arguments = parser.parse_args()
+    codec = run_fuzzer(fuzz, arguments)
     undetected = count_undetected_flips(sound_files(codec), arguments.flips, arguments.seed)
     print(f"{undetected} of {arguments.flips} single bit flips undetected")
-    print(f"slowest {1000 * result.slowest_s:.0f} ms; slowest sound file {1000 * result.clean_s:.0f} ms")
 
 
 if __name__ == "__main__":

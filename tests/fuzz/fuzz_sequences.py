@@ -5,21 +5,19 @@ the slowest file. Each file is iterated over, and read by index, by time, in par
 with recovery.
 """
 
-import argparse
 import random
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from io import BytesIO
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
-from fuzz_decode import MAX_PIXELS, Outcome
+from fuzz_decode import MAX_PIXELS, Outcome, fuzzing_parser, read_mutated, run_fuzzer
 from sequence_mutations import Parts, RawRecord, mutate_sequence, put_together, rebuild_index, take_apart
 
-import ulcodec
 from ulcodec.codec.image import Codec
 from ulcodec.codec.video import Video, VideoFrame
 from ulcodec.errors import UlcError
@@ -186,33 +184,10 @@ def fuzz_sequences(codec: Codec, count: int, seed: int = 0) -> Outcome:
         outcome, seconds = timed_reading(codec, data, random.Random(0))
         assert outcome == "decoded", outcome
         result.clean_s = max(result.clean_s, seconds)
-    for number in range(count):
-        rng = random.Random(f"{seed} {number}")
-        data = mutate_sequence(files, rng)
-        try:
-            outcome, seconds = timed_reading(codec, data, rng)
-        except BaseException:
-            print(f"seed {seed}, file {number}: {data.hex()}")
-            raise
-        result.outcomes[outcome] += 1
-        result.slowest_s = max(result.slowest_s, seconds)
+    timed = partial(timed_reading, codec)
+    read_mutated(result, lambda rng: mutate_sequence(files, rng), timed, count, seed)
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=20_000)
-    parser.add_argument("--model", default="small")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    codec = ulcodec.load(arguments.model, device="cpu")
-    result = fuzz_sequences(codec, arguments.count, arguments.seed)
-    for name, count in result.outcomes.most_common():
-        print(f"{count:8d}  {name}")
-    print(f"slowest {1000 * result.slowest_s:.0f} ms; slowest sound file {1000 * result.clean_s:.0f} ms")
-
-
 if __name__ == "__main__":
-    main()
+    run_fuzzer(fuzz_sequences, fuzzing_parser(__doc__, 20_000).parse_args())

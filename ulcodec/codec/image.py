@@ -218,11 +218,14 @@ class Codec(LoadedModel):
         Raises ImageError for a source that cannot be read, ValueError for an option out of range.
         """
         rate = rate_control(quality, target_bitrate)
-        check_effort(effort)
         if not 1 <= gop <= MAX_TERM:
             raise ValueError(f"gop must be 1 to {MAX_TERM}, got {gop}")
         clip = open_clip(source, frame_rate, start_s=start_s, duration_s=duration_s, max_pixels=max_pixels)
-        return ClipEncoder(self, clip, rate, gop=gop, effort=effort, written=written).pieces()
+        try:
+            return ClipEncoder(self, clip, rate, gop=gop, effort=effort, written=written).pieces()
+        except BaseException:
+            clip.close()
+            raise
 
     def decode_video(
         self, source: str | Path | bytes | BinaryIO, *, recover: bool = False, max_pixels: int = MAX_PIXELS

@@ -2,38 +2,73 @@
 
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all: a temporary sibling is renamed once its bytes are on the disk.
-
-    A replaced file passes on its mode, and its owner and group where the system permits. Links are followed; devices
-    and pipes are written directly. Raises OSError, which names `path`.
-    """
-    target = Path(os.path.realpath(path))
+    """Write a file as a whole or not at all, see `AtomicFile`. Raises OSError, which names `path`."""
+    output = AtomicFile(path)
     try:
-        if target.exists() and not target.is_file():
-            target.write_bytes(data)
-        else:
-            _replace(target, data)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _replace(target: Path, data: bytes) -> None:
-    sibling = target.with_name(f"{temporary_name()}.tmp")
-    try:
-        with open(sibling, "xb", opener=private if target.exists() else None) as file:
-            keep_permissions(target, sibling)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(sibling, target)
+        with output.errors():
+            output.file.write(data)
+        output.commit()
     except BaseException:
-        sibling.unlink(missing_ok=True)
+        output.abort()
         raise
+
+
+class AtomicFile:
+    """A file that is there as a whole or not at all: a temporary sibling is renamed once its bytes are on the disk.
+
+    `file`: where to write; `commit` or `abort` ends it. A replaced file passes on its mode, and its owner and group
+    where the system permits. Links are followed; devices and pipes are written directly. Raises OSError, which names
+    `path`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._sibling: Path | None = None
+        with self.errors():
+            self._target = Path(os.path.realpath(path))
+            if self._target.exists() and not self._target.is_file():
+                self.file: BinaryIO = self._target.open("wb")
+                return
+            self._sibling = self._target.with_name(f"{temporary_name()}.tmp")
+            opener = private if self._target.exists() else None
+            self.file = open(self._sibling, "xb", opener=opener)  # noqa: SIM115 (`commit` and `abort` close it)
+            try:
+                keep_permissions(self._target, self._sibling)
+            except BaseException:
+                self.abort()
+                raise
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Name the file in an OSError."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def commit(self) -> None:
+        """Give the complete file its name."""
+        with self.errors():
+            self.file.flush()
+            if self._sibling is not None:
+                os.fsync(self.file.fileno())
+            self.file.close()
+            if self._sibling is not None:
+                os.replace(self._sibling, self._target)
+
+    def abort(self) -> None:
+        """Remove the unfinished file."""
+        with suppress(OSError):
+            self.file.close()
+        if self._sibling is not None:
+            self._sibling.unlink(missing_ok=True)
 
 
 def private(path: str, flags: int) -> int:

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from fractions import Fraction
 from functools import cache, cached_property
 from io import BytesIO
@@ -26,7 +26,7 @@ from ulcodec.errors import ImageError
 from ulcodec.format.cicp import UNSPECIFIED
 from ulcodec.format.container import Layout
 from ulcodec.format.sequence import MIN_DEPTH, Chroma, ClipFormat
-from ulcodec.io.files import keep_permissions, private, temporary_name
+from ulcodec.io.files import AtomicFile
 from ulcodec.io.video_source import (
     MAX_16,
     SCALING,
@@ -370,38 +370,18 @@ class _Output:
     """The file of a target. A path gets its name when the file is complete."""
 
     def __init__(self, path: Path | BinaryIO) -> None:
-        self._path = Path(path) if isinstance(path, (str, Path)) else None
-        self._temporary: Path | None = None
-        self.file = self._open(path)
+        self._atomic: AtomicFile | None = None
+        if isinstance(path, (str, Path)):
+            self._atomic = AtomicFile(Path(path))
+            self.file = self._atomic.file
+        else:
+            self.file = path
         self.muxer_file = _MuxerFile(self.file)
-
-    def _open(self, path: Path | BinaryIO) -> BinaryIO:
-        if not isinstance(path, (str, Path)):
-            return path
-        self._target = Path(os.path.realpath(path))
-        with self._named_errors():
-            if self._target.exists() and not self._target.is_file():
-                return self._target.open("wb")
-            self._temporary = self._target.with_name(f"{temporary_name()}.tmp")
-            opener = private if self._target.exists() else None
-            file = open(self._temporary, "xb", opener=opener)  # noqa: SIM115 (`commit` and `abort` close it)
-            keep_permissions(self._target, self._temporary)
-            return file
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        """Name the file in an OSError."""
-        try:
-            yield
-        except OSError as error:
-            if self._path is None:
-                raise
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Turn errors of PyAV into ImageError, name the file in an OSError, and raise that of the muxer's file."""
-        with self._named_errors():
+        with nullcontext() if self._atomic is None else self._atomic.errors():
             try:
                 yield
             except av.FFmpegError as error:
@@ -413,21 +393,14 @@ class _Output:
         """Give the complete file its name."""
         with self.errors():
             self.file.flush()
-            if self._temporary is not None:
-                os.fsync(self.file.fileno())
-            if self._path is not None:
-                self.file.close()
-            if self._temporary is not None:
-                os.replace(self._temporary, self._target)
+        if self._atomic is not None:
+            self._atomic.commit()
 
     def abort(self) -> None:
         """Remove the unfinished file."""
         self.muxer_file.is_discarded = True
-        if self._path is not None:
-            with suppress(OSError):
-                self.file.close()
-        if self._temporary is not None:
-            self._temporary.unlink(missing_ok=True)
+        if self._atomic is not None:
+            self._atomic.abort()
 
 
 class _EncodedTarget(VideoTarget):
