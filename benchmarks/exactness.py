@@ -83,9 +83,11 @@ def work(
     from ulcodec.info import is_sequence
 
     codec = ulcodec.load(model, device=device)
-    prior = codec.coder.prior
-    prior.tile = tile or prior.tile
-    codec = replace(codec, coder=replace(codec.coder, prior=in_batches(prior, batch) if batch else prior))
+    coders = []
+    for coder in (codec.coder, codec.residuals.coder):
+        coder.prior.tile = tile or coder.prior.tile
+        coders.append(replace(coder, prior=in_batches(coder.prior, batch)) if batch else coder)
+    codec = replace(codec, coder=coders[0], residuals=codec.residuals._replace(coder=coders[1]))
     decoded_digest, coded_digest = hashlib.sha256(), hashlib.sha256()
     for file in files:
         data = file.read_bytes()
@@ -120,15 +122,15 @@ def digest_latents(digest: Any, latents: Any) -> None:
 
 
 def coded_again(codec: Any, data: bytes) -> Iterator[tuple[Any, bytes]]:
-    """Decode the latents of a sequence, and code them again: the latents and the payload of each intra frame."""
+    """Decode the latents of a sequence, and code them again: the latents and the payload of each frame."""
     from ulcodec.codec.pixels import grid_of, unflattened
     from ulcodec.coding.latents import encode_frames, hyper_grid
 
     video = codec.decode_video(data)
     grid = grid_of(video.format.height, video.format.width)
-    for latents, quality in video.latents():
+    for latents, is_residual, quality in video.latents():
         y, hyper = unflattened(latents.y_16, grid), unflattened(latents.hyper_16, hyper_grid(grid))
-        [frame] = encode_frames(codec.coder, y, hyper, quality)
+        [frame] = encode_frames(codec.residuals.coder if is_residual else codec.coder, y, hyper, quality)
         yield latents, frame.payload + frame.symbol_check.to_bytes(2, "big")
 
 

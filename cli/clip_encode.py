@@ -26,7 +26,7 @@ except ImportError:  # on Windows
 
 if TYPE_CHECKING:
     from ulcodec.codec import Codec
-    from ulcodec.codec.video import WrittenPart
+    from ulcodec.codec.clip_encoder import WrittenPart
 
 PART_SUFFIX = ".part"
 """Extension of a file while it is written; it can be decoded, and gone on with."""
@@ -216,7 +216,7 @@ def named_errors(path: Path) -> Iterator[None]:
 
 def written_part(clip: ClipInput, part: Path, file: BinaryIO) -> "WrittenPart | None":
     """Read an unfinished file; None if it holds no frame. Raises ImageError if the source has changed since."""
-    from ulcodec.codec.video import WrittenPart
+    from ulcodec.codec.clip_encoder import WrittenPart
 
     try:
         written = WrittenPart.read(file)
@@ -231,7 +231,7 @@ def written_part(clip: ClipInput, part: Path, file: BinaryIO) -> "WrittenPart | 
 
 def leave_part(part: Path, file: BinaryIO, has_begun: bool) -> None:
     """Remove an unfinished file that holds no frame. Say what it holds otherwise, if this run has written it."""
-    from ulcodec.codec.video import WrittenPart
+    from ulcodec.codec.clip_encoder import WrittenPart
 
     n_frames = 0
     with suppress(OSError):

@@ -39,6 +39,6 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         raise DeviceError(f"cannot use device {name!r}: {str(error).splitlines()[0]}") from error
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 where it is faster."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(device))
+def autocast(device: torch.device, *, precise: bool = False) -> torch.autocast:
+    """Autocast to bfloat16 where it is faster, unless the result has to be `precise`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=not precise and bfloat16_pays(device))

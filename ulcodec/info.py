@@ -60,7 +60,7 @@ def sequence_info(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> dict[s
     """Describe a sequence in a file that can seek. Raises FormatError."""
     reader = SequenceReader(file, max_pixels=max_pixels)
     clip, end, is_complete = reader.clip, 0, True
-    n_frames = media_bytes = payload_bytes = 0
+    n_frames = n_predicted = media_bytes = payload_bytes = 0
     qualities: list[int] = []
     try:
         for part in reader.read():
@@ -69,9 +69,14 @@ def sequence_info(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> dict[s
                 continue
             n_frames += 1
             end = part.time + clip.nominal_time(n_frames) - clip.nominal_time(n_frames - 1)
-            if part.is_intra:
-                payload_bytes += len(part.source.payload)
-                qualities.append(part.source.quality)
+            record = part.source.record
+            if part.is_repetition:
+                continue
+            payload_bytes += len(record.payload or b"") + len(record.motion or b"")
+            if record.is_predicted:
+                n_predicted += 1
+            else:
+                qualities.append(record.quality)
     except TruncatedError:
         is_complete = False
     file_bytes, fingerprint = reader.size_bytes or 0, reader.header.fingerprint.hex()
@@ -92,6 +97,7 @@ def sequence_info(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> dict[s
         "frame_rate": str(clip.frame_rate),
         "n_frames": n_frames,
         "n_intra": len(qualities),
+        "n_predicted": n_predicted,
         "gop": reader.header.gop,
         "duration_s": duration_s,
         "quality": sum(qualities) / len(qualities) if qualities else None,

@@ -19,9 +19,9 @@ from command_line import Run, assert_refused, file_names
 from PIL import Image
 
 import ulcodec
-from ulcodec.codec import video
+from ulcodec.codec import clip_encoder, group_coding
+from ulcodec.codec.clip_encoder import WrittenPart
 from ulcodec.codec.image import Codec
-from ulcodec.codec.video import WrittenPart
 from ulcodec.io.video_source import open_video
 from ulcodec.io.video_target import open_target
 from ulcodec.metrics import psnr_db
@@ -296,16 +296,16 @@ def test_a_killed_run_leaves_frames_that_play(tmp_path: Path, tiny_model_dir: Pa
 def test_an_error_in_the_middle_leaves_the_frames_before_it(
     clip: Path, tiny_model_dir: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video, "LARGEST_GROUP", 2)
+    monkeypatch.setattr(clip_encoder, "LARGEST_GROUP", 2)
     groups = count()
-    encode = video.encode_pictures_as_frames
+    encode = group_coding.encode_residual
 
     def fail_later(*arguments: Any, **options: Any) -> Any:
-        if next(groups) == 3:
+        if next(groups) == 5:
             raise MemoryError
         return encode(*arguments, **options)
 
-    monkeypatch.setattr(video, "encode_pictures_as_frames", fail_later)
+    monkeypatch.setattr(group_coding, "encode_residual", fail_later)
     target, part = clip.with_suffix(".ulc"), clip.with_name("clip.ulc.part")
     target.write_bytes(b"an older file")
     finished = run("encode", clip, "--model", tiny_model_dir, "--force")
@@ -324,7 +324,8 @@ def test_nothing_is_left_of_a_source_that_is_no_video(tmp_path: Path, tiny_model
     assert file_names(tmp_path) == {"clip.mp4"}
 
 
-def test_recover(sequence: Path, tiny_model_dir: Path, run: Run) -> None:
+def test_recover(clip: Path, sequence: Path, tiny_model_dir: Path, run: Run) -> None:
+    assert run("encode", clip, "--force", "--gop", 1, "--model", tiny_model_dir).code == 0
     data = bytearray(sequence.read_bytes())
     middle = data.index(b"ULCI", len(data) // 2)
     data[middle + 12] ^= 1
@@ -444,7 +445,10 @@ def test_percent_signs_in_names(clip: Path, tiny_model_dir: Path, run: Run) -> N
     assert file_names(clip.parent) == {"100%d.mkv", "100%d.ulc", "100%d.mp4"}
 
 
-def test_recovered_pictures_keep_their_numbers(sequence: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+def test_recovered_pictures_keep_their_numbers(
+    clip: Path, sequence: Path, tiny_model_dir: Path, run: Run, tmp_path: Path
+) -> None:
+    assert run("encode", clip, "--force", "--gop", 1, "--model", tiny_model_dir).code == 0
     data = bytearray(sequence.read_bytes())
     data[data.index(b"ULCI", data.index(b"ULCI") + 4) + 12] ^= 1
     sequence.write_bytes(data)

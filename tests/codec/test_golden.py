@@ -17,6 +17,8 @@ import pytest
 import ulcodec
 from ulcodec.codec.image import Codec
 from ulcodec.format.container import Container
+from ulcodec.format.sequence import FRAME_FLAG
+from ulcodec.format.sequence_reader import SequenceReader, parse_frame
 from ulcodec.io.pictures import load_image
 from ulcodec.metrics import psnr_db
 
@@ -24,8 +26,13 @@ GOLDEN = Path(__file__).parent / "golden"
 CASES = {"astronaut": (20, 200, 240, 104, 136), "coffee": (80, 100, 200, 61, 77), "chelsea": (100, 80, 120, 40, 24)}
 """Name -> quality, top, left, height, width of a crop of scikit-image's picture."""
 
-CLIP = ("astronaut", 45, ((60, 200), (61, 203), (61, 203), (62, 206)), 72, 88)
-"""Golden sequence: picture, quality, top and left of each frame, height, width. The third frame repeats the second."""
+PICTURE, HEIGHT, WIDTH = "astronaut", 72, 88
+CLIPS = {
+    "clip": (45, ((60, 200), (61, 203), (61, 203), (62, 206))),
+    "predicted": (80, ((60, 200), (61, 203), (62, 206), (62, 206), (63, 208), (63, 211), (60, 216), (64, 212))),
+}
+"""Golden sequences: quality, and top and left of each frame in the picture. `clip` has intra frames and a repetition,
+`predicted` also frames with one and with two references."""
 
 
 def latent_sha256(codec: Codec, data: bytes) -> str:
@@ -48,28 +55,37 @@ def test_golden_files_resemble_their_sources(small: Codec, name: str) -> None:
     assert 10 * np.log10(255**2 / np.mean(error**2)) > 24
 
 
-def test_golden_sequence_decodes_to_the_golden_latents(small: Codec) -> None:
+@pytest.mark.parametrize("name", CLIPS)
+def test_golden_sequences_decode_to_the_golden_latents(small: Codec, name: str) -> None:
     expected = json.loads((GOLDEN / "latents.json").read_text())
-    assert sequence_sha256(small, (GOLDEN / "clip.ulc").read_bytes()) == expected["clip"]
+    assert sequence_sha256(small, (GOLDEN / f"{name}.ulc").read_bytes()) == expected[name]
 
 
-def test_golden_sequence_resembles_its_source(small: Codec) -> None:
-    frames = list(small.decode_video(GOLDEN / "clip.ulc"))
-    assert [frame.time_s for frame in frames] == [0, Fraction(1, 25), Fraction(2, 25), Fraction(3, 25)]
-    assert min(psnr_db(original, frame.pixels) for original, frame in zip(clip_frames(), frames, strict=True)) > 24
+@pytest.mark.parametrize("name", CLIPS)
+def test_golden_sequences_resemble_their_sources(small: Codec, name: str) -> None:
+    frames, originals = list(small.decode_video(GOLDEN / f"{name}.ulc")), clip_frames(name)
+    assert [frame.time_s for frame in frames] == [Fraction(number, 25) for number in range(len(originals))]
+    assert min(psnr_db(original, frame.pixels) for original, frame in zip(originals, frames, strict=True)) > 24
+
+
+def test_golden_sequence_has_all_kinds_of_frames(small: Codec) -> None:
+    with open(GOLDEN / "predicted.ulc", "rb") as file:
+        reader = SequenceReader(file)
+        frames = [parse_frame(record) for _, record in reader.records(reader.first_record) if record.tag & FRAME_FLAG]
+    kinds = {(len(frame.references), frame.is_predicted, frame.payload is not None) for frame in frames}
+    assert kinds >= {(0, False, True), (1, False, False), (1, True, True), (2, True, True)}
 
 
 def sequence_sha256(codec: Codec, data: bytes) -> str:
     """Hash all latents of a sequence."""
     decoded = codec.decode_video(data).latents()
-    latents = [part.cpu().numpy().astype("<i8").ravel() for latent, _ in decoded for part in latent]
+    latents = [part.cpu().numpy().astype("<i8").ravel() for latent, _, _ in decoded for part in latent]
     return hashlib.sha256(np.concatenate(latents).tobytes()).hexdigest()
 
 
-def clip_frames() -> list[np.ndarray]:
-    name, _, places, height, width = CLIP
-    pixels = load_image((files("skimage.data") / f"{name}.png").read_bytes()).pixels
-    return [pixels[top : top + height, left : left + width] for top, left in places]
+def clip_frames(name: str) -> list[np.ndarray]:
+    pixels = load_image((files("skimage.data") / f"{PICTURE}.png").read_bytes()).pixels
+    return [pixels[top : top + HEIGHT, left : left + WIDTH] for top, left in CLIPS[name][1]]
 
 
 def source_crop(name: str) -> np.ndarray:
@@ -85,9 +101,10 @@ def regenerate() -> None:
         data = codec.encode(source_crop(name), quality=quality)
         (GOLDEN / f"{name}.ulc").write_bytes(data)
         hashes[name] = latent_sha256(codec, data)
-    data = b"".join(codec.encode_video(clip_frames(), quality=CLIP[1], frame_rate=25))
-    (GOLDEN / "clip.ulc").write_bytes(data)
-    hashes["clip"] = sequence_sha256(codec, data)
+    for name, (quality, _) in CLIPS.items():
+        data = b"".join(codec.encode_video(clip_frames(name), quality=quality, frame_rate=25))
+        (GOLDEN / f"{name}.ulc").write_bytes(data)
+        hashes[name] = sequence_sha256(codec, data)
     (GOLDEN / "latents.json").write_text(json.dumps(hashes, indent=1) + "\n")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from io import BytesIO, UnsupportedOperation
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +37,15 @@ from ulcodec.format.sequence import (
     media_record,
     record_bytes,
 )
-from ulcodec.format.sequence_reader import MAX_ERRORS, MediaStream, SequenceReader, ShownFrame, parse_frame, read_header
+from ulcodec.format.sequence_reader import (
+    MAX_ERRORS,
+    CodedFrame,
+    MediaStream,
+    SequenceReader,
+    ShownFrame,
+    parse_frame,
+    read_header,
+)
 
 CLIP = ClipFormat(
     768, 512, Fraction(1, 1000), Fraction(30000, 1001), start=40, chroma=Chroma.YUV420, full_range=False,
@@ -45,24 +53,24 @@ CLIP = ClipFormat(
 )  # fmt: skip
 HEADER = SequenceHeader(b"\xde\xad\xbe\xef", CLIP, gop=250)
 FRAMES = (
-    FrameRecord(0, None, 0, 50, b"one", 0x1234),
-    FrameRecord(1, 0),
-    FrameRecord(3, None, 2, 75, b"second", 0xABCD),
-    FrameRecord(2, 3, -1),
-    FrameRecord(4, 3),
+    FrameRecord(0, (), 0, 50, b"one", 0x1234),
+    FrameRecord(1, (0,)),
+    FrameRecord(3, (), 2, 75, b"second", 0xABCD),
+    FrameRecord(2, (3,), -1),
+    FrameRecord(4, (3,)),
 )
 SHOWN = [
-    ShownFrame(0, 40, FRAMES[0]),
-    ShownFrame(1, 73, FRAMES[0]),
-    ShownFrame(2, 106, FRAMES[2]),
-    ShownFrame(3, 142, FRAMES[2]),
-    ShownFrame(4, 173, FRAMES[2]),
+    ShownFrame(0, 40, CodedFrame(FRAMES[0])),
+    ShownFrame(1, 73, CodedFrame(FRAMES[0])),
+    ShownFrame(2, 106, CodedFrame(FRAMES[2])),
+    ShownFrame(3, 142, CodedFrame(FRAMES[2])),
+    ShownFrame(4, 173, CodedFrame(FRAMES[2])),
 ]
 END = 204
 GREY = SequenceHeader(
     HEADER.fingerprint, ClipFormat(1, 1, Fraction(1, 25), Fraction(25), layout=Layout.GREY, bit_depth=16)
 )
-GREY_FRAME = FrameRecord(0, None, 0, 100, b"", 0xFFFF)
+GREY_FRAME = FrameRecord(0, (), 0, 100, b"", 0xFFFF)
 
 GOLDEN = bytes.fromhex(
     "554c43 02 deadbeef 16 8006 8004 04 08 01 05 06 0403 01e807 b0ea01e907 28 fa01 35e3"
@@ -85,6 +93,7 @@ FILES = (GOLDEN, GOLDEN_GREY)
 FRAME_STARTS = (33, 48, 63, 82, 89)
 """Offsets of the frames of `GOLDEN` in the order of the file."""
 INDEX_START = 95
+PREDICTED_TAGS = bytes.fromhex("89 8a 8d 8e 99 9a 9d 9e a9 aa ad ae b9 ba bd be")
 HEADER_FIELDS = {
     "width": "8006", "height": "8004", "flags": "04", "bit depth": "08", "colours": "010506", "aspect": "0403",
     "time base": "01e807", "frame rate": "b0ea01e907", "start": "28", "GOP": "fa01",
@@ -125,11 +134,15 @@ class CountingFile(BytesIO):
 
 
 def intra(index: int, correction: int = 0, payload: bytes = b"payload") -> FrameRecord:
-    return FrameRecord(index, None, correction, 50, payload, index % 2**16)
+    return FrameRecord(index, (), correction, 50, payload, index % 2**16)
 
 
 def repeat(index: int, reference: int, correction: int = 0) -> FrameRecord:
-    return FrameRecord(index, reference, correction)
+    return FrameRecord(index, (reference,), correction)
+
+
+def predicted(index: int, *references: int, is_kept: bool = True) -> FrameRecord:
+    return FrameRecord(index, references, 0, 50, b"payload", index % 2**16, b"motion", is_kept)
 
 
 def body_of(*parts: Part, header: SequenceHeader = HEADER) -> bytes:
@@ -210,8 +223,8 @@ def shown_of(parts: list[Part], clip: ClipFormat) -> list[ShownFrame]:
     shown = []
     for index, frame in sorted(frames.items()):
         nominal = clip.start + (Fraction(index) / (clip.time_base * clip.frame_rate) + Fraction(1, 2)).__floor__()
-        source = frame if frame.reference is None else frames[frame.reference]
-        shown.append(ShownFrame(index, nominal + frame.correction, source))
+        source = frames[frame.references[0]] if frame.is_repetition else frame
+        shown.append(ShownFrame(index, nominal + frame.correction, CodedFrame(source)))
     return shown
 
 
@@ -256,25 +269,43 @@ class Sequence:
         return shown_of(self.parts, self.header.clip)
 
 
-def random_order(kinds: list[bool], rng: random.Random) -> list[tuple[int, int | None]]:
-    """An order of the file in which the frames may come, with a reference for each repetition.
+class FrameOrder(NamedTuple):
+    """A frame in a random order of the file: its index, its references, and what it is if it has some."""
+
+    index: int
+    references: tuple[int, ...] = ()
+    is_predicted: bool = False
+    is_kept: bool = True
+
+
+def random_order(kinds: list[bool], rng: random.Random) -> list[FrameOrder]:
+    """An order of the file in which the frames may come: intra frames, repetitions and predicted frames.
 
     `kinds`: whether each frame is an intra frame, of which one is among the first 64.
     """
-    left, order, intras = list(range(len(kinds))), [], []
+    left, order = list(range(len(kinds))), list[FrameOrder]()
     while left:
         next_intra = next((index for index in left if kinds[index]), len(kinds))
         allowed = [index for index in left if index < left[0] + 64 and index <= next_intra]
-        recent = intras[-8:]
-        references: dict[int, list[int | None]] = {next_intra: [None]}
+        coded = [frame for frame in order if frame.is_predicted or not frame.references]
+        kept_frames = [frame for frame in coded if frame.is_kept]
+        anchors = [frame.index for frame in kept_frames if len(frame.references) < 2][-4:]
+        kept = anchors + [frame.index for frame in kept_frames if len(frame.references) == 2][-8:]
+        usable: dict[int, list[int]] = {}
         for index in allowed[: allowed.index(next_intra)] if next_intra in allowed else allowed:
-            nearest = max((number for number in intras if number < index), default=-1)
-            references[index] = [number for number in recent if number > index or number == nearest]
+            nearest = max((frame.index for frame in coded if not frame.references and frame.index < index), default=-1)
+            usable[index] = [number for number in kept if number >= nearest]
         chosen = max(allowed) if rng.random() < 0.3 else rng.choice(allowed)
-        chosen = chosen if references[chosen] else next_intra
-        order.append((chosen, rng.choice(references[chosen])))
-        left.remove(chosen)
-        intras += [chosen] if kinds[chosen] else []
+        if not usable.get(chosen):
+            order.append(FrameOrder(next_intra))
+        elif rng.random() < 0.5:
+            order.append(FrameOrder(chosen, (rng.choice(usable[chosen]),)))
+        else:
+            references = tuple(rng.sample(usable[chosen], min(len(usable[chosen]), rng.choice((1, 2)))))
+            last_intra = max(index for index in anchors if kinds[index])
+            leaves_intra = len(references) == 2 or last_intra in anchors[-3:]
+            order.append(FrameOrder(chosen, references, True, leaves_intra and rng.random() < 0.5))
+        left.remove(order[-1].index)
     return order
 
 
@@ -289,10 +320,12 @@ def sequences(draw: Callable[..., Any]) -> Sequence:
     jitter = draw(st.sampled_from([0.0, 0.5, 1.0])) * (gap - 1) / 2
     clip = ClipFormat(64, 48, Fraction(1, 25 * gap), Fraction(25), start=draw(st.integers(1000, 2000)))
     parts: list[Part] = []
-    for index, reference in random_order(kinds, rng):
+    for index, references, is_predicted, is_kept in random_order(kinds, rng):
         correction = round(rng.uniform(-jitter, jitter))
-        latent = () if reference is not None else (rng.randrange(101), rng.randbytes(rng.randrange(20)), 0xABCD)
-        parts.append(FrameRecord(index, reference, correction, *latent))
+        has_latent = not references or (is_predicted and rng.random() < 0.5)
+        latent = (rng.randrange(101), rng.randbytes(rng.randrange(20)), 0xABCD) if has_latent else (0, None, 0)
+        motion = rng.randbytes(rng.randrange(20)) if is_predicted else None
+        parts.append(FrameRecord(index, references, correction, *latent, motion, is_kept))
         if rng.random() < 0.1:
             parts.append(media_record(rng.randbytes(rng.randrange(1, 20))))
     return Sequence(SequenceHeader(b"abcd", clip), parts, draw(st.integers(1, MAX_TICKS // 2)))
@@ -316,7 +349,7 @@ def test_golden_files_are_read(kind: type[BytesIO]) -> None:
     assert list(reader.index.offsets) == [FRAME_STARTS[0], FRAME_STARTS[2]]
     assert (list(reader.index.indices), list(reader.index.times)) == ([0, 3], [40, 142])
     grey = SequenceReader(kind(GOLDEN_GREY))
-    assert list(grey.read()) == [ShownFrame(0, 0, GREY_FRAME)]
+    assert list(grey.read()) == [ShownFrame(0, 0, CodedFrame(GREY_FRAME))]
     assert (grey.header, grey.index.n_frames, grey.index.end) == (GREY, 1, 1)
 
 
@@ -384,10 +417,13 @@ def test_longest_fields_round_trip() -> None:
         bit_depth=16, primaries=255, transfer=255, matrix=255, sample_aspect=Fraction(MAX_TERM - 1, MAX_TERM),
     )  # fmt: skip
     header = SequenceHeader(bytes(4), clip, MAX_TERM)
-    frame = FrameRecord(0, None, 1 - MAX_TICKS, 100, bytes(300), 0xFFFF)
-    last = FrameRecord(1, 0)
+    frame = FrameRecord(0, (), 1 - MAX_TICKS, 100, bytes(300), 0xFFFF)
+    last = FrameRecord(1, (0,))
     data = file_of(frame, last, header=header, end_correction=-1)
-    assert read_all(data, max_pixels=None).frames == [ShownFrame(0, 0, frame), ShownFrame(1, MAX_TICKS, frame)][:2]
+    assert read_all(data, max_pixels=None).frames == [
+        ShownFrame(0, 0, CodedFrame(frame)),
+        ShownFrame(1, MAX_TICKS, CodedFrame(frame)),
+    ]
 
 
 # Limits of the order
@@ -402,9 +438,36 @@ def test_frame_may_come_63_places_early() -> None:
     assert read_all(file_of(*frames)).error is None
 
 
-def test_reference_may_be_the_last_but_seven() -> None:
-    frames = [intra(0), *(intra(index) for index in range(2, 10)), repeat(1, 2)]
+def test_reference_may_be_an_old_one() -> None:
+    for last in (repeat(1, 2), predicted(1, 2, 5)):
+        frames = [intra(0), *(intra(index) for index in range(2, 6)), last]
+        assert read_all(file_of(*frames)).error is None
+    frames = [intra(0), predicted(10, 0), *(predicted(index, 0, 10) for index in range(2, 10)), predicted(1, 2, 9)]
     assert read_all(file_of(*frames)).error is None
+    between = [predicted(index, 0, 20, is_kept=False) for index in range(2, 12)]
+    frames = [intra(0), predicted(20, 0), *between, predicted(1, 0, 20), *(repeat(index, 0) for index in range(12, 20))]
+    assert read_all(file_of(*frames)).error is None
+
+
+def test_repetition_may_follow_a_frame_that_is_not_kept() -> None:
+    frames = [intra(0), predicted(1, 0, is_kept=False), repeat(2, 1), repeat(3, 1), predicted(4, 0)]
+    result = read_all(file_of(*frames))
+    assert result.error is None
+    assert [shown.source.record.index for shown in result.frames] == [0, 1, 1, 1, 4]
+
+
+def test_references_are_found_and_let_go() -> None:
+    frames = [intra(0), predicted(4, 0), predicted(2, 0, 4), predicted(1, 2, 0), repeat(3, 2)]
+    shown = read_all(file_of(*frames)).frames
+    assert [[part.record.index for part in frame.source.references] for frame in shown] == [
+        [],
+        [2, 0],
+        [0, 4],
+        [0, 4],
+        [0],
+    ]
+    shown[2].source.keep("picture")
+    assert (shown[3].source.decoded, shown[3].source.references) == ("picture", ())
 
 
 def test_reference_may_be_any_later_frame_and_the_nearest_earlier_one() -> None:
@@ -412,7 +475,7 @@ def test_reference_may_be_any_later_frame_and_the_nearest_earlier_one() -> None:
         frames = [intra(0), intra(2), intra(4), repeat(1, references[0]), repeat(3, references[1])]
         result = read_all(file_of(*frames))
         assert result.error is None
-        assert [shown.source.index for shown in result.frames] == [0, references[0], 2, references[1], 4]
+        assert [shown.source.record.index for shown in result.frames] == [0, references[0], 2, references[1], 4]
 
 
 MISORDERED = {
@@ -429,8 +492,18 @@ MISORDERED = {
     "reference not there": ([intra(0), repeat(1, 5)], "frame 1 refers to frame 5"),
     "reference to a repetition": ([intra(0), repeat(1, 0), repeat(2, 1)], "frame 2 refers to frame 1"),
     "reference that comes later": ([intra(0), repeat(1, 2), intra(2)], "frame 1 refers to frame 2"),
-    "reference too old": ([intra(0), *(intra(index) for index in range(2, 11)), repeat(1, 2)], "refers to frame 2"),
-    "earlier reference too old": ([intra(0), *(intra(index) for index in range(2, 10)), repeat(1, 0)], "frame 0"),
+    "reference too old": ([intra(0), *(intra(index) for index in range(2, 7)), repeat(1, 2)], "refers to frame 2"),
+    "earlier reference too old": ([intra(0), *(intra(index) for index in range(2, 6)), repeat(1, 0)], "frame 0"),
+    "reference with two references too old": (
+        [intra(0), predicted(11, 0), *(predicted(index, 0, 11) for index in range(2, 11)), predicted(1, 2)],
+        "frame 1 refers to frame 2"),
+    "prediction from a passing frame": ([intra(0), predicted(1, 0, is_kept=False), predicted(2, 1)], "to frame 1"),
+    "repetition of a frame that was not kept": (
+        [intra(0), predicted(1, 0, is_kept=False), predicted(3, 0), repeat(2, 1)], "frame 2 refers to frame 1"),
+    "prediction from a repetition": ([intra(0), repeat(1, 0), predicted(2, 1)], "frame 2 refers to frame 1"),
+    "predicted reference too old": (
+        [intra(0), *(predicted(index, 0) for index in range(2, 6)), predicted(1, 0)], "refers to frame 0"),
+    "prediction across an intra frame": ([intra(0), intra(2), predicted(1, 0, 2), predicted(3, 1)], "to frame 1"),
     "reference across an intra frame": ([intra(0), intra(1), repeat(2, 0)], "frame 2 refers to frame 0"),
     "leading frame across one": ([intra(0), intra(2), intra(4), repeat(1, 0), repeat(3, 0)], "3 refers to frame 0"),
     "times that stay": ([intra(0), repeat(1, 0, -33)], "time"),
@@ -512,8 +585,9 @@ def test_forged_record_is_refused(marker: str, tag: int, contents: str, error: t
 
 @pytest.mark.parametrize("marker", [b"", MARKER])
 def test_unknown_tags_are_refused(marker: bytes) -> None:
-    """Among them are the tags of predicted frames: 85 to 87 and 95 to 97, with a latent and references."""
-    for tag in set(range(256)) - {0x01, 0x02, 0x84, 0x94, 0x81, 0x91, *(MARKER[:1] if not marker else b"")}:
+    """With a marker, all tags but those of intra frames are refused."""
+    known = {0x84, 0x94} if marker else {0x01, 0x02, 0x81, 0x91, MARKER[0], *PREDICTED_TAGS}
+    for tag in set(range(256)) - known:
         data = file_of(intra(0), record_bytes(tag, bytes.fromhex("01 02 32 1234"), marker))
         assert_refused(data, CorruptDataError, f"tag {tag} ")
 
@@ -837,7 +911,7 @@ def expected_after(sequence: Sequence, damaged: list[int]) -> list[ShownFrame]:
     for start, end, part in records_of(sequence):
         is_intra = isinstance(part, FrameRecord) and part.is_intra
         is_lost = any(start <= place < end for place in damaged) or (is_lost and not is_intra)
-        if isinstance(part, FrameRecord) and not is_lost and (is_intra or part.reference in kept):
+        if isinstance(part, FrameRecord) and not is_lost and kept.issuperset(part.references):
             kept.add(part.index)
     return [shown for shown in sequence.shown if shown.index in kept]
 
@@ -1169,11 +1243,11 @@ def test_header_record_and_frame_out_of_range_are_not_written(monkeypatch: pytes
         lambda: SequenceHeader(b"abc", CLIP),
         lambda: SequenceHeader(b"abcd", CLIP, -1),
         lambda: SequenceHeader(b"abcd", CLIP, MAX_TERM + 1),
-        lambda: FrameRecord(0, None, 0, 101),
-        lambda: FrameRecord(-1, None),
-        lambda: FrameRecord(2**28, None),
-        lambda: FrameRecord(0, None, MAX_TICKS + 1),
-        lambda: FrameRecord(2**27, 0),
+        lambda: FrameRecord(0, (), 0, 101, b""),
+        lambda: FrameRecord(-1, payload=b""),
+        lambda: FrameRecord(2**28, payload=b""),
+        lambda: FrameRecord(0, (), MAX_TICKS + 1, 0, b""),
+        lambda: FrameRecord(2**27, (0,)),
     ):
         with pytest.raises(ValueError, match=r"must|limits|too far"):
             make()
@@ -1184,7 +1258,7 @@ def test_header_record_and_frame_out_of_range_are_not_written(monkeypatch: pytes
 
 @given(st.integers(-MAX_TICKS, MAX_TICKS))
 def test_correction_round_trips(correction: int) -> None:
-    frame = FrameRecord(5, 4, correction)
+    frame = FrameRecord(5, (4,), correction)
     data = frame.to_bytes()
     [tag, _, *contents] = data[:-2]
     assert tag == (0x91 if correction else 0x81)

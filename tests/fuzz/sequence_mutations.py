@@ -15,6 +15,7 @@ from ulcodec.format.sequence import (
     LATENT_FLAG,
     MARKER,
     MEDIA_TAG,
+    REFERENCES_MASK,
     TRAILER_BYTES,
     record_bytes,
 )
@@ -24,7 +25,7 @@ LENGTH_PLACE = 8
 N_FIXED_FIELDS = 5
 """Bytes between the sides and the other numbers of the header."""
 LIMITS = (2**27, 2**28 - 1, 2**28, 2**32, 2**54, 2**54 + 1, 2**55, 2**56 - 1, 2**56, 2**63)
-TAGS = (0x01, 0x02, 0x81, 0x84, 0x85, 0x86, 0x91, 0x94, 0x95, 0x97)
+TAGS = (0x01, 0x02, 0x81, 0x84, 0x85, 0x86, 0x89, 0x8A, 0x8B, 0x8D, 0x8E, 0x91, 0x94, 0x95, 0x97, 0x9E, 0xA9, 0xBD)
 
 
 class RawRecord(NamedTuple):
@@ -151,15 +152,15 @@ def reorder(parts: Parts, rng: random.Random) -> None:
 
 
 def forge_frame(parts: Parts, rng: random.Random) -> None:
-    """Replace the index, the reference, the correction or the quality of a frame, or add a correction."""
+    """Replace the index, a reference, the correction or the quality of a frame, or add a correction."""
     frames = [place for place, record in enumerate(parts.records) if record.tag & FRAME_FLAG]
     if not frames:
         return
     place = rng.choice(frames)
     record = parts.records[place]
-    n_numbers = 1 + (record.tag & 3) + bool(record.tag & CORRECTION_FLAG)
+    n_numbers = 1 + (record.tag & REFERENCES_MASK) + bool(record.tag & CORRECTION_FLAG)
     numbers, rest = numbers_of(record.contents, n_numbers)
-    if rng.random() < 0.2 and record.is_intra and rest:
+    if rng.random() < 0.2 and record.tag & LATENT_FLAG and rest:
         rest = bytes([rng.choice((0, 40, 100, 101, 127, 255))]) + rest[1:]
         contents = b"".join(map(leb128, numbers)) + rest
     elif rng.random() < 0.3 and not record.tag & CORRECTION_FLAG:

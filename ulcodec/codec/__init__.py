@@ -9,10 +9,11 @@
 Import the public names from this package: `load`, `Codec`, `encode_batch` and the others in `__all__`.
 """
 
+from ulcodec.codec.clip_encoder import WrittenPart
 from ulcodec.codec.image import Codec, Encoding, Recovery, decode_batch, encode_batch, load
 from ulcodec.codec.rate_control import encode_to_quality, encode_to_size
 from ulcodec.codec.realism import Realism
-from ulcodec.codec.video import Video, VideoFrame, WrittenPart
+from ulcodec.codec.video import Video, VideoFrame
 
 __all__ = [
     "Codec",

@@ -1,16 +1,22 @@
 """Rate control of clips: one quality for all frames, or qualities that follow a target bitrate."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from ulcodec.codec.inputs import check_quality
-from ulcodec.coding.latents import EncodedFrame
 from ulcodec.errors import ImageError
 from ulcodec.format.container import MAX_QUALITY
 
-Encode = Callable[[int], Sequence[EncodedFrame]]
-"""Encodes a group of frames at a quality."""
+
+class Coded(Protocol):
+    """A group of frames that was encoded."""
+
+    @property
+    def n_bytes(self) -> int: ...
+
+
+Group = TypeVar("Group", bound=Coded)
 
 FIRST_QUALITY = 50
 LOG_SIZE_PER_QUALITY = 0.027
@@ -23,21 +29,19 @@ LARGEST_FACTOR = 4.0
 MEMORY_S = 1.0
 """Time constant of the running mean of the complexity."""
 FIRST_TRIES = 5
-FRAME_OVERHEAD_BYTES = 18
-"""Rough size of a frame's record and of its entry in the index, without the payload."""
 
 
 class RateControl(Protocol):
     """Chooses the quality of each group of frames."""
 
-    def encode(self, encode: Encode, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
-        """Encode a group of frames that is shown for `seconds`; return its quality with its frames."""
+    def encode(self, encode: Callable[[int], Group], seconds: float) -> Group:
+        """Encode a group of frames that is shown for `seconds`; `encode` takes the quality."""
 
-    def idle(self, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
+    def idle(self, seconds: float) -> None:
         """Take note of a group without new frames."""
 
     def check(self, quality: int) -> None:
-        """Raise ImageError if frames of another run at this quality do not belong to this one."""
+        """Raise ImageError if intra frames of another run at this quality do not belong to this one."""
 
 
 def rate_control(quality: int, bits_per_s: float | None = None) -> RateControl:
@@ -56,11 +60,11 @@ class ConstantQuality:
     def __init__(self, quality: int) -> None:
         self.quality = quality
 
-    def encode(self, encode: Encode, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
-        return self.quality, encode(self.quality)
+    def encode(self, encode: Callable[[int], Group], seconds: float) -> Group:
+        return encode(self.quality)
 
-    def idle(self, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
-        return self.quality, []
+    def idle(self, seconds: float) -> None:
+        """Do nothing."""
 
     def check(self, quality: int) -> None:
         if quality != self.quality:
@@ -78,19 +82,19 @@ class TargetBitrate:
         self.bits_per_s, self.debt_bits = bits_per_s, 0.0
         self.complexity: float | None = None
 
-    def encode(self, encode: Encode, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
+    def encode(self, encode: Callable[[int], Group], seconds: float) -> Group:
         quality = FIRST_QUALITY if self.complexity is None else self._quality(self.complexity)
-        frames = encode(quality)
+        group = encode(quality)
         if self.complexity is None:
             for _ in range(FIRST_TRIES - 1):
-                better = self._quality(complexity_of(frames, quality, seconds))
+                better = self._quality(complexity_of(group, quality, seconds))
                 if better == quality:
                     break
-                quality, frames = better, encode(better)
-        measured, weight = complexity_of(frames, quality, seconds), 1 - math.exp(-seconds / MEMORY_S)
+                quality, group = better, encode(better)
+        measured, weight = complexity_of(group, quality, seconds), 1 - math.exp(-seconds / MEMORY_S)
         self.complexity = measured if self.complexity is None else (1 - weight) * self.complexity + weight * measured
-        self.debt_bits += n_bits_of(frames) - self.bits_per_s * seconds
-        return quality, frames
+        self.debt_bits += 8 * group.n_bytes - self.bits_per_s * seconds
+        return group
 
     def _quality(self, complexity: float) -> int:
         """The quality for the next group, with respect to the debt."""
@@ -98,19 +102,13 @@ class TargetBitrate:
         wanted = min(max(wanted, self.bits_per_s / LARGEST_FACTOR), self.bits_per_s * LARGEST_FACTOR)
         return min(max(round(math.log(wanted / complexity) / LOG_SIZE_PER_QUALITY), 0), MAX_QUALITY)
 
-    def idle(self, seconds: float) -> tuple[int, Sequence[EncodedFrame]]:
+    def idle(self, seconds: float) -> None:
         self.debt_bits -= self.bits_per_s * seconds
-        return FIRST_QUALITY, []
 
     def check(self, quality: int) -> None:
         """Accept frames of any quality."""
 
 
-def complexity_of(frames: Sequence[EncodedFrame], quality: int, seconds: float) -> float:
-    """Rate in bits a second that frames would have at quality 0."""
-    return n_bits_of(frames) / seconds * math.exp(-LOG_SIZE_PER_QUALITY * quality)
-
-
-def n_bits_of(frames: Sequence[EncodedFrame]) -> int:
-    """Bits of frames in a file."""
-    return 8 * sum(len(frame.payload) + FRAME_OVERHEAD_BYTES for frame in frames)
+def complexity_of(group: Coded, quality: int, seconds: float) -> float:
+    """Rate in bits a second that a group would have at quality 0."""
+    return 8 * group.n_bytes / seconds * math.exp(-LOG_SIZE_PER_QUALITY * quality)

@@ -18,16 +18,17 @@ from PIL import Image
 from torch import Tensor
 
 from ulcodec.codec.bitrate import rate_control
+from ulcodec.codec.clip_encoder import DEFAULT_GOP, ClipEncoder, WrittenPart
 from ulcodec.codec.clips import ClipSource, open_clip
 from ulcodec.codec.extras import attach, cropped, detach, lossless_pixels
 from ulcodec.codec.grouping import group_by_grid
 from ulcodec.codec.inputs import ImageLike, as_picture, check_effort, check_quality
-from ulcodec.codec.loaded import LoadedModel
+from ulcodec.codec.loaded import LoadedModel, ResidualCoder
 from ulcodec.codec.pixels import grid_of, quality_tensor, unflattened, without_hidden
 from ulcodec.codec.realism import Realism
 from ulcodec.codec.refinement import EFFORT_STEPS, Refined, refine
 from ulcodec.codec.tiling import POSTERIOR_MEAN, analyse, synthesise, synthesise_thumbnail
-from ulcodec.codec.video import DEFAULT_GOP, ClipEncoder, Video, WrittenPart
+from ulcodec.codec.video import Video
 from ulcodec.coding.latents import (
     DecodedLatent,
     EncodedLatent,
@@ -214,7 +215,8 @@ class Codec(LoadedModel):
         copied; or an iterable of pictures as `encode` takes them, at `frame_rate` frames a second. `target_bitrate`:
         mean rate in bits a second, in place of a quality. `gop`: largest distance between two intra frames. `start_s`,
         `duration_s`: the part of the source in seconds. `written`: go on behind an unfinished file, see
-        `ulcodec.codec.video.WrittenPart`; its bytes are left out. `effort`: see `encode`; it applies to each frame.
+        `ulcodec.codec.clip_encoder.WrittenPart`; its bytes are left out. `effort`: see `encode`; it applies to intra
+        frames.
         Raises ImageError for a source that cannot be read, ValueError for an option out of range.
         """
         rate = rate_control(quality, target_bitrate)
@@ -487,11 +489,18 @@ def load(model: str | Path = "small", *, device: str = "auto") -> Codec:
 
 def codec_of(stored: StoredModel, device: torch.device) -> Codec:
     """Make a codec of a model that has been read."""
+    model, coder, video = stored.networks(device), stored.coder(device), stored.video
+    if video is None:
+        residuals = ResidualCoder(model.hyper_encoder, coder)
+    else:
+        residuals = ResidualCoder(video.networks(device).hyper_encoder, video.coder(device))
     return Codec(
         name=stored.name,
         fingerprint_bytes=stored.fingerprint[:4],
-        model=stored.networks(device),
-        coder=stored.coder(device),
+        sequence_fingerprint_bytes=stored.sequence_fingerprint[:4],
+        model=model,
+        coder=coder,
+        residuals=residuals,
         device=device,
         has_denoiser=stored.denoiser is not None,
     )

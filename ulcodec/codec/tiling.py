@@ -41,12 +41,17 @@ SAMPLE_TYPES = {8: np.uint8, 16: np.uint16}
 
 
 def analyse(
-    model: UnifiedLatentModel, device: torch.device, pictures: Sequence[np.ndarray], quality: int
+    model: UnifiedLatentModel,
+    device: torch.device,
+    pictures: Sequence[np.ndarray],
+    quality: int,
+    *,
+    precise: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute latents and hyper-latents of B pictures uint8 or uint16 [H, W, 3] or [H, W] of one latent grid.
 
     Returns float32 [B, C, h, w] and [B, C_hyper, ceil(h/4), ceil(w/4)] in bins, channels last in memory: the order in
-    which they are coded.
+    which they are coded. `precise`: compute in float32 everywhere.
     """
     config, encoder, (h, w) = model.config, model.encoder, grid_of(*pictures[0].shape[:2])
     as_float32: dict[str, Any] = {"dtype": torch.float32, "device": device}
@@ -58,15 +63,15 @@ def analyse(
         rows, columns = (in_pixels(span.outer) for span in tile)
         crops = [padded(to_tensor(pixels[rows, columns])) for pixels in pictures]
         x = crops[0] if len(crops) == 1 else torch.cat(crops)
-        _analyse_tile(model, x.to(device), qualities, tile, y, hyper)
+        with torch.inference_mode(), autocast(device, precise=precise):
+            y_tile, unit_latent = model.encoder(x.to(device), qualities, tile, HYPER_HALO)
+            hyper_tile = model.hyper_encoder(unit_latent, qualities)
+        _write_tile(tile, y_tile, hyper_tile, y, hyper)
     return y, hyper
 
 
-def _analyse_tile(model: UnifiedLatentModel, x: Tensor, quality: Tensor, tile: Tile, y: Tensor, hyper: Tensor) -> None:
-    """Write the latents of a tile's inner part into `y` and `hyper`. x [B, 3, H, W] is its outer part."""
-    with torch.inference_mode(), autocast(x.device):
-        y_tile, unit_latent = model.encoder(x, quality, tile, HYPER_HALO)
-        hyper_tile = model.hyper_encoder(unit_latent, quality)
+def _write_tile(tile: Tile, y_tile: Tensor, hyper_tile: Tensor, y: Tensor, hyper: Tensor) -> None:
+    """Write the latents of a tile's inner part into `y` and `hyper`."""
     near = tile.crop_halo(HYPER_HALO)
     y[:, :, tile.rows.inner, tile.columns.inner] = y_tile[:, :, near.rows.within, near.columns.within]
     (rows, rows_in_tile), (columns, columns_in_tile) = (_hyper_spans(span) for span in near)
@@ -87,10 +92,12 @@ def synthesise(
     headers: Sequence[Header],
     crop: Crop | None = None,
     realism: Realism = POSTERIOR_MEAN,
+    *,
+    precise: bool = False,
 ) -> list[np.ndarray]:
     """Decode latents of one grid and quality to pictures, or to a crop of each, as their headers say.
 
-    Returns uint8 or uint16 [H, W, 3] or [H, W].
+    Returns uint8 or uint16 [H, W, 3] or [H, W]. `precise`: compute in float32 everywhere.
     """
     trunk, grid = model.decoder.trunk, grid_of(headers[0].height, headers[0].width)
     y_16 = [latent.y_16.reshape(*grid, -1) for latent in latents]
@@ -100,7 +107,9 @@ def synthesise(
     kept_halo = realism.halo(model.config) if realism.share else 0
     rows, columns = (in_latents(side) for side in _sides(areas[0]))
     for tile in released(tracked(tiles(grid, CODEC_TILE, trunk.halo + kept_halo, rows, columns))):
-        decoded = _synthesise_tile(model, y_16, quality, tile, kept_halo, realism)
+        y = unflattened(torch.cat([tile.outer_of(part[None]).flatten(0, 2) for part in y_16]), tile.outer_grid)
+        with torch.inference_mode(), autocast(device, precise=precise):
+            decoded = _synthesise_tile(model, y, quality, tile, kept_halo, realism)
         for picture, header, area, x in zip(pictures, headers, areas, decoded, strict=True):
             spans = zip(tile.crop_halo(kept_halo), _sides(area), strict=True)
             (rows_in_tile, columns_in_tile), place = zip(*(_overlap(*pair) for pair in spans), strict=True)
@@ -109,17 +118,26 @@ def synthesise(
 
 
 def _synthesise_tile(
-    model: UnifiedLatentModel, latents: Sequence[Tensor], quality: Tensor, tile: Tile, kept_halo: int, realism: Realism
+    model: UnifiedLatentModel, y: Tensor, quality: Tensor, tile: Tile, kept_halo: int, realism: Realism
 ) -> Tensor:
-    """Decode a tile and `kept_halo` positions around it to [B, 3, H, W], from latents [h, w, C] in 1/16 bins."""
-    y = unflattened(torch.cat([tile.outer_of(y_16[None]).flatten(0, 2) for y_16 in latents]), tile.outer_grid)
-    pictures: Tensor
-    with torch.inference_mode(), autocast(y.device):
-        features, pictures = model.decoder.trunk(y, quality, tile, kept_halo)
-        if realism.share:
-            pixels = (in_pixels(span.outer) for span in tile.crop_halo(kept_halo))
-            rows, columns = (range(side.start, side.stop) for side in pixels)
-            pictures = realism.draw(model.decoder.denoiser, features, pictures, rows, columns)
+    """Decode a tile and `kept_halo` positions around it to [B, 3, H, W], from its outer latents y [B, C, h, w]."""
+    features, pictures = model.decoder.trunk(y, quality, tile, kept_halo)
+    if realism.share:
+        pixels = (in_pixels(span.outer) for span in tile.crop_halo(kept_halo))
+        rows, columns = (range(side.start, side.stop) for side in pixels)
+        return realism.draw(model.decoder.denoiser, features, pictures, rows, columns)
+    return pictures  # type: ignore[no-any-return]
+
+
+def posterior_means(model: UnifiedLatentModel, y: Tensor, quality: int) -> Tensor:
+    """Decode latents y [B, C, h, w] float32 in bins, in float32 everywhere: [B, 3, 16h, 16w] about [0, 1]."""
+    trunk, (batch, _, *grid) = model.decoder.trunk, y.shape
+    pictures = torch.empty(batch, 3, *(side * PATCH_PX for side in grid), dtype=torch.float32, device=y.device)
+    qualities = quality_tensor(quality, y.device)
+    for tile in released(tracked(tiles((grid[0], grid[1]), CODEC_TILE, trunk.halo))):
+        rows, columns = (in_pixels(span.inner) for span in tile)
+        with torch.inference_mode(), autocast(y.device, precise=True):
+            _, pictures[:, :, rows, columns] = trunk(y[:, :, tile.rows.outer, tile.columns.outer], qualities, tile)
     return pictures
 
 

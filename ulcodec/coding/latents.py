@@ -93,10 +93,11 @@ class EncodedLatent(NamedTuple):
 
 
 class EncodedFrame(NamedTuple):
-    """The payload of a frame, and the check of its symbols."""
+    """The payload of a frame, the check of its symbols, and the latent that a decoder restores."""
 
     payload: bytes
     symbol_check: int
+    latent: DecodedLatent
 
 
 def hyper_grid(grid: Grid) -> Grid:
@@ -173,8 +174,8 @@ def encode_frames(
     encoders = [SymbolEncoder() for _ in walk.checks]
     for _ in tracked(FILE_PASSES):
         walk.encode_pass(encoders)
-    pairs = zip(encoders, walk.checks, strict=True)
-    return [EncodedFrame(encoder.finish(), check.value) for encoder, check in pairs]
+    frames = zip(encoders, walk.checks, walk.latents, strict=True)
+    return [EncodedFrame(encoder.finish(), check.value, latent) for encoder, check, latent in frames]
 
 
 def decode_frames(

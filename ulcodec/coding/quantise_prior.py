@@ -18,7 +18,7 @@ from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, bin_noise_variance
 from ulcodec.errors import ModelError
 from ulcodec.model.blocks import QualityTable
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN, PriorNetwork
-from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.model.unified import EntropyModel
 
 STEM_INPUTS = ("signal", "knowledge", "hyper", "carried")
 
@@ -36,7 +36,7 @@ class FloatLayer(NamedTuple):
     out_bits: int = ACTIVATION_BITS
 
 
-def integer_tensors(model: UnifiedLatentModel, moments: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def integer_tensors(model: EntropyModel, moments: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return the integers that define how a trained model codes: layers, and tables with one row per quality level.
 
     `moments`: of each layer's inputs, for `quantise_layer`.
@@ -47,7 +47,7 @@ def integer_tensors(model: UnifiedLatentModel, moments: Mapping[str, Tensor] | N
     return tensors | {f"table.{name}": torch.round(table).to(torch.int32) for name, table in _tables(model).items()}
 
 
-def float_layers(model: UnifiedLatentModel) -> dict[str, FloatLayer]:
+def float_layers(model: EntropyModel) -> dict[str, FloatLayer]:
     """Return the layers of prior and hyper-decoder, by the names of the integer layers."""
 
     def layer(
@@ -74,7 +74,7 @@ def float_layers(model: UnifiedLatentModel) -> dict[str, FloatLayer]:
     return layers
 
 
-def prior_networks(model: UnifiedLatentModel) -> dict[str, PriorNetwork]:
+def prior_networks(model: EntropyModel) -> dict[str, PriorNetwork]:
     """Return the prior's networks by the prefixes of their names."""
     return dict(zip(model.config.prior_networks, model.prior.networks, strict=True))
 
@@ -125,7 +125,7 @@ def shift_mean_bias(tensors: Integers, changes: Mapping[str, Tensor]) -> dict[st
     return biases
 
 
-def _tables(model: UnifiedLatentModel) -> dict[str, Tensor]:
+def _tables(model: EntropyModel) -> dict[str, Tensor]:
     """Return the tables [Q, ...] in units of the integers, float64."""
     prior, hyper = model.prior, model.hyper_decoder
     one = 2.0**ACTIVATION_BITS

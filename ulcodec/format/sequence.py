@@ -16,8 +16,9 @@ CHROMA_SHIFT, RANGE_FLAG = 1, 0x08
 MARKER = b"ULCI"
 """Begins the record of an intra frame, so that a reader finds one behind damage."""
 MEDIA_TAG, INDEX_TAG, FRAME_FLAG = 1, 2, 0x80
-LATENT_FLAG, CORRECTION_FLAG = 0x04, 0x10
+LATENT_FLAG, MOTION_FLAG, CORRECTION_FLAG, PASSING_FLAG = 0x04, 0x08, 0x10, 0x20
 INTRA_TAG, REPEAT_TAG = FRAME_FLAG | LATENT_FLAG, FRAME_FLAG | 1
+REFERENCES_MASK, MAX_REFERENCES = 0x03, 2
 TRAILER_BYTES = 4
 MAX_RECORD_BYTES = 2**28 - 1
 MAX_INDEX = 2**28 - 2
@@ -29,8 +30,8 @@ MAX_TICKS = 2**54
 MAX_OFFSET = 2**56 - 1
 MAX_REORDERING = 64
 """A frame is shown before this many frames that follow it in the file; a reader holds so many."""
-MAX_REFERENCE_AGE = 8
-"""A reference is one of so many intra frames before a frame in the file."""
+KEPT_ANCHORS, KEPT_BETWEEN = 4, 8
+"""Frames that a reader keeps for others to refer to: the last ones with at most one reference, and with two."""
 
 MIN_DEPTH, MAX_DEPTH = 8, 16
 MAX_TERM = 2**28 - 1
@@ -130,43 +131,68 @@ class SequenceHeader:
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """A frame as stored: an intra frame with a latent, or the repetition of one.
+    """A frame as stored: an intra frame, a predicted frame, or the repetition of another one.
 
-    `index`: its place in the order of display, from 0; `reference`: index of the frame that it repeats, None for an
-    intra frame; `correction`: its time less `ClipFormat.nominal_time`, in ticks; `quality`, `payload`, `symbol_check`:
-    the latent of an intra frame.
+    `index`: its place in the order of display, from 0; `references`: indices of the frames that it is predicted from,
+    or of the one that it repeats; `correction`: its time less `ClipFormat.nominal_time`, in ticks; `quality`,
+    `payload`, `symbol_check`: its latent, which an intra frame has, a predicted frame may have, and a repetition has
+    not (payload None); `motion`: the coded motion field of a predicted frame; `is_kept`: whether frames may refer to
+    it.
     """
 
     index: int
-    reference: int | None = None
+    references: tuple[int, ...] = ()
     correction: int = 0
     quality: int = 0
-    payload: bytes = b""
+    payload: bytes | None = None
     symbol_check: int = 0
+    motion: bytes | None = None
+    is_kept: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.index <= MAX_INDEX or abs(self.correction) > MAX_TICKS:
             raise ValueError(f"frame {self.index}, corrected by {self.correction} ticks, is beyond the limits")
-        if self.reference is not None and abs(self.index - self.reference) > MAX_DISTANCE:
-            raise ValueError(f"frame {self.index} is too far from its reference {self.reference}")
+        if any(abs(self.index - reference) > MAX_DISTANCE for reference in self.references):
+            raise ValueError(f"frame {self.index} is too far from its references {self.references}")
         if not 0 <= self.quality <= MAX_QUALITY:
             raise ValueError(f"quality must be 0 to {MAX_QUALITY}, got {self.quality}")
+        kinds = {0: self.payload is not None and self.motion is None, 1: self.is_predicted or self.payload is None}
+        if not kinds.get(len(self.references), self.is_predicted and len(self.references) == MAX_REFERENCES):
+            raise ValueError(f"frame {self.index} is neither intra, nor predicted, nor a repetition")
 
     @property
     def is_intra(self) -> bool:
-        return self.reference is None
+        return not self.references
+
+    @property
+    def is_predicted(self) -> bool:
+        return self.motion is not None
+
+    @property
+    def is_repetition(self) -> bool:
+        return not (self.is_intra or self.is_predicted)
+
+    @property
+    def tag(self) -> int:
+        """Tag of the record."""
+        tag = FRAME_FLAG | len(self.references) | (CORRECTION_FLAG if self.correction else 0)
+        tag |= (0 if self.payload is None else LATENT_FLAG) | (MOTION_FLAG if self.is_predicted else 0)
+        return tag | (0 if self.is_kept or not self.is_predicted else PASSING_FLAG)
 
     def to_bytes(self) -> bytes:
         """Serialise the record, from its marker, if it has one, to its checksum."""
-        tag = (INTRA_TAG if self.is_intra else REPEAT_TAG) | (CORRECTION_FLAG if self.correction else 0)
         contents = leb128(self.index)
-        if self.reference is not None:
-            contents += signed_leb128(self.index - self.reference)
+        for reference in self.references:
+            contents += signed_leb128(self.index - reference)
         if self.correction:
             contents += signed_leb128(self.correction)
-        if self.is_intra:
-            contents += bytes([self.quality]) + self.payload + self.symbol_check.to_bytes(CRC_BYTES, "big")
-        return record_bytes(tag, contents, MARKER if self.is_intra else b"")
+        if self.payload is not None:
+            contents += bytes([self.quality])
+            contents += b"" if self.motion is None else leb128(len(self.motion))
+        contents += self.motion or b""
+        if self.payload is not None:
+            contents += self.payload + self.symbol_check.to_bytes(CRC_BYTES, "big")
+        return record_bytes(self.tag, contents, MARKER if self.is_intra else b"")
 
 
 def record_bytes(tag: int, contents: bytes, marker: bytes = b"") -> bytes:

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from heapq import heappop, heappush
 from io import SEEK_END, RawIOBase
@@ -34,19 +34,26 @@ from ulcodec.format.primitives import CRC_BYTES, MAX_LEB128_BYTES, crc16, read_l
 from ulcodec.format.sequence import (
     CHROMA_SHIFT,
     CORRECTION_FLAG,
+    FRAME_FLAG,
     INDEX_TAG,
     INTRA_TAG,
+    KEPT_ANCHORS,
+    KEPT_BETWEEN,
+    LATENT_FLAG,
     MARKER,
     MAX_DISTANCE,
     MAX_INDEX,
     MAX_OFFSET,
     MAX_RECORD_BYTES,
-    MAX_REFERENCE_AGE,
+    MAX_REFERENCES,
     MAX_REORDERING,
     MAX_TERM,
     MAX_TICKS,
     MEDIA_TAG,
+    MOTION_FLAG,
+    PASSING_FLAG,
     RANGE_FLAG,
+    REFERENCES_MASK,
     REPEAT_TAG,
     TRAILER_BYTES,
     Chroma,
@@ -57,7 +64,14 @@ from ulcodec.format.sequence import (
     SequenceHeader,
 )
 
-KNOWN_TAGS = {MEDIA_TAG, INDEX_TAG, *(tag | more for tag in (INTRA_TAG, REPEAT_TAG) for more in (0, CORRECTION_FLAG))}
+PREDICTED_TAGS = {
+    FRAME_FLAG | MOTION_FLAG | n_references | latent | passing
+    for n_references in range(1, MAX_REFERENCES + 1)
+    for latent in (0, LATENT_FLAG)
+    for passing in (0, PASSING_FLAG)
+}
+FRAME_TAGS = {tag | more for tag in (INTRA_TAG, REPEAT_TAG, *PREDICTED_TAGS) for more in (0, CORRECTION_FLAG)}
+KNOWN_TAGS = {MEDIA_TAG, INDEX_TAG, *FRAME_TAGS}
 
 PIECE_BYTES = 2**20
 """Bytes that are read at once, so that a forged length takes no memory."""
@@ -127,17 +141,33 @@ class Record(NamedTuple):
     size_bytes: int
 
 
+@dataclass
+class CodedFrame:
+    """A frame with those that it refers to, as far as they are not decoded.
+
+    `decoded`: for the use of a decoder, which then has no more use for the references.
+    """
+
+    record: FrameRecord
+    references: tuple["CodedFrame", ...] = field(default=(), compare=False, repr=False)
+    decoded: Any = field(default=None, compare=False, repr=False)
+
+    def keep(self, decoded: Any) -> None:
+        """Set what the frame was decoded to. Its references are let go."""
+        self.decoded, self.references = decoded, ()
+
+
 @dataclass(frozen=True)
 class ShownFrame:
-    """A frame in the order of display: its index, its time in ticks, and the intra frame whose latent it shows."""
+    """A frame in the order of display: its index, its time in ticks, and the intra or predicted frame that it shows."""
 
     index: int
     time: int
-    source: FrameRecord
+    source: CodedFrame
 
     @property
-    def is_intra(self) -> bool:
-        return self.source.index == self.index
+    def is_repetition(self) -> bool:
+        return self.source.record.index != self.index
 
 
 class Order:
@@ -152,7 +182,9 @@ class Order:
         self.next_index, self.highest_index, self.last_time = first, first, -1
         self.waiting: list[tuple[int, ShownFrame]] = []
         self.seen: set[int] = set()
-        self.intra: deque[FrameRecord] = deque(maxlen=MAX_REFERENCE_AGE)
+        self.intra_indices: list[int] = []
+        self.anchors, self.between = (deque[CodedFrame](maxlen=length) for length in (KEPT_ANCHORS, KEPT_BETWEEN))
+        self.latest: CodedFrame | None = None
 
     def add(self, frame: FrameRecord) -> None:
         """Take the next frame of the file. Raises CorruptDataError."""
@@ -173,18 +205,32 @@ class Order:
             self.seen.remove(self.next_index)
             self.next_index += 1
 
-    def _source(self, frame: FrameRecord) -> FrameRecord:
-        """The intra frame that a frame shows. Raises CorruptDataError."""
+    def _source(self, frame: FrameRecord) -> CodedFrame:
+        """The frame of which a frame shows the picture: itself, unless it is a repetition. Raises CorruptDataError."""
+        if frame.is_intra and frame.index < self.highest_index:
+            raise CorruptDataError(f"intra frame {frame.index} comes after frame {self.highest_index}")
+        references = tuple(self._reference(frame, index) for index in frame.references)
+        if frame.is_repetition:
+            return references[0]
+        coded = self.latest = CodedFrame(frame, references)
         if frame.is_intra:
-            if frame.index < self.highest_index:
-                raise CorruptDataError(f"intra frame {frame.index} comes after frame {self.highest_index}")
-            self.intra.append(frame)
-            return frame
-        nearest = max((intra.index for intra in self.intra if intra.index < frame.index), default=-1)
-        for intra in self.intra:
-            if intra.index == frame.reference and intra.index >= nearest:
-                return intra
-        raise CorruptDataError(f"frame {frame.index} refers to frame {frame.reference}, which it cannot use")
+            self.intra_indices.append(frame.index)
+            while len(self.intra_indices) > 1 and self.intra_indices[1] < self.next_index:
+                self.intra_indices.pop(0)  # no frame that is still to come lies between these two
+        if frame.is_kept:
+            (self.between if len(references) == MAX_REFERENCES else self.anchors).append(coded)
+        return coded
+
+    def _reference(self, frame: FrameRecord, index: int) -> CodedFrame:
+        """Find a frame that another one refers to. Raises CorruptDataError if it must not."""
+        nearest_intra = max((intra for intra in self.intra_indices if intra < frame.index), default=-1)
+        for coded in (*self.anchors, *self.between):
+            if coded.record.index == index and index >= nearest_intra:
+                return coded
+        latest = self.latest
+        if frame.is_repetition and latest is not None and latest.record.index == index >= nearest_intra:
+            return latest
+        raise CorruptDataError(f"frame {frame.index} refers to frame {index}, which it cannot use")
 
     @property
     def is_ready(self) -> bool:
@@ -478,25 +524,47 @@ def read_record(file: BinaryIO) -> Record | None:
 @whole_contents()
 def parse_frame(record: Record) -> FrameRecord:
     """Parse the record of a frame. Raises a FormatError."""
-    contents = record.contents
-    is_intra = record.tag & ~CORRECTION_FLAG == INTRA_TAG
+    contents, tag = record.contents, record.tag
     index, position = read_leb128(contents, 0, MAX_INDEX)
-    reference, correction = None, 0
-    if not is_intra:
+    references, position = parse_references(contents, position, index, tag & REFERENCES_MASK)
+    correction, quality, symbol_check, end = 0, 0, 0, len(contents)
+    unusual = CorruptDataError(f"frame {index} has contents that no encoder writes")
+    if tag & CORRECTION_FLAG:
+        correction, position = read_signed_leb128(contents, position, MAX_TICKS)
+        if not correction:
+            raise unusual
+    if tag & LATENT_FLAG:
+        end -= CRC_BYTES
+        if position >= end or contents[position] > MAX_QUALITY:
+            raise unusual
+        quality, symbol_check = contents[position], int.from_bytes(contents[end:], "big")
+        position += 1
+    rest, motion, payload = contents[position:end], None, None
+    if tag & LATENT_FLAG and tag & MOTION_FLAG:
+        n_motion_bytes, start = read_leb128(rest, 0, MAX_RECORD_BYTES)
+        motion, payload = rest[start : start + n_motion_bytes], rest[start + n_motion_bytes :]
+        if len(motion) < n_motion_bytes:
+            raise unusual
+    elif tag & MOTION_FLAG:
+        motion = rest
+    elif tag & LATENT_FLAG:
+        payload = rest
+    elif rest:
+        raise unusual
+    is_kept = not tag & PASSING_FLAG
+    return FrameRecord(index, references, correction, quality, payload, symbol_check, motion, is_kept)
+
+
+def parse_references(contents: bytes, position: int, index: int, count: int) -> tuple[tuple[int, ...], int]:
+    """Parse the indices of the references of frame `index`; return them and the position after them."""
+    references: tuple[int, ...] = ()
+    for _ in range(count):
         distance, position = read_signed_leb128(contents, position, MAX_DISTANCE)
         reference = index - distance
-    if record.tag & CORRECTION_FLAG:
-        correction, position = read_signed_leb128(contents, position, MAX_TICKS)
-    if (record.tag & CORRECTION_FLAG and not correction) or reference == index or (reference or 0) < 0:
-        raise CorruptDataError(f"frame {index} has contents that no encoder writes")
-    if not is_intra:
-        if position != len(contents):
+        if reference < 0 or reference in (index, *references):
             raise CorruptDataError(f"frame {index} has contents that no encoder writes")
-        return FrameRecord(index, reference, correction)
-    if position + 1 + CRC_BYTES > len(contents) or contents[position] > MAX_QUALITY:
-        raise CorruptDataError(f"frame {index} has contents that no encoder writes")
-    payload, check = contents[position + 1 : -CRC_BYTES], int.from_bytes(contents[-CRC_BYTES:], "big")
-    return FrameRecord(index, None, correction, contents[position], payload, check)
+        references += (reference,)
+    return references, position
 
 
 def read_exactly(file: BinaryIO, n_bytes: int) -> bytes:

@@ -14,7 +14,7 @@ from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
 from ulcodec.model.fusion import fused
 from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction, to_bins, wiener_estimate
 from ulcodec.model.reveal import coding_order, join_phases, split_phases
-from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.model.unified import EntropyModel
 
 MIN_PROBABILITY = 1e-9
 
@@ -88,7 +88,7 @@ def _coding_error(y: Tensor, prediction: Prediction) -> Tensor:
 
 
 def simulate_coding(
-    model: UnifiedLatentModel, y: Tensor, quality: Tensor, hyper_features: Tensor
+    model: EntropyModel, y: Tensor, quality: Tensor, hyper_features: Tensor
 ) -> tuple[Tensor, Prediction]:
     """Quantise y [B, C, h, w] pass by pass, each pass predicted from the restored elements of the earlier ones.
 
@@ -102,13 +102,13 @@ def simulate_coding(
     return _walk_passes(model, y, quality, hyper_features, restore)
 
 
-def predict_all_passes(model: UnifiedLatentModel, y: Tensor, quality: Tensor, hyper_features: Tensor) -> Prediction:
+def predict_all_passes(model: EntropyModel, y: Tensor, quality: Tensor, hyper_features: Tensor) -> Prediction:
     """Predict each element of a restored latent y [B, C, h, w] from earlier passes: [B, C, h, w] each."""
     return _walk_passes(model, y, quality, hyper_features, lambda elements, prediction: elements)[1]
 
 
 def _walk_passes(
-    model: UnifiedLatentModel,
+    model: EntropyModel,
     y: Tensor,
     quality: Tensor,
     hyper_features: Tensor,
@@ -143,7 +143,7 @@ def _walk_passes(
     return whole[0], Prediction(*whole[1:])
 
 
-def chain_bits(model: UnifiedLatentModel, y: Tensor, hyper: Tensor, quality: Tensor) -> Tensor:
+def chain_bits(model: EntropyModel, y: Tensor, hyper: Tensor, quality: Tensor) -> Tensor:
     """Description length of decoded latents along the reveal schedule, [B] bits: the bound that files are compared to.
 
     y [B, C, h, w] and hyper [B, C_hyper, ceil(h/4), ceil(w/4)] are float32, in bins, as a decoder restores them.

@@ -1,4 +1,4 @@
-"""The codec's model: encoder, hyper-encoder, hyper-decoder, prior and decoder as one module."""
+"""The codec's model, and the part of it that knows the distribution of latents."""
 
 from torch import Tensor, nn
 
@@ -9,17 +9,27 @@ from ulcodec.model.encoder import Encoder, HyperEncoder
 from ulcodec.model.prior import HyperDecoder, make_prior
 
 
-class UnifiedLatentModel(nn.Module):
-    """Networks of a configuration, with initial weights."""
+class EntropyModel(nn.Module):
+    """Hyper-encoder, hyper-decoder and prior of a configuration, with initial weights: what coding a latent needs."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.hyper_encoder = HyperEncoder(config)
-        self.hyper_decoder = HyperDecoder(config)
-        self.prior = make_prior(config)
-        self.decoder = Decoder(config)
+        self._make_entropy_model()
+
+    def _make_entropy_model(self) -> None:
+        self.hyper_encoder = HyperEncoder(self.config)
+        self.hyper_decoder = HyperDecoder(self.config)
+        self.prior = make_prior(self.config)
+
+
+class UnifiedLatentModel(EntropyModel):
+    """All networks of a configuration, with initial weights: entropy model, encoder and decoder."""
+
+    def _make_entropy_model(self) -> None:
+        self.encoder = Encoder(self.config)
+        super()._make_entropy_model()
+        self.decoder = Decoder(self.config)
 
     def encode_clean(self, x: Tensor, quality: Tensor) -> Tensor:
         """x [B, 3, H, W] in [0, 1] -> clean latent z [B, C, h, w] in the paper's units (a bin is `BIN_WIDTH` wide)."""

@@ -21,9 +21,10 @@ def model_directory(model: str | Path) -> Path:
 
 
 def installed_fingerprints() -> dict[str, str]:
-    """Map the fingerprint that files carry (8 hexadecimal digits) to the name, for each shipped model."""
-    names = {}
+    """Map the fingerprints that pictures and sequences carry (8 hexadecimal digits) to the name of a shipped model."""
+    names: dict[str, str] = {}
     for file in sorted(WEIGHTS.glob("*/config.json")):
         document = json.loads(file.read_text())
-        names[document["coding_sha256"][:8]] = document["name"]
+        digests = (document["coding_sha256"], document.get("video", {}).get("sequence_sha256"))
+        names |= {digest[:8]: document["name"] for digest in digests if digest}
     return names

@@ -2,8 +2,9 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from ulcodec.coding.tables import FrequencyTables, gaussian_tables
 from ulcodec.errors import ModelError
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
-from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.store.installed import model_directory
 from ulcodec.store.networks import load_network
 from ulcodec.store.tensor_files import read_consistently, read_document, read_tensors, write_directory
@@ -26,22 +27,46 @@ from ulcodec.store.tensor_files import read_consistently, read_document, read_te
 DENOISER = "decoder.denoiser"
 """Prefix of the names of the denoiser's weights."""
 
+Stored = TypeVar("Stored", bound="StoredEntropyModel")
+
 TABLE_PARTS = ("frequencies", "lengths", "minima")
 
 
 @dataclass(frozen=True)
-class StoredModel:
-    """Contents of a model directory, with integers that match the fingerprint.
+class StoredEntropyModel:
+    """An entropy model in a model directory: weights of its float networks, and the integers that code files."""
 
-    `weights`: of the float networks. `coding`: the integers that code files. `document`: `config.json`.
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    coding: dict[str, Tensor]
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of what decides which symbols a file holds."""
+        return fingerprint(self.config, self.coding)
+
+    def networks(self, device: torch.device) -> EntropyModel:
+        """Make the float networks, ready to run."""
+        return load_network(lambda: EntropyModel(self.config), self.weights, device)
+
+    def coder(self, device: torch.device) -> LatentCoder:
+        """Make the integer prior and the frequency tables."""
+        frequencies, lengths, minima = (self.coding[f"tables.{part}"].numpy().astype(np.int32) for part in TABLE_PARTS)
+        prior = IntegerPrior(self.config, self.coding, device)
+        return LatentCoder(prior, FrequencyTables(frequencies, lengths, minima))
+
+
+@dataclass(frozen=True)
+class StoredModel(StoredEntropyModel):
+    """Contents of a model directory.
+
+    `weights`: of all float networks. `document`: `config.json`. `video`: the entropy model of predicted frames, None if
+    none was trained: that of pictures then codes them.
     """
 
     name: str
-    config: ModelConfig
-    fingerprint: bytes
-    weights: dict[str, Tensor]
-    coding: dict[str, Tensor]
     document: dict[str, Any]
+    video: StoredEntropyModel | None = None
 
     @property
     def denoiser(self) -> dict[str, Any] | None:
@@ -52,11 +77,12 @@ class StoredModel:
         """Make the float networks, ready to run."""
         return load_network(lambda: UnifiedLatentModel(self.config), self.weights, device)
 
-    def coder(self, device: torch.device) -> LatentCoder:
-        """Make the integer prior and the frequency tables."""
-        frequencies, lengths, minima = (self.coding[f"tables.{part}"].numpy().astype(np.int32) for part in TABLE_PARTS)
-        prior = IntegerPrior(self.config, self.coding, device)
-        return LatentCoder(prior, FrequencyTables(frequencies, lengths, minima))
+    @property
+    def sequence_fingerprint(self) -> bytes:
+        """SHA-256 of what decides which symbols a sequence holds: that of the model, with that of its video part."""
+        if self.video is None:
+            return self.fingerprint
+        return hashlib.sha256(self.fingerprint + self.video.fingerprint).digest()
 
 
 def open_model(model: str | Path) -> StoredModel:
@@ -76,13 +102,27 @@ def _read_model(directory: Path) -> StoredModel:
         name, sha256 = str(document["name"]), document["coding_sha256"]
     except KeyError as error:
         raise ModelError(f"{directory / 'config.json'}: missing {error}; export the model again") from error
-    coding = read_tensors(directory, "coding")
-    digest = fingerprint(config, coding)
-    if digest.hex() != sha256:
+    weights, coding = read_tensors(directory, "weights"), read_tensors(directory, "coding")
+    stored = StoredModel(config, weights, coding, name, document)
+    if stored.fingerprint.hex() != sha256:
         raise ModelError(
             f"{directory}: the coding integers do not match their fingerprint; install or export the model again"
         )
-    return StoredModel(name, config, digest, read_tensors(directory, "weights"), coding, document)
+    return replace(stored, video=_read_video(directory, document)) if "video" in document else stored
+
+
+def _read_video(directory: Path, document: dict[str, Any]) -> StoredEntropyModel:
+    """Read the entropy model of predicted frames. Raises ModelError as `open_model`."""
+    try:
+        config, sha256 = ModelConfig.from_json(document["video"]["model"]), document["video"]["coding_sha256"]
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{directory / 'config.json'}: incomplete entry on video; export the model again") from error
+    video = StoredEntropyModel(
+        config, read_tensors(directory, "video_weights"), read_tensors(directory, "video_coding")
+    )
+    if video.fingerprint.hex() != sha256:
+        raise ModelError(f"{directory}: the video's integers do not match their fingerprint; install the model again")
+    return video
 
 
 def save_model(directory: Path, name: str, model: UnifiedLatentModel, provenance: dict[str, Any]) -> str:
@@ -102,21 +142,27 @@ def quantised_model(name: str, model: UnifiedLatentModel, provenance: dict[str, 
     check_reveal_passes(model.config)
     coding = integer_tensors(model) | table_tensors(initial_tables())
     document = {"name": name, "model": model.config.to_json(), "provenance": provenance}
-    return StoredModel(name, model.config, fingerprint(model.config, coding), fp16_weights(model), coding, document)
+    return StoredModel(model.config, fp16_weights(model), coding, name, document)
 
 
-def with_coding(stored: StoredModel, coding: dict[str, Tensor]) -> StoredModel:
+def quantised_entropy_model(model: EntropyModel) -> StoredEntropyModel:
+    """Quantise a trained entropy model like `quantised_model`."""
+    check_reveal_passes(model.config)
+    coding = integer_tensors(model) | table_tensors(initial_tables())
+    return StoredEntropyModel(model.config, fp16_weights(model), coding)
+
+
+def with_coding(stored: Stored, coding: dict[str, Tensor]) -> Stored:
     """Replace some of a model's integers, and with them its fingerprint."""
-    coding = stored.coding | coding
-    return replace(stored, coding=coding, fingerprint=fingerprint(stored.config, coding))
+    return replace(stored, coding=stored.coding | coding)
 
 
-def with_weights(stored: StoredModel, model: UnifiedLatentModel) -> StoredModel:
+def with_weights(stored: Stored, model: EntropyModel) -> Stored:
     """Replace a model's weights by those of its networks, in fp16."""
     return replace(stored, weights=fp16_weights(model))
 
 
-def fp16_weights(model: UnifiedLatentModel) -> dict[str, Tensor]:
+def fp16_weights(model: EntropyModel) -> dict[str, Tensor]:
     """Return the weights of networks as a model directory holds them, on the CPU."""
     return {key: value.to("cpu", torch.float16) for key, value in model.state_dict().items()}
 
@@ -124,7 +170,12 @@ def fp16_weights(model: UnifiedLatentModel) -> dict[str, Tensor]:
 def write_model(directory: Path, stored: StoredModel) -> str:
     """Write a model directory; return the model's SHA-256 in hexadecimal digits."""
     config = stored.document | {"coding_sha256": stored.fingerprint.hex()}
-    write_directory(directory, {"weights": stored.weights, "coding": stored.coding}, {"config": config})
+    groups = {"weights": stored.weights, "coding": stored.coding}
+    if stored.video is not None:
+        sha256 = {"coding_sha256": stored.video.fingerprint.hex(), "sequence_sha256": stored.sequence_fingerprint.hex()}
+        config["video"] = {**config.get("video", {}), "model": stored.video.config.to_json(), **sha256}
+        groups |= {"video_weights": stored.video.weights, "video_coding": stored.video.coding}
+    write_directory(directory, groups, {"config": config})
     return stored.fingerprint.hex()
 
 

@@ -23,7 +23,7 @@ from ulcodec.io.files import keep_permissions, temporary_name
 
 SHARD_BYTES = 15_000_000
 
-GROUPS = ("model", "ema", "optimizer", "weights", "coding")
+GROUPS = ("model", "ema", "optimizer", "weights", "coding", "video_weights", "video_coding")
 """Groups of checkpoints and models. A new version replaces the shards of all of them, even if it has no such group."""
 
 CONTENTS = "contents.list"

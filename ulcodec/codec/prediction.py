@@ -1,0 +1,89 @@
+"""Predicted frames: what encoder and decoder compute alike, `docs/format.md` section 3.
+
+For a frame with references, motion compensation gives a predicted picture p. With the picture's networks E and D, the
+latent that is coded is `d = E(x) - E(p)`, and the frame that is shown is `p + D(E(p) + d) - D(E(p))`. Where d is zero,
+it is p itself. The networks run in float32, so that machines agree in nearly every sample.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ulcodec.codec.loaded import LoadedModel
+from ulcodec.codec.pixels import grid_of, quality_tensor, to_pixels, to_tensor, unflattened
+from ulcodec.codec.tiling import analyse, posterior_means, synthesise
+from ulcodec.coding.latents import DecodedLatent, EncodedFrame, decode_frames, encode_frames
+from ulcodec.format.container import Header
+from ulcodec.format.sequence import ClipFormat, FrameRecord
+from ulcodec.io.picture import Picture
+
+LEVELS_16 = 257
+"""Value of the lowest bit of 8 in a sample of 16."""
+
+
+def sample_depth(clip: ClipFormat) -> int:
+    """Bits a sample of the frames that a decoder returns."""
+    return 8 if clip.bit_depth == 8 else 16
+
+
+def as_reference(samples: NDArray[Any]) -> NDArray[np.uint8]:
+    """Round a decoded frame to 8 bits: what other frames are predicted from."""
+    reference: NDArray[np.uint8] = Picture(samples).pixels_8
+    return reference
+
+
+def decode_intra(
+    loaded: LoadedModel, clip: ClipFormat, latents: Sequence[DecodedLatent], quality: int, *, precise: bool
+) -> list[NDArray[Any]]:
+    """Decode latents of intra frames of one quality to samples. `precise`: compute in float32 everywhere."""
+    header = Header(loaded.fingerprint_bytes, quality, clip.width, clip.height, clip.layout, sample_depth(clip))
+    return synthesise(loaded.model, loaded.device, latents, [header] * len(latents), precise=precise)
+
+
+def decode_record_latents(loaded: LoadedModel, clip: ClipFormat, records: Sequence[FrameRecord]) -> list[DecodedLatent]:
+    """Decode the latents of intra frames of one quality, or of one predicted frame. Raises as `decode_frames`."""
+    payloads, checks = [record.payload or b"" for record in records], [record.symbol_check for record in records]
+    coder = loaded.residuals.coder if records[0].is_predicted else loaded.coder
+    return decode_frames(coder, payloads, checks, records[0].quality, grid_of(clip.height, clip.width))
+
+
+def latent_of_prediction(loaded: LoadedModel, prediction: NDArray[np.uint8], quality: int) -> Tensor:
+    """Compute E(p) of a predicted picture uint8 [H, W, 3] or [H, W]: float32 [1, C, h, w] in bins."""
+    return analyse(loaded.model, loaded.device, [prediction], quality, precise=True)[0]
+
+
+def encode_residual(
+    loaded: LoadedModel, pixels: NDArray[Any], prediction: NDArray[np.uint8], quality: int
+) -> tuple[EncodedFrame, Tensor]:
+    """Encode what a predicted picture lacks of a frame; return it with E(p), see `latent_of_prediction`."""
+    y, _ = analyse(loaded.model, loaded.device, [pixels, prediction], quality, precise=True)
+    residual, residuals = y[:1] - y[1:], loaded.residuals
+    qualities = quality_tensor(quality, y.device)
+    with torch.inference_mode(), torch.autocast(y.device.type, enabled=False):
+        hyper = residuals.hyper_encoder(residual / loaded.model.encoder.log_gain.gain(qualities), qualities)
+    [coded] = encode_frames(residuals.coder, residual, hyper, quality)
+    return coded, y[1:]
+
+
+def predicted_samples(clip: ClipFormat, prediction: NDArray[np.uint8]) -> NDArray[Any]:
+    """A frame without a latent: the predicted picture itself, in the sample depth of the clip."""
+    return prediction if sample_depth(clip) == 8 else prediction.astype(np.uint16) * LEVELS_16
+
+
+def add_residual(
+    loaded: LoadedModel,
+    clip: ClipFormat,
+    prediction: NDArray[np.uint8],
+    y_prediction: Tensor,
+    residual: DecodedLatent,
+    quality: int,
+) -> NDArray[Any]:
+    """Decode a predicted frame that has a latent to samples; `y_prediction` is E(p)."""
+    y = y_prediction + unflattened(residual.y_16, (y_prediction.shape[2], y_prediction.shape[3]))
+    decoded, base = posterior_means(loaded.model, torch.cat((y, y_prediction)), quality)
+    picture = to_tensor(prediction)[0].to(y.device) + (decoded - base)[:, : clip.height, : clip.width]
+    return to_pixels(picture, clip.layout, sample_depth(clip))
