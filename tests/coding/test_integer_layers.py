@@ -29,6 +29,18 @@ def test_layers_are_exact_at_the_limits(
     assert torch.equal(layer(x.to(torch.int32)).double(), (sums + 0.5).floor())
 
 
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_layer_of_one_input_channel_is_exact(name: str) -> None:
+    if not is_exact(name, CPU):
+        pytest.skip(f"{name} products are not exact on this processor")
+    weight = torch.randint(-127, 128, (64, 1))
+    tensors = {"layer.weight": weight, "layer.bias": torch.zeros(64).long(), "layer.exponent": torch.zeros(64).long()}
+    layer = StoredIntegers(tensors, PRODUCTS[name], CPU).layer("layer")
+    x = torch.randint(WIDE.least, WIDE.largest + 1, (20, 1))
+    expected = ((x @ weight.T).double() / 2.0 ** (WIDE.bits - ACTIVATION_BITS) + 0.5).floor()
+    assert torch.equal(layer(x.to(torch.int32)).double(), expected)
+
+
 def positions_of(x: torch.Tensor) -> torch.Tensor:
     """[1, C, h, w] -> [N, C]"""
     return x[0].flatten(1).T

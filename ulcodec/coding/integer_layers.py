@@ -192,7 +192,8 @@ class StoredIntegers(NamedTuple):
         largest = weight_sums * (inputs.largest + 256) + bias.abs() + rounding
         if int(largest.max()) >= 2**31 or int(weight_sums.max()) >= LARGEST_WEIGHT_SUM:
             raise ModelError(f"{name}: sums may leave 32 bits, up to {int(largest.max())}; export the model again")
-        weight = weight.to(self.device, torch.int8).T.contiguous()
+        # A copy: the transpose of one input channel counts as contiguous, and torch._int_mm misreads its strides.
+        weight = weight.to(self.device, torch.int8).T.clone(memory_format=torch.contiguous_format)
         start, shift = ((bias + rounding).to(self.device, torch.int32), shift.to(self.device, torch.int32))
         return IntegerLayer(weight, start, shift, self.make_product, inputs)
 
