@@ -39,12 +39,17 @@ def export(
 
 def report_lines(output: Path, exported: "Exported") -> list[str]:
     """Describe an exported model."""
-    lines = [f"model directory: {output}, fingerprint {exported.sha256[:8]}"]
+    sha256, sequence_sha256 = exported.sha256, exported.sequence_sha256
+    of_sequences = "" if sequence_sha256 == sha256 else f", with predicted frames {sequence_sha256[:8]}"
+    lines = [f"model directory: {output}, fingerprint {sha256[:8]}{of_sequences}"]
     if exported.missing_sources:
         missing = ", ".join(exported.missing_sources)
-        lines.append(f"means and tables not fitted to files: no pictures at {missing}; name some with --data")
+        hint = "; name some with --data" if exported.unit == "pictures" else ""
+        lines.append(f"means and tables not fitted to files: no {exported.unit} at {missing}{hint}")
     if exported.n_pictures:
-        lines.append(f"means and tables fitted to files of {exported.n_pictures} pictures")
+        lines.append(f"means and tables fitted to files of {exported.n_pictures} {exported.unit}")
         costs = [f"{cost:+.2f} % at quality {quality}" for quality, cost in exported.cost_percent.items()]
-        lines.append(f"files against the float prior's bound, {exported.n_measured} pictures: {', '.join(costs)}")
+        lines.append(
+            f"files against the float prior's bound, {exported.n_measured} {exported.unit}: {', '.join(costs)}"
+        )
     return lines

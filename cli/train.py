@@ -12,12 +12,12 @@ import typer
 
 from ulcodec.errors import TrainingError
 from ulcodec.io.locations import as_source
-from ulcodec.train.settings import DenoiserSettings, PriorSettings, Stage1Settings, Stage2Settings
+from ulcodec.train.settings import DenoiserSettings, PriorSettings, Stage1Settings, Stage2Settings, VideoSettings
 from ulcodec_cli.export import export
 
 app = typer.Typer(name="train", help="Train a codec.", no_args_is_help=True, rich_markup_mode=None)
 
-Settings = Stage1Settings | Stage2Settings | PriorSettings | DenoiserSettings
+Settings = Stage1Settings | Stage2Settings | PriorSettings | VideoSettings | DenoiserSettings
 
 
 def stage_command(stage: str, settings_type: type[Settings], docstring: str) -> None:
@@ -104,6 +104,14 @@ stage_command(
     """,
 )
 stage_command(
+    "video",
+    VideoSettings,
+    """Train the entropy model of predicted frames, on latents that are encoded once. Pictures stay as they are.
+
+    Options that are not given have the defaults that --dry-run prints.
+    """,
+)
+stage_command(
     "denoiser",
     DenoiserSettings,
     """Train the denoiser that realistic pictures are drawn with. The codec and its files stay as they are.
@@ -118,7 +126,7 @@ def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run that stopped or finished.")],
     minutes: Annotated[float | None, typer.Option(help="New time budget of the whole run.")] = None,
     images: Annotated[int | None, typer.Option(help="New length of the whole run in images seen.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="Pictures, if they have moved. Default: as before.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="The data, if it has moved. Default: as before.")] = None,
 ) -> None:
     """Continue a run with its settings. With a new length, a finished run resumes before its learning-rate decay."""
     from ulcodec.train.denoiser import resume_denoiser
@@ -126,8 +134,15 @@ def resume(
     from ulcodec.train.runs import run_config
     from ulcodec.train.stage1 import resume_stage1
     from ulcodec.train.stage2 import resume_stage2
+    from ulcodec.train.video import resume_video
 
-    stages = {"stage1": resume_stage1, "stage2": resume_stage2, "prior": resume_prior, "denoiser": resume_denoiser}
+    stages = {
+        "stage1": resume_stage1,
+        "stage2": resume_stage2,
+        "prior": resume_prior,
+        "video": resume_video,
+        "denoiser": resume_denoiser,
+    }
     config = run_config(run)
     resume_run = next(resume for stage, resume in stages.items() if stage in config)
     finished = resume_run(run, minutes=minutes, n_images=images, data=tuple(map(as_source, data or ())))

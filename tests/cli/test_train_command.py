@@ -29,3 +29,13 @@ def test_export_refuses_missing_runs_and_other_folders(run: Run, tmp_path: Path)
         export = ("train", "export", tmp_path / "run", *options, "-o")
         assert_refused(run(*export, tmp_path / "photos"), "no model directory")
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["a.txt", "photos", "run"]
+
+
+def test_settings_of_video_are_printed_or_refused_in_one_line(run: Run, tmp_path: Path) -> None:
+    arguments = ("train", "video", "--data", tmp_path, "--out", tmp_path / "run", "--minutes", 1)
+    settings = json.loads(run(*arguments, "--hyper-channels", 8, "--dry-run").stdout)
+    assert (settings["model"], settings["views"], settings["hyper_channels"]) == ("small", 10, 8)
+    assert_refused(run(*arguments, "--prior-width", 20), "the width of the prior must be a multiple of 8, got 20")
+    assert_refused(run(*arguments, "--prior-blocks", "1,x"), "the prior's blocks must be numbers")
+    assert_refused(run(*arguments, "--views", 65), "the number of views must be a whole number from 1 to 64")
+    assert_refused(run(*arguments), "found clips of 0 scenes")

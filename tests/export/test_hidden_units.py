@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ulcodec.codec.image import Codec
-from ulcodec.codec.pixels import grid_of
-from ulcodec.coding.latents import DecodedLatent
 from ulcodec.coding.products import LARGEST_HIDDEN
-from ulcodec.export.float_runs import encoded, exact_means, run_layers
+from ulcodec.export.float_runs import FileLatent, encoded, exact_means, run_layers
 from ulcodec.export.hidden_units import chosen_factors, rounding_errors, scale_hidden_units
 from ulcodec.model.prior import HIDDEN_LIMIT, PriorBlock
 
@@ -25,10 +23,10 @@ def test_errors_of_each_number_of_fraction_bits() -> None:
 
 def test_scaled_units_are_closer_to_bytes_and_give_the_same_means(tiny_codec: Codec, picture: np.ndarray) -> None:
     codec = replace(tiny_codec, model=copy.deepcopy(tiny_codec.model))
-    grid, latent = grid_of(*picture.shape[:2]), encoded(codec, picture, 60)
-    before, errors_before = exact_means(codec, latent, 60, grid), relative_errors(codec, latent, grid)
-    scale_hidden_units(codec, [picture], (20, 60, 80))
-    after, errors_after = exact_means(codec, latent, 60, grid), relative_errors(codec, latent, grid)
+    file = encoded(codec, picture, 60)
+    before, errors_before = exact_means(codec.model, file), relative_errors(codec, file)
+    scale_hidden_units(codec, [picture], lambda _: (20, 60, 80))
+    after, errors_after = exact_means(codec.model, file), relative_errors(codec, file)
     assert (after - before).abs().mean() < 0.01 * before.abs().mean(), "only clamped units differ"
     assert max(errors_after) <= max(errors_before)
     assert sum(errors_after) < 0.8 * sum(errors_before)
@@ -47,7 +45,7 @@ def test_factors_keep_weights_within_their_limits() -> None:
     assert chosen_factors(block, errors, errors) == (2, 2)
 
 
-def relative_errors(codec: Codec, latent: DecodedLatent, grid: tuple[int, int]) -> list[float]:
+def relative_errors(codec: Codec, file: FileLatent) -> list[float]:
     """Errors of the prior's hidden units as bytes, in the order of the layers that read them."""
     errors: list[float] = []
 
@@ -57,7 +55,7 @@ def relative_errors(codec: Codec, latent: DecodedLatent, grid: tuple[int, int]) 
 
     blocks = [block for block in codec.model.prior.modules() if isinstance(block, PriorBlock)]
     handles = [layer.register_forward_pre_hook(record) for block in blocks for layer in (block.spatial, block.expand)]
-    for _ in run_layers(codec, latent, 60, grid):
+    for _ in run_layers(codec.model, file):
         pass
     for handle in handles:
         handle.remove()

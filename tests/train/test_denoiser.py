@@ -18,7 +18,8 @@ from ulcodec.model.config import TINY
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import DENOISER, open_model, save_model
 from ulcodec.store.tensor_files import read_tensors
-from ulcodec.train.denoiser import decode_pictures, denoiser_loss, train_denoiser
+from ulcodec.train.denoiser import denoiser_loss, train_denoiser
+from ulcodec.train.objective import decode_pictures
 from ulcodec.train.settings import DenoiserSettings
 from ulcodec_cli.main import app
 

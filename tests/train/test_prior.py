@@ -18,7 +18,8 @@ from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model, save_model
 from ulcodec.store.tensor_files import read_tensors
 from ulcodec.train.data.pictures import PictureSet, pack
-from ulcodec.train.prior import LatentSet, encode_views, oriented, train_prior
+from ulcodec.train.latents import LatentSet
+from ulcodec.train.prior import encode_views, oriented, train_prior
 from ulcodec.train.settings import PriorSettings
 from ulcodec.train.workers import Workers
 from ulcodec_cli.main import app

@@ -1,30 +1,58 @@
-"""Runs of a codec's float prior on the latents that its files restore."""
+"""Runs of a float prior on the latents that files restore."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ulcodec.codec.image import Codec
-from ulcodec.codec.pixels import grid_of, quality_tensor, unflattened
-from ulcodec.coding.latents import DecodedLatent, encode_latent, hyper_grid
+from ulcodec.codec.pixels import quality_tensor, unflattened
+from ulcodec.coding.latents import DecodedLatent, LatentCoder, encode_latent, hyper_grid
+from ulcodec.coding.products import Grid
 from ulcodec.model.likelihood import estimate_restored, predict_all_passes
 from ulcodec.model.reveal import pass_map
+from ulcodec.model.unified import EntropyModel
 from ulcodec.progress import tracked
 
+Source = TypeVar("Source", contravariant=True)
+QualitiesOf = Callable[[Source], Sequence[int]]
+"""Gives the qualities at which to code a source."""
 
-def encoded(codec: Codec, pixels: NDArray[np.uint8], quality: int) -> DecodedLatent:
-    """Encode a picture, and return the latent that its file restores."""
-    return encode_latent(codec.coder, *codec.analyse(pixels, quality), quality).latent
+
+class Coding(Protocol[Source]):
+    """An entropy model in use: its float networks, its integers, and the latents of what it codes.
+
+    `analyse` computes the latent [C, h, w] and the hyper-latent of a source at a quality. `Codec` is one for pictures.
+    """
+
+    @property
+    def model(self) -> EntropyModel: ...
+    @property
+    def coder(self) -> LatentCoder: ...
+    @property
+    def device(self) -> torch.device: ...
+    def analyse(self, pixels: Source, quality: int, /) -> tuple[Tensor, Tensor]: ...
+
+
+class FileLatent(NamedTuple):
+    """The latent that a file restores, its grid, and its quality."""
+
+    latent: DecodedLatent
+    grid: Grid
+    quality: int
+
+
+def encoded(coding: Coding[Source], source: Source, quality: int) -> FileLatent:
+    """Encode a source, and return the latent that its file restores."""
+    y, hyper = coding.analyse(source, quality)
+    return FileLatent(encode_latent(coding.coder, y, hyper, quality).latent, (y.shape[1], y.shape[2]), quality)
 
 
 def recorded_inputs(
-    codec: Codec, layers: Iterable[str], pictures: Sequence[NDArray[np.uint8]], qualities: Sequence[int]
+    coding: Coding[Source], layers: Iterable[str], sources: Sequence[Source], qualities_of: QualitiesOf[Source]
 ) -> Iterator[dict[str, Tensor]]:
-    """Run the float prior on the files of pictures uint8 [H, W, 3], and yield the inputs of layers, by their names.
+    """Run the float prior on the files of sources, and yield the inputs of layers, by their names.
 
     Each dictionary holds those of the layers that `run_layers` has run since the one before, float32 [1, C, h, w].
     """
@@ -34,13 +62,13 @@ def recorded_inputs(
         def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             inputs[name] = arguments[0].float()
 
-        return codec.model.get_submodule(name).register_forward_pre_hook(hook)
+        return coding.model.get_submodule(name).register_forward_pre_hook(hook)
 
     handles = [record(name) for name in layers]
     try:
-        for pixels in tracked(pictures):
-            for quality in qualities:
-                for _ in run_layers(codec, encoded(codec, pixels, quality), quality, grid_of(*pixels.shape[:2])):
+        for source in tracked(sources):
+            for quality in qualities_of(source):
+                for _ in run_layers(coding.model, encoded(coding, source, quality)):
                     yield inputs
                     inputs.clear()
     finally:
@@ -49,25 +77,27 @@ def recorded_inputs(
 
 
 @torch.inference_mode()
-def run_layers(codec: Codec, latent: DecodedLatent, quality: int, grid: tuple[int, int]) -> Iterator[None]:
+def run_layers(model: EntropyModel, file: FileLatent) -> Iterator[None]:
     """Run every layer of the float prior on a file's latent, with all channels, so that hooks see the inputs.
 
     Yields after the hyper-decoder and after each reveal pass. A layer that all passes share runs in each of them.
     """
-    q, y, prior = quality_tensor(quality, codec.device), unflattened(latent.y_16, grid), codec.model.prior
-    passes, carried = pass_map(codec.model.config, grid, codec.device), None
-    features = codec.model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
+    (latent, grid, quality), device, prior = file, file.latent.y_16.device, model.prior
+    q, y = quality_tensor(quality, device), unflattened(latent.y_16, grid)
+    passes, carried = pass_map(model.config, grid, device), None
+    features = model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
     yield
-    for reveal_pass, network in zip(codec.model.config.reveal_passes, prior.networks, strict=True):
+    for reveal_pass, network in zip(model.config.reveal_passes, prior.networks, strict=True):
         known = (passes < reveal_pass).float()[None]
         estimate = estimate_restored(y * known, prior.log_gain.gain(q))
         _, carried = network(estimate, known, q, features, carried)
         yield
 
 
-def exact_means(codec: Codec, latent: DecodedLatent, quality: int, grid: tuple[int, int]) -> Tensor:
+def exact_means(model: EntropyModel, file: FileLatent) -> Tensor:
     """Predict the means of a file's elements by the float prior: [1, C, h, w]."""
-    q = quality_tensor(quality, codec.device)
+    latent, grid, quality = file
+    q = quality_tensor(quality, latent.y_16.device)
     with torch.inference_mode():
-        features = codec.model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
-        return predict_all_passes(codec.model, unflattened(latent.y_16, grid), q, features).mean
+        features = model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
+        return predict_all_passes(model, unflattened(latent.y_16, grid), q, features).mean

@@ -6,14 +6,11 @@ equalisation, Nagel et al. 2019, arXiv 1906.04721). Here it is a power of two fo
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ulcodec.codec.image import Codec
 from ulcodec.coding.products import ACTIVATION_BITS, LARGEST_HIDDEN, MAX_WEIGHT
-from ulcodec.export.float_runs import recorded_inputs
+from ulcodec.export.float_runs import Coding, QualitiesOf, Source, recorded_inputs
 from ulcodec.model.prior import HIDDEN_BITS, PriorBlock, hidden_factors
 
 MOST_BITS = 12
@@ -24,13 +21,13 @@ READERS = "spatial", "expand"
 
 
 @torch.no_grad()
-def scale_hidden_units(codec: Codec, pictures: Sequence[NDArray[np.uint8]], qualities: Sequence[int]) -> None:
-    """Scale the hidden units of the codec's float prior in place, for the files of pictures uint8 [H, W, 3]."""
-    modules = codec.model.named_modules()
+def scale_hidden_units(coding: Coding[Source], sources: Sequence[Source], qualities_of: QualitiesOf[Source]) -> None:
+    """Scale the hidden units of a float prior in place, for the files of sources."""
+    modules = coding.model.named_modules()
     blocks = {name: block for name, block in modules if isinstance(block, PriorBlock)}
     no_errors = torch.zeros(MOST_BITS + 1 - HIDDEN_BITS)
     errors = {f"{name}.{layer}": no_errors for name in blocks for layer in READERS}
-    for inputs in recorded_inputs(codec, errors, pictures, qualities):
+    for inputs in recorded_inputs(coding, errors, sources, qualities_of):
         for layer, hidden in inputs.items():
             errors[layer] = errors[layer] + rounding_errors(hidden).cpu()
     for name, block in blocks.items():

@@ -20,16 +20,24 @@ from ulcodec.codec.image import codec_of
 from ulcodec.devices import choose_device
 from ulcodec.errors import ModelError, TrainingError
 from ulcodec.export.calibration import calibrated
+from ulcodec.export.residuals import MEASURED_GROUPS, groups_of_run, residual_costs, with_calibrated_video
 from ulcodec.io.locations import Source, as_source
 from ulcodec.io.sources import read_pictures
 from ulcodec.model.config import ModelConfig
-from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.progress import share, tracked
 from ulcodec.store.installed import model_directory
-from ulcodec.store.model_directory import DENOISER, StoredModel, open_model, quantised_model, write_model
-from ulcodec.store.networks import load_weights
+from ulcodec.store.model_directory import (
+    DENOISER,
+    StoredModel,
+    open_model,
+    quantised_entropy_model,
+    quantised_model,
+    write_model,
+)
+from ulcodec.store.networks import load_network, load_weights
 from ulcodec.store.tensor_files import STAGING_NAME, is_written, read_consistently, read_document, read_tensors
-from ulcodec.train.settings import PriorSettings
+from ulcodec.train.settings import PriorSettings, VideoSettings
 
 CALIBRATION_PICTURES, CALIBRATION_CROP_PX = 48, 512
 PRIOR_PARTS = ("hyper_decoder.", "prior.")
@@ -52,9 +60,9 @@ class Checkpoint(NamedTuple):
 class Exported(NamedTuple):
     """An exported model.
 
-    `sha256`: of its integers, in hexadecimal digits; `n_pictures`: pictures that it was calibrated to;
+    `sha256`: of its integers, in hexadecimal digits; `n_pictures`: pictures that it was calibrated to, or `unit`;
     `missing_sources`: sources that do not exist, so that it was not calibrated; `cost_percent`: payload above the float
-    prior's bound by quality, measured on `n_measured` of the pictures.
+    prior's bound by quality, measured on `n_measured` of the pictures; `sequence_sha256`: of the integers of sequences.
     """
 
     sha256: str
@@ -62,6 +70,8 @@ class Exported(NamedTuple):
     missing_sources: list[str]
     n_measured: int
     cost_percent: dict[int, float]
+    sequence_sha256: str
+    unit: str = "pictures"
 
 
 def export(
@@ -70,21 +80,42 @@ def export(
     """Export the newest checkpoint of a run to a model directory.
 
     `name`: name of the model, by default its configuration's. `sources`: pictures to calibrate to, by default the
-    pictures of the run; none to skip the calibration. The model replaces another model in `out_dir`; other files stay.
-    Raises TrainingError if `run_dir` holds no checkpoint of a codec, a prior or a denoiser, or as `check_output`.
+    pictures of the run; none to skip the calibration. Predicted frames are calibrated to the latents of their run. The
+    model replaces another model in `out_dir`; other files stay. Raises TrainingError if `run_dir` holds no checkpoint
+    of a codec, of its prior, video part or denoiser, for pictures to calibrate video to, or as `check_output`.
     """
     check_output(run_dir, out_dir)
     checkpoint = read_checkpoint(run_dir)
     stored = model_of(checkpoint, run_dir, name)
     if "denoiser" in checkpoint.config:
-        return Exported(write_model(out_dir, stored), 0, [], 0, {})
+        return Exported(write_model(out_dir, stored), 0, [], 0, {}, stored.sequence_fingerprint.hex())
+    if "video" in checkpoint.config:
+        return export_video(stored, run_dir, out_dir, sources)
     pictures, missing = calibration_pictures(checkpoint, sources)
     if pictures:
         with share(CALIBRATION_SHARE, "fitting means and tables"):
             stored = calibrated(stored, pictures, choose_device("auto"))
     sha256 = write_model(out_dir, stored)
     measured = pictures[:MEASURED_PICTURES]
-    return Exported(sha256, len(pictures), missing, len(measured), measured_costs(stored, measured))
+    costs, sequence_sha256 = measured_costs(stored, measured), stored.sequence_fingerprint.hex()
+    return Exported(sha256, len(pictures), missing, len(measured), costs, sequence_sha256)
+
+
+def export_video(stored: StoredModel, run_dir: Path, out_dir: Path, sources: Sequence[Source] | None) -> Exported:
+    """Calibrate and write a codec with a new entropy model of predicted frames, see `export`."""
+    if sources:
+        raise TrainingError("a run of video is calibrated to its own latents: leave out the data")
+    groups = groups_of_run(run_dir) if sources is None else []
+    missing = [str(run_dir / "latents")] if sources is None and not groups else []
+    if groups:
+        with share(CALIBRATION_SHARE, "fitting means and tables"):
+            stored = with_calibrated_video(stored, groups)
+    sha256, measured = write_model(out_dir, stored), groups[:MEASURED_GROUPS]
+    costs = residual_costs(stored, measured) if measured else {}
+    n_latents, n_measured = (sum(map(len, part)) for part in (groups, measured))
+    return Exported(
+        sha256, n_latents, missing, n_measured, costs, stored.sequence_fingerprint.hex(), "predicted frames"
+    )
 
 
 def check_output(run_dir: Path, out_dir: Path) -> None:
@@ -92,7 +123,7 @@ def check_output(run_dir: Path, out_dir: Path) -> None:
     inputs = [run_dir, run_dir / "checkpoint", run_dir / "constant", run_dir / "latents"]
     if is_written(run_dir / "checkpoint"):
         config = read_document(run_dir / "checkpoint", "config")
-        for settings in (config.get(stage, {}) for stage in ("stage1", "prior", "denoiser")):
+        for settings in (config.get(stage, {}) for stage in ("stage1", "prior", "video", "denoiser")):
             for name in filter(None, (settings.get("model"), settings.get("init"))):
                 with suppress(ModelError):
                     inputs.append(model_directory(name))
@@ -135,6 +166,8 @@ def model_of(checkpoint: Checkpoint, run_dir: Path, name: str | None) -> StoredM
         return with_denoiser(checkpoint)
     if "prior" in checkpoint.config:
         return with_prior(checkpoint, name)
+    if "video" in checkpoint.config:
+        return with_video(checkpoint, name)
     if "stage1" not in checkpoint.config:
         raise TrainingError(f"{run_dir} is a run of stage 2, which makes no codec: draw from it with ulcodec sample")
     return trained_model(checkpoint, name)
@@ -160,7 +193,7 @@ def with_denoiser(checkpoint: Checkpoint) -> StoredModel:
 
 
 def with_prior(checkpoint: Checkpoint, name: str | None) -> StoredModel:
-    """Join a trained prior with the encoder, decoder and denoiser of its codec."""
+    """Join a trained prior with the encoder, decoder, denoiser and video part of its codec."""
     settings = checkpoint.config["prior"]
     stored = codec_of_run(checkpoint, "prior")
     trained = {key: value.to(torch.float16) for key, value in checkpoint.ema.items()}
@@ -172,7 +205,22 @@ def with_prior(checkpoint: Checkpoint, name: str | None) -> StoredModel:
         {**_without_folders(settings), "progress": checkpoint.progress},
     ]
     joined = quantised_model(name or stored.name, model, stored.document["provenance"] | {"prior": runs})
-    return replace(joined, document=stored.document | joined.document)
+    return replace(joined, document=stored.document | joined.document, video=stored.video)
+
+
+def with_video(checkpoint: Checkpoint, name: str | None) -> StoredModel:
+    """Join a trained entropy model of predicted frames with its codec, whose part of pictures stays as it is.
+
+    It replaces an earlier one.
+    """
+    settings = checkpoint.config["video"]
+    stored = codec_of_run(checkpoint, "video")
+    config = VideoSettings.from_json(settings).model_config(stored.config)
+    weights = {key: value.to(torch.float16) for key, value in checkpoint.ema.items()}
+    model = load_network(lambda: EntropyModel(config), weights, torch.device("cpu"))
+    training = {"training": _without_folders(settings), "progress": checkpoint.progress}
+    document = stored.document | {"name": name or stored.name, "video": training}
+    return replace(stored, document=document, name=document["name"], video=quantised_entropy_model(model))
 
 
 def codec_of_run(checkpoint: Checkpoint, stage: str) -> StoredModel:

@@ -5,6 +5,6 @@ CICP. `video_source` reads videos and animations, `video_target` writes videos, 
 pictures. `sources` reads folders, tar shards and URLs that `locations` names. `files` writes whole files or none.
 
 Import `Picture` from `picture`, `load_image` from `pictures`, `save_image` from `picture_files`, `atomic_write` from
-`files`, and `pictures_of` from `sources`. A picture that cannot be read or written raises
+`files`, `pictures_of` and `videos_of` from `sources`. A picture that cannot be read or written raises
 `ImageError`.
 """

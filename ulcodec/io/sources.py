@@ -1,19 +1,20 @@
-"""Read pictures from folders, and from tar shards on disk or at any URL that fsspec opens."""
+"""Read pictures and videos from folders, and from tar shards on disk or at any URL that fsspec opens."""
 
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
 import numpy as np
 from fsspec.core import url_to_fs
 
 from ulcodec.errors import ImageError, TrainingError
+from ulcodec.io.clip_kinds import VIDEO_SUFFIXES
 from ulcodec.io.locations import SHARD_SUFFIX, Source
 from ulcodec.io.pictures import load_image, readable_extensions
 
@@ -21,6 +22,8 @@ TOO_SMALL, TRANSPARENT, UNREADABLE, UNREADABLE_FOLDER = "too small", "transparen
 
 READING_ERRORS = (OSError, KeyError, ValueError, ImportError, tarfile.TarError)
 """Errors of fsspec and tarfile; ImportError and ValueError come from protocols without a driver."""
+
+Content = TypeVar("Content")
 
 
 class LeftOut(Counter[str]):
@@ -34,15 +37,16 @@ class LeftOut(Counter[str]):
         return f"{line}; left out: {self}" if self else line
 
 
-def expand_sources(sources: Iterable[Source]) -> list[Source]:
-    """Replace folders and URLs with `*` by their tar shards. A folder that holds pictures, or no shards, stays.
+def expand_sources(sources: Iterable[Source], suffixes: Collection[str] | None = None) -> list[Source]:
+    """Replace folders and URLs with `*` by their tar shards. A folder that holds files, or no shards, stays.
 
-    Raises TrainingError.
+    `suffixes`: extensions of these files, by default those of pictures. Raises TrainingError.
     """
+    chosen = readable_extensions() if suffixes is None else suffixes
     expanded: list[Source] = []
     for source in sources:
         if isinstance(source, Path):
-            expanded.extend(expand_folder(source) if source.is_dir() else [source])
+            expanded.extend(expand_folder(source, chosen) if source.is_dir() else [source])
         elif "*" not in source:
             expanded.append(source)
         else:
@@ -50,12 +54,11 @@ def expand_sources(sources: Iterable[Source]) -> list[Source]:
     return expanded
 
 
-def expand_folder(folder: Path) -> list[Path]:
+def expand_folder(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """List the tar shards in a folder, in depth, and the folder itself unless it holds nothing else."""
     files = files_in(folder, LeftOut())
     shards = [file for file in files if file.suffix.lower() == SHARD_SUFFIX]
-    pictures = readable_extensions()
-    return [*shards, folder] if not shards or any(file.suffix.lower() in pictures for file in files) else shards
+    return [*shards, folder] if not shards or any(file.suffix.lower() in suffixes for file in files) else shards
 
 
 def files_in(folder: Path, left_out: LeftOut) -> list[Path]:
@@ -92,10 +95,28 @@ def pictures_of(sources: Iterable[Source], left_out: LeftOut) -> Iterator[tuple[
 
     `left_out` counts unreadable files in folders. Raises TrainingError for an unreadable source.
     """
+    return _files_of(sources, readable_extensions(), Path.read_bytes, left_out)
+
+
+def videos_of(sources: Iterable[Source], left_out: LeftOut) -> Iterator[tuple[str, Path | bytes]]:
+    """Find the videos of several sources: names, and paths or, from shards, bytes. Errors as `pictures_of`."""
+    return _files_of(sources, VIDEO_SUFFIXES, _checked_path, left_out)
+
+
+def _checked_path(path: Path) -> Path | bytes:
+    """Return a path. Raises OSError if it cannot be opened."""
+    with open(path, "rb"):
+        return path
+
+
+def _files_of(
+    sources: Iterable[Source], suffixes: Collection[str], read: Callable[[Path], Content], left_out: LeftOut
+) -> Iterator[tuple[str, Content | bytes]]:
+    """Read the files of several sources, see `_source_files`. Raises TrainingError for an unreadable source."""
     named = list(sources)
-    for source in expand_sources(named):
+    for source in expand_sources(named, suffixes):
         try:
-            yield from picture_files(source, left_out)
+            yield from _source_files(source, suffixes, read, left_out)
         except TrainingError:
             if source in named or isinstance(source, str):
                 raise
@@ -107,29 +128,38 @@ def picture_files(source: Source, left_out: LeftOut) -> Iterator[tuple[str, byte
 
     `left_out` counts unreadable files in a folder. Raises TrainingError if the source cannot be read.
     """
-    suffixes = readable_extensions()
+    return _source_files(source, readable_extensions(), Path.read_bytes, left_out)
+
+
+def _source_files(
+    source: Source, suffixes: Collection[str], read: Callable[[Path], Content], left_out: LeftOut
+) -> Iterator[tuple[str, Content | bytes]]:
+    """Read the files with some extensions in a folder (sorted) or a tar shard, or one such file.
+
+    Returns names, and what `read` makes of a path, or the bytes of a member of a shard. Errors as `picture_files`.
+    """
     if isinstance(source, Path) and source.is_dir():
         for file in files_in(source, left_out):
             # Reading a pipe would block. A broken link counts as an unreadable file.
             if file.suffix.lower() not in suffixes or (file.exists() and not file.is_file()):
                 continue
             try:
-                data = file.read_bytes()
+                content = read(file)
             except OSError:
                 left_out[UNREADABLE] += 1
             else:
-                yield str(file), data
+                yield str(file), content
         return
     try:
         if isinstance(source, Path) and source.suffix.lower() in suffixes:
-            yield str(source), source.read_bytes()
+            yield str(source), read(source)
             return
         with open_shard(source) as handle, tarfile.open(fileobj=handle, mode="r|*") as shard:
             for member in shard:
                 if Path(member.name).suffix.lower() not in suffixes:
                     continue
-                if (content := shard.extractfile(member)) is not None:
-                    yield f"{source}:{member.name}", content.read()
+                if (opened := shard.extractfile(member)) is not None:
+                    yield f"{source}:{member.name}", opened.read()
     except READING_ERRORS as error:
         raise TrainingError(f"cannot read training data {source}: {error}") from error
 

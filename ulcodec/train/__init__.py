@@ -1,10 +1,11 @@
-"""Training: two stages, a prior and a denoiser over one loop.
+"""Training: two stages, a prior, the video's entropy model and a denoiser over one loop.
 
-`stage1` trains the codec, `stage2` a base model that draws latents, `prior` a codec's prior alone, `denoiser` the
-decoder's diffusion. Each is a short file over `loop.Loop`; `settings` holds what each takes. `objective` has the
-losses, `data` the pictures, `latents` those of a frozen codec.
+`stage1` trains the codec, `stage2` a base model that draws latents, `prior` a codec's prior alone, `video` the entropy
+model of predicted frames, `denoiser` the decoder's diffusion. Each is a short file over `loop.Loop`; `settings` holds
+what each takes. `objective` has the losses, `data` the pictures and clips, `latents` those of a frozen codec,
+`residuals` those of predicted frames; `entropy` is what `prior` and `video` share.
 
-Import `Stage1Settings`, `Stage2Settings`, `PriorSettings` and `DenoiserSettings` from `settings`, and `train_stage1`,
-`train_stage2`, `train_prior` and `train_denoiser` from the module of each. `ulcodec.export` makes a model of a run. The
-package imports nothing of `ulcodec.codec`.
+Import `Stage1Settings`, `Stage2Settings`, `PriorSettings`, `VideoSettings` and `DenoiserSettings` from `settings`, and
+`train_stage1`, `train_stage2`, `train_prior`, `train_video` and `train_denoiser` from the module of each.
+`ulcodec.export` makes a model of a run. The package imports nothing of `ulcodec.codec`.
 """

@@ -14,7 +14,6 @@ from ulcodec.diffusion.schedule import alpha, decoder_weight, residual_log_snr, 
 from ulcodec.io.locations import Source
 from ulcodec.io.sources import LeftOut
 from ulcodec.model.decoder import Denoiser
-from ulcodec.model.likelihood import simulate_coding
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model
 from ulcodec.train.data.loading import pictures_of_run
@@ -22,7 +21,7 @@ from ulcodec.train.data.pictures import PictureSet
 from ulcodec.train.graphs import SeededLoss, compile_parts
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
-from ulcodec.train.objective import round_around
+from ulcodec.train.objective import decode_pictures
 from ulcodec.train.revival import revive
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import DenoiserSettings
@@ -30,17 +29,6 @@ from ulcodec.train.warm_start import load_denoiser
 from ulcodec.train.workers import Workers, begin, without_denormals
 
 VALIDATION_QUALITIES = (0.0, 0.2, 0.5)
-
-
-@torch.no_grad()
-def decode_pictures(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-    """Encode and decode pictures x [B, 3, H, W] in [0, 1] as files would: features and posterior mean, see `Trunk`."""
-    y, unit_latent = model.encoder(x, quality)
-    hyper = round_around(model.hyper_encoder(unit_latent, quality), model.hyper_decoder.predict(quality).mean)
-    hyper_features = model.hyper_decoder(hyper, quality, (y.shape[2], y.shape[3]))
-    restored, _ = simulate_coding(model, y, quality, hyper_features)
-    decoded: tuple[Tensor, Tensor] = model.decoder.trunk(restored, quality)
-    return decoded
 
 
 def denoiser_loss(

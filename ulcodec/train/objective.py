@@ -25,10 +25,11 @@ from ulcodec.diffusion.schedule import (
     pixel_log_snr,
     sigma,
 )
+from ulcodec.model.blocks import QualityTable
 from ulcodec.model.config import PATCH_PX, ModelConfig
 from ulcodec.model.likelihood import simulate_coding, unit_bin_bits
 from ulcodec.model.prior import Prediction
-from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.train.log import Metrics
 from ulcodec.train.settings import ObjectiveSettings
 
@@ -103,6 +104,24 @@ def prior_loss(
     return weighted_loss(model, y, coded, coded.bits, quality, settings, generator)
 
 
+def residual_loss(
+    model: EntropyModel,
+    encoder_log_gain: QualityTable,
+    y: Tensor,
+    quality: Tensor,
+    settings: ObjectiveSettings,
+    generator: torch.Generator,
+) -> tuple[Tensor, Metrics]:
+    """Compute the rate of latents y [B, C, h, w] of predicted frames, for a whole entropy model to learn from.
+
+    y float32 in bins; `encoder_log_gain`: that of the codec's encoder.
+    """
+    hyper = model.hyper_encoder(y / encoder_log_gain.gain(quality), quality)
+    coded = coded_latents(model, y, hyper, quality, generator)
+    loss = (quality_weights(model.config, quality, settings) * coded.bits).mean() / pixels_of(y)
+    return loss, rates_of(coded, y)
+
+
 class CodedLatents(NamedTuple):
     """Latents as files hold them: `restored` and `prediction` of `simulate_coding`, and bits per picture, [B].
 
@@ -116,7 +135,7 @@ class CodedLatents(NamedTuple):
 
 
 def coded_latents(
-    model: UnifiedLatentModel, y: Tensor, hyper: Tensor, quality: Tensor, generator: torch.Generator
+    model: EntropyModel, y: Tensor, hyper: Tensor, quality: Tensor, generator: torch.Generator
 ) -> CodedLatents:
     """Simulate coding of latents y [B, C, h, w] and hyper-latents, in bins. The hyper-latent's bits have noise."""
     hyper_prediction = model.hyper_decoder.predict(quality)
@@ -141,8 +160,7 @@ def weighted_loss(
 
     Returns the scalar loss and detached metrics of the rate.
     """
-    n_pixels = y.shape[-2] * y.shape[-1] * PATCH_PX**2
-    quality_weight = lagrangians(model.config, quality) ** -settings.quality_power
+    n_pixels, quality_weight = pixels_of(y), quality_weights(model.config, quality, settings)
     subset = slice(None, None, settings.subset)
     continuous = latent_bound_nats(
         lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality[subset]), BIN_WIDTH * y[subset], generator
@@ -150,11 +168,34 @@ def weighted_loss(
     continuous_bits = continuous * NATS_TO_BITS
     loss = (quality_weight * cost / n_pixels).mean()
     loss = loss + settings.continuous_share * (quality_weight[subset] * continuous_bits / n_pixels).mean()
-    return loss, {
-        "chain_bpp": (coded.bits / n_pixels).mean().detach(),
-        "hyper_bpp": (coded.hyper_bits / n_pixels).mean().detach(),
-        "continuous_bpp": (continuous_bits / n_pixels).mean().detach(),
-    }
+    return loss, {**rates_of(coded, y), "continuous_bpp": (continuous_bits / n_pixels).mean().detach()}
+
+
+def quality_weights(config: ModelConfig, quality: Tensor, settings: ObjectiveSettings) -> Tensor:
+    """Weights of the costs of pictures by their qualities [B]."""
+    return lagrangians(config, quality) ** -settings.quality_power
+
+
+def pixels_of(y: Tensor) -> int:
+    """Number of pixels of the picture of a latent [..., h, w]."""
+    return y.shape[-2] * y.shape[-1] * PATCH_PX**2
+
+
+def rates_of(coded: CodedLatents, y: Tensor) -> Metrics:
+    """Detached metrics of the rate of latents y [B, C, h, w]."""
+    rates = {"chain_bpp": coded.bits, "hyper_bpp": coded.hyper_bits}
+    return {name: (bits / pixels_of(y)).mean().detach() for name, bits in rates.items()}
+
+
+@torch.no_grad()
+def decode_pictures(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode and decode pictures x [B, 3, H, W] in [0, 1] as files would: features and posterior mean, see `Trunk`."""
+    y, unit_latent = model.encoder(x, quality)
+    hyper = round_around(model.hyper_encoder(unit_latent, quality), model.hyper_decoder.predict(quality).mean)
+    hyper_features = model.hyper_decoder(hyper, quality, (y.shape[2], y.shape[3]))
+    restored, _ = simulate_coding(model, y, quality, hyper_features)
+    decoded: tuple[Tensor, Tensor] = model.decoder.trunk(restored, quality)
+    return decoded
 
 
 def mean_square(error: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,46 +10,23 @@ from torch import Tensor, nn
 from ulcodec.devices import autocast
 from ulcodec.errors import ModelError, TrainingError
 from ulcodec.io.locations import Source
+from ulcodec.io.sources import LeftOut
 from ulcodec.model.config import HYPER_PATCH_PX, PATCH_PX, ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import StoredModel, open_model
+from ulcodec.train.data.loading import pictures_of_run
 from ulcodec.train.data.pictures import PictureSet, empty_set
-from ulcodec.train.graphs import SeededLoss, compile_parts
-from ulcodec.train.latents import Tensors, latents_of_run
-from ulcodec.train.log import Metrics, mean_scores
+from ulcodec.train.entropy import train_on_latents
+from ulcodec.train.latents import LatentSet, Tensors, latents_of_run
+from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import prior_loss
-from ulcodec.train.revival import revive
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import PriorSettings
 from ulcodec.train.warm_start import grown_weights
-from ulcodec.train.workers import Workers, begin, without_denormals
+from ulcodec.train.workers import begin, without_denormals
 
 N_ORIENTATIONS = 8
-VALIDATION_WINDOWS = 4
-
-
-class LatentSet(NamedTuple):
-    """Latents in bins, float16, in the order of their qualities, float32 [N] in [0, 1]."""
-
-    latents: PictureSet
-    qualities: Tensor
-
-    @classmethod
-    def of(cls, tensors: Tensors) -> "LatentSet":
-        """Invert `encode_views`."""
-        return cls(PictureSet.of_tensors(tensors), tensors["qualities"])
-
-    def to(self, device: torch.device) -> "LatentSet":
-        return LatentSet(self.latents.to(device), self.qualities.to(device))
-
-    def draw(self, count: int, side: int, generator: torch.Generator, workers: Workers) -> tuple[Tensor, Tensor]:
-        """Draw this worker's rows of `count` random windows, one of each of as many equal ranges of the qualities.
-
-        Returns y float32 [rows, C, side, side] and their qualities [rows].
-        """
-        windows, chosen = self.latents.stratified_windows(count, side, generator, workers.rows)
-        return windows.permute(0, 3, 1, 2).float(), self.qualities[chosen]
 
 
 @torch.no_grad()
@@ -73,7 +49,7 @@ def encode_views(model: UnifiedLatentModel, pictures: PictureSet, n_views: int, 
         with autocast(device):
             y, _ = model.encoder(x.contiguous(memory_format=torch.channels_last), quality[None].to(device))
         latents.picture(view).copy_(y[0].permute(1, 2, 0))
-    return {**latents.tensors(), "qualities": qualities}
+    return LatentSet(latents, qualities).tensors()
 
 
 def is_turned(orientation: np.ndarray) -> np.ndarray:
@@ -86,34 +62,6 @@ def oriented(x: Tensor, orientation: int) -> Tensor:
     """Turn and mirror [B, C, H, W] to one of the eight orientations of a picture."""
     turned = x.rot90(orientation // 2, (2, 3))
     return turned.flip(3) if orientation % 2 else turned
-
-
-class PriorStep(SeededLoss):
-    """Loss of a training step."""
-
-    def __init__(self, model: UnifiedLatentModel, latents: LatentSet, settings: PriorSettings, workers: Workers):
-        self.model, self.latents, self.settings, self.workers = model, latents, settings, workers
-        self.device = latents.qualities.device
-        super().__init__(settings.seed, workers.generator(self.device))
-
-    def draw(self) -> tuple[Tensor, Metrics]:
-        side = self.settings.crop_px // PATCH_PX
-        y, quality = self.latents.draw(self.settings.batch_size, side, self.generator, self.workers)
-        with autocast(self.device):
-            return prior_loss(self.model, y, quality, self.settings.weights, self.generator)
-
-
-def validation_scores(model: UnifiedLatentModel, latents: LatentSet, settings: PriorSettings) -> dict[str, float]:
-    """Score fixed windows of the held-out latents: loss and rates."""
-    device = latents.qualities.device
-    generator = torch.Generator(device).manual_seed(1)
-
-    def score() -> tuple[Tensor, Metrics]:
-        drawn = latents.draw(len(latents.qualities), settings.crop_px // PATCH_PX, generator, Workers())
-        return prior_loss(model, *drawn, settings.weights, generator)
-
-    with torch.no_grad(), autocast(device):
-        return mean_scores(score, VALIDATION_WINDOWS)
 
 
 def starting_model(stored: StoredModel, config: ModelConfig, device: torch.device) -> UnifiedLatentModel:
@@ -149,27 +97,19 @@ def train_prior(settings: PriorSettings, *, new_length: bool = False) -> Path:
     loop = Loop(trained, settings.out, settings.loop_settings(), config, workers)
     loop.resume(new_length=new_length)
 
-    def encode(training: PictureSet, validation: PictureSet) -> tuple[Tensors, Tensors]:
+    def encode(left_out: LeftOut) -> tuple[Tensors, Tensors]:
+        training, validation = pictures_of_run(settings, left_out)
         return (
             encode_views(model, training, settings.views, settings.seed),
             encode_views(model, validation, settings.views, settings.seed + 1),
         )
 
+    def loss(y: Tensor, quality: Tensor, generator: torch.Generator) -> tuple[Tensor, Metrics]:
+        return prior_loss(model, y, quality, settings.weights, generator)
+
     origin = {**identity, "views": settings.views, "seed": settings.seed}
-    latents = latents_of_run(settings.out / "latents", origin, settings, encode, workers)
-    training, validation = (LatentSet.of(tensors).to(device) for tensors in latents)
-    counts = f"latents of {len(training.qualities)} training and {len(validation.qualities)} validation views"
-    step = PriorStep(model, training, settings, workers)
-    if loop.state.n_images == 0:
-        counts += "; " + revive(loop, step)
-    if settings.compile and device.type == "cuda":
-        compile_parts(trained)
-    loop.announce(counts)
-
-    def validate(_: nn.Module) -> dict[str, float]:
-        return validation_scores(model, validation, settings)
-
-    loop.run(step, validate)
+    latents = latents_of_run(settings.out / "latents", origin, encode, workers)
+    train_on_latents(loop, loss, latents, settings, "views")
     return settings.out
 
 

@@ -7,9 +7,16 @@ from typing import Any, TypeVar
 from ulcodec.errors import TrainingError
 from ulcodec.io.locations import Source
 from ulcodec.store.tensor_files import is_written, read_document
-from ulcodec.train.settings import DenoiserSettings, LoopSettings, PriorSettings, Stage1Settings, Stage2Settings
+from ulcodec.train.settings import (
+    DenoiserSettings,
+    LoopSettings,
+    PriorSettings,
+    Stage1Settings,
+    Stage2Settings,
+    VideoSettings,
+)
 
-Settings = TypeVar("Settings", Stage1Settings, Stage2Settings, PriorSettings, DenoiserSettings)
+Settings = TypeVar("Settings", Stage1Settings, Stage2Settings, PriorSettings, VideoSettings, DenoiserSettings)
 
 
 def run_config(run_dir: Path) -> dict[str, Any]:

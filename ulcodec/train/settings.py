@@ -14,10 +14,12 @@ from ulcodec.model.config import HYPER_PATCH_PX, PATCH_PX, ModelConfig
 from ulcodec.model.presets import preset
 from ulcodec.train.limits import (
     MOST_BLOCKS,
+    MOST_CHANNELS,
     MOST_CROPS,
     MOST_IMAGES,
     MOST_MINUTES,
     MOST_VIEWS,
+    WIDTH_STEP,
     check_bias,
     check_number,
     check_run,
@@ -296,21 +298,17 @@ class Stage2Settings(CodecRunSettings):
 
 
 @dataclass(frozen=True)
-class PriorSettings(CodecRunSettings):
-    """Settings of the training of a codec's prior. Give `minutes` or `n_images`, or both: the first ends the run.
+class EntropySettings(CodecRunSettings):
+    """What the settings of a prior and of a video's entropy model share: both learn from latents that are stored.
 
-    `model`: name or directory of the codec, whose encoder and decoder stay as they are. `prior_blocks`: numbers of
-    residual blocks, separated by commas, of a prior with a network for each reveal pass, which starts from the codec's;
-    by default the codec's own goes on. `views`: how often each picture is encoded, each time at another quality and in
-    another orientation.
+    Give `minutes` or `n_images`, or both: the first ends the run. An image is a window of a latent. `prior_blocks`:
+    numbers of residual blocks, separated by commas, of a prior with a network for each reveal pass.
     """
 
-    prior_blocks: str | None = option(
-        "prior-blocks", None, "Blocks of a new prior in each pass, as 4,6,8,10. Default: the codec's prior goes on."
-    )
+    prior_blocks: str | None = None
     minutes: float | None = option("minutes", None)
     n_images: int | None = option("images", None)
-    views: int = option("views", 2, "Encodings of each picture: other qualities, turned and mirrored.")
+    views: int = 1
     batch_size: int = option("batch-size", 32)
     crop_px: int = option("crop", 256)
     learning_rate: float = option("learning-rate", 1e-3)
@@ -324,17 +322,12 @@ class PriorSettings(CodecRunSettings):
     limit_pictures: int | None = option("limit", None)
     compile: bool = option("compile", True)
 
-    def model_config(self, codec: ModelConfig) -> ModelConfig:
-        """Return the configuration of a codec with the prior of the run.
-
-        Raises TrainingError if `prior_blocks` does not fit the codec.
-        """
+    def blocks_of(self, codec: ModelConfig) -> tuple[int, ...] | None:
+        """Return `prior_blocks` as numbers. Raises TrainingError if they do not fit the reveal passes of a codec."""
         blocks = self.blocks()
-        if blocks is None:
-            return codec
-        if len(blocks) != len(codec.reveal_passes):
+        if blocks is not None and len(blocks) != len(codec.reveal_passes):
             raise TrainingError(f"the codec has {len(codec.reveal_passes)} reveal passes, got blocks for {len(blocks)}")
-        return replace(codec, shared_prior=False, prior_blocks=blocks)
+        return blocks
 
     def blocks(self) -> tuple[int, ...] | None:
         """Parse `prior_blocks`. Raises TrainingError for anything but numbers in range."""
@@ -373,6 +366,86 @@ class PriorSettings(CodecRunSettings):
         check_run(self, crop_step=HYPER_PATCH_PX)
         check_whole("the number of views", self.views, 1, MOST_VIEWS)
         self.blocks()
+
+
+@dataclass(frozen=True)
+class PriorSettings(EntropySettings):
+    """Settings of the training of a codec's prior, see `EntropySettings`.
+
+    `model`: name or directory of the codec, whose encoder and decoder stay as they are. `prior_blocks`: blocks of a
+    prior that starts from the codec's; by default the codec's own goes on. `views`: how often each picture is encoded,
+    each time at another quality and in another orientation.
+    """
+
+    prior_blocks: str | None = option(
+        "prior-blocks", None, "Blocks of a new prior in each pass, as 4,6,8,10. Default: the codec's prior goes on."
+    )
+    views: int = option("views", 2, "Encodings of each picture: other qualities, turned and mirrored.")
+
+    def model_config(self, codec: ModelConfig) -> ModelConfig:
+        """Return the configuration of a codec with the prior of the run.
+
+        Raises TrainingError if `prior_blocks` does not fit the codec.
+        """
+        blocks = self.blocks_of(codec)
+        return codec if blocks is None else replace(codec, shared_prior=False, prior_blocks=blocks)
+
+
+VIDEO_PRIOR_WIDTH, VIDEO_FIRST_BLOCKS, VIDEO_HYPER_CHANNELS = 192, 2, 16
+"""Sizes of the video's entropy model. Each reveal pass has one more block than the one before."""
+
+
+@dataclass(frozen=True)
+class VideoSettings(EntropySettings):
+    """Settings of the training of the entropy model of predicted frames, see `EntropySettings`.
+
+    `model`: name or directory of the codec, which stays as it is. `prior_width`, `prior_blocks`, `hyper_channels`:
+    sizes of the entropy model; by default small ones, at most those of the codec. `views`: predicted frames of a clip.
+    """
+
+    data: tuple[Source, ...] = option(
+        "data", help="Folder of videos or tar shards, a video, a tar shard, or its URL; repeatable."
+    )
+    prior_blocks: str | None = option("prior-blocks", None, "Blocks of the prior in each pass. Default: 2,3,4,5.")
+    prior_width: int | None = option("prior-width", None, "Channels of the prior. Default: 192.")
+    hyper_channels: int | None = option("hyper-channels", None, "Channels of the hyper-latent. Default: 16.")
+    views: int = option("views", 10, "Predicted frames of each clip.")
+    batch_size: int = option("batch-size", 16)
+    validation_share: float = 0.05
+    limit_pictures: int | None = option("limit", None, "Only the first clips.")
+
+    def model_config(self, codec: ModelConfig) -> ModelConfig:
+        """Return the configuration of a codec with the entropy model of the run.
+
+        Raises TrainingError if `prior_blocks` does not fit the codec.
+        """
+        width, channels = self.prior_width, self.hyper_channels
+        return replace(
+            codec,
+            shared_prior=False,
+            prior_blocks=self.blocks_of(codec) or small_blocks(codec),
+            prior_width=min(VIDEO_PRIOR_WIDTH, codec.prior_width) if width is None else width,
+            hyper_channels=min(VIDEO_HYPER_CHANNELS, codec.hyper_channels) if channels is None else channels,
+        )
+
+    def check(self) -> None:
+        """Raise TrainingError for settings that cannot run."""
+        super().check()
+        if self.prior_width is not None:
+            check_whole("the width of the prior", self.prior_width, WIDTH_STEP, MOST_CHANNELS)
+            if self.prior_width % WIDTH_STEP:
+                raise TrainingError(
+                    f"the width of the prior must be a multiple of {WIDTH_STEP}, got {self.prior_width}"
+                )
+        if self.hyper_channels is not None:
+            check_whole("the channels of the hyper-latent", self.hyper_channels, 1, MOST_CHANNELS)
+
+
+def small_blocks(codec: ModelConfig) -> tuple[int, ...]:
+    """Return numbers of blocks for each reveal pass, at most those of a codec's prior."""
+    blocks = range(VIDEO_FIRST_BLOCKS, VIDEO_FIRST_BLOCKS + len(codec.reveal_passes))
+    most = codec.prior_blocks * len(blocks) if codec.shared_prior else codec.prior_blocks
+    return tuple(map(min, blocks, most))
 
 
 @dataclass(frozen=True)

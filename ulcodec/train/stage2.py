@@ -13,10 +13,12 @@ from ulcodec.diffusion.bound import stratified_times, terminal_kl_nats
 from ulcodec.diffusion.per_picture import per_picture, sum_per_picture
 from ulcodec.diffusion.schedule import NATS_TO_BITS, alpha, decoder_weight, latent_log_snr, sigma
 from ulcodec.io.locations import Source
+from ulcodec.io.sources import LeftOut
 from ulcodec.model.base_model import BaseModel, base_model_config
 from ulcodec.model.config import PATCH_PX
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model
+from ulcodec.train.data.loading import pictures_of_run
 from ulcodec.train.data.pictures import PictureSet, pack
 from ulcodec.train.latents import Tensors, latents_of_run
 from ulcodec.train.log import Metrics, mean_scores
@@ -125,7 +127,8 @@ def train_stage2(settings: Stage2Settings, *, new_length: bool = False) -> Path:
     codec = open_model(settings.model)
     config = base_model_config(settings.config, codec.config.latent_channels)
 
-    def encode(training: PictureSet, validation: PictureSet) -> tuple[Tensors, Tensors]:
+    def encode(left_out: LeftOut) -> tuple[Tensors, Tensors]:
+        training, validation = pictures_of_run(settings, left_out)
         model, quality = codec.networks(device), settings.quality / 100
         return (
             encode_pictures(model, training, quality, mirrored=True).tensors(),
@@ -133,7 +136,7 @@ def train_stage2(settings: Stage2Settings, *, new_length: bool = False) -> Path:
         )
 
     origin = {"codec_sha256": codec.fingerprint.hex(), "quality": settings.quality}
-    latents = latents_of_run(settings.out / "latents", origin, settings, encode, workers)
+    latents = latents_of_run(settings.out / "latents", origin, encode, workers)
     training, validation = (PictureSet.of_tensors(part).to(device) for part in latents)
     torch.manual_seed(settings.seed)  # encoding the latents may have drawn random numbers in the first worker
     base = BaseModel(config).to(device)

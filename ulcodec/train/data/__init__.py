@@ -1,1 +1,4 @@
-"""Training pictures: `pictures` holds them in memory, `loading` reads them, `stream` replaces them shard by shard."""
+"""Training data: `pictures` holds pictures in memory, `loading` reads them, `stream` replaces them shard by shard.
+
+`clips` reads videos.
+"""
