@@ -89,7 +89,10 @@ def encode(
         str | None, typer.Option(help="Mean rate of a video in bits per second, e.g. 800k or 1.5M.")
     ] = None,
     gop: Annotated[
-        int, typer.Option(min=1, max=2**28 - 1, help="Largest distance between two intra frames of a video; 1: no prediction.")
+        int,
+        typer.Option(
+            min=1, max=2**28 - 1, help="Largest distance between two intra frames of a video; 1: no prediction."
+        ),
     ] = 250,
     start: Annotated[str, typer.Option(help="Where to begin in a video: seconds, or hours:minutes:seconds.")] = "0",
     duration: Annotated[

@@ -29,7 +29,7 @@ from ulcodec.progress import share
 ANCHOR_PLACE = -1
 """Place of the anchor before a group."""
 
-QUALITY_STEPS = (0, 10, 18, 24, 30)
+QUALITY_STEPS = (0, 14, 24, 32, 40)
 """By how much the quality of a frame lies below that of the clip, by its level in the hierarchy."""
 
 
