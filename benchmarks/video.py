@@ -29,8 +29,11 @@ from ulcodec.io.video_target import quiet_encoder
 from ulcodec.metrics import bd_rate_percent, psnr_db
 from ulcodec.metrics.video import Planes, plane_psnr, to_yuv420
 
-QUALITIES = (5, 15, 25, 35, 45, 55, 65, 75)
+QUALITIES = (15, 30, 45, 60, 75)
+INTRA_QUALITIES = (5, 15, 25, 35, 45, 55, 65, 75)
 ANCHOR = "x264-medium"
+OWN = ("ulcodec", "ulcodec-intra")
+"""Curves of ulcodec: with predicted frames, and with intra frames alone."""
 MEASURES = ("yuv_psnr_db", "psnr_db")
 Rates = dict[str, dict[str, dict[str, float]]]
 """BD-rates by clip, measure and codec."""
@@ -140,14 +143,14 @@ def samples_of(plane: Any) -> NDArray[np.float64]:
     return rows[:, : plane.width].astype(np.float64)
 
 
-def run_ulcodec(codec: Codec, source: Source, qualities: Sequence[int], effort: int) -> Curve:
-    """Code a clip at each quality. The rate is that of the whole file."""
+def run_ulcodec(codec: Codec, source: Source, qualities: Sequence[int], **options: Any) -> Curve:
+    """Code a clip at each quality, with options of `Codec.encode_video`. The rate is that of the whole file."""
     curve = Curve()
     for quality in qualities:
-        progress(f"{source.name}: ulcodec at quality {quality}")
+        progress(f"{source.name}: ulcodec at quality {quality} {options}")
         start = perf_counter()
         duration_s = len(source.rgb) / source.rate
-        data = b"".join(codec.encode_video(source.path, quality=quality, effort=effort, duration_s=duration_s))
+        data = b"".join(codec.encode_video(source.path, quality=quality, duration_s=duration_s, **options))
         middle = perf_counter()
         decoded = [frame.pixels for frame in codec.decode_video(data)]
         seconds = middle - start, perf_counter() - middle
@@ -218,19 +221,22 @@ def bd_rates(curves: dict[str, Curve], measure: str, anchor: str) -> dict[str, f
 
 
 def report(clips: dict[str, dict[str, Curve]]) -> dict[str, Any]:
-    """Collect the points, and for each clip BD-rates against the anchor, and of ulcodec against each codec."""
+    """Collect the points, and for each clip BD-rates against the anchor, and of ulcodec's curves against each codec."""
     names = list(next(iter(clips.values())))
     against_anchor = {
         clip: {measure: bd_rates(curves, measure, ANCHOR) for measure in MEASURES} for clip, curves in clips.items()
     }
     ours = {
-        clip: {measure: {name: bd_rates(curves, measure, name)["ulcodec"] for name in names} for measure in MEASURES}
-        for clip, curves in clips.items()
+        own: {
+            clip: {measure: {name: bd_rates(curves, measure, name)[own] for name in names} for measure in MEASURES}
+            for clip, curves in clips.items()
+        }
+        for own in OWN
     }
     return {
         "anchor": ANCHOR,
         "bd_rate_percent": with_means(against_anchor, names),
-        "ulcodec_against_percent": with_means(ours, names),
+        "own_against_percent": {own: with_means(rates, names) for own, rates in ours.items()},
         "points": {clip: {name: curve.points for name, curve in curves.items()} for clip, curves in clips.items()},
     }
 
@@ -245,11 +251,12 @@ def with_means(clips: Rates, names: Sequence[str]) -> Rates:
 
 
 def table(result: dict[str, Any]) -> str:
-    rates, ours = result["bd_rate_percent"], result["ulcodec_against_percent"]["mean"][MEASURES[0]]
-    header = ["codec", *(clip.split("_")[0] for clip in rates), "ulcodec"]
+    rates, measure = result["bd_rate_percent"], MEASURES[0]
+    ours = [result["own_against_percent"][own]["mean"][measure] for own in OWN]
+    header = ["codec", *(clip.split("_")[0] for clip in rates), *OWN]
     rows = [
-        [name, *(decimals(rates[clip][MEASURES[0]][name], 1) for clip in rates), decimals(ours[name], 1)]
-        for name in ours
+        [name, *(decimals(columns[name], 1) for columns in (*(rates[clip][measure] for clip in rates), *ours))]
+        for name in ours[0]
     ]
     return text_table(header, rows)
 
@@ -259,6 +266,7 @@ def main() -> None:
     parser.add_argument("clips", type=Path, nargs="+", help="clips in 8-bit 4:2:0")
     parser.add_argument("--frames", type=int, default=32, help="frames of each clip")
     parser.add_argument("--qualities", type=int, nargs="+", default=QUALITIES)
+    parser.add_argument("--intra-qualities", type=int, nargs="+", default=INTRA_QUALITIES)
     parser.add_argument("--effort", type=int, default=1)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--model", default="small", help="name of a model, or a model directory")
@@ -270,7 +278,11 @@ def main() -> None:
     for path in options.clips:
         source = read_source(path, options.frames)
         curves = {name: run_peer(name, peer, source) for name, peer in peers.items()}
-        clips[source.name] = {**curves, "ulcodec": run_ulcodec(codec, source, options.qualities, options.effort)}
+        own = (
+            run_ulcodec(codec, source, options.qualities, effort=options.effort),
+            run_ulcodec(codec, source, options.intra_qualities, effort=options.effort, gop=1),
+        )
+        clips[source.name] = {**curves, **dict(zip(OWN, own, strict=True))}
     result = {
         **run_record(sys.argv, codec),
         "ffmpeg": av.ffmpeg_version_info,

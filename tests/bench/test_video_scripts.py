@@ -31,12 +31,13 @@ def test_report(
 ) -> None:
     report = tmp_path / "video.json"
     peers = ["x264-medium-intra", "x264-medium-intra-qp"]
-    options = ["--frames", "4", "--qualities", "5", "50", "95", "--peers", *peers, "-o", str(report)]
+    qualities = ["--qualities", "5", "50", "95", "--intra-qualities", "5", "50", "95"]
+    options = ["--frames", "4", *qualities, "--peers", *peers, "-o", str(report)]
     monkeypatch.setattr(sys, "argv", ["video.py", str(clip), *options])
     video.main()
     written = json.loads(report.read_text())
     points = written["points"]["clip"]
-    assert list(points) == [video.ANCHOR, *peers, "ulcodec"]
+    assert list(points) == [video.ANCHOR, *peers, *video.OWN]
     for curve in points.values():
         by_rate = sorted(curve, key=lambda point: point["bpp"])
         values = [point["yuv_psnr_db"] for point in by_rate]
@@ -45,7 +46,8 @@ def test_report(
     rates = written["bd_rate_percent"]["mean"]["yuv_psnr_db"]
     assert rates[video.ANCHOR] == 0
     assert rates["x264-medium-intra"] > 0, "prediction saves bits"
-    assert written["ulcodec_against_percent"]["clip"]["yuv_psnr_db"]["ulcodec"] == 0
+    assert rates["ulcodec"] < rates["ulcodec-intra"]
+    assert written["own_against_percent"]["ulcodec"]["clip"]["yuv_psnr_db"]["ulcodec"] == 0
     assert "ulcodec" in capsys.readouterr().out
 
 

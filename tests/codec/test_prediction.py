@@ -128,7 +128,7 @@ def test_noise_and_fades_and_stills_are_no_cuts() -> None:
 def test_decoder_shows_what_the_encoder_saw(tiny_codec: Codec, frames: list[np.ndarray], sequence: bytes) -> None:
     clip = SequenceReader(BytesIO(sequence)).clip
     planned = [NewFrame(index, 0, pixels, index == 0, index == 0) for index, pixels in enumerate(frames[:17])]
-    group = GroupCoder(tiny_codec, clip, 70, 0).code_hierarchy(planned, None)
+    group = GroupCoder(tiny_codec, clip, 70, 1).code_hierarchy(planned, None)
     assert group.records == [record for _, record in records_of(sequence)][:17]
     assert group.anchor is not None
     shown = tiny_codec.decode_video(sequence)[16].pixels

@@ -171,9 +171,14 @@ def timed_reading(codec: Codec, data: bytes, rng: random.Random) -> tuple[str, f
     known = {frame.index: frame for frame in recovering.frames}
     for frame in strict.frames:
         other = known.get(frame.index)
-        assert other is None or (frame.time_s == other.time_s and np.array_equal(frame.pixels, other.pixels))
+        assert other is None or (frame.time_s == other.time_s and nearly_equal(frame.pixels, other.pixels))
         assert outcomes[0] != "decoded" or other is not None
     return outcomes[0], time.perf_counter() - start
+
+
+def nearly_equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether samples differ by rounding alone: frames of another group are summed in another order."""
+    return bool(np.abs(a.astype(np.int64) - b).max() <= np.iinfo(a.dtype).max // 255)
 
 
 def fuzz_sequences(codec: Codec, count: int, seed: int = 0) -> Outcome:

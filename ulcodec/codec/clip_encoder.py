@@ -21,7 +21,6 @@ from ulcodec.codec.inputs import check_effort
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.pixels import grid_of
 from ulcodec.codec.prediction import decode_intra, decode_record_latents
-from ulcodec.codec.refinement import EFFORT_STEPS
 from ulcodec.errors import FormatError, ImageError
 from ulcodec.format.sequence import (
     INDEX_TAG,
@@ -128,7 +127,7 @@ class ClipEncoder:
         written: WrittenPart | None = None,
     ) -> None:
         self.loaded, self.clip, self.rate, self.gop = loaded, clip, rate, gop
-        self.effort, self.n_steps = effort, EFFORT_STEPS[check_effort(effort) - 1]
+        self.effort = check_effort(effort)
         self.header = SequenceHeader(loaded.fingerprint_of_sequence(gop), clip.format, gop)
         self.written = written or WrittenPart(self.header, 0, IndexBuilder())
         if self.written.header != self.header:
@@ -229,8 +228,9 @@ class ClipEncoder:
 
     def _check_written(self, record: FrameRecord, frame: TimedFrame) -> None:
         """Raise ImageError unless a frame of the unfinished file shows the frame of this clip at its place."""
+        coder = GroupCoder(self.loaded, self.clip.format, record.quality, self.effort)
         [latent] = decode_record_latents(self.loaded, self.clip.format, [record])
-        [coded] = encode_pictures_as_frames(self.loaded, [frame.pixels], record.quality, n_steps=self.n_steps)
+        [coded] = encode_pictures_as_frames(self.loaded, [frame.pixels], record.quality, n_steps=coder.n_steps)
         [pixels], [expected] = (
             decode_intra(self.loaded, self.clip.format, [part], record.quality, precise=False)
             for part in (latent, coded.latent)
@@ -265,7 +265,7 @@ class ClipEncoder:
 
     def _coded(self, frames: Sequence[NewFrame], quality: int) -> CodedGroup:
         """Encode new frames at a quality."""
-        coder = GroupCoder(self.loaded, self.clip.format, quality, self.n_steps)
+        coder = GroupCoder(self.loaded, self.clip.format, quality, self.effort)
         return coder.code_hierarchy(frames, self.anchor) if self.is_predictive else coder.code_intra(frames)
 
     def _media_records(self, least_bytes: int) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ulcodec.codec.gop import Step, steps_of
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.prediction import add_residual, as_reference, decode_intra, encode_residual, predicted_samples
-from ulcodec.codec.refinement import refine
+from ulcodec.codec.refinement import EFFORT_STEPS, refine
 from ulcodec.codec.tiling import analyse
 from ulcodec.coding.latents import EncodedFrame, encode_frames
 from ulcodec.format.sequence import ClipFormat, FrameRecord
@@ -74,12 +74,17 @@ class CodedGroup:
 
 @dataclass(frozen=True)
 class GroupCoder:
-    """Codes groups of frames of a clip at a quality. `n_steps`: refinement steps of intra frames."""
+    """Codes groups of frames of a clip at a quality. `effort`: 1 to 9, for intra frames, see `Codec.encode_video`."""
 
     loaded: LoadedModel
     clip: ClipFormat
     quality: int
-    n_steps: int
+    effort: int
+
+    @property
+    def n_steps(self) -> int:
+        """Refinement steps of intra frames."""
+        return EFFORT_STEPS[self.effort - 1]
 
     def code_intra(self, frames: Sequence[NewFrame]) -> CodedGroup:
         """Code frames each by itself."""
@@ -124,12 +129,12 @@ class GroupCoder:
         original = Picture(frame.pixels).pixels_8
         motion = find_motion(original, [picture.searched for picture in references], lagrangian)
         prediction = compensate([picture.pixels for picture in references], motion)
-        coded, y_prediction = encode_residual(loaded, frame.pixels, prediction, quality)
-        with_residual = add_residual(loaded, clip, prediction, y_prediction, coded.latent, quality)
         indices = tuple(picture.index for picture in references)
         plain = FrameRecord(frame.index, indices, frame.correction, motion=encode_field(motion), is_kept=is_kept)
+        choices = [(plain, predicted_samples(clip, prediction))]
+        coded, y_prediction = encode_residual(loaded, frame.pixels, prediction, quality)
         full = replace(plain, quality=quality, payload=coded.payload, symbol_check=coded.symbol_check)
-        choices = ((plain, predicted_samples(clip, prediction)), (full, with_residual))
+        choices.append((full, add_residual(loaded, clip, prediction, y_prediction, coded.latent, quality)))
         record, samples = min(choices, key=lambda choice: cost_bits(choice[0], choice[1], frame.pixels, lagrangian))
         return record, CodedPicture(frame.index, as_reference(samples))
 
