@@ -95,11 +95,11 @@ class GroupCoder:
 
     def code_hierarchy(self, frames: Sequence[NewFrame], anchor: CodedPicture | None) -> CodedGroup:
         """Code frames behind an anchor. The first one is the anchor if it begins a scene."""
-        records, n_left = list[FrameRecord](), len(frames)
+        records, steps = list[FrameRecord](), list(order_of(frames, anchor is not None))
         pictures = {} if anchor is None else {ANCHOR_PLACE: anchor}
-        for place, references, level, is_kept in order_of(frames, anchor is not None):
+        for number, (place, references, level, is_kept) in enumerate(steps):
             frame = frames[place]
-            with share(1 / n_left):
+            with share(1 / (len(steps) - number)):
                 if references:
                     used = [pictures[reference] for reference in references]
                     record, picture = self._predicted(frame, used, level, is_kept)
@@ -108,7 +108,8 @@ class GroupCoder:
             records.append(record)
             if is_kept:
                 pictures[place] = picture
-            n_left -= 1
+            needed = {len(frames) - 1}.union(*(step.references for step in steps[number + 1 :]))
+            pictures = {place: kept for place, kept in pictures.items() if place in needed}
         return CodedGroup(records, pictures[len(frames) - 1])
 
     def _intra(self, frame: NewFrame) -> tuple[FrameRecord, CodedPicture]:
