@@ -325,7 +325,7 @@ def test_nothing_is_left_of_a_source_that_is_no_video(tmp_path: Path, tiny_model
 
 
 def test_recover(clip: Path, sequence: Path, tiny_model_dir: Path, run: Run) -> None:
-    assert run("encode", clip, "--force", "--gop", 1, "--model", tiny_model_dir).code == 0
+    assert run("encode", clip, "-q", 90, "--force", "--gop", 1, "--model", tiny_model_dir).code == 0
     data = bytearray(sequence.read_bytes())
     middle = data.index(b"ULCI", len(data) // 2)
     data[middle + 12] ^= 1
@@ -448,7 +448,7 @@ def test_percent_signs_in_names(clip: Path, tiny_model_dir: Path, run: Run) -> N
 def test_recovered_pictures_keep_their_numbers(
     clip: Path, sequence: Path, tiny_model_dir: Path, run: Run, tmp_path: Path
 ) -> None:
-    assert run("encode", clip, "--force", "--gop", 1, "--model", tiny_model_dir).code == 0
+    assert run("encode", clip, "-q", 90, "--force", "--gop", 1, "--model", tiny_model_dir).code == 0
     data = bytearray(sequence.read_bytes())
     data[data.index(b"ULCI", data.index(b"ULCI") + 4) + 12] ^= 1
     sequence.write_bytes(data)
