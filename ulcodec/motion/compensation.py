@@ -74,11 +74,13 @@ def compensate(references: Sequence[Picture], field: MotionField) -> Picture:
     predicted = np.empty((height_px, width_px, sources[0].n_channels), np.uint8)
     # Half windows of 8x8 pixels from (-12, -12) on. The last row of a chunk continues in the next chunk.
     carry = np.zeros((n_columns + 1, CELL_PX, sources[0].n_channels, CELL_PX), np.float32)
-    for rows in _row_chunks(n_rows, n_columns):
+    for rows in _chunks(n_rows, CELLS_AT_ONCE // n_columns):
         halves = np.zeros((rows.stop - rows.start + 1, *carry.shape), np.float32)
         halves[0] = carry
-        for source, cells, multiplier in zip(sources, vectors[:, rows], multipliers[:, rows], strict=True):
-            _add_windows(halves, source, cells, multiplier, rows.start)
+        for columns in _chunks(n_columns, CELLS_AT_ONCE):
+            part = halves[:, columns.start : columns.stop + 1]
+            for source, cells, multiplier in zip(sources, vectors, multipliers, strict=True):
+                _add_windows(part, source, cells[rows, columns], multiplier[rows, columns], (rows.start, columns.start))
         carry = halves[-1]
         _store(predicted, halves[:-1], rows.start)
     return predicted.reshape(references[0].shape)
@@ -107,10 +109,11 @@ def _extended(cells: NDArray[np.int32]) -> NDArray[np.int32]:
     return np.pad(cells, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
 
 
-def _row_chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
-    n_rows_at_once = max(1, CELLS_AT_ONCE // n_columns)
-    for start in range(0, n_rows, n_rows_at_once):
-        yield slice(start, min(start + n_rows_at_once, n_rows))
+def _chunks(length: int, most: int) -> Iterator[slice]:
+    """Divide a length into slices of at most `most`, or of 1."""
+    step = max(1, most)
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
 
 
 class Source:
@@ -136,17 +139,21 @@ class Source:
 
 
 def _add_windows(
-    halves: Float32Array, source: Source, vectors: NDArray[np.int32], multipliers: NDArray[np.int32], first_row: int
+    halves: Float32Array,
+    source: Source,
+    vectors: NDArray[np.int32],
+    multipliers: NDArray[np.int32],
+    origin: tuple[int, int],
 ) -> None:
     """Add the weighted windows of cells to `halves` [y + 1, x + 1, 8, C, 8].
 
-    `vectors` [y, x, 2] and `multipliers` [y, x, 1] of the cells, whose first row is `first_row` of the extended grid.
+    `vectors` [y, x, 2] and `multipliers` [y, x, 1] of the cells; `origin`: place of the first one in the extended grid.
     """
     rows, columns = np.nonzero(multipliers[:, :, 0])
     if not len(rows):
         return
-    top = (rows + first_row - 1) * CELL_PX - OVERLAP_PX
-    left = (columns - 1) * CELL_PX - OVERLAP_PX
+    top = (rows + origin[0] - 1) * CELL_PX - OVERLAP_PX
+    left = (columns + origin[1] - 1) * CELL_PX - OVERLAP_PX
     samples = interpolate(source, top, left, vectors[rows, columns])
     samples *= _WEIGHTS[multipliers[rows, columns, 0]]
     windows = np.zeros((*vectors.shape[:2], *samples.shape[1:]), np.float32)
