@@ -266,4 +266,4 @@ def with_depth(picture: "Picture", depth: int | None) -> "Picture":
     """Convert a picture to the bit depth that is asked for."""
     if depth in (None, picture.bit_depth):
         return picture
-    return replace(picture, pixels=picture.pixels_8 if depth == 8 else picture.pixels.astype("uint16") * 257)
+    return replace(picture, pixels=picture.pixels_8 if depth == 8 else picture.pixels_16)

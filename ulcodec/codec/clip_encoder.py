@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from ulcodec.codec.bitrate import RateControl
 from ulcodec.codec.clips import Clip, TimedFrame
 from ulcodec.codec.gop import GROUP_FRAMES, SceneCuts
-from ulcodec.codec.group_coding import CodedGroup, CodedPicture, GroupCoder, NewFrame, encode_pictures_as_frames
+from ulcodec.codec.group_coding import CodedGroup, CodedPicture, GroupCoder, NewFrame
 from ulcodec.codec.grouping import group_size
 from ulcodec.codec.inputs import check_effort
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.pixels import grid_of
-from ulcodec.codec.prediction import decode_intra, decode_record_latents
+from ulcodec.codec.prediction import as_reference, decode_intra, decode_record_latents
 from ulcodec.errors import FormatError, ImageError
 from ulcodec.format.sequence import (
     INDEX_TAG,
@@ -138,12 +138,6 @@ class ClipEncoder:
         self.n_written, self.n_media_to_skip = self.builder.n_frames, self.written.n_media_bytes
         self.media, self.started_s = b"", time.perf_counter()
         self.anchor: CodedPicture | None = None
-        self.shown = -1
-
-    @property
-    def is_predictive(self) -> bool:
-        """Whether frames may be predicted."""
-        return self.gop > 1
 
     def pieces(self) -> Iterator[bytes]:
         """Iterate over the bytes of the file, record by record, those of the unfinished file left out."""
@@ -197,7 +191,7 @@ class ClipEncoder:
 
     def _is_full(self, group: Sequence[PlannedFrame]) -> bool:
         new = new_frames(group)
-        if not self.is_predictive:
+        if not self.header.is_predictive:
             return len(new) == group_size(self.loaded.device, self._grid)
         has_last_anchor = bool(new) and new[-1].is_intra and not new[-1].is_cut
         most = GROUP_FRAMES + bool(new and new[0].is_cut)
@@ -220,23 +214,20 @@ class ClipEncoder:
             if may_repeat and previous is not None and np.array_equal(frame.pixels, previous):
                 yield frame, Repetition(index, correction)
                 continue
-            is_cut = self.is_predictive and (cuts.is_cut(frame.pixels) or index == self.n_written)
-            is_intra = is_cut or is_due or not self.is_predictive
+            is_cut = self.header.is_predictive and (cuts.is_cut(frame.pixels) or index == self.n_written)
+            is_intra = is_cut or is_due or not self.header.is_predictive
             last_intra = index if is_intra else last_intra
             yield frame, NewFrame(index, correction, frame.pixels, is_intra, is_cut)
             previous = frame.pixels
 
     def _check_written(self, record: FrameRecord, frame: TimedFrame) -> None:
         """Raise ImageError unless a frame of the unfinished file shows the frame of this clip at its place."""
-        coder = GroupCoder(self.loaded, self.clip.format, record.quality, self.effort)
-        [latent] = decode_record_latents(self.loaded, self.clip.format, [record])
-        [coded] = encode_pictures_as_frames(self.loaded, [frame.pixels], record.quality, n_steps=coder.n_steps)
-        [pixels], [expected] = (
-            decode_intra(self.loaded, self.clip.format, [part], record.quality, precise=False)
-            for part in (latent, coded.latent)
-        )
-        original, *versions = (Picture(samples).pixels_8 for samples in (frame.pixels, pixels, expected))
-        found_db, expected_db = (psnr_db(original, version) for version in versions)
+        loaded, clip, original = self.loaded, self.clip.format, Picture(frame.pixels).pixels_8
+        coder = GroupCoder(loaded, clip, record.quality, self.effort)
+        [again] = coder.code_intra([NewFrame(record.index, record.correction, frame.pixels)]).records
+        latents = (decode_record_latents(loaded, clip, [version]) for version in (record, again))
+        decoded = (decode_intra(loaded, clip, latent, record.quality, precise=False) for latent in latents)
+        found_db, expected_db = (psnr_db(original, as_reference(samples)) for [samples] in decoded)
         is_late = frame.time != self.clip.format.nominal_time(record.index) + record.correction
         if is_late or found_db < expected_db - TOLERANCE_DB:
             raise ImageError(f"frame {record.index} of the unfinished file is not that of this clip")
@@ -245,14 +236,14 @@ class ClipEncoder:
 
     def _encode(self, group: Sequence[PlannedFrame], seconds: float) -> list[FrameRecord]:
         """Encode a group of frames, with repetitions after the frames that they repeat."""
-        new = new_frames(group)
-        repetitions: dict[int, list[FrameRecord]] = {self.shown: []}
+        new, shown = new_frames(group), -1 if self.anchor is None else self.anchor.index
+        repetitions: dict[int, list[FrameRecord]] = {shown: []}
         for frame in group:
             if isinstance(frame, Repetition):
-                repetitions[self.shown].append(FrameRecord(frame.index, (self.shown,), frame.correction))
+                repetitions[shown].append(FrameRecord(frame.index, (shown,), frame.correction))
             else:
-                self.shown = frame.index
-                repetitions[self.shown] = []
+                shown = frame.index
+                repetitions[shown] = []
         records = next(iter(repetitions.values()))
         if new:
             coded = self.rate.encode(lambda quality: self._coded(new, quality), seconds)
@@ -266,7 +257,7 @@ class ClipEncoder:
     def _coded(self, frames: Sequence[NewFrame], quality: int) -> CodedGroup:
         """Encode new frames at a quality."""
         coder = GroupCoder(self.loaded, self.clip.format, quality, self.effort)
-        return coder.code_hierarchy(frames, self.anchor) if self.is_predictive else coder.code_intra(frames)
+        return coder.code_hierarchy(frames, self.anchor) if self.header.is_predictive else coder.code_intra(frames)
 
     def _media_records(self, least_bytes: int) -> Iterator[bytes]:
         """Take the Matroska stream as far as it is there, in a piece of at least `least_bytes`."""

@@ -4,7 +4,7 @@ The encoder decodes what it codes, since that is what other frames are predicted
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -25,9 +25,6 @@ from ulcodec.motion.coding import encode_field
 from ulcodec.motion.compensation import compensate
 from ulcodec.motion.search import Reference, find_motion
 from ulcodec.progress import share
-
-ANCHOR_PLACE = -1
-"""Place of the anchor before a group."""
 
 QUALITY_STEPS = (0, 14, 24, 32, 40)
 """By how much the quality of a frame lies below that of the clip, by its level in the hierarchy."""
@@ -95,10 +92,13 @@ class GroupCoder:
 
     def code_hierarchy(self, frames: Sequence[NewFrame], anchor: CodedPicture | None) -> CodedGroup:
         """Code frames behind an anchor. The first one is the anchor if it begins a scene."""
-        records, steps = list[FrameRecord](), list(order_of(frames, anchor is not None))
-        pictures = {} if anchor is None else {ANCHOR_PLACE: anchor}
+        pictures = {} if anchor is None or frames[0].is_cut else {0: anchor}
+        first = len(pictures)  # place of the first frame
+        last = first + len(frames) - 1
+        records, steps = list[FrameRecord](), [] if pictures else [Step(0, (), 0, True)]
+        steps += steps_of(last, ends_intra=frames[-1].is_intra)
         for number, (place, references, level, is_kept) in enumerate(steps):
-            frame = frames[place]
+            frame = frames[place - first]
             with share(1 / (len(steps) - number)):
                 if references:
                     used = [pictures[reference] for reference in references]
@@ -108,9 +108,9 @@ class GroupCoder:
             records.append(record)
             if is_kept:
                 pictures[place] = picture
-            needed = {len(frames) - 1}.union(*(step.references for step in steps[number + 1 :]))
+            needed = {last}.union(*(step.references for step in steps[number + 1 :]))
             pictures = {place: kept for place, kept in pictures.items() if place in needed}
-        return CodedGroup(records, pictures[len(frames) - 1])
+        return CodedGroup(records, pictures[last])
 
     def _intra(self, frame: NewFrame) -> tuple[FrameRecord, CodedPicture]:
         """Code an intra frame, and decode it."""
@@ -138,18 +138,6 @@ class GroupCoder:
         choices.append((full, add_residual(loaded, clip, prediction, y_prediction, coded.latent, quality)))
         record, samples = min(choices, key=lambda choice: cost_bits(choice[0], choice[1], frame.pixels, lagrangian))
         return record, CodedPicture(frame.index, as_reference(samples))
-
-
-def order_of(frames: Sequence[NewFrame], has_anchor: bool) -> Iterator[Step]:
-    """Iterate over frames of a group in the order of coding. Places count from 0; before it is `ANCHOR_PLACE`."""
-    begins = frames[0].is_cut or not has_anchor
-    if begins:
-        yield Step(0, (), 0, True)
-    first = 0 if begins else ANCHOR_PLACE
-    ends_intra = frames[-1].is_intra
-    for step in steps_of(len(frames) - 1 - first, ends_intra=ends_intra):
-        references = tuple(reference + first for reference in step.references)
-        yield step._replace(place=step.place + first, references=references)
 
 
 def intra_record(frame: NewFrame, quality: int, coded: EncodedFrame) -> FrameRecord:

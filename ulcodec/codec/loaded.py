@@ -7,6 +7,7 @@ import torch
 
 from ulcodec.coding.latents import LatentCoder
 from ulcodec.errors import UnknownModelError
+from ulcodec.format.sequence import may_predict
 from ulcodec.model.encoder import HyperEncoder
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.installed import installed_fingerprints
@@ -43,7 +44,7 @@ class LoadedModel:
 
     def fingerprint_of_sequence(self, gop: int) -> bytes:
         """The 4 bytes that name the model in a sequence: those of pictures if every frame is intra, at a GOP of 1."""
-        return self.fingerprint_bytes if gop == 1 else self.sequence_fingerprint_bytes
+        return self.sequence_fingerprint_bytes if may_predict(gop) else self.fingerprint_bytes
 
     def check_fingerprint(self, fingerprint: bytes, expected: bytes | None = None) -> None:
         """Raise UnknownModelError, which lists the installed models, for a file that another model made.

@@ -17,12 +17,10 @@ from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.pixels import grid_of, quality_tensor, to_pixels, to_tensor, unflattened
 from ulcodec.codec.tiling import analyse, posterior_means, synthesise
 from ulcodec.coding.latents import DecodedLatent, EncodedFrame, decode_frames, encode_frames
+from ulcodec.devices import autocast
 from ulcodec.format.container import Header
 from ulcodec.format.sequence import ClipFormat, FrameRecord
 from ulcodec.io.picture import Picture
-
-LEVELS_16 = 257
-"""Value of the lowest bit of 8 in a sample of 16."""
 
 
 def sample_depth(clip: ClipFormat) -> int:
@@ -63,7 +61,7 @@ def encode_residual(
     y, _ = analyse(loaded.model, loaded.device, [pixels, prediction], quality, precise=True)
     residual, residuals = y[:1] - y[1:], loaded.residuals
     qualities = quality_tensor(quality, y.device)
-    with torch.inference_mode(), torch.autocast(y.device.type, enabled=False):
+    with torch.inference_mode(), autocast(y.device, precise=True):
         hyper = residuals.hyper_encoder(residual / loaded.model.encoder.log_gain.gain(qualities), qualities)
     [coded] = encode_frames(residuals.coder, residual, hyper, quality)
     return coded, y[1:]
@@ -71,7 +69,7 @@ def encode_residual(
 
 def predicted_samples(clip: ClipFormat, prediction: NDArray[np.uint8]) -> NDArray[Any]:
     """A frame without a latent: the predicted picture itself, in the sample depth of the clip."""
-    return prediction if sample_depth(clip) == 8 else prediction.astype(np.uint16) * LEVELS_16
+    return prediction if sample_depth(clip) == 8 else Picture(prediction).pixels_16
 
 
 def add_residual(

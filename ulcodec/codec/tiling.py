@@ -121,12 +121,13 @@ def _synthesise_tile(
     model: UnifiedLatentModel, y: Tensor, quality: Tensor, tile: Tile, kept_halo: int, realism: Realism
 ) -> Tensor:
     """Decode a tile and `kept_halo` positions around it to [B, 3, H, W], from its outer latents y [B, C, h, w]."""
+    pictures: Tensor
     features, pictures = model.decoder.trunk(y, quality, tile, kept_halo)
     if realism.share:
         pixels = (in_pixels(span.outer) for span in tile.crop_halo(kept_halo))
         rows, columns = (range(side.start, side.stop) for side in pixels)
-        return realism.draw(model.decoder.denoiser, features, pictures, rows, columns)
-    return pictures  # type: ignore[no-any-return]
+        pictures = realism.draw(model.decoder.denoiser, features, pictures, rows, columns)
+    return pictures
 
 
 def posterior_means(model: UnifiedLatentModel, y: Tensor, quality: int) -> Tensor:

@@ -6,6 +6,7 @@ they are shown or referred to, so that memory does not grow with the length of a
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BufferedReader, BytesIO
@@ -29,10 +30,12 @@ from ulcodec.codec.prediction import (
 from ulcodec.coding.latents import DecodedLatent
 from ulcodec.errors import FormatError
 from ulcodec.format.container import MAX_PIXELS
+from ulcodec.format.sequence import FrameRecord
 from ulcodec.format.sequence_reader import CodedFrame, MediaStream, SequenceReader, ShownFrame
 from ulcodec.io.picture import Picture
 from ulcodec.motion.coding import decode_field
 from ulcodec.motion.compensation import compensate
+from ulcodec.motion.field import grid_of as block_grid_of
 
 MICROSECONDS = 10**6
 """Microseconds in a second: a float of time is taken as the nearest simple fraction, as 0.36 for 9/25."""
@@ -89,7 +92,6 @@ class Video:
             raise
         self.loaded, self.format = loaded, self.reader.clip
         self.n_media_bytes = 0
-        self.is_predictive = self.reader.header.gop != 1
 
     def close(self) -> None:
         """Close the file, if it was opened here."""
@@ -228,13 +230,8 @@ class Video:
 
     def _decode(self, group: Sequence[ShownFrame]) -> Iterator[VideoFrame]:
         """Decode a group of frames."""
-        try:
+        with suppress(FormatError):  # of one of them: then each is decoded by itself
             self._decode_intra([shown.source for shown in group])
-        except FormatError:
-            if len(group) > 1:
-                for shown in group:
-                    yield from self._decode([shown])
-                return
         for shown in group:
             try:
                 samples = self._samples(shown.source).copy()  # a caller may change them; others are predicted from them
@@ -250,11 +247,15 @@ class Video:
         """Decode the intra frames among frames, which have one quality, as far as they are not."""
         new = {frame.record.index: frame for frame in frames if frame.decoded is None and frame.record.is_intra}
         if new:
-            latents = decode_record_latents(self.loaded, self.format, [frame.record for frame in new.values()])
-            quality = frames[0].record.quality
-            decoded = decode_intra(self.loaded, self.format, latents, quality, precise=self.is_predictive)
+            decoded = self._intra_samples([frame.record for frame in new.values()])
             for frame, samples in zip(new.values(), decoded, strict=True):
                 frame.keep(samples)
+
+    def _intra_samples(self, records: Sequence[FrameRecord]) -> list[NDArray[Any]]:
+        """Decode intra frames of one quality to samples."""
+        latents = decode_record_latents(self.loaded, self.format, records)
+        precise = self.reader.header.is_predictive
+        return decode_intra(self.loaded, self.format, latents, records[0].quality, precise=precise)
 
     def _samples(self, wanted: CodedFrame) -> NDArray[Any]:
         """Decode a frame after its references, as far as they are not decoded. Raises a FormatError for damage."""
@@ -274,15 +275,15 @@ class Video:
 
     def _decoded(self, frame: CodedFrame) -> NDArray[Any] | FormatError:
         """Decode a frame whose references are decoded: its samples, or the error that was found in it or in them."""
-        record, clip, grid = frame.record, self.format, grid_of(self.format.height, self.format.width)
+        record, clip = frame.record, self.format
         for reference in frame.references:
             if isinstance(reference.decoded, FormatError):
                 return reference.decoded
         try:
             if record.is_intra:
-                latents = decode_record_latents(self.loaded, clip, [record])
-                return decode_intra(self.loaded, clip, latents, record.quality, precise=self.is_predictive)[0]
-            field = decode_field(record.motion or b"", len(frame.references), grid)
+                return self._intra_samples([record])[0]
+            blocks = block_grid_of(clip.height, clip.width)
+            field = decode_field(record.motion or b"", len(frame.references), blocks)
             prediction = compensate([as_reference(reference.decoded) for reference in frame.references], field)
             if record.payload is None:
                 return predicted_samples(clip, prediction)

@@ -40,6 +40,11 @@ UNSPECIFIED = 2
 """Code point of ITU-T H.273 for an unknown property of the colours."""
 
 
+def may_predict(gop: int) -> bool:
+    """Whether frames of a sequence may be predicted, by the GOP in its header."""
+    return gop != 1
+
+
 class Chroma(IntEnum):
     """Sampling of the source's chroma, as in the header. The coded samples are RGB or grey in any case."""
 
@@ -115,6 +120,11 @@ class SequenceHeader:
             raise ValueError(f"fingerprint must be {FINGERPRINT_BYTES} bytes, got {len(self.fingerprint)}")
         if not 0 <= self.gop <= MAX_TERM:
             raise ValueError(f"gop must be 0 to {MAX_TERM}, got {self.gop}")
+
+    @property
+    def is_predictive(self) -> bool:
+        """Whether frames may be predicted."""
+        return may_predict(self.gop)
 
     def to_bytes(self) -> bytes:
         """Serialise the header."""

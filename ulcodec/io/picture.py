@@ -63,6 +63,11 @@ class Picture:
         return self.pixels if self.bit_depth == 8 else ((self.pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
     @property
+    def pixels_16(self) -> NDArray[np.uint16]:
+        """`pixels` at 16 bits: 257 times a sample of 8, which maps 255 to 65535."""
+        return self.pixels if self.bit_depth == 16 else self.pixels.astype(np.uint16) * 257
+
+    @property
     def samples(self) -> NDArray[Any]:
         """Pixels and alpha as one array: [H, W, 3] or [H, W], with alpha [H, W, 4] or [H, W, 2]."""
         if self.alpha is None:

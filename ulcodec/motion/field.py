@@ -6,6 +6,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from ulcodec.format.sequence import MAX_REFERENCES
+
 BLOCK_PX = 16
 CELL_PX = 8
 """Side of a cell: a quarter of a block. Each cell of a split block has its own vector."""
@@ -15,8 +17,6 @@ VECTOR_SCALE = 4
 
 MAX_VECTOR = 2**13
 """Largest magnitude of each component of a vector, in quarter pixels."""
-
-MAX_REFERENCES = 2
 
 Grid = tuple[int, int]
 
