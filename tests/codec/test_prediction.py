@@ -1,5 +1,6 @@
 """Predicted frames: what the encoder writes, and that the decoder shows what the encoder saw."""
 
+from fractions import Fraction
 from io import BytesIO
 from typing import Any
 
@@ -9,12 +10,13 @@ import skimage
 
 from ulcodec.codec.clip_encoder import LARGEST_GROUP, WrittenPart
 from ulcodec.codec.gop import GROUP_FRAMES, SceneCuts, steps_of
-from ulcodec.codec.group_coding import GroupCoder, NewFrame
+from ulcodec.codec.group_coding import GroupCoder, NewFrame, cost_bits
 from ulcodec.codec.image import Codec
-from ulcodec.codec.prediction import as_reference
+from ulcodec.codec.prediction import add_residual, as_reference, encode_residual
 from ulcodec.codec.video import VideoFrame
 from ulcodec.errors import ArithmeticMismatchError, ChecksumError, CorruptDataError, FormatError
-from ulcodec.format.sequence import KEPT_ANCHORS, KEPT_BETWEEN, FrameRecord, IndexBuilder
+from ulcodec.format.container import Layout
+from ulcodec.format.sequence import KEPT_ANCHORS, KEPT_BETWEEN, ClipFormat, FrameRecord, IndexBuilder
 from ulcodec.format.sequence_reader import CodedFrame, Order, SequenceReader, parse_frame
 from ulcodec.io.picture import Picture
 from ulcodec.metrics import psnr_db
@@ -324,3 +326,29 @@ def test_target_bitrate_of_groups(small: Codec, frames: list[np.ndarray]) -> Non
     for rate in (12_000, 24_000):
         n_bits = 8 * len(encode(small, large, target_bitrate=rate))
         assert n_bits / (17 / 25) == pytest.approx(rate, rel=0.3)
+
+
+# Effort
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_refinement_lowers_the_cost_of_a_residual(small: Codec, dtype: type, grey: bool) -> None:
+    """The prediction is the frame itself, blurred. Its sides are not multiples of 16."""
+    picture = skimage.data.coffee()[100:190, 200:343].astype(dtype)
+    pixels = np.ascontiguousarray(picture[:, :, 0] if grey else picture) * dtype(257 if dtype is np.uint16 else 1)
+    prediction = as_reference(
+        np.stack([np.roll(pixels, shift, axis=1) for shift in range(-2, 3)]).mean(0).astype(dtype)
+    )
+    layout, bit_depth = Layout.GREY if grey else Layout.RGB, 8 * pixels.itemsize
+    clip = ClipFormat(143, 90, Fraction(1, 25), Fraction(25), layout=layout, bit_depth=bit_depth)
+
+    def cost(n_steps: int) -> float:
+        coded, y_prediction = encode_residual(small, pixels, prediction, 50, n_steps)
+        samples = add_residual(small, clip, prediction, y_prediction, coded.latent, 50)
+        record = FrameRecord(1, (), 0, 50, coded.payload, coded.symbol_check)
+        return cost_bits(record, samples, pixels, small.model.config.lagrangian(0.5))
+
+    costs = [cost(n_steps) for n_steps in (0, 1, 5)]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[2] < 0.98 * costs[0]

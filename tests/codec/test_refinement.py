@@ -62,9 +62,10 @@ def test_tiles_give_the_gradient_of_the_whole_picture(
     y, hyper = small.analyse(tall, 50)
     latent = refinement.encode_latent(small.coder, y, hyper, 50).latent
     grid = (y.shape[1], y.shape[2])
-    whole = refinement.slope(small.model, tall, latent, grid, 50)
+    target = refinement.Target(small.model, small.model, small.coder, tall, 50)
+    whole = refinement.slope(target, latent, grid)
     monkeypatch.setattr(refinement, "GRADIENT_TILE", 8)
-    tiles = refinement.slope(small.model, tall, latent, grid, 50)
+    tiles = refinement.slope(target, latent, grid)
     assert tiles.error_bits == pytest.approx(whole.error_bits, rel=1e-4)
     difference = (tiles.gradient - whole.gradient).square().mean() / whole.gradient.square().mean()
     assert difference < 1e-3
@@ -76,7 +77,8 @@ def test_error_bits_equal_those_of_the_file(tiny_codec: Codec) -> None:
     y, hyper = tiny_codec.analyse(pixels, 40)
     coded = refinement.encode_latent(tiny_codec.coder, y, hyper, 40)
     grid = (y.shape[1], y.shape[2])
-    slope = refinement.slope(tiny_codec.model, pixels, coded.latent, grid, 40)
+    target = refinement.Target(tiny_codec.model, tiny_codec.model, tiny_codec.coder, pixels, 40)
+    slope = refinement.slope(target, coded.latent, grid)
     assert slope.gradient.shape == y.shape
     assert torch.isfinite(slope.gradient).all()
     data = tiny_codec.encode(pixels, quality=40)

@@ -10,13 +10,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ulcodec.codec.gop import Step, steps_of
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.prediction import add_residual, as_reference, decode_intra, encode_residual, predicted_samples
-from ulcodec.codec.refinement import EFFORT_STEPS, refine
+from ulcodec.codec.refinement import EFFORT_STEPS, refine_picture
 from ulcodec.codec.tiling import analyse
 from ulcodec.coding.latents import EncodedFrame, encode_frames
 from ulcodec.format.sequence import ClipFormat, FrameRecord
@@ -71,7 +70,7 @@ class CodedGroup:
 
 @dataclass(frozen=True)
 class GroupCoder:
-    """Codes groups of frames of a clip at a quality. `effort`: 1 to 9, for intra frames, see `Codec.encode_video`."""
+    """Codes groups of frames of a clip at a quality. `effort`: 1 to 9, see `Codec.encode_video`."""
 
     loaded: LoadedModel
     clip: ClipFormat
@@ -80,7 +79,7 @@ class GroupCoder:
 
     @property
     def n_steps(self) -> int:
-        """Refinement steps of intra frames."""
+        """Refinement steps of a frame's latent."""
         return EFFORT_STEPS[self.effort - 1]
 
     def code_intra(self, frames: Sequence[NewFrame]) -> CodedGroup:
@@ -133,7 +132,7 @@ class GroupCoder:
         indices = tuple(picture.index for picture in references)
         plain = FrameRecord(frame.index, indices, frame.correction, motion=encode_field(motion), is_kept=is_kept)
         choices = [(plain, predicted_samples(clip, prediction))]
-        coded, y_prediction = encode_residual(loaded, frame.pixels, prediction, quality)
+        coded, y_prediction = encode_residual(loaded, frame.pixels, prediction, quality, self.n_steps)
         full = replace(plain, quality=quality, payload=coded.payload, symbol_check=coded.symbol_check)
         choices.append((full, add_residual(loaded, clip, prediction, y_prediction, coded.latent, quality)))
         record, samples = min(choices, key=lambda choice: cost_bits(choice[0], choice[1], frame.pixels, lagrangian))
@@ -166,7 +165,6 @@ def encode_pictures_as_frames(
         return encode_frames(loaded.coder, y, hyper, quality, overwrite_y=True)
     frames = []
     for pixels, latent, hyper_latent in zip(pictures, y, hyper, strict=True):
-        with torch.inference_mode(False):  # an inference mode of the caller would disable gradients
-            refined = refine(loaded.model, loaded.coder, pixels, latent, hyper_latent, quality, n_steps)
+        refined = refine_picture(loaded, pixels, latent, hyper_latent, quality, n_steps)
         frames += encode_frames(loaded.coder, refined.y[None], hyper_latent[None], quality, refined.thrift)
     return frames

@@ -26,7 +26,7 @@ from ulcodec.codec.inputs import ImageLike, as_picture, check_effort, check_qual
 from ulcodec.codec.loaded import LoadedModel, ResidualCoder
 from ulcodec.codec.pixels import grid_of, quality_tensor, unflattened, without_hidden
 from ulcodec.codec.realism import Realism
-from ulcodec.codec.refinement import EFFORT_STEPS, Refined, refine
+from ulcodec.codec.refinement import EFFORT_STEPS, Refined, refine_picture
 from ulcodec.codec.tiling import POSTERIOR_MEAN, analyse, synthesise, synthesise_thumbnail
 from ulcodec.codec.video import Video
 from ulcodec.coding.latents import (
@@ -215,8 +215,7 @@ class Codec(LoadedModel):
         copied; or an iterable of pictures as `encode` takes them, at `frame_rate` frames a second. `target_bitrate`:
         mean rate in bits a second, in place of a quality. `gop`: largest distance between two intra frames. `start_s`,
         `duration_s`: the part of the source in seconds. `written`: go on behind an unfinished file, see
-        `ulcodec.codec.clip_encoder.WrittenPart`; its bytes are left out. `effort`: see `encode`; it applies to intra
-        frames.
+        `ulcodec.codec.clip_encoder.WrittenPart`; its bytes are left out. `effort`: see `encode`.
         Raises ImageError for a source that cannot be read, ValueError for an option out of range.
         """
         rate = rate_control(quality, target_bitrate)
@@ -301,9 +300,7 @@ class Encoding:
 
     def refine(self, y: Tensor, hyper: Tensor, quality: int) -> Refined:
         """Refine a latent [C, h, w], as the effort says."""
-        codec = self.codec
-        with torch.inference_mode(False):  # an inference mode of the caller would disable gradients
-            return refine(codec.model, codec.coder, self.pixels, y, hyper, quality, self.n_steps)
+        return refine_picture(self.codec, self.pixels, y, hyper, quality, self.n_steps)
 
     def file(self, latent: EncodedLatent | Refined, quality: int) -> bytes:
         """Serialise a coded latent, or the lossless samples if their file is not larger."""
@@ -491,9 +488,9 @@ def codec_of(stored: StoredModel, device: torch.device) -> Codec:
     """Make a codec of a model that has been read."""
     model, coder, video = stored.networks(device), stored.coder(device), stored.video
     if video is None:
-        residuals = ResidualCoder(model.hyper_encoder, coder)
+        residuals = ResidualCoder(model, coder)
     else:
-        residuals = ResidualCoder(video.networks(device).hyper_encoder, video.coder(device))
+        residuals = ResidualCoder(video.networks(device), video.coder(device))
     return Codec(
         name=stored.name,
         fingerprint_bytes=stored.fingerprint[:4],

@@ -8,15 +8,14 @@ import torch
 from ulcodec.coding.latents import LatentCoder
 from ulcodec.errors import UnknownModelError
 from ulcodec.format.sequence import may_predict
-from ulcodec.model.encoder import HyperEncoder
-from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.store.installed import installed_fingerprints
 
 
 class ResidualCoder(NamedTuple):
-    """What codes the latents of predicted frames: the encoder of their hyper-latent, and their prior."""
+    """What codes the latents of predicted frames: the float networks of their entropy model, and its integers."""
 
-    hyper_encoder: HyperEncoder
+    entropy_model: EntropyModel
     coder: LatentCoder
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.pixels import grid_of, quality_tensor, to_pixels, to_tensor, unflattened
+from ulcodec.codec.refinement import Base, Target, refine
 from ulcodec.codec.tiling import analyse, posterior_means, synthesise
 from ulcodec.coding.latents import DecodedLatent, EncodedFrame, decode_frames, encode_frames
 from ulcodec.devices import autocast
@@ -55,16 +56,28 @@ def latent_of_prediction(loaded: LoadedModel, prediction: NDArray[np.uint8], qua
 
 
 def encode_residual(
-    loaded: LoadedModel, pixels: NDArray[Any], prediction: NDArray[np.uint8], quality: int
+    loaded: LoadedModel, pixels: NDArray[Any], prediction: NDArray[np.uint8], quality: int, n_steps: int = 0
 ) -> tuple[EncodedFrame, Tensor]:
-    """Encode what a predicted picture lacks of a frame; return it with E(p), see `latent_of_prediction`."""
+    """Encode what a predicted picture lacks of a frame; return it with E(p), see `latent_of_prediction`.
+
+    `n_steps`: refinement steps of the latent.
+    """
     y, _ = analyse(loaded.model, loaded.device, [pixels, prediction], quality, precise=True)
-    residual, residuals = y[:1] - y[1:], loaded.residuals
+    residual, y_prediction = y[:1] - y[1:], y[1:]
+    entropy_model, coder = loaded.residuals
     qualities = quality_tensor(quality, y.device)
     with torch.inference_mode(), autocast(y.device, precise=True):
-        hyper = residuals.hyper_encoder(residual / loaded.model.encoder.log_gain.gain(qualities), qualities)
-    [coded] = encode_frames(residuals.coder, residual, hyper, quality)
-    return coded, y[1:]
+        hyper = entropy_model.hyper_encoder(residual / loaded.model.encoder.log_gain.gain(qualities), qualities)
+    thrift = 1.0
+    if n_steps:
+        [decoded] = posterior_means(loaded.model, y_prediction, quality)
+        height, width = pixels.shape[:2]
+        base = Base(y_prediction, to_tensor(prediction)[0].to(y.device) - decoded[:, :height, :width])
+        target = Target(loaded.model, entropy_model, coder, pixels, quality, base)
+        refined = refine(target, residual[0], hyper[0], n_steps)
+        residual, thrift = refined.y[None], refined.thrift
+    [coded] = encode_frames(coder, residual, hyper, quality, thrift)
+    return coded, y_prediction
 
 
 def predicted_samples(clip: ClipFormat, prediction: NDArray[np.uint8]) -> NDArray[Any]:

@@ -8,19 +8,21 @@ curvature; two gradients then measure it for this picture (Barzilai and Borwein 
 """
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ulcodec.codec.pixels import in_pixels, padded, quality_tensor, to_tensor, unflattened
+from ulcodec.codec.loaded import LoadedModel
+from ulcodec.codec.pixels import in_pixels, quality_tensor, to_tensor, unflattened
 from ulcodec.coding.integer_prior import MEAN_GRID
 from ulcodec.coding.latents import DecodedLatent, LatentCoder, encode_latent, hyper_grid
 from ulcodec.devices import autocast
 from ulcodec.model.likelihood import predict_all_passes, unit_bin_bits
 from ulcodec.model.tiles import Tile, tiles
-from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.progress import tracked
 
 EFFORT_STEPS = (0, 1, 2, 3, 5, 8, 16, 32, 64)
@@ -48,6 +50,47 @@ class Refined(NamedTuple):
     thrift: float
 
 
+class Base(NamedTuple):
+    """What a refined latent is added to: a latent [1, C, h, w] in bins, and a picture [3, H, W] behind the decoder."""
+
+    y: Tensor
+    picture: Tensor
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a latent is refined for: the original uint8 or uint16 [H, W, 3] or [H, W] at a quality from 0 to 100.
+
+    `entropy_model`, `coder`: the float networks and the integers that code the latent. `base`: of a predicted frame.
+    """
+
+    model: UnifiedLatentModel
+    entropy_model: EntropyModel
+    coder: LatentCoder
+    pixels: np.ndarray
+    quality: int
+    base: Base | None = None
+
+    def error_map(self, y: Tensor, tile: Tile) -> Tensor:
+        """Weighted squared error, in bits, of the picture that a tile's latent [1, C, h, w] decodes to.
+
+        [H, W], without the padding at the border of the picture.
+        """
+        rows, columns = in_pixels(tile.rows.outer), in_pixels(tile.columns.outer)
+        original = self.pixels[rows, columns]
+        height, width = original.shape[:2]
+        x = to_tensor(original)[0].to(y.device)
+        if self.base is not None:
+            y = y + self.base.y[:, :, tile.rows.outer, tile.columns.outer]
+        decoded = self.model.decoder.trunk(y, quality_tensor(self.quality, y.device))[1][0, :, :height, :width]
+        if self.base is not None:
+            decoded = decoded + self.base.picture[:, rows, columns]
+        decoded = decoded.clamp(0, 1)
+        x_hat = decoded.mean(0, keepdim=True) if original.ndim == 2 else decoded
+        weighted: Tensor = self.model.config.lagrangian(self.quality / 100) * 255**2 * (x - x_hat).square().mean(0)
+        return weighted
+
+
 class Slope(NamedTuple):
     """Weighted squared error of the decoded picture in bits, and the loss's gradient [C, h, w] in bits per bin."""
 
@@ -55,41 +98,40 @@ class Slope(NamedTuple):
     gradient: Tensor
 
 
-def refine(
-    model: UnifiedLatentModel,
-    coder: LatentCoder,
-    pixels: np.ndarray,
-    y: Tensor,
-    hyper: Tensor,
-    quality: int,
-    n_steps: int,
-) -> Refined:
-    """Refine the latent `y` [C, h, w] of `pixels` [H, W, 3] or [H, W] in `n_steps`; return the best one found.
+def refine(target: Target, y: Tensor, hyper: Tensor, n_steps: int) -> Refined:
+    """Refine a latent [C, h, w] in `n_steps`; return the best one found.
 
     Each step starts at the restored latent and goes down the gradient, with more damping from step to step.
     """
-    grid, curvature = (y.shape[1], y.shape[2]), CURVATURE_BITS
-    least_loss, best = math.inf, None
+    curvature, least_loss, best = CURVATURE_BITS, math.inf, None
     previous: tuple[Tensor, Tensor] | None = None
-    for step in tracked(range(n_steps + 1), "refining: step {} of {}"):
-        thrift = THRIFT if step else 1.0
-        coded = encode_latent(coder, y, hyper, quality, thrift)
-        gradient = None
-        if step < n_steps:
-            error_bits, gradient = slope(model, pixels, coded.latent, grid, quality)
-        else:
-            error_bits = decoding_error(model, pixels, coded.latent, grid, quality)
-        loss = 8 * sum(map(len, coded.segments)) + error_bits
-        if best is None or loss < least_loss:
-            least_loss, best = loss, Refined(y, coded.segments, coded.symbol_check, thrift)
-        if gradient is not None:
-            restored = coded.latent.y_16.T.reshape(y.shape).float() / MEAN_GRID
-            if previous is not None:
-                curvature = measured_curvature(restored - previous[0], gradient - previous[1])
-            previous = restored, gradient
-            y = torch.lerp(y, restored - gradient / (2 * curvature), damping(step))
+    with torch.inference_mode(False):  # an inference mode of the caller would disable gradients
+        for step in tracked(range(n_steps + 1), "refining: step {} of {}"):
+            thrift = THRIFT if step else 1.0
+            coded = encode_latent(target.coder, y, hyper, target.quality, thrift)
+            grid, gradient = (y.shape[1], y.shape[2]), None
+            if step < n_steps:
+                error_bits, gradient = slope(target, coded.latent, grid)
+            else:
+                error_bits = decoding_error(target, coded.latent, grid)
+            loss = 8 * sum(map(len, coded.segments)) + error_bits
+            if best is None or loss < least_loss:
+                least_loss, best = loss, Refined(y, coded.segments, coded.symbol_check, thrift)
+            if gradient is not None:
+                restored = coded.latent.y_16.T.reshape(y.shape).float() / MEAN_GRID
+                if previous is not None:
+                    curvature = measured_curvature(restored - previous[0], gradient - previous[1])
+                previous = restored, gradient
+                y = torch.lerp(y, restored - gradient / (2 * curvature), damping(step))
     assert best is not None
     return best
+
+
+def refine_picture(
+    loaded: LoadedModel, pixels: np.ndarray, y: Tensor, hyper: Tensor, quality: int, n_steps: int
+) -> Refined:
+    """Refine the latent of a picture, see `refine` and `Target`."""
+    return refine(Target(loaded.model, loaded.model, loaded.coder, pixels, quality), y, hyper, n_steps)
 
 
 def measured_curvature(step: Tensor, gradient_change: Tensor) -> float:
@@ -103,20 +145,18 @@ def damping(step: int) -> float:
     return 0.4 / (1 + step / 8)
 
 
-def slope(
-    model: UnifiedLatentModel, pixels: np.ndarray, latent: DecodedLatent, grid: tuple[int, int], quality: int
-) -> Slope:
+def slope(target: Target, latent: DecodedLatent, grid: tuple[int, int]) -> Slope:
     """Differentiate the loss at a restored latent, tile by tile: error exactly, bits as if a tile were the picture."""
-    device, error_bits = latent.y_16.device, 0.0
-    gradient = torch.empty(model.config.latent_channels, *grid, dtype=torch.float32, device=device)
-    qualities = quality_tensor(quality, device)
+    device, error_bits, entropy_model = latent.y_16.device, 0.0, target.entropy_model
+    gradient = torch.empty(entropy_model.config.latent_channels, *grid, dtype=torch.float32, device=device)
+    qualities = quality_tensor(target.quality, device)
     for tile in tiles(grid, GRADIENT_TILE, GRADIENT_HALO):
         y, hyper = _tile_latent(latent, grid, tile), _tile_hyper(latent, grid, tile)
         with torch.enable_grad(), autocast(y.device):
             y.requires_grad_(True)
-            error = error_map(model, pixels, y, quality, tile)
-            hyper_features = model.hyper_decoder(hyper, qualities, tile.outer_grid)
-            prediction = predict_all_passes(model, y, qualities, hyper_features)
+            error = target.error_map(y, tile)
+            hyper_features = entropy_model.hyper_decoder(hyper, qualities, tile.outer_grid)
+            prediction = predict_all_passes(entropy_model, y, qualities, hyper_features)
             bits = unit_bin_bits(y.detach() - prediction.mean, prediction.log_scale)
             (tile_gradient,) = torch.autograd.grad(bits.sum() + error.sum(), y)
         error_bits += float(_inner_pixels(error.detach(), tile).sum())
@@ -124,31 +164,14 @@ def slope(
     return Slope(error_bits, gradient)
 
 
-def decoding_error(
-    model: UnifiedLatentModel, pixels: np.ndarray, latent: DecodedLatent, grid: tuple[int, int], quality: int
-) -> float:
+def decoding_error(target: Target, latent: DecodedLatent, grid: tuple[int, int]) -> float:
     """Measure the weighted squared error alone, as in `slope`, in bits."""
     error_bits = 0.0
     for tile in tiles(grid, GRADIENT_TILE, GRADIENT_HALO):
         y = _tile_latent(latent, grid, tile)
         with torch.inference_mode(), autocast(y.device):
-            error_bits += float(_inner_pixels(error_map(model, pixels, y, quality, tile), tile).sum())
+            error_bits += float(_inner_pixels(target.error_map(y, tile), tile).sum())
     return error_bits
-
-
-def error_map(model: UnifiedLatentModel, pixels: np.ndarray, y: Tensor, quality: int, tile: Tile) -> Tensor:
-    """Weighted squared error, in bits, of the picture that a tile's latent [1, C, h, w] decodes to.
-
-    [H, W], without the padding at the border of the picture.
-    """
-    original = pixels[in_pixels(tile.rows.outer), in_pixels(tile.columns.outer)]
-    height, width = original.shape[:2]
-    x = padded(to_tensor(original).to(y.device))
-    decoded = model.decoder.trunk(y, quality_tensor(quality, y.device))[1].clamp(0, 1)
-    x_hat = decoded.mean(1, keepdim=True) if pixels.ndim == 2 else decoded
-    squared_error = (x - x_hat)[0, :, :height, :width].square().mean(0)
-    weighted: Tensor = model.config.lagrangian(quality / 100) * 255**2 * squared_error
-    return weighted
 
 
 def _tile_latent(latent: DecodedLatent, grid: tuple[int, int], tile: Tile) -> Tensor:
