@@ -37,8 +37,8 @@ def log_bytes_by_psnr(codec: Codec, picture: Picture) -> RateCurve:
     files = [codec.encode(picture.pixels, quality=quality) for quality in LEVELS]
     points = [(float(len(data)), psnr_db(picture.pixels, codec.decode_array(data))) for data in files]
     best = increasing(points)
-    curve = pchip(np.array(best.psnr_db), np.log(best.bpp))
-    return lambda at_db: float(curve(np.clip(at_db, best.psnr_db[0], best.psnr_db[-1])))
+    curve = pchip(np.array(best.quality), np.log(best.bpp))
+    return lambda at_db: float(curve(np.clip(at_db, best.quality[0], best.quality[-1])))
 
 
 def row_of(codec: Codec, pictures: Sequence[Picture], curves: Sequence[RateCurve], effort: int) -> dict[str, Any]:

@@ -34,13 +34,13 @@ def main() -> None:
         {"svg.hashsalt": "ulcodec", "font.size": 10, "svg.fonttype": "none", "font.family": "sans-serif"}
     )
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    axes.plot(ours.bpp, ours.psnr_db, "o-", color="#0b66c3", linewidth=2.2, markersize=5, label=titles[OURS], zorder=3)
+    axes.plot(ours.bpp, ours.quality, "o-", color="#0b66c3", linewidth=2.2, markersize=5, label=titles[OURS], zorder=3)
     for key in SHOWN:
         if key in curves:
-            axes.plot(curves[key].bpp, curves[key].psnr_db, linewidth=1.4, label=titles[key])
+            axes.plot(curves[key].bpp, curves[key].quality, linewidth=1.4, label=titles[key])
     axes.set_xscale("log")
     axes.set_xlim(0.9 * ours.bpp[0], 1.1 * ours.bpp[-1])
-    axes.set_ylim(ours.psnr_db[0] - 4.5, ours.psnr_db[-1] + 1.5)
+    axes.set_ylim(ours.quality[0] - 4.5, ours.quality[-1] + 1.5)
     axes.xaxis.set_major_locator(FixedLocator(RATES))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())

@@ -158,7 +158,7 @@ def viewer_pictures(
     from ulcodec.bench.report import viewer_picture
     from ulcodec.bench.run import known_sizes, measure
 
-    sizes_of = known_sizes(rows)
+    sizes_of = known_sizes(rows, "picture")
     views = []
     for picture in pictures:
         at_rates = []

@@ -10,7 +10,7 @@ from ulcodec.bench.curves import Curve, bd_rows, increasing
 def test_bd_rates_are_sorted_and_have_the_common_range() -> None:
     curve = Curve([0.1, 0.3, 0.9], [26.0, 30.0, 35.0])
     anchors = {
-        "half": Curve([bpp / 2 for bpp in curve.bpp], curve.psnr_db),
+        "half": Curve([bpp / 2 for bpp in curve.bpp], curve.quality),
         "far": Curve([1.0, 2.0], [50.0, 60.0]),
         "double": Curve([0.2, 0.6, 1.8, 9.0], [26.0, 30.0, 35.0, 40.0]),
     }

@@ -13,29 +13,36 @@ from ulcodec.metrics import bd_rate_percent
 
 @dataclass(frozen=True)
 class Curve:
-    """Rate-distortion points in the order of rates."""
+    """Rate-distortion points in the order of rates. `quality`: PSNR in dB, or another measure that rises with it."""
 
     bpp: list[float]
-    psnr_db: list[float]
+    quality: list[float]
 
 
 def increasing(points: Sequence[tuple[float, float]]) -> Curve:
-    """Keep the points (bpp, PSNR) with more PSNR than all points of smaller or equal rate; drop infinite PSNR."""
+    """Keep the points (bpp, quality) that are better than all of smaller or equal rate; drop infinite qualities."""
     kept: list[tuple[float, float]] = []
-    for bpp, decibels in sorted(points, key=lambda point: (point[0], -point[1])):
-        if math.isfinite(decibels) and (not kept or decibels > kept[-1][1]):
-            kept.append((bpp, decibels))
-    return Curve([bpp for bpp, _ in kept], [decibels for _, decibels in kept])
+    for bpp, quality in sorted(points, key=lambda point: (point[0], -point[1])):
+        if math.isfinite(quality) and (not kept or quality > kept[-1][1]):
+            kept.append((bpp, quality))
+    return Curve([bpp for bpp, _ in kept], [quality for _, quality in kept])
+
+
+def bd_rate(anchor: Curve, curve: Curve) -> float | None:
+    """BD-rate to an anchor in percent; None without a common range of quality, or with too few points."""
+    try:
+        return bd_rate_percent(anchor.bpp, anchor.quality, curve.bpp, curve.quality)
+    except ValueError:
+        return None
 
 
 def bd_row(name: str, anchor: Curve, curve: Curve) -> dict[str, Any]:
     """BD-rate to an anchor, and the common PSNR range; None without a common range, or with too few points."""
-    low = max(min(anchor.psnr_db), min(curve.psnr_db))
-    high = min(max(anchor.psnr_db), max(curve.psnr_db))
-    try:
-        value = bd_rate_percent(anchor.bpp, anchor.psnr_db, curve.bpp, curve.psnr_db)
-    except ValueError:
+    value = bd_rate(anchor, curve)
+    if value is None:
         return {"anchor": name, "bd_rate_percent": None, "low_db": None, "high_db": None}
+    low = max(min(anchor.quality), min(curve.quality))
+    high = min(max(anchor.quality), max(curve.quality))
     return {"anchor": name, "bd_rate_percent": value, "low_db": low, "high_db": high}
 
 

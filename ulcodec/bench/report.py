@@ -107,7 +107,7 @@ def summarise(
         "codecs": listed,
         "curves": curves,
         "published": {
-            name: [{"bpp": bpp, "psnr_db": db} for bpp, db in zip(curve.bpp, curve.psnr_db, strict=True)]
+            name: [{"bpp": bpp, "psnr_db": db} for bpp, db in zip(curve.bpp, curve.quality, strict=True)]
             for name, curve in published.items()
         },
         "bd_rates": bd_rows(others, curve_of(curves[OURS])),

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ulcodec import metrics
+from ulcodec.bench.journal import measure_missing
 from ulcodec.bench.ours import our_codec, our_peer
 from ulcodec.bench.peers import OURS, PEERS, Peer, Pixels
 from ulcodec.bench.perceptual import NETWORKS, distance, frechet_distance
@@ -66,18 +67,31 @@ def find_codec(job: Job) -> Peer:
 
 
 def level_of_size(peer: Peer, pixels: Pixels, n_bytes: int, known_sizes: Mapping[float, int] | None = None) -> float:
-    """Find the level whose file is closest to a size, by bisection, starting from known sizes by level."""
-    are_whole = all(float(level).is_integer() for level in peer.levels)
+    """Find the level of a peer whose file of a picture is closest to a size; see `nearest_level`."""
+    return nearest_level(peer.levels, lambda level: len(peer.encode(pixels, level)), n_bytes, known_sizes)
+
+
+def nearest_level(
+    levels: Sequence[float],
+    size_of: Callable[[float], int],
+    n_bytes: int,
+    known_sizes: Mapping[float, int] | None = None,
+) -> float:
+    """Find the level whose file is closest to a size, by bisection, starting from known sizes by level.
+
+    `levels`: from small to large files; `size_of`: bytes of the file at a level.
+    """
+    are_whole = all(float(level).is_integer() for level in levels)
     sizes = dict(known_sizes or {})
 
     def size(level: float) -> int:
         if level not in sizes:
-            sizes[level] = len(peer.encode(pixels, level))
+            sizes[level] = size_of(level)
         return sizes[level]
 
-    low, high = float(peer.levels[0]), float(peer.levels[-1])
-    below = [level for level in peer.levels if level in sizes and sizes[level] < n_bytes]
-    above = [level for level in peer.levels if level in sizes and sizes[level] >= n_bytes]
+    low, high = float(levels[0]), float(levels[-1])
+    below = [level for level in levels if level in sizes and sizes[level] < n_bytes]
+    above = [level for level in levels if level in sizes and sizes[level] >= n_bytes]
     low, high = float(below[-1]) if below else low, float(above[0]) if above else high
     for end in (low, high):
         size(end)
@@ -178,18 +192,8 @@ def measure_all(
     jobs: Sequence[Job], libraries: dict[str, str], journal: Path, n_processes: int, on_done: Callable[[], object]
 ) -> list[dict[str, Any]]:
     """Run all jobs that the journal lacks; return the rows of all jobs, in their order."""
-    done = read_journal(journal)
-    names = [identity(job, libraries) for job in jobs]
-    missing = [(name, job) for name, job in zip(names, jobs, strict=True) if name not in done]
-    for _ in range(len(jobs) - len(missing)):
-        on_done()
-    with open(journal, "a") as handle:
-        for name, row in in_processes(missing, n_processes):
-            handle.write(json.dumps({"id": name, **row}) + "\n")
-            handle.flush()
-            done[name] = row
-            on_done()
-    return [done[name] for name in names]
+    work = [(identity(job, libraries), job) for job in jobs]
+    return measure_missing(work, lambda missing: in_processes(missing, n_processes), journal, FIELDS, on_done)
 
 
 def in_processes(jobs: Sequence[tuple[str, Job]], n_processes: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -207,18 +211,6 @@ def in_processes(jobs: Sequence[tuple[str, Job]], n_processes: int) -> Iterator[
             raise
 
 
-def read_journal(path: Path) -> dict[str, dict[str, Any]]:
-    """Read measurements by identity; an incomplete last line is skipped."""
-    rows = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        rows[row["id"]] = {name: row.get(name) for name in FIELDS}
-    return rows
-
-
 def add_fid(curves: Mapping[str, list[dict[str, Any]]], pictures: Sequence[Picture], template: Job) -> None:
     """Set `fid` in every point of the curves, from all pictures coded again. Raises AbsentError."""
     for codec, points in curves.items():
@@ -230,9 +222,9 @@ def add_fid(curves: Mapping[str, list[dict[str, Any]]], pictures: Sequence[Pictu
             )
 
 
-def known_sizes(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[float, int]]:
-    """File sizes by (codec, picture) and level, for `Job.sizes`."""
+def known_sizes(rows: Sequence[Mapping[str, Any]], source: str) -> dict[tuple[str, str], dict[float, int]]:
+    """File sizes by codec and source, and by level. `source`: the column that names the picture or clip."""
     sizes: dict[tuple[str, str], dict[float, int]] = {}
     for row in rows:
-        sizes.setdefault((row["codec"], row["picture"]), {})[row["level"]] = row["file_bytes"]
+        sizes.setdefault((row["codec"], row[source]), {})[row["level"]] = row["file_bytes"]
     return sizes
