@@ -1,4 +1,4 @@
-"""`ulcodec bench`: compare ulcodec with other codecs on the same pictures, in a report."""
+"""`ulcodec bench`: compare ulcodec with other codecs on the same pictures or clips, in a report."""
 
 import sys
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ulcodec.progress import tracked
+from ulcodec_cli.clip_bench import GOP, N_FRAMES, QUICK_CLIPS, QUICK_FRAMES, bench_clips
 from ulcodec_cli.common import DEFAULT_MODEL, Model
 from ulcodec_cli.progress import progress_bar
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 QUICK_CODECS = "jpeg,webp,avif,avif-psnr"
 QUICK_PICTURES = 3
 SIZES, QUICK_SIZES = "0.4,1.6,6,12,24,48", "0.4"
+RATES, CLIP_RATES = "0.1,0.25,0.5", "0.1"
+VIEWED, VIEWED_CLIPS = 3, 1
 SPEED_BPP = 0.5
 
 
@@ -33,34 +36,80 @@ def parse_numbers(text: str, highest: float) -> list[float]:
 
 
 def bench(
-    folder: Annotated[
-        Path | None,
-        typer.Argument(metavar="[DIR]", help="Folder of pictures. Default: the photographs in scikit-image."),
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATHS]...",
+            help="A folder of pictures, or clips: videos and folders of videos. Default: photographs in scikit-image.",
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("report"),
-    codecs: Annotated[str | None, typer.Option(help="Other codecs to measure, comma-separated. Default: all.")] = None,
-    anchors: Annotated[Path | None, typer.Option(help="JSON of published curves on the same pictures.")] = None,
+    codecs: Annotated[
+        str | None, typer.Option(help="Other codecs to measure, comma-separated. Default: all, of clips most.")
+    ] = None,
+    anchors: Annotated[
+        Path | None, typer.Option(help="JSON of published curves on the same pictures. Not for clips.")
+    ] = None,
     others_from: Annotated[
-        Path | None, typer.Option(help="results.json on the same pictures, from which other codecs are taken.")
+        Path | None, typer.Option(help="results.json on the same sources, from which other codecs are taken.")
     ] = None,
     model: Model = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     effort: Annotated[int, typer.Option(min=1, max=9, help="Effort of ulcodec's encoder.")] = 1,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes for rate and distortion.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures.")] = None,
-    rates: Annotated[str, typer.Option(help="Bits per pixel in the viewer, comma-separated.")] = "0.1,0.25,0.5",
-    viewer: Annotated[int, typer.Option(min=0, help="Pictures in the viewer.")] = 3,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes, 1 by default. Not for clips.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help=f"First frames of each clip. Default: {N_FRAMES}. Only for clips.")
+    ] = None,
+    gop: Annotated[
+        int | None, typer.Option(min=1, max=2**28 - 1, help=f"As of encode. Default: {GOP}. Only for clips.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures or clips.")] = None,
+    rates: Annotated[
+        str | None,
+        typer.Option(help=f"Bits per pixel in the viewer, comma-separated. Default: {RATES}, of clips {CLIP_RATES}."),
+    ] = None,
+    viewer: Annotated[
+        int | None,
+        typer.Option(min=0, help=f"Sources in the viewer. Default: {VIEWED} pictures, or {VIEWED_CLIPS} clip."),
+    ] = None,
     sizes: Annotated[
-        str | None, typer.Option(help=f"Megapixels to time, comma-separated, '' for none. Default: {SIZES}.")
+        str | None,
+        typer.Option(help=f"Megapixels to time, comma-separated, '' for none. Default: {SIZES}. Not for clips."),
     ] = None,
     perceptual: Annotated[
         bool,
-        typer.Option("--perceptual", help="Also LPIPS, DISTS and FID (torchmetrics, torchvision, weights)."),
+        typer.Option("--perceptual", help="Also LPIPS, DISTS and FID (needs torchmetrics). Not for clips."),
     ] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Few levels, codecs and pictures: under two minutes.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few levels, codecs, frames and sources: under two minutes.")
+    ] = False,
 ) -> None:
     """Compare ulcodec with other codecs and write a report. The same command continues an interrupted run."""
-    rates_bpp = parse_numbers(rates, 24)
+    from ulcodec.bench.clips import find_clips
+
+    clips = find_clips(paths or [])
+    rates_bpp = parse_numbers(rates or (CLIP_RATES if clips else RATES), 24)
+    if clips:
+        refuse("clips", anchors=anchors, jobs=jobs, sizes=sizes, perceptual=perceptual or None)
+        limit = limit or (QUICK_CLIPS if quick else None)
+        bench_clips(
+            *(clips[:limit], output),
+            codecs=codecs,
+            others_from=others_from,
+            n_frames=frames or (QUICK_FRAMES if quick else N_FRAMES),
+            rates_bpp=rates_bpp,
+            n_viewed=VIEWED_CLIPS if viewer is None else viewer,
+            quick=quick,
+            model=model,
+            device=device,
+            effort=effort,
+            gop=gop or GOP,
+        )
+        return
+    refuse("pictures", frames=frames, gop=gop)
+    if paths and (len(paths) > 1 or not paths[0].is_dir()):
+        raise typer.BadParameter(f"expected videos, or one folder of pictures, got {' '.join(map(str, paths))}")
+    jobs = jobs or 1
     megapixels = parse_numbers((QUICK_SIZES if quick else SIZES) if sizes is None else sizes, 1000)
 
     from ulcodec.bench.curves import read_anchors, read_report
@@ -69,12 +118,12 @@ def bench(
     earlier = read_report(others_from)
     names = chosen_codecs(codecs or (None if earlier is None else ""), quick)
     published = read_anchors(anchors)
-    pictures = find_pictures(folder, limit or (QUICK_PICTURES if quick else None))
+    pictures = find_pictures(paths[0] if paths else None, limit or (QUICK_PICTURES if quick else None))
 
     from ulcodec.bench.complexity import coding_kmac_per_px, describe
     from ulcodec.bench.machine import run_record
     from ulcodec.bench.ours import our_codec, our_peer
-    from ulcodec.bench.report import level_near, summarise, write_report
+    from ulcodec.bench.report import level_near, markdown, summarise, write_report
     from ulcodec.bench.run import Job, add_fid, jobs_of, measure_all
     from ulcodec.bench.speed import measure_speed
     from ulcodec.metrics.distortion import interpolator_class
@@ -88,7 +137,7 @@ def bench(
 
     template = Job("", pictures[0], **ours, perceptual=perceptual, n_threads=1 if jobs > 1 else 0)
     work = jobs_of(measured, pictures, quick=quick, template=template)
-    viewed = pictures[:viewer]
+    viewed = pictures[: VIEWED if viewer is None else viewer]
     n_views, n_timed = len(viewed) * len(rates_bpp) * len(measured), len(measured) * len(megapixels)
     with progress_bar("measuring"):
         parts = tracked(range(len(work) + n_timed + n_views), "{} of {}")
@@ -109,10 +158,16 @@ def bench(
     run = run_record(["ulcodec", *sys.argv[1:]], codec)
     complexity = {"parts": describe(codec.model.config), "kmac_per_px": coding_kmac_per_px(codec.model.config)}
     tables = {"run": run, "absent": absent, **summary, "speed": speed, "complexity": complexity}
-    write_report(output, {**tables, "viewer": views}, rows)
+    write_report(output, {**tables, "viewer": views}, rows, markdown(tables))
     for line in bd_rate_lines(summary["bd_rates"]):
         typer.echo(line)
     typer.echo(str(output / "index.html"))
+
+
+def refuse(kind: str, **options: object) -> None:
+    """Raise BadParameter for an option that was given and does not apply to a kind of source."""
+    if given := [f"--{name}" for name, value in options.items() if value is not None]:
+        raise typer.BadParameter(f"{given[0]} does not apply to {kind}")
 
 
 def chosen_codecs(codecs: str | None, quick: bool) -> list[str]:

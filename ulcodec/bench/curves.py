@@ -63,15 +63,21 @@ def read_anchors(path: Path | None) -> dict[str, Curve]:
         raise BenchmarkError(f"{path}: not a JSON of rate-distortion curves") from error
 
 
-def read_report(path: Path | None) -> dict[str, Any] | None:
-    """Read a `results.json` of `ulcodec bench`. Raises OSError or BenchmarkError."""
+def read_report(path: Path | None, *, on_clips: bool = False) -> dict[str, Any] | None:
+    """Read a `results.json` of `ulcodec bench`, on pictures or on clips. Raises OSError or BenchmarkError."""
     if path is None:
         return None
+    kind = "clips" if on_clips else "pictures"
     try:
         report: dict[str, Any] = json.loads(path.read_text())
         for codec in report["codecs"]:
             report["curves"][codec["key"]], codec["title"], codec["library"]
-        report["n_pictures"], report["run"]["date"]
+        report["run"]["date"]
+        if on_clips:
+            for clip in report["clips"]:
+                clip["sha256"], [report["points"][clip["name"]][codec["key"]] for codec in report["codecs"]]
+        else:
+            report["n_pictures"]
     except (ValueError, KeyError, TypeError) as error:
-        raise BenchmarkError(f"{path}: not a results.json of ulcodec bench") from error
+        raise BenchmarkError(f"{path}: not a results.json of ulcodec bench on {kind}") from error
     return report

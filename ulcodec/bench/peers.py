@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import PIL
@@ -129,25 +129,37 @@ def ffmpeg() -> str:
 
 @cache
 def ffmpeg_encoders() -> str:
-    return run_ffmpeg(["-encoders"], b"").decode()
+    return run_ffmpeg(["-encoders"]).decode()
 
 
-def run_ffmpeg(arguments: list[str], data: bytes) -> bytes:
-    command = [ffmpeg(), "-hide_banner", "-loglevel", "error", *arguments]
+def run_ffmpeg(arguments: Sequence[str], data: bytes = b"") -> bytes:
+    """Run ffmpeg on standard input, and return its standard output. Raises BenchmarkError if it fails."""
+    return ffmpeg_run(arguments, "error", data).stdout
+
+
+def ffmpeg_log(arguments: Sequence[str]) -> str:
+    """Run ffmpeg, and return what it prints about its work. Raises BenchmarkError if it fails."""
+    return ffmpeg_run(["-nostdin", "-nostats", *arguments], "level+info").stderr.decode(errors="replace")
+
+
+def ffmpeg_run(arguments: Sequence[str], loglevel: str, data: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+    command = [ffmpeg(), "-hide_banner", "-loglevel", loglevel, *arguments]
     try:
         finished = subprocess.run(command, input=data, capture_output=True, timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BenchmarkError(f"ffmpeg: {error}") from error
     if finished.returncode:
-        raise BenchmarkError(f"ffmpeg {' '.join(arguments)}: {finished.stderr.decode(errors='replace').strip()}")
-    return finished.stdout
+        lines = finished.stderr.decode(errors="replace").strip().splitlines()
+        reason = [line for line in lines if "[error]" in line or "[fatal]" in line] or lines or ["failed"]
+        raise BenchmarkError(f"ffmpeg {' '.join(arguments)}: {reason[0]}")
+    return finished
 
 
 def ffmpeg_library(encoder: str) -> Callable[[], str]:
     def library() -> str:
         if f" {encoder} " not in ffmpeg_encoders():
             raise AbsentError(f"this ffmpeg is built without {encoder}")
-        return f"{encoder} in {run_ffmpeg(['-version'], b'').decode().split(' Copyright')[0]}"
+        return f"{encoder} in {run_ffmpeg(['-version']).decode().split(' Copyright')[0]}"
 
     return library
 
@@ -253,7 +265,19 @@ PEERS: dict[str, Peer] = {peer.key: peer for peer in all_peers()}
 """All peers by key."""
 
 
-def available(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, str]]:
+class Installable(Protocol):
+    """Something that may not be installed: `library` raises AbsentError then."""
+
+    @property
+    def title(self) -> str: ...
+
+    def library(self) -> str: ...
+
+
+Installed = TypeVar("Installed", bound=Installable)
+
+
+def available(peers: Sequence[Installed]) -> tuple[list[Installed], dict[str, str]]:
     """Split peers into those that are installed, and the reasons why others are not, by title."""
     present, absent = [], {}
     for peer in peers:

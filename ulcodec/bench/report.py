@@ -197,10 +197,12 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def write_report(folder: Path, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_report(
+    folder: Path, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], markdown_text: str
+) -> None:
     """Write `index.html`, `results.json` (without the viewer's pictures), `tables.md` and `measurements.csv`."""
     tables = {key: value for key, value in report.items() if key != "viewer"}
     atomic_write(folder / "results.json", to_json(tables).encode())
-    atomic_write(folder / "tables.md", markdown(report).encode())
+    atomic_write(folder / "tables.md", markdown_text.encode())
     atomic_write(folder / "measurements.csv", csv_text(rows).encode())
     atomic_write(folder / "index.html", html_page(report).encode())
