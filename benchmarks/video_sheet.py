@@ -1,38 +1,35 @@
-"""Draw crops of a clip over time: original, ulcodec, and FFmpeg's encoders at the closest size.
+"""Draw crops of a clip over time: original, ulcodec, and other video codecs at the closest size.
 
 python -m benchmarks.video_sheet clips/interview.mkv --quality 30 --crop 140,40,220,160 -o docs/images/video.jpg
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
-import ulcodec
 from benchmarks.comparison import GAP_PX, crop_box
-from benchmarks.video import PEERS, Peer, Source, encode, read_source
-from ulcodec.io.picture import Picture
+from ulcodec.bench.clip_peers import CLIP_PEERS, encode_clip
+from ulcodec.bench.clip_run import ClipJob, Coded, code
+from ulcodec.bench.clips import frames_of, prepare_clip
+from ulcodec.bench.peers import OURS
+from ulcodec.bench.run import nearest_level
 from ulcodec.io.picture_files import save_image
-from ulcodec.io.video_source import open_video
 from ulcodec.metrics import bits_per_pixel, psnr_db
 
 N_COLUMNS = 4
-MAX_CRF = 51
+CRFS = (51, 0)
+"""Levels of the smallest and the largest file."""
 
 
-def closest(codec: Peer, source: Source, n_bytes: int) -> tuple[bytes, int]:
-    """The file of a peer whose stream is the largest of at most `n_bytes`, and the bytes of its stream."""
-    low, high = 0, MAX_CRF
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if encode(codec, source, middle)[1] <= n_bytes else (middle + 1, high)
-    return encode(codec, source, low)
-
-
-def frames_of(file: bytes) -> list[NDArray[np.uint8]]:
-    with open_video(file) as clip:
-        return [Picture(frame.pixels).pixels_8 for frame in clip]
+def code_at_size(job: ClipJob, n_bytes: int, folder: Path) -> Coded:
+    """Code a clip with a peer at the level whose stream is closest to a size."""
+    peer = CLIP_PEERS[job.codec]
+    level = nearest_level(CRFS, lambda at: encode_clip(peer, job.clip, at, folder).n_bytes, n_bytes)
+    return code(replace(job, level=level), folder)
 
 
 def row_of(frames: list[NDArray[np.uint8]], crop: tuple[slice, slice], scale: int) -> NDArray[np.uint8]:
@@ -48,26 +45,27 @@ def main() -> None:
     parser.add_argument("clip", type=Path)
     parser.add_argument("--quality", type=int, default=40)
     parser.add_argument("--frames", type=int, default=32)
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=["x264-medium-intra-qp", "x264-medium"])
+    parser.add_argument("--peers", nargs="+", choices=CLIP_PEERS, default=["x264-medium-intra-qp", "x264-medium"])
     parser.add_argument("--crop", type=crop_box, default=crop_box("0,0,200,150"), help="LEFT,TOP,WIDTH,HEIGHT")
     parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--model", default="small", help="name of a model, or a model directory")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    codec, source = ulcodec.load(options.model), read_source(options.clip, options.frames)
-    duration_s = options.frames / source.rate
-    data = b"".join(codec.encode_video(options.clip, quality=options.quality, duration_s=duration_s))
-    versions = {f"ulcodec, quality {options.quality}": (len(data), [f.pixels for f in codec.decode_video(data)])}
-    for name in options.peers:
-        file, n_bytes = closest(PEERS[name], source, len(data))
-        versions[name] = n_bytes, frames_of(file)
-    rows = [row_of(source.rgb, options.crop, options.scale)]
-    print(f"{source.name}, original first")
-    for name, (n_bytes, frames) in versions.items():
-        rows.append(row_of(frames, options.crop, options.scale))
-        mean_db = np.mean([psnr_db(a, b) for a, b in zip(source.rgb, frames, strict=True)])
-        bpp = bits_per_pixel(n_bytes, source.n_pixels, 1)
-        print(f"{name}: {n_bytes} bytes, {bpp:.3f} bits per pixel, {mean_db:.2f} dB")
+    with TemporaryDirectory() as folder:
+        clip = prepare_clip(options.clip, Path(folder), options.frames)
+        original = frames_of(clip).rgb
+        job = ClipJob(OURS, clip, level=options.quality, model=options.model)
+        own = code(job, Path(folder))
+        versions = {f"ulcodec, quality {options.quality}": own}
+        for name in options.peers:
+            versions[name] = code_at_size(replace(job, codec=name), own.n_bytes, Path(folder))
+    rows = [row_of(original, options.crop, options.scale)]
+    print(f"{clip.name}, original first")
+    for name, coded in versions.items():
+        rows.append(row_of(coded.rgb, options.crop, options.scale))
+        mean_db = np.mean([psnr_db(a, b) for a, b in zip(original, coded.rgb, strict=True)])
+        bpp = bits_per_pixel(coded.n_bytes, clip.width, clip.height) / clip.n_frames
+        print(f"{name}: {coded.n_bytes} bytes, {bpp:.3f} bits per pixel, {mean_db:.2f} dB")
     gap = np.full((GAP_PX, rows[0].shape[1], 3), 255, np.uint8)
     save_image(np.concatenate([part for row in rows for part in (row, gap)][:-1]), options.output)
 

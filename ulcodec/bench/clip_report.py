@@ -171,7 +171,8 @@ def clip_markdown(report: Mapping[str, Any]) -> str:
     ]
     parts = [
         f"`{run['command']}`, commit {run['commit']}, {run['date']}; model `{run['model']}` "
-        f"({run['model_fingerprint']}), {len(report['clips'])} clips; {run['cpu']}, {run['n_cores']} cores.",
+        f"({run['model_fingerprint']}); {run['cpu']}, {run['n_cores']} cores.",
+        "Clips: " + ", ".join(f"{clip['name']} ({clip['n_frames']} frames)" for clip in report["clips"]) + ".",
         f"BD-rate in percent, YUV-PSNR: against {titles.get(report['anchor'], 'no anchor')}, and of ulcodec against "
         "each codec.",
         markdown_table(["codec", *anchor, *(f"{titles[key]} against it" for key in own)], rates),
