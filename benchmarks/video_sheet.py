@@ -18,7 +18,7 @@ from ulcodec.bench.clips import frames_of, prepare_clip
 from ulcodec.bench.peers import OURS
 from ulcodec.bench.run import nearest_level
 from ulcodec.io.picture_files import save_image
-from ulcodec.metrics import bits_per_pixel, psnr_db
+from ulcodec.metrics import psnr_db
 
 N_COLUMNS = 4
 CRFS = (51, 0)
@@ -64,8 +64,7 @@ def main() -> None:
     for name, coded in versions.items():
         rows.append(row_of(coded.rgb, options.crop, options.scale))
         mean_db = np.mean([psnr_db(a, b) for a, b in zip(original, coded.rgb, strict=True)])
-        bpp = bits_per_pixel(coded.n_bytes, clip.width, clip.height) / clip.n_frames
-        print(f"{name}: {coded.n_bytes} bytes, {bpp:.3f} bits per pixel, {mean_db:.2f} dB")
+        print(f"{name}: {coded.n_bytes} bytes, {clip.bpp(coded.n_bytes):.3f} bits per pixel, {mean_db:.2f} dB")
     gap = np.full((GAP_PX, rows[0].shape[1], 3), 255, np.uint8)
     save_image(np.concatenate([part for row in rows for part in (row, gap)][:-1]), options.output)
 

@@ -1,13 +1,17 @@
-"""Fixtures for tests of benchmarks: pictures, a report, and the number of threads."""
+"""Fixtures for tests of benchmarks: pictures, clips, reports, and the number of threads."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from bench_reports import bench
+from clip_files import bench_clips, moving_frames, write_clip
 from PIL import Image
+
+from ulcodec.bench.clip_peers import absent_vmaf
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +34,27 @@ def report(pictures_dir: Path, tiny_model_dir: Path, tmp_path_factory: pytest.Te
     output = bench(pictures_dir, tiny_model_dir, out, "--sizes", "0.01,0.02")
     torch.set_num_threads(n_threads)
     assert output.splitlines()[-1] == str(out / "index.html")
+    return out
+
+
+@pytest.fixture(scope="session")
+def clips_dir(picture: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two clips of different sizes, rates and numbers of frames, one of odd sides and 10 bits."""
+    folder = tmp_path_factory.mktemp("clips")
+    write_clip(folder / "a.mkv", moving_frames(picture, 5, 80, 64))
+    write_clip(folder / "b.mkv", moving_frames(picture, 3, 67, 65), Fraction(30000, 1001), "yuv420p10le")
+    (folder / "README.md").write_text("# Clips")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_report(clips_dir: Path, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on both clips, read-only."""
+    if reason := absent_vmaf():
+        pytest.skip(reason)
+    out = tmp_path_factory.mktemp("report") / "report"
+    finished = bench_clips([clips_dir], tiny_model_dir, out, "--limit", "2", "--frames", "4")
+    assert finished.stdout.splitlines()[-1] == str(out / "index.html")
     return out
 
 

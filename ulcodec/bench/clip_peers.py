@@ -4,7 +4,6 @@ The commands are those of the reports. `ClipPeer.library` raises `AbsentError` f
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -120,7 +119,7 @@ def all_peers() -> list[ClipPeer]:
     ]  # fmt: skip
 
 
-CLIP_PEERS: Mapping[str, ClipPeer] = {peer.key: peer for peer in all_peers()}
+CLIP_PEERS: dict[str, ClipPeer] = {peer.key: peer for peer in all_peers()}
 """All peers by key."""
 
 

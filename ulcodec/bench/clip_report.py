@@ -97,13 +97,18 @@ def points_of(rows: Sequence[Mapping[str, Any]], clip: Clip, codec: str) -> list
 
 
 def earlier_codecs(earlier: Mapping[str, Any], clips: Sequence[Clip], points: Points) -> list[dict[str, Any]]:
-    """Add the points of codecs of an earlier report that were not measured now; return the codecs with its date."""
+    """Add the points of codecs of an earlier report that were not measured now; return the codecs with its date.
+
+    Reports round bits per pixel, so that they are computed again.
+    """
     if [clip["sha256"] for clip in earlier["clips"]] != [clip.sha256 for clip in clips]:
         raise BenchmarkError("the earlier report is about other clips, or another number of frames")
     measured = {key for of_codec in points.values() for key in of_codec}
     added = [codec for codec in earlier["codecs"] if codec["key"] not in measured]
     for clip, before in zip(clips, earlier["clips"], strict=True):
-        points[clip.name] |= {codec["key"]: earlier["points"][before["name"]][codec["key"]] for codec in added}
+        for codec in added:
+            of_codec = earlier["points"][before["name"]][codec["key"]]
+            points[clip.name][codec["key"]] = [{**point, "bpp": clip.bpp(point["file_bytes"])} for point in of_codec]
     return [{"measured": earlier["run"]["date"], **codec} for codec in added]
 
 
@@ -244,6 +249,6 @@ def described_version(clip: Clip, version: Version) -> dict[str, Any]:
         "codec": version.codec,
         "level": version.level,
         "file_bytes": version.coded.n_bytes,
-        "bpp": 8 * version.coded.n_bytes / (clip.width * clip.height * clip.n_frames),
+        "bpp": clip.bpp(version.coded.n_bytes),
         "yuv_psnr_db": fmean(plane_psnr(split(a), split(b)).yuv for a, b in pairs),
     }

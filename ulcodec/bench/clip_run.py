@@ -131,14 +131,14 @@ def measure(job: ClipJob) -> dict[str, Any]:
 
 def figures(clip: Clip, coded: Coded, folder: Path) -> dict[str, Any]:
     """Rate, distortion as means of the frames' own, and speed of a coded clip."""
-    n_bits, original = 8 * coded.n_bytes, frames_of(clip)
+    original = frames_of(clip)
     with ThreadPoolExecutor(usable_cores()) as pool:
         frames = list(pool.map(frame_measures, original.yuv, coded.yuv, original.rgb, coded.rgb))
     is_large = min(clip.width, clip.height) >= VMAF_MIN_SIDE
     return {
         "file_bytes": coded.n_bytes,
-        "bpp": n_bits / (clip.width * clip.height * clip.n_frames),
-        "kbps": n_bits * float(clip.frame_rate) / clip.n_frames / 1000,
+        "bpp": clip.bpp(coded.n_bytes),
+        "kbps": 8 * coded.n_bytes * float(clip.frame_rate) / clip.n_frames / 1000,
         **{name: fmean(frame[name] for frame in frames) for name in frames[0]},
         "vmaf": vmaf_of(clip, coded.yuv, folder) if is_large and absent_vmaf() is None else None,
         "encode_fps": clip.n_frames / coded.encode_s,

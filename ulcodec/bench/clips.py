@@ -51,6 +51,10 @@ class Clip(NamedTuple):
     sha256: str
     changes: tuple[str, ...]
 
+    def bpp(self, n_bytes: int) -> float:
+        """Bits per pixel of a file with all frames."""
+        return 8 * n_bytes / (self.width * self.height * self.n_frames)
+
 
 class Frames(NamedTuple):
     """Frames of a clip: `yuv` in 4:2:0, each uint8 [3 H / 2, W]; the same as `rgb`, each uint8 [H, W, 3]."""
