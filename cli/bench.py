@@ -39,7 +39,6 @@ def bench(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[PATHS]...",
             help="A folder of pictures, or clips: videos and folders of videos. Default: photographs in scikit-image.",
         ),
     ] = None,
@@ -58,10 +57,11 @@ def bench(
     effort: Annotated[int, typer.Option(min=1, max=9, help="Effort of ulcodec's encoder.")] = 1,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes, 1 by default. Not for clips.")] = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, help=f"First frames of each clip. Default: {N_FRAMES}. Only for clips.")
+        int | None, typer.Option(min=1, help=f"Frames of each clip, from its first. Default: {N_FRAMES}.")
     ] = None,
     gop: Annotated[
-        int | None, typer.Option(min=1, max=2**28 - 1, help=f"As of encode. Default: {GOP}. Only for clips.")
+        int | None,
+        typer.Option(min=1, max=2**28 - 1, help=f"Intra frames of clips at this distance or less. Default: {GOP}."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures or clips.")] = None,
     rates: Annotated[
