@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -29,6 +30,7 @@ from ulcodec.bench.ours import our_codec
 from ulcodec.bench.peers import OURS
 from ulcodec.bench.run import nearest_level
 from ulcodec.codec.clip_encoder import DEFAULT_GOP
+from ulcodec.codec.image import Codec
 from ulcodec.errors import BenchmarkError
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db
 from ulcodec.metrics.video import plane_psnr, to_yuv420
@@ -102,8 +104,18 @@ def code(job: ClipJob, folder: Path) -> Coded:
     return Coded(encoded.n_bytes, encoded.seconds, decode_s, yuv, read_rgb(decoded))
 
 
+@lru_cache(maxsize=1)
+def warm_codec(model: str, device: str, clip: Clip) -> Codec:
+    """Load a model and code two frames of a clip, since the first frames of a size take longer."""
+    codec = our_codec(model, device)
+    data = b"".join(codec.encode_video(clip.file, duration_s=float(2 / clip.frame_rate)))
+    for _ in codec.decode_video(data):
+        pass
+    return codec
+
+
 def code_by_ulcodec(job: ClipJob) -> Coded:
-    codec, clip = our_codec(job.model, job.device), job.clip
+    codec, clip = warm_codec(job.model, job.device, job.clip), job.clip
     start = perf_counter()
     data = b"".join(codec.encode_video(clip.file, quality=int(job.level), gop=job.own_gop, effort=job.effort))
     middle = perf_counter()
