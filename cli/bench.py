@@ -88,12 +88,13 @@ def bench(
     from ulcodec.bench.clips import find_clips
 
     clips = find_clips(paths or [])
-    rates_bpp = parse_numbers(rates or (CLIP_RATES if clips else RATES), 24)
+    rates_bpp = parse_numbers((CLIP_RATES if clips else RATES) if rates is None else rates, 24)
     if clips:
         refuse("clips", anchors=anchors, jobs=jobs, sizes=sizes, perceptual=perceptual or None)
         limit = limit or (QUICK_CLIPS if quick else None)
         bench_clips(
-            *(clips[:limit], output),
+            clips[:limit],
+            output,
             codecs=codecs,
             others_from=others_from,
             n_frames=frames or (QUICK_FRAMES if quick else N_FRAMES),
