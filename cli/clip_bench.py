@@ -45,7 +45,7 @@ def bench_clips(
     earlier = read_report(others_from, on_clips=True)
     peers = chosen_peers(codecs or (None if earlier is None else ""), quick)
 
-    from ulcodec.bench.clip_report import clip_markdown, summarise
+    from ulcodec.bench.clip_report import check_clips, clip_markdown, summarise
     from ulcodec.bench.clip_run import FIELDS, ClipJob, identity, jobs_of, measured
     from ulcodec.bench.clips import prepare_clip
     from ulcodec.bench.journal import LEFT_OUT, measure_missing
@@ -63,6 +63,8 @@ def bench_clips(
         for file in files:
             with about(file):
                 clips.append(prepare_clip(file, Path(folder), n_frames))
+        if earlier is not None:
+            check_clips(earlier, clips)
         template = ClipJob("", clips[0], **ours)
         jobs = jobs_of(present, clips, quick=quick, template=template)
         viewed = [(clip, bpp) for clip in clips[:n_viewed] for bpp in rates_bpp]

@@ -123,6 +123,7 @@ def test_others_are_taken_from_an_earlier_report(
     assert means == pytest.approx(expected, abs=1e-2)
     other = invoke([clips_dir], tiny_model_dir, tmp_path / "other", "--limit", "1", *options)
     assert (other.exit_code, "is about other clips" in other.stderr) == (2, True)
+    assert not (tmp_path / "other").exists()
     wrong = invoke([clips_dir], tiny_model_dir, tmp_path, *options[:-1], str(clip_report / "index.html"))
     assert (wrong.exit_code, "not a results.json of ulcodec bench on clips" in wrong.stderr) == (2, True)
 

@@ -49,8 +49,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Summarise rows of `clip_run.measure`. `template`: a job with the settings of ulcodec.
 
-    `earlier`: a report on the same clips, from which the codecs are taken that were not measured now. Raises
-    BenchmarkError if it is about other clips.
+    `earlier`: a report on the same clips, from which the codecs are taken that were not measured now.
     """
     codecs = [described_codec(replace(template, codec=key)) for key in (*OWN_LEVELS, *(peer.key for peer in peers))]
     points = {clip.name: {codec["key"]: points_of(rows, clip, codec["key"]) for codec in codecs} for clip in clips}
@@ -72,6 +71,12 @@ def summarise(
         "points": points,
         LEFT_OUT: left_out,
     }
+
+
+def check_clips(earlier: Mapping[str, Any], clips: Sequence[Clip]) -> None:
+    """Raise BenchmarkError if an earlier report is not about the same frames."""
+    if [clip["sha256"] for clip in earlier["clips"]] != [clip.sha256 for clip in clips]:
+        raise BenchmarkError("the earlier report is about other clips, or another number of frames")
 
 
 def described_clip(clip: Clip) -> dict[str, Any]:
@@ -101,8 +106,6 @@ def earlier_codecs(earlier: Mapping[str, Any], clips: Sequence[Clip], points: Po
 
     Reports round bits per pixel, so that they are computed again.
     """
-    if [clip["sha256"] for clip in earlier["clips"]] != [clip.sha256 for clip in clips]:
-        raise BenchmarkError("the earlier report is about other clips, or another number of frames")
     measured = {key for of_codec in points.values() for key in of_codec}
     added = [codec for codec in earlier["codecs"] if codec["key"] not in measured]
     for clip, before in zip(clips, earlier["clips"], strict=True):

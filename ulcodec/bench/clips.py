@@ -83,7 +83,7 @@ def find_clips(paths: Sequence[Path]) -> list[Path]:
         raise BenchmarkError(f"expected only videos or only pictures, got {videos[0].name} and {others[0].name}")
     names = [file.name for file in videos]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise BenchmarkError(f"two clips have the name {twice[0]}")
+        raise BenchmarkError(f"two clips have the name {twice[0]}: rename one of them")
     return videos
 
 
@@ -130,6 +130,8 @@ def plain_frames(path: Path, n_frames: int) -> list[list[Pixels]] | None:
             frames = list(islice(container.decode(stream), n_frames))
         except av.FFmpegError:  # `VideoSource` reads what can be read, or says what is wrong
             return None
+    if not frames:
+        return None
     size = frames[0].width, frames[0].height
     return [planes_of(frame) for frame in frames] if all(is_plain(frame, size) for frame in frames) else None
 
