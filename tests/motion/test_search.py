@@ -112,13 +112,6 @@ def test_bits_fall_with_the_lagrangian() -> None:
     assert n_bytes[0] > n_bytes[-1]
 
 
-def test_errors_are_squares_up_to_half_the_cost_of_a_bit() -> None:
-    windows = search.windows_around(np.zeros((16, 16), np.float32), 16, bit_cost=10.0)
-    for difference, expected in ((0, 0.0), (2, 0.4), (-5, 2.5), (7, 4.5), (-100, 97.5)):
-        differences = np.full((1, windows.side_px, windows.side_px), difference, np.float32)
-        assert windows.errors_of(differences)[0] == pytest.approx(windows.side_px**2 * expected)
-
-
 def test_overlapped_sums_are_the_prediction() -> None:
     """Polishing works on float sums of the same windows that the decoder adds."""
     samples = texture(40, 56)
@@ -126,11 +119,12 @@ def test_overlapped_sums_are_the_prediction() -> None:
     picture[10:30, 20:30] = 0
     references = [Reference(other) for other in others]
     field = find_motion(picture, references, LAGRANGIAN, thoroughness=0)
-    cells, blocks = (search.windows_around(search.luma_of(picture), size, 1.0) for size in (8, 16))
+    cells = search.windows_around(search.luma_of(picture), 8)
     overlapped = search.Overlapped(search.luma_of(picture), references, field, cells)
     before = overlapped.predicted[4:44, 4:60].copy()
     assert np.abs(before - compensate(others, field)).max() < 1.5
-    field = overlapped.polish_cells(overlapped.polish_blocks(field, blocks), cells)
+    blocks = search.windows_around(search.luma_of(picture), 16)
+    field = overlapped.polish_cells(overlapped.polish_blocks(field, blocks, 1.0), cells, 1.0)
     assert np.abs(overlapped.predicted[4:44, 4:60] - compensate(others, field)).max() < 1.5
     assert np.abs(before - overlapped.predicted[4:44, 4:60]).max() > 0.1
 

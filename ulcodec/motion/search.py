@@ -1,8 +1,7 @@
 """Motion search of the encoder. A decoder does not need it, and its results need not be the same on all machines.
 
-Errors are sums over luma in overlapping windows, weighted as in `compensation`: of squares for small differences, which
-a frame may keep, and of magnitudes for large ones, which a latent may lower. Vectors cost the bits that `coding` needs
-for them if their neighbours are those of the previous round.
+Errors are sums of absolute differences of luma in overlapping windows, weighted as in `compensation`. Vectors cost the
+bits that `coding` needs for them if their neighbours are those of the previous round.
 
 1. Full search on luma reduced by 4, with support of the neighbouring blocks.
 2. Rounds over all blocks at once: vectors of the neighbours, then refinement to whole, half and quarter pixels.
@@ -214,22 +213,21 @@ def cells_of(blocks: NDArray[Any]) -> NDArray[Any]:
 class Windows(NamedTuple):
     """Windows of `size` + 8 pixels around blocks or cells, and the target that a vector's samples should come near.
 
-    `target` and `weights` [N, side, side]; `top` and `left` [N], in pixels. `bit_cost`: error that a bit is worth. The
-    error of a prediction is the sum of `huber(target - weights * samples)`, see `errors_of`.
+    The error of a prediction is the sum of `|target - weights * samples|`. `target` and `weights` [N, side, side];
+    `top` and `left` [N], in pixels.
     """
 
     target: Float32Array
     weights: Float32Array
     top: Int32Array
     left: Int32Array
-    bit_cost: float
 
     @property
     def side_px(self) -> int:
         return int(self.target.shape[1])
 
     def take(self, chosen: NDArray[np.intp]) -> "Windows":
-        return Windows(self.target[chosen], self.weights[chosen], self.top[chosen], self.left[chosen], self.bit_cost)
+        return Windows(self.target[chosen], self.weights[chosen], self.top[chosen], self.left[chosen])
 
     def predict(self, reference: Reference, vectors: Int32Array) -> Float32Array:
         """Return the weighted samples [N, side, side] at vectors [N, 2]."""
@@ -261,25 +259,17 @@ class Windows(NamedTuple):
     def _errors(self, part: slice, samples: Pixels) -> Float32Array:
         differences = samples * self.weights[part, None]
         differences -= self.target[part, None]
-        return self.errors_of(differences)
-
-    def errors_of(self, differences: Float32Array) -> Float32Array:
-        """Return the errors of differences [..., side, side]: [...]. Overwrites its argument.
-
-        With c = `bit_cost`, a difference d counts `d^2 / c` up to c / 2, and `|d| - c / 4` beyond (Huber 1964). Small
-        errors divided by c are bits: the weighted squared error of the frame.
-        """
-        np.abs(differences, out=differences)
-        small = np.minimum(differences, np.float32(self.bit_cost / 2))
-        differences *= 2
-        differences -= small
-        differences *= small
-        n_samples = self.side_px**2
-        scale = np.full(n_samples, 1 / self.bit_cost, np.float32)
-        return np.asarray(differences.reshape(*differences.shape[:-2], n_samples) @ scale)
+        return _absolute_sums(differences)
 
 
-def windows_around(luma: Float32Array, size_px: int, bit_cost: float) -> Windows:
+def _absolute_sums(differences: Float32Array) -> Float32Array:
+    """Return the sums of the magnitudes of windows [..., side, side]. Overwrites its argument."""
+    np.abs(differences, out=differences)
+    n_samples = differences.shape[-2] * differences.shape[-1]
+    return np.asarray(differences.reshape(*differences.shape[:-2], n_samples) @ np.ones(n_samples, np.float32))
+
+
+def windows_around(luma: Float32Array, size_px: int) -> Windows:
     """Return the windows of all blocks or cells of a picture, in raster order. The target is the picture."""
     grid = [length * BLOCK_PX // size_px for length in grid_of(*luma.shape)]
     side_px = size_px + 2 * OVERLAP_PX
@@ -288,7 +278,7 @@ def windows_around(luma: Float32Array, size_px: int, bit_cost: float) -> Windows
     rows, columns = (_profiles(n, size_px, length) for n, length in zip(grid, luma.shape, strict=True))
     weights = (rows[:, None, :, None] * columns[:, None, :]).reshape(-1, side_px, side_px)
     top, left = (axis.ravel() * size_px - OVERLAP_PX for axis in np.mgrid[: grid[0], : grid[1]].astype(np.int32))
-    return Windows(views.reshape(weights.shape) * weights, weights, top, left, bit_cost)
+    return Windows(views.reshape(weights.shape) * weights, weights, top, left)
 
 
 def _profiles(n: int, size_px: int, length_px: int) -> Float32Array:
@@ -323,11 +313,12 @@ class Found(NamedTuple):
 
 
 class Search(NamedTuple):
-    """A search of windows in one reference: the cost is the error plus that of the bits."""
+    """A search of windows in one reference: the cost is the error plus `bit_cost` a bit."""
 
     windows: Windows
     reference: Reference
     expectation: Expectation
+    bit_cost: float
 
     def best(self, candidates: Int32Array) -> Found:
         """Return the best of the candidates [N, K, 2]."""
@@ -335,7 +326,7 @@ class Search(NamedTuple):
         return self._best(legal, self.windows.errors(self.reference, legal))
 
     def _best(self, candidates: Int32Array, errors: Float32Array) -> Found:
-        costs = errors + self.windows.bit_cost * self.expectation.bits(candidates)
+        costs = errors + self.bit_cost * self.expectation.bits(candidates)
         windows, place = np.arange(len(costs)), costs.argmin(axis=1)
         return Found(candidates[windows, place], costs[windows, place])
 
@@ -369,21 +360,23 @@ def find_motion(
         raise ValueError(f"lagrangian must be positive and thoroughness at least 0, got {lagrangian}, {thoroughness}")
     luma, bit_cost = luma_of(pixels), lagrangian**-0.5
     reduced = reduce_luma(_pad_to_blocks(luma))
-    blocks, cells = (windows_around(luma, size_px, bit_cost) for size_px in (BLOCK_PX, CELL_PX))
+    blocks, cells = windows_around(luma, BLOCK_PX), windows_around(luma, CELL_PX)
     vectors = np.stack(
         [
-            search_blocks(blocks, reference, coarse_search(reduced, reference.reduced, bit_cost), thoroughness)
+            search_blocks(
+                blocks, reference, coarse_search(reduced, reference.reduced, bit_cost), bit_cost, thoroughness
+            )
             for reference in references
         ]
     )
     uses = np.full(vectors.shape[1:3], Use.FIRST, np.uint8)
     if len(references) > 1:
-        uses, vectors = choose_uses(blocks, references, vectors)
-    field = MotionField(uses, vectors, split_blocks(cells, references, uses, vectors))
+        uses, vectors = choose_uses(blocks, references, vectors, bit_cost)
+    field = MotionField(uses, vectors, split_blocks(cells, references, uses, vectors, bit_cost))
     overlapped = Overlapped(luma, references, field, cells)
     for _ in range(thoroughness):
-        field = overlapped.polish_blocks(field, blocks)
-        field = overlapped.polish_cells(field, cells)
+        field = overlapped.polish_blocks(field, blocks, bit_cost)
+        field = overlapped.polish_cells(field, cells, bit_cost)
     return field
 
 
@@ -422,11 +415,13 @@ def _mean_3x3(errors: Float32Array) -> Float32Array:
     return np.asarray((rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9)
 
 
-def search_blocks(blocks: Windows, reference: Reference, starts: list[Int32Array], thoroughness: int) -> Int32Array:
+def search_blocks(
+    blocks: Windows, reference: Reference, starts: list[Int32Array], bit_cost: float, thoroughness: int
+) -> Int32Array:
     """Return the vectors of all blocks, [h, w, 2]."""
     vectors = starts[0]
     for number in range(thoroughness + 1):
-        search = Search(blocks, reference, expect_vectors(vectors))
+        search = Search(blocks, reference, expect_vectors(vectors), bit_cost)
         candidates = [vectors, *neighbours(vectors), np.zeros_like(vectors)]
         candidates += [search.expectation.prediction.reshape(vectors.shape)]
         candidates += starts[1:] if number == 0 else []
@@ -437,7 +432,7 @@ def search_blocks(blocks: Windows, reference: Reference, starts: list[Int32Array
 
 
 def choose_uses(
-    blocks: Windows, references: Sequence[Reference], vectors: Int32Array
+    blocks: Windows, references: Sequence[Reference], vectors: Int32Array, bit_cost: float
 ) -> tuple[NDArray[np.uint8], Int32Array]:
     """Choose the use of each block, [h, w], and return the vectors for it, [2, h, w, 2].
 
@@ -449,7 +444,7 @@ def choose_uses(
     halves, together = [np.float32(0.5) * prediction for prediction in predictions], list(alone)
     for number, reference in enumerate(references):
         rest = blocks._replace(target=blocks.target - halves[1 - number], weights=np.float32(0.5) * blocks.weights)
-        search = Search(rest, reference, expectations[number])
+        search = Search(rest, reference, expectations[number], bit_cost)
         together[number] = search.refined(alone[number], NEAR_PX).vectors
         halves[number] = rest.predict(reference, together[number])
     bits_alone, bits_together = (
@@ -458,16 +453,14 @@ def choose_uses(
     )
     bits = {Use.BOTH: bits_together[0] + bits_together[1], Use.FIRST: bits_alone[0], Use.SECOND: bits_alone[1]}
     predicted = {Use.BOTH: halves[0] + halves[1], Use.FIRST: predictions[0], Use.SECOND: predictions[1]}
-    costs = [
-        blocks.errors_of(predicted[use] - blocks.target) + blocks.bit_cost * (bits[use] + USE_BITS[use]) for use in Use
-    ]
+    costs = [_absolute_sums(predicted[use] - blocks.target) + bit_cost * (bits[use] + USE_BITS[use]) for use in Use]
     uses = np.argmin(costs, axis=0)
     chosen = np.where((uses == Use.BOTH)[:, None], together, alone)
     return uses.astype(np.uint8).reshape(vectors.shape[1:3]), chosen.reshape(vectors.shape)
 
 
 def split_blocks(
-    cells: Windows, references: Sequence[Reference], uses: NDArray[np.uint8], vectors: Int32Array
+    cells: Windows, references: Sequence[Reference], uses: NDArray[np.uint8], vectors: Int32Array, bit_cost: float
 ) -> Int32Array:
     """Return the deltas [R, h, w, 2, 2, 2], zero for blocks that are not worth a split."""
     deltas = np.zeros((*vectors.shape[:-1], 2, 2, 2), np.int32)
@@ -480,11 +473,11 @@ def split_blocks(
             target = np.where(is_both, cells.target - other / 2, cells.target)
             windows = cells._replace(target=target, weights=np.where(is_both, cells.weights / 2, cells.weights))
         expectation, near = expect_cells(vectors[number])
-        search, own = Search(windows, reference, expectation), expectation.prediction
+        search, own = Search(windows, reference, expectation, bit_cost), expectation.prediction
         start = search.best(np.concatenate([own[:, None], near], axis=1))
         found = search.refined(start.vectors, NEAR_PX)
         gain = _by_block(windows.errors(reference, own[:, None])[:, 0] - found.costs, uses.shape).sum(axis=(2, 3))
-        is_split = (gain > cells.bit_cost * (SPLIT_BITS - UNSPLIT_BITS)) & USED[number, uses]
+        is_split = (gain > bit_cost * (SPLIT_BITS - UNSPLIT_BITS)) & USED[number, uses]
         deltas[number] = np.where(is_split[..., None, None, None], _by_block(found.vectors - own, uses.shape), 0)
     return deltas
 
@@ -509,7 +502,7 @@ class Overlapped:
             for row, column in PARITIES:
                 _lattice_views(self.predicted, CELL_PX, row, column)[...] += lattice[row::2, column::2]
 
-    def polish_blocks(self, field: MotionField, blocks: Windows) -> MotionField:
+    def polish_blocks(self, field: MotionField, blocks: Windows, bit_cost: float) -> MotionField:
         """Search the vectors of blocks that are not split again."""
         vectors = field.vectors.copy()
         is_split = np.any(field.deltas, axis=(0, 3, 4, 5))
@@ -518,10 +511,10 @@ class Overlapped:
             near = neighbours(field.vectors[number]).reshape(4, -1, 2).swapaxes(0, 1)
             near = np.concatenate([near, expectation.prediction[:, None]], axis=1)
             movable = field.used[number] & ~is_split
-            self._polish(number, blocks, expectation, near, vectors[number], movable)
+            self._polish(number, blocks, expectation, near, vectors[number], movable, bit_cost)
         return MotionField(field.uses, vectors, field.deltas)
 
-    def polish_cells(self, field: MotionField, cells: Windows) -> MotionField:
+    def polish_cells(self, field: MotionField, cells: Windows, bit_cost: float) -> MotionField:
         """Search the vectors of cells of split blocks again."""
         deltas = field.deltas.copy()
         is_split = np.any(field.deltas, axis=(3, 4, 5))
@@ -529,7 +522,7 @@ class Overlapped:
             expectation, near = expect_cells(field.vectors[number])
             near = np.concatenate([near, expectation.prediction[:, None]], axis=1)
             vectors = field.cells[number]
-            self._polish(number, cells, expectation, near, vectors, cells_of(is_split[number]))
+            self._polish(number, cells, expectation, near, vectors, cells_of(is_split[number]), bit_cost)
             deltas[number] = _by_block(vectors.reshape(-1, 2) - expectation.prediction, field.grid)
         return MotionField(field.uses, field.vectors, deltas)
 
@@ -541,6 +534,7 @@ class Overlapped:
         near: Int32Array,
         vectors: Int32Array,
         movable: BoolArray,
+        bit_cost: float,
     ) -> None:
         """Improve the `movable` vectors [y, x, 2] for one reference in place, a quarter of the lattice at a time.
 
@@ -563,7 +557,7 @@ class Overlapped:
             before = part.predict(reference, own)
             rest = picture[chosen] - predicted[chosen] + before
             part = part._replace(target=np.where(part.weights > 0, rest, 0))
-            search = Search(part, reference, expectation.take(numbers[quarter][chosen]))
+            search = Search(part, reference, expectation.take(numbers[quarter][chosen]), bit_cost)
             candidates = np.concatenate([own[:, None], near[numbers[quarter][chosen]]], axis=1)
             found = search.best(candidates)
             for ring in (HALF_PIXEL, QUARTER_PIXEL):
