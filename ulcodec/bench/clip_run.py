@@ -190,7 +190,8 @@ def library_of(job: ClipJob) -> str:
     if job.codec not in OWN_LEVELS:
         return CLIP_PEERS[job.codec].library()
     codec = our_codec(job.model, job.device)
-    return f"ulcodec {ulcodec.__version__}, model {codec.name} ({codec.fingerprint})"
+    fingerprint = codec.fingerprint_of_sequence(job.own_gop).hex()
+    return f"ulcodec {ulcodec.__version__}, model {codec.name} ({fingerprint})"
 
 
 def identity(job: ClipJob) -> str:
