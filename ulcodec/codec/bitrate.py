@@ -1,7 +1,7 @@
 """Rate control of clips: one quality for all frames, or qualities that follow a target bitrate."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
 from ulcodec.codec.inputs import check_quality
@@ -40,8 +40,8 @@ class RateControl(Protocol):
     def idle(self, seconds: float) -> None:
         """Take note of a group without new frames."""
 
-    def check(self, quality: int) -> None:
-        """Raise ImageError if intra frames of another run at this quality do not belong to this one."""
+    def check(self, qualities: Collection[int]) -> None:
+        """Raise ImageError if this run has none of the qualities that another run may have had."""
 
 
 def rate_control(quality: int, bits_per_s: float | None = None) -> RateControl:
@@ -66,9 +66,10 @@ class ConstantQuality:
     def idle(self, seconds: float) -> None:
         """Do nothing."""
 
-    def check(self, quality: int) -> None:
-        if quality != self.quality:
-            raise ImageError(f"the unfinished file was encoded at quality {quality}, not {self.quality}")
+    def check(self, qualities: Collection[int]) -> None:
+        if self.quality not in qualities:
+            names = " or ".join(map(str, sorted(qualities)))
+            raise ImageError(f"the unfinished file was encoded at quality {names}, not {self.quality}")
 
 
 class TargetBitrate:
@@ -105,7 +106,7 @@ class TargetBitrate:
     def idle(self, seconds: float) -> None:
         self.debt_bits -= self.bits_per_s * seconds
 
-    def check(self, quality: int) -> None:
+    def check(self, qualities: Collection[int]) -> None:
         """Accept frames of any quality."""
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ulcodec.codec.bitrate import RateControl
 from ulcodec.codec.clips import Clip, TimedFrame
 from ulcodec.codec.gop import GROUP_FRAMES, SceneCuts
-from ulcodec.codec.group_coding import CodedGroup, CodedPicture, GroupCoder, NewFrame
+from ulcodec.codec.group_coding import FIRST_OFFSETS, CodedGroup, CodedPicture, GroupCoder, NewFrame
 from ulcodec.codec.grouping import group_size
 from ulcodec.codec.inputs import check_effort
 from ulcodec.codec.loaded import LoadedModel
@@ -133,7 +133,8 @@ class ClipEncoder:
         if self.written.header != self.header:
             raise ImageError("the unfinished file is of another clip, another model or another GOP")
         if self.written.last_intra is not None:
-            rate.check(self.written.last_intra.quality)
+            offsets = FIRST_OFFSETS if self.header.is_predictive else (0,)
+            rate.check([self.written.last_intra.quality - offset for offset in offsets])
         self.builder, self.offset = self.written.builder, self.written.size_bytes
         self.n_written, self.n_media_to_skip = self.builder.n_frames, self.written.n_media_bytes
         self.media, self.started_s = b"", time.perf_counter()

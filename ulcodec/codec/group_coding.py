@@ -18,6 +18,7 @@ from ulcodec.codec.prediction import add_residual, as_reference, decode_intra, e
 from ulcodec.codec.refinement import EFFORT_STEPS, refine_picture
 from ulcodec.codec.tiling import analyse
 from ulcodec.coding.latents import EncodedFrame, encode_frames
+from ulcodec.format.container import MAX_QUALITY
 from ulcodec.format.sequence import ClipFormat, FrameRecord
 from ulcodec.io.picture import Picture
 from ulcodec.motion.coding import encode_field
@@ -27,6 +28,9 @@ from ulcodec.progress import share
 
 QUALITY_STEPS = (0, 14, 24, 32, 40)
 """By how much the quality of a frame lies below that of the clip, by its level in the hierarchy."""
+
+FIRST_OFFSETS = (0, 10)
+"""By how much the quality of the first frame of a scene may lie above that of the clip."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,14 @@ class CodedPicture:
 
 @dataclass(frozen=True)
 class CodedGroup:
-    """Records of new frames in the order of the file, and the last anchor if frames may be predicted from it."""
+    """Records of new frames in the order of the file, and the last anchor if frames may be predicted from it.
+
+    `squared_error`: of the decoded frames of a hierarchy, see `squared_error`.
+    """
 
     records: list[FrameRecord]
     anchor: CodedPicture | None = None
+    squared_error: float = 0.0
 
     @property
     def n_bytes(self) -> int:
@@ -90,42 +98,58 @@ class GroupCoder:
         return CodedGroup(records)
 
     def code_hierarchy(self, frames: Sequence[NewFrame], anchor: CodedPicture | None) -> CodedGroup:
-        """Code frames behind an anchor. The first one is the anchor if it begins a scene."""
-        pictures = {} if anchor is None or frames[0].is_cut else {0: anchor}
+        """Code frames behind an anchor. The first one is the anchor if it begins a scene.
+
+        It then gets one of the `FIRST_OFFSETS`. Of the whole group, bits and squared error decide, as for the frames
+        that no other depends on: what stays in place is worth a better first frame, what changes is not.
+        """
+        if anchor is not None and not frames[0].is_cut:
+            return self._code_hierarchy(frames, anchor, 0)
+        lagrangian, versions = self._lagrangian(max(self.quality - QUALITY_STEPS[-1], 0)), list[CodedGroup]()
+        for number, offset in enumerate(FIRST_OFFSETS):
+            with share(1 / (len(FIRST_OFFSETS) - number)):
+                versions.append(self._code_hierarchy(frames, None, offset))
+        return min(versions, key=lambda group: 8 * group.n_bytes + lagrangian * group.squared_error)
+
+    def _lagrangian(self, quality: int) -> float:
+        return self.loaded.model.config.lagrangian(quality / 100)
+
+    def _code_hierarchy(self, frames: Sequence[NewFrame], anchor: CodedPicture | None, first_offset: int) -> CodedGroup:
+        """Code frames behind an anchor. If there is none, the first frame has a quality above that of the clip."""
+        pictures = {} if anchor is None else {0: anchor}
         first = len(pictures)  # place of the first frame
         last = first + len(frames) - 1
-        records, steps = list[FrameRecord](), [] if pictures else [Step(0, (), 0, True)]
+        records, total_error, steps = list[FrameRecord](), 0.0, [] if pictures else [Step(0, (), 0, True)]
         steps += steps_of(last, ends_intra=frames[-1].is_intra)
         for number, (place, references, level, is_kept) in enumerate(steps):
             frame = frames[place - first]
             with share(1 / (len(steps) - number)):
                 if references:
                     used = [pictures[reference] for reference in references]
-                    record, picture = self._predicted(frame, used, level, is_kept)
+                    record, samples = self._predicted(frame, used, level, is_kept)
                 else:
-                    record, picture = self._intra(frame)
+                    record, samples = self._intra(frame, min(self.quality + first_offset * (place == 0), MAX_QUALITY))
             records.append(record)
+            total_error += squared_error(samples, frame.pixels)
             if is_kept:
-                pictures[place] = picture
+                pictures[place] = CodedPicture(frame.index, as_reference(samples))
             needed = {last}.union(*(step.references for step in steps[number + 1 :]))
             pictures = {place: kept for place, kept in pictures.items() if place in needed}
-        return CodedGroup(records, pictures[last])
+        return CodedGroup(records, pictures[last], total_error)
 
-    def _intra(self, frame: NewFrame) -> tuple[FrameRecord, CodedPicture]:
-        """Code an intra frame, and decode it."""
-        [coded] = encode_pictures_as_frames(
-            self.loaded, [frame.pixels], self.quality, n_steps=self.n_steps, precise=True
-        )
-        [samples] = decode_intra(self.loaded, self.clip, [coded.latent], self.quality, precise=True)
-        return intra_record(frame, self.quality, coded), CodedPicture(frame.index, as_reference(samples))
+    def _intra(self, frame: NewFrame, quality: int) -> tuple[FrameRecord, NDArray[Any]]:
+        """Code an intra frame, and decode it to samples."""
+        [coded] = encode_pictures_as_frames(self.loaded, [frame.pixels], quality, n_steps=self.n_steps, precise=True)
+        [samples] = decode_intra(self.loaded, self.clip, [coded.latent], quality, precise=True)
+        return intra_record(frame, quality, coded), samples
 
     def _predicted(
         self, frame: NewFrame, references: Sequence[CodedPicture], level: int, is_kept: bool
-    ) -> tuple[FrameRecord, CodedPicture]:
-        """Code a predicted frame, with a latent if that is worth its bits, and decode it."""
+    ) -> tuple[FrameRecord, NDArray[Any]]:
+        """Code a predicted frame, with a latent if that is worth its bits, and decode it to samples."""
         loaded, clip = self.loaded, self.clip
         quality = max(self.quality - QUALITY_STEPS[level], 0)
-        lagrangian = loaded.model.config.lagrangian(quality / 100)
+        lagrangian = self._lagrangian(quality)
         original = Picture(frame.pixels).pixels_8
         motion = find_motion(original, [picture.searched for picture in references], lagrangian)
         prediction = compensate([picture.pixels for picture in references], motion)
@@ -135,8 +159,7 @@ class GroupCoder:
         coded, y_prediction = encode_residual(loaded, frame.pixels, prediction, quality, self.n_steps)
         full = replace(plain, quality=quality, payload=coded.payload, symbol_check=coded.symbol_check)
         choices.append((full, add_residual(loaded, clip, prediction, y_prediction, coded.latent, quality)))
-        record, samples = min(choices, key=lambda choice: cost_bits(choice[0], choice[1], frame.pixels, lagrangian))
-        return record, CodedPicture(frame.index, as_reference(samples))
+        return min(choices, key=lambda choice: cost_bits(choice[0], choice[1], frame.pixels, lagrangian))
 
 
 def intra_record(frame: NewFrame, quality: int, coded: EncodedFrame) -> FrameRecord:
@@ -144,11 +167,18 @@ def intra_record(frame: NewFrame, quality: int, coded: EncodedFrame) -> FrameRec
 
 
 def cost_bits(record: FrameRecord, samples: NDArray[Any], original: NDArray[Any], lagrangian: float) -> float:
-    """Bits of a record and weighted squared error of its samples, which have the depth and shape of the original."""
+    """Bits of a record, and weighted squared error of its samples."""
+    return 8 * len(record.to_bytes()) + lagrangian * squared_error(samples, original)
+
+
+def squared_error(samples: NDArray[Any], original: NDArray[Any]) -> float:
+    """Squared error in levels of 8 bits, mean over the channels and summed over the pixels.
+
+    Both arrays have one shape, [H, W, 3] or [H, W], and one type, uint8 or uint16.
+    """
     scale = 255 / np.iinfo(samples.dtype).max
     error = (samples.astype(np.float32) - original) * np.float32(scale)
-    squared_error = float(np.square(error).mean()) * math.prod(samples.shape[:2])
-    return 8 * len(record.to_bytes()) + lagrangian * squared_error
+    return float(np.square(error).mean()) * math.prod(samples.shape[:2])
 
 
 def encode_pictures_as_frames(
