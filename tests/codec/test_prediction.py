@@ -10,7 +10,7 @@ import skimage
 
 from ulcodec.codec.clip_encoder import LARGEST_GROUP, WrittenPart
 from ulcodec.codec.gop import GROUP_FRAMES, SceneCuts, steps_of
-from ulcodec.codec.group_coding import FIRST_OFFSETS, GroupCoder, NewFrame, cost_bits
+from ulcodec.codec.group_coding import FIRST_OFFSETS, CodedPicture, GroupCoder, NewFrame, cost_bits
 from ulcodec.codec.image import Codec
 from ulcodec.codec.prediction import add_residual, as_reference, encode_residual
 from ulcodec.codec.video import VideoFrame
@@ -361,3 +361,15 @@ def test_refinement_lowers_the_cost_of_a_residual(small: Codec, dtype: type, gre
     costs = [cost(n_steps) for n_steps in (0, 1, 5)]
     assert costs == sorted(costs, reverse=True)
     assert costs[2] < 0.99 * costs[0]
+
+
+def test_effort_tries_motion_of_fewer_bits(tiny_codec: Codec, sequence: bytes) -> None:
+    """Vectors between two pictures of noise are hardly worth their bits."""
+    clip, rng = SequenceReader(BytesIO(sequence)).clip, np.random.default_rng(0)
+    noise, other = rng.integers(96, 160, (2, 40, 50, 3), np.uint8)
+    records = [
+        GroupCoder(tiny_codec, clip, 30, effort).code_hierarchy([NewFrame(1, 0, other)], CodedPicture(0, noise)).records
+        for effort in (1, 2)
+    ]
+    first, second = (len(record.motion) for [record] in records)
+    assert second < first

@@ -29,6 +29,9 @@ from ulcodec.progress import share
 QUALITY_STEPS = (0, 14, 24, 32, 40)
 """By how much the quality of a frame lies below that of the clip, by its level in the hierarchy."""
 
+MOTION_WEIGHTS = (1, 4)
+"""Weights of the bits of motion: above effort 1, the better one for the frame without a latent; else the first one."""
+
 FIRST_OFFSETS = (0, 10)
 """By how much the quality of the first frame of a scene may lie above that of the clip."""
 
@@ -150,16 +153,32 @@ class GroupCoder:
         loaded, clip = self.loaded, self.clip
         quality = max(self.quality - QUALITY_STEPS[level], 0)
         lagrangian = self._lagrangian(quality)
-        original = Picture(frame.pixels).pixels_8
-        motion = find_motion(original, [picture.searched for picture in references], lagrangian)
-        prediction = compensate([picture.pixels for picture in references], motion)
-        indices = tuple(picture.index for picture in references)
-        plain = FrameRecord(frame.index, indices, frame.correction, motion=encode_field(motion), is_kept=is_kept)
+        plain, prediction = self._compensated(frame, references, lagrangian, is_kept)
         choices = [(plain, predicted_samples(clip, prediction))]
         coded, y_prediction = encode_residual(loaded, frame.pixels, prediction, quality, self.n_steps)
         full = replace(plain, quality=quality, payload=coded.payload, symbol_check=coded.symbol_check)
         choices.append((full, add_residual(loaded, clip, prediction, y_prediction, coded.latent, quality)))
         return min(choices, key=lambda choice: cost_bits(choice[0], choice[1], frame.pixels, lagrangian))
+
+    def _compensated(
+        self, frame: NewFrame, references: Sequence[CodedPicture], lagrangian: float, is_kept: bool
+    ) -> tuple[FrameRecord, NDArray[np.uint8]]:
+        """Find the motion of a frame; return its record without a latent, and the predicted picture."""
+        original, indices = Picture(frame.pixels).pixels_8, tuple(picture.index for picture in references)
+        searched, pixels = [picture.searched for picture in references], [picture.pixels for picture in references]
+        versions = []
+        for weight in MOTION_WEIGHTS if self.effort > 1 else MOTION_WEIGHTS[:1]:
+            motion = find_motion(original, searched, lagrangian / weight)
+            data, prediction = encode_field(motion), compensate(pixels, motion)
+            versions.append(
+                (FrameRecord(frame.index, indices, frame.correction, motion=data, is_kept=is_kept), prediction)
+            )
+
+        def cost(version: tuple[FrameRecord, NDArray[np.uint8]]) -> float:
+            record, prediction = version
+            return cost_bits(record, predicted_samples(self.clip, prediction), frame.pixels, lagrangian)
+
+        return min(versions, key=cost)
 
 
 def intra_record(frame: NewFrame, quality: int, coded: EncodedFrame) -> FrameRecord:
