@@ -81,7 +81,7 @@ def bench(
         typer.Option("--perceptual", help="Also LPIPS, DISTS and FID (needs torchmetrics). Not for clips."),
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Few levels, codecs, frames and sources: under two minutes.")
+        bool, typer.Option("--quick", help="Few levels, codecs, frames and sources: about two minutes.")
     ] = False,
 ) -> None:
     """Compare ulcodec with other codecs and write a report. The same command continues an interrupted run."""

@@ -22,10 +22,13 @@ def write_clip(
     rate: Fraction | int = 25,
     pixel_format: str = "yuv420p",
     encoder: str = "ffv1",
+    title: str | None = None,
     **options: str,
 ) -> Path:
     """Write RGB frames as a video, by default without loss."""
     with av.open(str(path), "w") as container:
+        if title is not None:
+            container.metadata["title"] = title
         stream = container.add_stream(encoder, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = frames[0].shape[1], frames[0].shape[0], pixel_format
         for frame in frames:

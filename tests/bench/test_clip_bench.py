@@ -102,8 +102,9 @@ def test_stopped_run_continues(
     jobs = []
     measure = clip_run.measure
     monkeypatch.setattr(clip_run, "measure", lambda job: jobs.append(job) or measure(job))
-    bench_clips([clips_dir], tiny_model_dir, tmp_path, "--limit", "2", "--frames", "4", "--viewer", "0")
-    assert len(jobs) == 2
+    for _ in range(2):
+        bench_clips([clips_dir], tiny_model_dir, tmp_path, "--limit", "2", "--frames", "4", "--viewer", "0")
+        assert len(jobs) == 2
     sizes, expected = ([row["file_bytes"] for row in rows_of(path)] for path in (tmp_path, clip_report))
     assert sizes == expected
 
@@ -123,9 +124,25 @@ def test_others_are_taken_from_an_earlier_report(
     assert means == pytest.approx(expected, abs=1e-2)
     other = invoke([clips_dir], tiny_model_dir, tmp_path / "other", "--limit", "1", *options)
     assert (other.exit_code, "is about other clips" in other.stderr) == (2, True)
+    del before["points"]["b.mkv"]["x265-medium"][0]["encode_fps"]
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text(json.dumps(before))
+    lacking = invoke([clips_dir], tiny_model_dir, tmp_path / "lacking", "--limit", "2", *options[:-1], str(damaged))
+    assert (lacking.exit_code, "lacks figures" in lacking.stderr) == (2, True)
+
     assert not (tmp_path / "other").exists()
     wrong = invoke([clips_dir], tiny_model_dir, tmp_path, *options[:-1], str(clip_report / "index.html"))
     assert (wrong.exit_code, "not a results.json of ulcodec bench on clips" in wrong.stderr) == (2, True)
+
+
+def test_exact_planes_count_100_decibels() -> None:
+    black, grey = np.full((24, 16), 16, np.uint8), np.full((24, 16), 20, np.uint8)
+    rgb = np.zeros((16, 16, 3), np.uint8)
+    exact = clip_run.frame_measures(black, black, rgb, rgb)
+    assert exact == {"yuv_psnr_db": 100, "y_psnr_db": 100, "psnr_db": 100}
+    brighter = np.concatenate([grey[:16], black[16:]])
+    measures = clip_run.frame_measures(black, brighter, rgb, rgb + np.uint8(4))
+    assert measures["yuv_psnr_db"] == pytest.approx((6 * 36.09 + 200) / 8, abs=0.01)
 
 
 def test_other_codecs_go_on_when_one_fails(

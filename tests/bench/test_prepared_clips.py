@@ -1,5 +1,6 @@
 """Clips for benchmarks: which files they are, and the form in which codecs get them."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def test_plain_samples_are_kept(picture: np.ndarray, tmp_path: Path) -> None:
     frames = frames_of(clip)
     assert np.array_equal(frames.yuv, expected)
     assert psnr_db(frames.rgb[0], moving_frames(picture, 1, 64, 48)[0]) > 24, "chroma has half the resolution"
+
+
+def test_names_and_titles_that_are_not_utf8(picture: np.ndarray, tmp_path: Path) -> None:
+    avi = write_clip(tmp_path / "clip.avi", moving_frames(picture, 2, 64, 48), title="Caf\u00e9")
+    avi.write_bytes(avi.read_bytes().replace("Caf\u00e9".encode(), b"Caf\xe9\xe9"))
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xe9.avi"))
+    avi.rename(path)
+    clip = prepare_clip(path, tmp_path, 2)
+    assert (clip.name, clip.n_frames, clip.changes) == ("n\ufffd.avi", 2, ())
 
 
 def test_shorter_clips_have_all_their_frames(picture: np.ndarray, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ulcodec.codec.group_coding import FIRST_OFFSETS, CodedPicture, GroupCoder, 
 from ulcodec.codec.image import Codec
 from ulcodec.codec.prediction import add_residual, as_reference, encode_residual
 from ulcodec.codec.video import VideoFrame
-from ulcodec.errors import ArithmeticMismatchError, ChecksumError, CorruptDataError, FormatError
+from ulcodec.errors import ArithmeticMismatchError, ChecksumError, CorruptDataError, FormatError, ImageError
 from ulcodec.format.container import Layout
 from ulcodec.format.sequence import KEPT_ANCHORS, KEPT_BETWEEN, ClipFormat, FrameRecord, IndexBuilder
 from ulcodec.format.sequence_reader import CodedFrame, Order, SequenceReader, parse_frame
@@ -316,6 +316,19 @@ def test_an_encoder_goes_on_behind_an_unfinished_file(
         video = tiny_codec.decode_video(whole)
         assert [frame.index for frame in video] == list(range(N_FRAMES))
         assert n_written == N_FRAMES or n_written in [r.index for _, r in records_of(whole) if r.is_intra]
+
+
+@pytest.mark.parametrize(("quality", "others"), [(95, [85, 97]), (3, [4]), (50, [70])])
+def test_an_encoder_goes_on_at_the_quality_of_the_clip(
+    tiny_codec: Codec, frames: list[np.ndarray], quality: int, others: list[int]
+) -> None:
+    """The first frame may have a higher one."""
+    data = encode(tiny_codec, frames, quality=quality)
+    unfinished = data[: len(data) - 100]
+    encode(tiny_codec, frames, quality=quality, written=WrittenPart.read(BytesIO(unfinished)))
+    for other in others:
+        with pytest.raises(ImageError, match=f"encoded at quality .*, not {other}"):
+            encode(tiny_codec, frames, quality=other, written=WrittenPart.read(BytesIO(unfinished)))
 
 
 def test_order_and_written_part_agree_on_what_is_missing(sequence: bytes) -> None:

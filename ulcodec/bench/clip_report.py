@@ -74,7 +74,13 @@ def summarise(
 
 
 def check_clips(earlier: Mapping[str, Any], clips: Sequence[Clip]) -> None:
-    """Raise BenchmarkError if an earlier report is not about the same frames."""
+    """Raise BenchmarkError if an earlier report is not about the same frames, or lacks figures."""
+    try:
+        for of_codec in earlier["points"].values():
+            [[point[name] for name in POINT] for points in of_codec.values() for point in points]
+        [codec["command"] for codec in earlier["codecs"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BenchmarkError(f"the earlier report lacks figures of its codecs: {error}") from error
     if [clip["sha256"] for clip in earlier["clips"]] != [clip.sha256 for clip in clips]:
         raise BenchmarkError("the earlier report is about other clips, or another number of frames")
 

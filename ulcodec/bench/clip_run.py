@@ -12,6 +12,8 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import torch
+
 import ulcodec
 from ulcodec.bench.clip_peers import (
     CLIP_PEERS,
@@ -25,15 +27,16 @@ from ulcodec.bench.clip_peers import (
 )
 from ulcodec.bench.clips import Clip, Pixels, frames_of, joined, read_rgb, rounded, split, write_frames
 from ulcodec.bench.journal import LEFT_OUT
-from ulcodec.bench.machine import usable_cores
+from ulcodec.bench.machine import cpu_name, usable_cores
 from ulcodec.bench.ours import our_codec
 from ulcodec.bench.peers import OURS
 from ulcodec.bench.run import nearest_level
 from ulcodec.codec.clip_encoder import DEFAULT_GOP
 from ulcodec.codec.image import Codec
+from ulcodec.devices import choose_device
 from ulcodec.errors import BenchmarkError
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr_db
-from ulcodec.metrics.video import plane_psnr, to_yuv420
+from ulcodec.metrics.video import PlanePsnr, plane_psnr, to_yuv420
 
 OURS_INTRA = "ulcodec-intra"
 """Key of ulcodec with intra frames alone."""
@@ -44,6 +47,8 @@ OWN_LEVELS: Mapping[str, tuple[int, ...]] = {
 """Qualities of ulcodec's curves."""
 OWN_TITLES: Mapping[str, str] = {OURS: "ulcodec", OURS_INTRA: "ulcodec, intra"}
 QUICK_STRIDE = 3
+MAX_DB = 100.0
+"""PSNR that a frame or a plane of a frame counts at most, also where it is exact."""
 FRAME_MEASURES = ("yuv_psnr_db", "y_psnr_db", "psnr_db", "ms_ssim")
 FIELDS = ("codec", "clip", "level", "file_bytes", "bpp", "kbps", *FRAME_MEASURES, "vmaf", "encode_fps", "decode_fps",
           LEFT_OUT)  # fmt: skip
@@ -159,8 +164,9 @@ def figures(clip: Clip, coded: Coded, folder: Path) -> dict[str, Any]:
 
 
 def frame_measures(original: Pixels, decoded: Pixels, original_rgb: Pixels, decoded_rgb: Pixels) -> dict[str, float]:
-    planes = plane_psnr(split(original), split(decoded))
-    measures = {"yuv_psnr_db": planes.yuv, "y_psnr_db": planes.y, "psnr_db": psnr_db(original_rgb, decoded_rgb)}
+    planes = PlanePsnr(*(min(plane_db, MAX_DB) for plane_db in plane_psnr(split(original), split(decoded))))
+    rgb_db = min(psnr_db(original_rgb, decoded_rgb), MAX_DB)
+    measures = {"yuv_psnr_db": planes.yuv, "y_psnr_db": planes.y, "psnr_db": rgb_db}
     if min(original_rgb.shape[:2]) >= MS_SSIM_MIN_SIDE:
         measures["ms_ssim"] = ms_ssim(original_rgb, decoded_rgb)
     return measures
@@ -195,10 +201,11 @@ def library_of(job: ClipJob) -> str:
 
 
 def identity(job: ClipJob) -> str:
-    """Identify a measurement: a hash of codec, library, command, level, the clip and the measures."""
+    """Identify a measurement: a hash of codec, library, command, level, the clip, the measures and the machine."""
     clip, vmaf_model = job.clip, None if absent_vmaf() else VMAF_MODEL
-    source = clip.name, clip.sha256, str(clip.frame_rate)
-    parts = job.codec, library_of(job), job.command, job.level, source, vmaf_model
+    source = clip.name, clip.sha256, str(clip.frame_rate), clip.matrix
+    machine = str(choose_device(job.device)), cpu_name(), torch.get_num_threads()
+    parts = job.codec, library_of(job), job.command, job.level, source, vmaf_model, machine
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

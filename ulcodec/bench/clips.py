@@ -5,6 +5,7 @@ it takes no part of an encoder's time. Samples that have this form already are n
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -24,7 +25,7 @@ from ulcodec.bench.pictures import SUFFIXES
 from ulcodec.errors import BenchmarkError, ImageError
 from ulcodec.io.clip_kinds import HEAD_BYTES, is_video
 from ulcodec.io.picture import Picture
-from ulcodec.io.video_source import SWSCALE_MATRICES, open_video, usual_matrix
+from ulcodec.io.video_source import SWSCALE_MATRICES, open_container, open_video, usual_matrix
 from ulcodec.metrics.video import Planes, to_yuv420
 
 Pixels = NDArray[np.uint8]
@@ -66,8 +67,8 @@ class Frames(NamedTuple):
 def find_clips(paths: Sequence[Path]) -> list[Path]:
     """Find the videos among files and in folders, sorted by name in a folder; none if there are pictures.
 
-    Raises OSError for a path that does not exist, BenchmarkError for videos mixed with pictures, for other files beside
-    videos, and for two videos of one name.
+    Raises OSError for a path that does not exist, BenchmarkError for videos beside pictures, or beside other files if
+    these are named, and for two videos of one name.
     """
     videos, others = [], []
     for path in paths:
@@ -119,12 +120,17 @@ def prepare_clip(path: Path, folder: Path, n_frames: int) -> Clip:
     file = folder / f"{path.name}.mkv"
     write_frames(file, yuv, layout.frame_rate, matrix)
     sha256 = hashlib.sha256(b"".join(map(bytes, yuv))).hexdigest()
-    return Clip(path.name, file, width, height, len(yuv), layout.frame_rate, matrix, sha256, tuple(changes))
+    return Clip(printable(path.name), file, width, height, len(yuv), layout.frame_rate, matrix, sha256, tuple(changes))
+
+
+def printable(name: str) -> str:
+    """A file name as text that can be written: bytes that are not UTF-8 are replaced."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def plain_frames(path: Path, n_frames: int) -> list[list[Pixels]] | None:
     """Read the planes of the first frames of a video; None unless all are upright 8-bit 4:2:0 of limited range."""
-    with av.open(f"file:{path}") as container:
+    with open_container(f"file:{path}") as container:
         stream = next(video for video in container.streams.video if not video.disposition & Disposition.attached_pic)
         try:
             frames = list(islice(container.decode(stream), n_frames))

@@ -28,6 +28,8 @@ def measure_missing(
     for _ in range(len(work) - len(missing)):
         on_done()
     with open(journal, "a") as handle:
+        if journal.stat().st_size and not journal.read_bytes().endswith(b"\n"):
+            handle.write("\n")  # a line that an interruption has cut stays one
         for identity, row in measure(missing):
             if row.get(LEFT_OUT) is None:
                 handle.write(json.dumps({"id": identity, **row}) + "\n")

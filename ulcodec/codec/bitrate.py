@@ -1,7 +1,7 @@
 """Rate control of clips: one quality for all frames, or qualities that follow a target bitrate."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from ulcodec.codec.inputs import check_quality
@@ -40,7 +40,7 @@ class RateControl(Protocol):
     def idle(self, seconds: float) -> None:
         """Take note of a group without new frames."""
 
-    def check(self, qualities: Collection[int]) -> None:
+    def check(self, qualities: Sequence[int]) -> None:
         """Raise ImageError if this run has none of the qualities that another run may have had."""
 
 
@@ -66,9 +66,10 @@ class ConstantQuality:
     def idle(self, seconds: float) -> None:
         """Do nothing."""
 
-    def check(self, qualities: Collection[int]) -> None:
+    def check(self, qualities: Sequence[int]) -> None:
         if self.quality not in qualities:
-            names = " or ".join(map(str, sorted(qualities)))
+            is_range = len(qualities) > 2
+            names = f"{min(qualities)} to {max(qualities)}" if is_range else " or ".join(map(str, qualities))
             raise ImageError(f"the unfinished file was encoded at quality {names}, not {self.quality}")
 
 
@@ -106,7 +107,7 @@ class TargetBitrate:
     def idle(self, seconds: float) -> None:
         self.debt_bits -= self.bits_per_s * seconds
 
-    def check(self, qualities: Collection[int]) -> None:
+    def check(self, qualities: Sequence[int]) -> None:
         """Accept frames of any quality."""
 
 

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from ulcodec.codec.bitrate import RateControl
 from ulcodec.codec.clips import Clip, TimedFrame
 from ulcodec.codec.gop import GROUP_FRAMES, SceneCuts
-from ulcodec.codec.group_coding import FIRST_OFFSETS, CodedGroup, CodedPicture, GroupCoder, NewFrame
+from ulcodec.codec.group_coding import CodedGroup, CodedPicture, GroupCoder, NewFrame, first_qualities
 from ulcodec.codec.grouping import group_size
 from ulcodec.codec.inputs import check_effort
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.pixels import grid_of
 from ulcodec.codec.prediction import as_reference, decode_intra, decode_record_latents
 from ulcodec.errors import FormatError, ImageError
+from ulcodec.format.container import MAX_QUALITY
 from ulcodec.format.sequence import (
     INDEX_TAG,
     MAX_REORDERING,
@@ -133,12 +134,17 @@ class ClipEncoder:
         if self.written.header != self.header:
             raise ImageError("the unfinished file is of another clip, another model or another GOP")
         if self.written.last_intra is not None:
-            offsets = FIRST_OFFSETS if self.header.is_predictive else (0,)
-            rate.check([self.written.last_intra.quality - offset for offset in offsets])
+            rate.check(self._qualities_of(self.written.last_intra))
         self.builder, self.offset = self.written.builder, self.written.size_bytes
         self.n_written, self.n_media_to_skip = self.builder.n_frames, self.written.n_media_bytes
         self.media, self.started_s = b"", time.perf_counter()
         self.anchor: CodedPicture | None = None
+
+    def _qualities_of(self, first: FrameRecord) -> list[int]:
+        """Return the qualities of clips that may have such an intra frame."""
+        if not self.header.is_predictive:
+            return [first.quality]
+        return [quality for quality in range(MAX_QUALITY + 1) if first.quality in (quality, *first_qualities(quality))]
 
     def pieces(self) -> Iterator[bytes]:
         """Iterate over the bytes of the file, record by record, those of the unfinished file left out."""

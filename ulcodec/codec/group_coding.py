@@ -103,22 +103,25 @@ class GroupCoder:
     def code_hierarchy(self, frames: Sequence[NewFrame], anchor: CodedPicture | None) -> CodedGroup:
         """Code frames behind an anchor. The first one is the anchor if it begins a scene.
 
-        It then gets one of the `FIRST_OFFSETS`. Of the whole group, bits and squared error decide, as for the frames
+        It then gets one of the `first_qualities`. Of the whole group, bits and squared error decide, as for the frames
         that no other depends on: what stays in place is worth a better first frame, what changes is not.
         """
         if anchor is not None and not frames[0].is_cut:
-            return self._code_hierarchy(frames, anchor, 0)
+            return self._code_hierarchy(frames, anchor, self.quality)
+        qualities = first_qualities(self.quality) if len(frames) > 1 else [self.quality]
         lagrangian, versions = self._lagrangian(max(self.quality - QUALITY_STEPS[-1], 0)), list[CodedGroup]()
-        for number, offset in enumerate(FIRST_OFFSETS):
-            with share(1 / (len(FIRST_OFFSETS) - number)):
-                versions.append(self._code_hierarchy(frames, None, offset))
+        for number, quality in enumerate(qualities):
+            with share(1 / (len(qualities) - number)):
+                versions.append(self._code_hierarchy(frames, None, quality))
         return min(versions, key=lambda group: 8 * group.n_bytes + lagrangian * group.squared_error)
 
     def _lagrangian(self, quality: int) -> float:
         return self.loaded.model.config.lagrangian(quality / 100)
 
-    def _code_hierarchy(self, frames: Sequence[NewFrame], anchor: CodedPicture | None, first_offset: int) -> CodedGroup:
-        """Code frames behind an anchor. If there is none, the first frame has a quality above that of the clip."""
+    def _code_hierarchy(
+        self, frames: Sequence[NewFrame], anchor: CodedPicture | None, first_quality: int
+    ) -> CodedGroup:
+        """Code frames behind an anchor. If there is none, the first frame is one, of its own quality."""
         pictures = {} if anchor is None else {0: anchor}
         first = len(pictures)  # place of the first frame
         last = first + len(frames) - 1
@@ -131,7 +134,7 @@ class GroupCoder:
                     used = [pictures[reference] for reference in references]
                     record, samples = self._predicted(frame, used, level, is_kept)
                 else:
-                    record, samples = self._intra(frame, min(self.quality + first_offset * (place == 0), MAX_QUALITY))
+                    record, samples = self._intra(frame, self.quality if place else first_quality)
             records.append(record)
             total_error += squared_error(samples, frame.pixels)
             if is_kept:
@@ -179,6 +182,11 @@ class GroupCoder:
             return cost_bits(record, predicted_samples(self.clip, prediction), frame.pixels, lagrangian)
 
         return min(versions, key=cost)
+
+
+def first_qualities(quality: int) -> list[int]:
+    """Return the qualities that the first frame of a scene may have in a clip of a quality, both from 0 to 100."""
+    return sorted({min(quality + offset, MAX_QUALITY) for offset in FIRST_OFFSETS})
 
 
 def intra_record(frame: NewFrame, quality: int, coded: EncodedFrame) -> FrameRecord:

@@ -301,7 +301,7 @@ class _ContainerSource(VideoSource):
     """The first video of a file that PyAV opens."""
 
     def __init__(self, file: "str | BinaryIO | Pipe", part: _Part, max_pixels: int) -> None:
-        self._container = _opened(file)
+        self._container = open_container(file)
         self._reached = Fraction(0)
         self._packets = self._demuxed()
         self._can_seek = not isinstance(file, Pipe) and self._container.format.name not in INEXACT_SEEKING
@@ -443,7 +443,7 @@ class _ContainerSource(VideoSource):
         return self._converter.upright(samples)
 
 
-def _opened(file: "str | BinaryIO | Pipe") -> InputContainer:
+def open_container(file: "str | BinaryIO | Pipe") -> InputContainer:
     """Open a container with PyAV, which must not follow references to other protocols than files."""
     try:
         options = {"protocol_whitelist": "file"}
