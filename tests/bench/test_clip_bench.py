@@ -129,7 +129,6 @@ def test_others_are_taken_from_an_earlier_report(
     damaged.write_text(json.dumps(before))
     lacking = invoke([clips_dir], tiny_model_dir, tmp_path / "lacking", "--limit", "2", *options[:-1], str(damaged))
     assert (lacking.exit_code, "lacks figures" in lacking.stderr) == (2, True)
-
     assert not (tmp_path / "other").exists()
     wrong = invoke([clips_dir], tiny_model_dir, tmp_path, *options[:-1], str(clip_report / "index.html"))
     assert (wrong.exit_code, "not a results.json of ulcodec bench on clips" in wrong.stderr) == (2, True)

@@ -318,17 +318,16 @@ def test_an_encoder_goes_on_behind_an_unfinished_file(
         assert n_written == N_FRAMES or n_written in [r.index for _, r in records_of(whole) if r.is_intra]
 
 
-@pytest.mark.parametrize(("quality", "others"), [(95, [85, 97]), (3, [4]), (50, [70])])
+@pytest.mark.parametrize(("quality", "other"), [(95, 80), (3, 4), (50, 75)])
 def test_an_encoder_goes_on_at_the_quality_of_the_clip(
-    tiny_codec: Codec, frames: list[np.ndarray], quality: int, others: list[int]
+    tiny_codec: Codec, frames: list[np.ndarray], quality: int, other: int
 ) -> None:
     """The first frame may have a higher one."""
     data = encode(tiny_codec, frames, quality=quality)
     unfinished = data[: len(data) - 100]
     encode(tiny_codec, frames, quality=quality, written=WrittenPart.read(BytesIO(unfinished)))
-    for other in others:
-        with pytest.raises(ImageError, match=f"encoded at quality .*, not {other}"):
-            encode(tiny_codec, frames, quality=other, written=WrittenPart.read(BytesIO(unfinished)))
+    with pytest.raises(ImageError, match=f"encoded at quality .*, not {other}"):
+        encode(tiny_codec, frames, quality=other, written=WrittenPart.read(BytesIO(unfinished)))
 
 
 def test_order_and_written_part_agree_on_what_is_missing(sequence: bytes) -> None:
