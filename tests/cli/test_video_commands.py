@@ -301,7 +301,7 @@ def test_an_error_in_the_middle_leaves_the_frames_before_it(
     encode = group_coding.encode_residual
 
     def fail_later(*arguments: Any, **options: Any) -> Any:
-        if next(groups) == 5:
+        if next(groups) == 6:
             raise MemoryError
         return encode(*arguments, **options)
 
@@ -419,7 +419,7 @@ def test_resume_refuses_other_options(clip: Path, sequence: Path, tiny_model_dir
     part, data = clip.with_name("clip.ulc.part"), sequence.read_bytes()[:-100]
     part.write_bytes(data)
     command = ["encode", clip, "--force", "--resume", "--model", tiny_model_dir]
-    assert_refused(run(*command, "-q", 50), "clip.ulc.part", "at quality 90, not 50")
+    assert_refused(run(*command, "-q", 50), "clip.ulc.part", "at quality 80 or 90, not 50")
     assert_refused(run(*command, "-q", 90, "--gop", 7), "another GOP")
     assert part.read_bytes() == data
 
