@@ -2,6 +2,8 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -42,3 +44,17 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 def autocast(device: torch.device, *, precise: bool = False) -> torch.autocast:
     """Autocast to bfloat16 where it is faster, unless the result has to be `precise`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=not precise and bfloat16_pays(device))
+
+
+@contextmanager
+def coding_arithmetic(device: torch.device, *, precise: bool = False) -> Iterator[None]:
+    """Return a context of `autocast` in which float32 products are float32, whatever the process has set in torch."""
+    before = torch.get_float32_matmul_precision()
+    if before != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with autocast(device, precise=precise):
+            yield
+    finally:
+        if before != "highest":
+            torch.set_float32_matmul_precision(before)

@@ -40,7 +40,7 @@ from ulcodec.coding.latents import (
     encode_latents,
     hyper_grid,
 )
-from ulcodec.devices import choose_device
+from ulcodec.devices import choose_device, coding_arithmetic
 from ulcodec.errors import CorruptDataError, FormatError, ModelError
 from ulcodec.format.attachments import from_full_range, significant_bits, to_full_range
 from ulcodec.format.container import (
@@ -460,7 +460,7 @@ def bound_bits(codec: Codec, container: Container) -> float:
     grid = latent_grid(container)
     latent = codec.decode_latents(container)
     y, hyper = unflattened(latent.y_16, grid), unflattened(latent.hyper_16, hyper_grid(grid))
-    with torch.inference_mode(), torch.autocast(codec.device.type, enabled=False):
+    with torch.inference_mode(), coding_arithmetic(codec.device, precise=True):
         return float(chain_bits(codec.model, y, hyper, quality_tensor(container.header.quality, codec.device)))
 
 

@@ -18,7 +18,7 @@ from ulcodec.codec.pixels import grid_of, quality_tensor, to_pixels, to_tensor, 
 from ulcodec.codec.refinement import Base, Target, refine
 from ulcodec.codec.tiling import analyse, posterior_means, synthesise
 from ulcodec.coding.latents import DecodedLatent, EncodedFrame, decode_frames, encode_frames
-from ulcodec.devices import autocast
+from ulcodec.devices import coding_arithmetic
 from ulcodec.format.container import Header
 from ulcodec.format.sequence import ClipFormat, FrameRecord
 from ulcodec.io.picture import Picture
@@ -66,7 +66,7 @@ def encode_residual(
     residual, y_prediction = y[:1] - y[1:], y[1:]
     entropy_model, coder = loaded.residuals
     qualities = quality_tensor(quality, y.device)
-    with torch.inference_mode(), autocast(y.device, precise=True):
+    with torch.inference_mode(), coding_arithmetic(y.device, precise=True):
         hyper = entropy_model.hyper_encoder(residual / loaded.model.encoder.log_gain.gain(qualities), qualities)
     thrift = 1.0
     if n_steps:

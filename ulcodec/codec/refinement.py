@@ -19,7 +19,7 @@ from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.pixels import in_pixels, quality_tensor, to_tensor, unflattened
 from ulcodec.coding.integer_prior import MEAN_GRID
 from ulcodec.coding.latents import DecodedLatent, LatentCoder, encode_latent, hyper_grid
-from ulcodec.devices import autocast
+from ulcodec.devices import coding_arithmetic
 from ulcodec.model.likelihood import predict_all_passes, unit_bin_bits
 from ulcodec.model.tiles import Tile, tiles
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
@@ -152,7 +152,7 @@ def slope(target: Target, latent: DecodedLatent, grid: tuple[int, int]) -> Slope
     qualities = quality_tensor(target.quality, device)
     for tile in tiles(grid, GRADIENT_TILE, GRADIENT_HALO):
         y, hyper = _tile_latent(latent, grid, tile), _tile_hyper(latent, grid, tile)
-        with torch.enable_grad(), autocast(y.device):
+        with torch.enable_grad(), coding_arithmetic(y.device):
             y.requires_grad_(True)
             error = target.error_map(y, tile)
             hyper_features = entropy_model.hyper_decoder(hyper, qualities, tile.outer_grid)
@@ -169,7 +169,7 @@ def decoding_error(target: Target, latent: DecodedLatent, grid: tuple[int, int])
     error_bits = 0.0
     for tile in tiles(grid, GRADIENT_TILE, GRADIENT_HALO):
         y = _tile_latent(latent, grid, tile)
-        with torch.inference_mode(), autocast(y.device):
+        with torch.inference_mode(), coding_arithmetic(y.device):
             error_bits += float(_inner_pixels(target.error_map(y, tile), tile).sum())
     return error_bits
 

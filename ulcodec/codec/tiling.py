@@ -22,7 +22,7 @@ from ulcodec.codec.pixels import (
 )
 from ulcodec.codec.realism import Realism
 from ulcodec.coding.latents import DecodedLatent, hyper_grid
-from ulcodec.devices import autocast
+from ulcodec.devices import coding_arithmetic
 from ulcodec.format.container import THUMBNAIL_PX, Crop, Header, Layout
 from ulcodec.memory import released
 from ulcodec.model.config import PATCH_PX
@@ -63,7 +63,7 @@ def analyse(
         rows, columns = (in_pixels(span.outer) for span in tile)
         crops = [padded(to_tensor(pixels[rows, columns])) for pixels in pictures]
         x = crops[0] if len(crops) == 1 else torch.cat(crops)
-        with torch.inference_mode(), autocast(device, precise=precise):
+        with torch.inference_mode(), coding_arithmetic(device, precise=precise):
             y_tile, unit_latent = model.encoder(x.to(device), qualities, tile, HYPER_HALO)
             hyper_tile = model.hyper_encoder(unit_latent, qualities)
         _write_tile(tile, y_tile, hyper_tile, y, hyper)
@@ -108,7 +108,7 @@ def synthesise(
     rows, columns = (in_latents(side) for side in _sides(areas[0]))
     for tile in released(tracked(tiles(grid, CODEC_TILE, trunk.halo + kept_halo, rows, columns))):
         y = unflattened(torch.cat([tile.outer_of(part[None]).flatten(0, 2) for part in y_16]), tile.outer_grid)
-        with torch.inference_mode(), autocast(device, precise=precise):
+        with torch.inference_mode(), coding_arithmetic(device, precise=precise):
             decoded = _synthesise_tile(model, y, quality, tile, kept_halo, realism)
         for picture, header, area, x in zip(pictures, headers, areas, decoded, strict=True):
             spans = zip(tile.crop_halo(kept_halo), _sides(area), strict=True)
@@ -137,7 +137,7 @@ def posterior_means(model: UnifiedLatentModel, y: Tensor, quality: int) -> Tenso
     qualities = quality_tensor(quality, y.device)
     for tile in released(tracked(tiles((grid[0], grid[1]), CODEC_TILE, trunk.halo))):
         rows, columns = (in_pixels(span.inner) for span in tile)
-        with torch.inference_mode(), autocast(y.device, precise=True):
+        with torch.inference_mode(), coding_arithmetic(y.device, precise=True):
             _, pictures[:, :, rows, columns] = trunk(y[:, :, tile.rows.outer, tile.columns.outer], qualities, tile)
     return pictures
 
@@ -147,7 +147,7 @@ def synthesise_thumbnail(
 ) -> np.ndarray:
     """Decode a latent at 1/8 of the picture's size, sides rounded up, by the linear transform alone."""
     y = unflattened(latent.y_16, grid_of(header.height, header.width))
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+    with torch.inference_mode(), coding_arithmetic(device, precise=True):
         small = model.decoder.trunk.thumbnail(y, quality_tensor(header.quality, device))[0]
     height, width = (-(-side // THUMBNAIL_PX) for side in (header.height, header.width))
     return to_pixels(small[:, :height, :width], header.layout, header.bit_depth)
