@@ -12,24 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.comparison import GAP_PX, crop_box
-from ulcodec.bench.clip_peers import CLIP_PEERS, encode_clip
-from ulcodec.bench.clip_run import ClipJob, Coded, code
+from ulcodec.bench.clip_peers import CLIP_PEERS
+from ulcodec.bench.clip_run import ClipJob, code, code_at_size
 from ulcodec.bench.clips import frames_of, prepare_clip
 from ulcodec.bench.peers import OURS
-from ulcodec.bench.run import nearest_level
 from ulcodec.io.picture_files import save_image
 from ulcodec.metrics import psnr_db
 
 N_COLUMNS = 4
 CRFS = (51, 0)
 """Levels of the smallest and the largest file."""
-
-
-def code_at_size(job: ClipJob, n_bytes: int, folder: Path) -> Coded:
-    """Code a clip with a peer at the level whose stream is closest to a size."""
-    peer = CLIP_PEERS[job.codec]
-    level = nearest_level(CRFS, lambda at: encode_clip(peer, job.clip, at, folder).n_bytes, n_bytes)
-    return code(replace(job, level=level), folder)
 
 
 def row_of(frames: list[NDArray[np.uint8]], crop: tuple[slice, slice], scale: int) -> NDArray[np.uint8]:
@@ -58,7 +50,7 @@ def main() -> None:
         own = code(job, Path(folder))
         versions = {f"ulcodec, quality {options.quality}": own}
         for name in options.peers:
-            versions[name] = code_at_size(replace(job, codec=name), own.n_bytes, Path(folder))
+            _, versions[name] = code_at_size(replace(job, codec=name), own.n_bytes, Path(folder), levels=CRFS)
     rows = [row_of(original, options.crop, options.scale)]
     print(f"{clip.name}, original first")
     for name, coded in versions.items():

@@ -133,7 +133,7 @@ def film(
         for peer in peers:
             of_peer = replace(job, codec=peer.key)
             with suppress(BenchmarkError):  # a peer that fails at one of the levels has no tile
-                found = code_at_size(of_peer, own.n_bytes, sizes.get((peer.key, job.clip.name), {}), Path(folder))
+                found = code_at_size(of_peer, own.n_bytes, Path(folder), sizes.get((peer.key, job.clip.name)))
                 versions.append(Version(peer.key, *found))
     return write_film(output, name, job.clip, bpp, versions)
 

@@ -214,11 +214,22 @@ def measured(work: Sequence[tuple[str, ClipJob]]) -> Iterator[tuple[str, dict[st
     yield from ((name, measure(job)) for name, job in work)
 
 
-def code_at_size(job: ClipJob, n_bytes: int, known_sizes: Mapping[float, int], folder: Path) -> tuple[float, Coded]:
+def code_at_size(
+    job: ClipJob,
+    n_bytes: int,
+    folder: Path,
+    known_sizes: Mapping[float, int] | None = None,
+    levels: Sequence[int] | None = None,
+) -> tuple[float, Coded]:
     """Code a clip with a peer at the level whose stream is closest to a size; return the level too.
 
-    Raises BenchmarkError.
+    `known_sizes`: of streams by level; `levels`: the range of levels, by default that of the peer. Raises
+    BenchmarkError.
     """
     peer = CLIP_PEERS[job.codec]
-    level = nearest_level(peer.levels, lambda at: encode_clip(peer, job.clip, at, folder).n_bytes, n_bytes, known_sizes)
+
+    def size(level: float) -> int:
+        return encode_clip(peer, job.clip, level, folder).n_bytes
+
+    level = nearest_level(levels or peer.levels, size, n_bytes, known_sizes)
     return level, code(replace(job, level=level), folder)

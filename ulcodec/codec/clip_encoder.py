@@ -144,7 +144,7 @@ class ClipEncoder:
         """Return the qualities of clips that may have such an intra frame."""
         if not self.header.is_predictive:
             return [first.quality]
-        return [quality for quality in range(MAX_QUALITY + 1) if first.quality in (quality, *first_qualities(quality))]
+        return [quality for quality in range(MAX_QUALITY + 1) if first.quality in first_qualities(quality)]
 
     def pieces(self) -> Iterator[bytes]:
         """Iterate over the bytes of the file, record by record, those of the unfinished file left out."""
