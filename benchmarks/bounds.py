@@ -15,7 +15,7 @@ import torch
 import ulcodec
 from ulcodec.bench.pictures import find_pictures, fitted
 from ulcodec.codec.image import Codec
-from ulcodec.codec.pixels import padded, to_tensor
+from ulcodec.codec.tensors import to_padded_tensor
 from ulcodec.diffusion.bound import latent_bound_nats
 from ulcodec.diffusion.schedule import NATS_TO_BITS
 
@@ -46,7 +46,7 @@ def main() -> None:
     for picture in find_pictures(arguments.images, arguments.limit):
         pixels = fitted(picture, CROP_PX, CROP_PX).pixels
         described = codec.describe(codec.encode(pixels, quality=arguments.quality))
-        continuous = continuous_bits(codec, padded(to_tensor(pixels).to(codec.device)), arguments.quality)
+        continuous = continuous_bits(codec, to_padded_tensor(pixels, codec.device), arguments.quality)
         row = (continuous, described["bound_bits"], described["file_bits"])
         print(f"{picture.name:<24}" + "".join(f"{bits / n_px:12.4f}" for bits in row))
 

@@ -21,8 +21,8 @@ from ulcodec.bench.machine import run_record
 from ulcodec.bench.ours import LEVELS
 from ulcodec.bench.pictures import Picture, find_pictures
 from ulcodec.bench.tables import text_table, to_json
+from ulcodec.codec.effort import EFFORT_STEPS
 from ulcodec.codec.image import Codec
-from ulcodec.codec.refinement import EFFORT_STEPS
 from ulcodec.metrics import pchip, psnr_db
 
 QUALITIES = (20, 50, 80)

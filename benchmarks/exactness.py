@@ -50,21 +50,18 @@ CONFIGURATIONS = (
 
 def in_batches(prior: Any, batch: int) -> Any:
     """A prior that runs on `batch` copies of the picture and returns the result for the last one."""
-    from torch import Tensor
+    import numpy as np
 
-    from ulcodec.coding.integer_prior import CodingParameters, IntegerPrior, PriorState
-    from ulcodec.model.tiles import Tile
+    class BatchPrior:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(prior, name)
 
-    class BatchPrior(IntegerPrior):
-        def __init__(self) -> None:
-            self.__dict__.update(vars(prior))
+        def begin(self, hyper_16: Any, quality: int, grid: tuple[int, int]) -> Any:
+            return prior.begin(np.tile(hyper_16, (batch, 1)), quality, grid)
 
-        def begin(self, hyper_16: Tensor, quality: int, grid: tuple[int, int]) -> PriorState:
-            return super().begin(hyper_16.repeat(batch, 1), quality, grid)
-
-        def __call__(self, y_16: Tensor, state: PriorState, tile: Tile) -> CodingParameters:
-            copies = super().__call__(y_16.repeat(batch, 1, 1, 1), state, tile)
-            return CodingParameters(*(part.chunk(batch)[-1] for part in copies))
+        def __call__(self, outer_16: Any, state: Any, tile: Any) -> Any:
+            copies = prior(np.tile(outer_16, (batch, 1, 1, 1)), state, tile)
+            return copies.each(lambda part: part[-1:])
 
     return BatchPrior()
 
@@ -77,17 +74,17 @@ def work(
 
     import ulcodec
     from ulcodec.codec.image import latent_grid
-    from ulcodec.codec.pixels import unflattened
+    from ulcodec.codec.pixels import in_bins
     from ulcodec.coding.latents import encode_latent, hyper_grid
     from ulcodec.format.container import Container
     from ulcodec.info import is_sequence
 
     codec = ulcodec.load(model, device=device)
     coders = []
-    for coder in (codec.coder, codec.residuals.coder):
+    for coder in (codec.coder, codec.residual_coder):
         coder.prior.tile = tile or coder.prior.tile
         coders.append(replace(coder, prior=in_batches(coder.prior, batch)) if batch else coder)
-    codec = replace(codec, coder=coders[0], residuals=codec.residuals._replace(coder=coders[1]))
+    codec = replace(codec, coder=coders[0], residual_coder=coders[1])
     decoded_digest, coded_digest = hashlib.sha256(), hashlib.sha256()
     for file in files:
         data = file.read_bytes()
@@ -102,7 +99,7 @@ def work(
         grid = latent_grid(container)
         latents = codec.decode_latents(container)
         digest_latents(decoded_digest, latents)
-        y, hyper = unflattened(latents.y_16, grid)[0], unflattened(latents.hyper_16, hyper_grid(grid))[0]
+        y, hyper = in_bins(latents.y_16, grid)[0], in_bins(latents.hyper_16, hyper_grid(grid))[0]
         coded = encode_latent(codec.coder, y, hyper, container.header.quality)
         coded_digest.update(b"".join(coded.segments) + coded.symbol_check.to_bytes(2, "big"))
     return {
@@ -118,19 +115,19 @@ def work(
 def digest_latents(digest: Any, latents: Any) -> None:
     """Add a latent and its hyper-latent to a hash."""
     for part in latents:
-        digest.update(part.cpu().numpy().astype("<i8").tobytes())
+        digest.update(part.astype("<i8").tobytes())
 
 
 def coded_again(codec: Any, data: bytes) -> Iterator[tuple[Any, bytes]]:
     """Decode the latents of a sequence, and code them again: the latents and the payload of each frame."""
-    from ulcodec.codec.pixels import grid_of, unflattened
+    from ulcodec.codec.pixels import grid_of, in_bins
     from ulcodec.coding.latents import encode_frames, hyper_grid
 
     video = codec.decode_video(data)
     grid = grid_of(video.format.height, video.format.width)
     for latents, is_residual, quality in video.latents():
-        y, hyper = unflattened(latents.y_16, grid), unflattened(latents.hyper_16, hyper_grid(grid))
-        [frame] = encode_frames(codec.residuals.coder if is_residual else codec.coder, y, hyper, quality)
+        y, hyper = in_bins(latents.y_16, grid), in_bins(latents.hyper_16, hyper_grid(grid))
+        [frame] = encode_frames(codec.residual_coder if is_residual else codec.coder, y, hyper, quality)
         yield latents, frame.payload + frame.symbol_check.to_bytes(2, "big")
 
 

@@ -51,7 +51,7 @@ def measure(model: str, n_threads: int) -> dict[str, Any]:
     codec = ulcodec.load(model, device="cpu")
     container = Container.from_bytes(codec.encode(picture.pixels, quality=QUALITY))
     grid, decoded = latent_grid(container), codec.decode_latents(container)
-    y_16 = decoded.y_16.view(1, *grid, -1)
+    y_16 = decoded.y_16.reshape(1, *grid, -1)
 
     def walk(prior: IntegerPrior) -> None:
         state = prior.begin(decoded.hyper_16, QUALITY, grid)

@@ -100,7 +100,7 @@ def decode_stages(codec: ulcodec.Codec, file: bytes) -> dict[str, float]:
     coder = LatentCoder(prior, codec.coder.tables)
     segments, check, quality = container.segments, container.symbol_check, container.header.quality
     decoded, coding_ms = stopwatch(codec.device, decode_latent, coder, segments, check, quality, grid)
-    _, synthesis_ms = stopwatch(codec.device, synthesise, codec.model, codec.device, [decoded], [container.header])
+    _, synthesis_ms = stopwatch(codec.device, synthesise, codec.networks, [decoded], [container.header])
     return {
         "decode: prior": prior.elapsed_ms,
         "decode: entropy coder": coding_ms - prior.elapsed_ms,

@@ -19,7 +19,8 @@ from benchmarks.short_runs import trained
 from ulcodec.bench.machine import run_record
 from ulcodec.bench.run import continuous_bound_bits
 from ulcodec.bench.tables import text_table, to_json
-from ulcodec.codec.pixels import to_pixels
+from ulcodec.codec.pixels import to_samples
+from ulcodec.codec.tensors import channels_last
 from ulcodec.diffusion.sampler import sample
 from ulcodec.diffusion.schedule import ALPHA_0, PIXEL_LOG_SNR_RANGE, SIGMA_0
 from ulcodec.format.container import Layout
@@ -60,8 +61,8 @@ def scored(model: UnifiedLatentModel, pictures: PictureSet, weights: ObjectiveSe
         log_snrs = np.linspace(*PIXEL_LOG_SNR_RANGE, STEPS + 1).tolist()
         estimate = denoise(noise, torch.tensor(log_snrs[:1]))
         for pictures_drawn, picture in ((drawn, sample(denoise, noise, log_snrs)), (estimated, estimate)):
-            pictures_drawn.append(to_pixels((picture[0] + 1) / 2, Layout.RGB))
-    originals = [to_pixels(x, Layout.RGB) for x in crops]
+            pictures_drawn.append(to_samples(channels_last((picture[:1] + 1) / 2)[0], Layout.RGB))
+    originals = [to_samples(x, Layout.RGB) for x in channels_last(crops)]
     return {
         "loss_factor": weights.loss_factor,
         "bias": weights.bias,

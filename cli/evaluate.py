@@ -27,7 +27,7 @@ def parse_qualities(text: str) -> list[int]:
 
 def open_codec(model: str) -> "Codec":
     """Load a model by name or directory, or the newest checkpoint of a run directory."""
-    from ulcodec.codec.image import codec_of, load
+    from ulcodec.codec.loading import codec_of, load
 
     if not (Path(model) / "checkpoint").is_dir():
         return load(model)

@@ -40,7 +40,7 @@ options = Options()
 
 @lru_cache(maxsize=2)
 def codec(model: str, device: str) -> Any:
-    from ulcodec.codec.image import load
+    from ulcodec.codec.loading import load
 
     return load(model, device=device)
 

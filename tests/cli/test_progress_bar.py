@@ -125,7 +125,7 @@ def test_command_shows_a_bar(
         "realism": ("decode", coded, "--force", "--realism", "1"),
     }[command]
     if command == "realism":
-        from ulcodec.codec import image as codec_module
+        from ulcodec.codec import loading as codec_module
 
         monkeypatch.setattr(codec_module, "codec_of", with_denoiser(codec_module.codec_of))
     finished = run(*arguments, *model)

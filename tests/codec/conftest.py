@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ulcodec.codec.image import Codec, load
+from ulcodec.codec.image import Codec
+from ulcodec.codec.loading import load
 
 
 @pytest.fixture(scope="session")

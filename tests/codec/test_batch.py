@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ulcodec.codec.grouping import POSITIONS_ON_CPU, group_by_grid
+from ulcodec.codec.grouping import group_by_grid
 from ulcodec.codec.image import Codec, decode_batch, encode_batch
+from ulcodec.codec.torch_networks import POSITIONS_ON_CPU
 from ulcodec.errors import ArithmeticMismatchError
 from ulcodec.format.container import Container
 from ulcodec.io.picture import Picture
@@ -72,4 +73,4 @@ def test_batch_refuses_a_quality_out_of_range(tiny_codec: Codec, picture: np.nda
 def test_pictures_of_one_kind_share_a_batch_up_to_the_limit_of_the_device(tiny_codec: Codec) -> None:
     side = int((POSITIONS_ON_CPU / 2) ** 0.5)
     kinds = [((side, side),), ((1, 1),), ((side, side),), ((side, side),), ((1000, 1000),), ((1000, 1000),)]
-    assert group_by_grid(tiny_codec.device, kinds) == [[0, 2], [3], [1], [4], [5]]
+    assert group_by_grid(POSITIONS_ON_CPU, kinds) == [[0, 2], [3], [1], [4], [5]]

@@ -61,8 +61,8 @@ def test_tiles_give_the_gradient_of_the_whole_picture(
     tall = np.concatenate([photo] * 8)[:640]
     y, hyper = small.analyse(tall, 50)
     latent = refinement.encode_latent(small.coder, y, hyper, 50).latent
-    grid = (y.shape[1], y.shape[2])
-    target = refinement.Target(small.model, small.model, small.coder, tall, 50)
+    grid = (y.shape[0], y.shape[1])
+    target = refinement.Target(small.model, small.model, small.device, small.coder, tall, 50)
     whole = refinement.slope(target, latent, grid)
     monkeypatch.setattr(refinement, "GRADIENT_TILE", 8)
     tiles = refinement.slope(target, latent, grid)
@@ -76,8 +76,8 @@ def test_error_bits_equal_those_of_the_file(tiny_codec: Codec) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (45, 70, 3), dtype=np.uint8)
     y, hyper = tiny_codec.analyse(pixels, 40)
     coded = refinement.encode_latent(tiny_codec.coder, y, hyper, 40)
-    grid = (y.shape[1], y.shape[2])
-    target = refinement.Target(tiny_codec.model, tiny_codec.model, tiny_codec.coder, pixels, 40)
+    grid = (y.shape[0], y.shape[1])
+    target = refinement.Target(*2 * (tiny_codec.model,), tiny_codec.device, tiny_codec.coder, pixels, 40)
     slope = refinement.slope(target, coded.latent, grid)
     assert slope.gradient.shape == y.shape
     assert torch.isfinite(slope.gradient).all()

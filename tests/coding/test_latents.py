@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 from symbol_examples import ideal_bits
 
-from ulcodec.coding.integer_prior import MEAN_GRID, CodingParameters
+from ulcodec.coding.fixed_point import MEAN_GRID, CodingParameters
 from ulcodec.coding.latents import quantise, zeroward_saved_bits
 from ulcodec.coding.tables import FrequencyTables
-from ulcodec.model.likelihood import SQUARED_BIN_BITS
+from ulcodec.model.symbol_choice import SQUARED_BIN_BITS
 from ulcodec.store.model_directory import initial_tables
 
 TABLES = initial_tables()
@@ -27,28 +26,28 @@ def test_saved_bits_are_differences_of_code_lengths(table: int, symbol: int) -> 
 
 
 def test_quantisation_chooses_the_cheaper_of_two_symbols() -> None:
-    generator = torch.Generator().manual_seed(0)
+    rng = np.random.default_rng(0)
     n = 400
-    table = torch.randint(0, 64, (n,), generator=generator)
-    mean_16 = torch.randint(-100, 100, (n,), generator=generator).double()
-    scale = 0.11 * torch.exp(table * np.log(64 / 0.11) / 63)
-    residual = torch.randn(n, generator=generator) * scale.clamp(min=0.4)
-    parameters = CodingParameters(mean_16, table.to(torch.uint8))
-    y = residual + mean_16.float() / MEAN_GRID
-    plain = quantise(y, parameters).numpy()
-    chosen = quantise(y, parameters, zeroward_saved_bits(TABLES)).numpy()
+    table = rng.integers(64, size=n)
+    mean_16 = rng.integers(-100, 100, size=n, dtype=np.int32)
+    scale = 0.11 * np.exp(table * np.log(64 / 0.11) / 63)
+    residual = rng.normal(size=n) * np.maximum(scale, 0.4)
+    parameters = CodingParameters(mean_16, table.astype(np.uint8))
+    y = (residual + mean_16 / MEAN_GRID).astype(np.float32)
+    plain = quantise(y, parameters)
+    chosen = quantise(y, parameters, zeroward_saved_bits(TABLES))
 
     def cost(symbol: int, i: int) -> float:
-        error = float(y[i].double() - mean_16[i] / MEAN_GRID) - symbol
+        error = float(y[i]) - mean_16[i] / MEAN_GRID - symbol
         return bits(symbol, int(table[i])) + SQUARED_BIN_BITS * error**2
 
-    for i in np.flatnonzero(table.numpy()):
+    for i in np.flatnonzero(table):
         nearest, symbol = int(plain[i]), int(chosen[i])
         candidates = {nearest, nearest - int(np.sign(nearest))}
         assert symbol in candidates
         assert cost(symbol, i) <= min(cost(candidate, i) for candidate in candidates) + 1e-6
     assert 10 < np.count_nonzero(plain != chosen) < n / 2
-    assert not chosen[table.numpy() == 0].any()
+    assert not chosen[table == 0].any()
 
 
 def test_tables_that_cover_one_sign_only_save_nothing() -> None:

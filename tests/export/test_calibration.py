@@ -12,7 +12,7 @@ import torch
 import ulcodec
 from ulcodec.codec.image import Codec
 from ulcodec.codec.pixels import grid_of
-from ulcodec.coding.integer_prior import ACTIVATION_BITS, MEAN_GRID
+from ulcodec.coding.fixed_point import ACTIVATION_BITS, MEAN_GRID
 from ulcodec.coding.latents import encode_latent, symbols_of
 from ulcodec.coding.quantise_prior import flatten_convolution, float_layers, integer_tensors, shift_mean_bias
 from ulcodec.coding.range_coder import TOTAL
@@ -36,10 +36,10 @@ def test_latent_is_restored_from_its_symbols(tiny_codec: Codec, picture: np.ndar
     coder, grid = tiny_codec.coder, grid_of(*picture.shape[:2])
     coded = encode_latent(coder, *tiny_codec.analyse(picture, 40), 40)
     groups = list(symbols_of(coder, coded.latent, 40, grid))
-    assert sum(len(symbols) for symbols, _ in groups) == coded.latent.y_16.numel() + coded.latent.hyper_16.numel()
+    assert sum(len(symbols) for symbols, _ in groups) == coded.latent.y_16.size + coded.latent.hyper_16.size
     assert all((symbols[index == 0] == 0).all() for symbols, index in groups)
-    means = coder.prior.hyper_parameters(40, len(coded.latent.hyper_16)).mean_16.flatten().numpy()
-    assert np.array_equal(groups[0][0] * MEAN_GRID + means, coded.latent.hyper_16.flatten().numpy())
+    means = coder.prior.hyper_parameters(40, len(coded.latent.hyper_16)).mean_16.ravel()
+    assert np.array_equal(groups[0][0] * MEAN_GRID + means, coded.latent.hyper_16.ravel())
 
 
 def test_every_element_is_counted_once(tiny_codec: Codec, picture: np.ndarray) -> None:
@@ -143,7 +143,8 @@ def test_rounding_by_input_moments_reduces_output_errors(
 def test_moments_are_those_of_all_passes(
     tiny_codec: Codec, shared_prior_model: UnifiedLatentModel, picture: np.ndarray
 ) -> None:
-    codec = dataclasses.replace(tiny_codec, model=shared_prior_model)
+    networks = dataclasses.replace(tiny_codec.torch_networks("the test"), model=shared_prior_model)
+    codec = dataclasses.replace(tiny_codec, networks=networks)
     moments = input_moments(codec, [picture])
     h, w = grid_of(*picture.shape[:2])
     n_channels, n_runs = TINY.latent_channels, len(QUALITIES) * len(TINY.reveal_passes)

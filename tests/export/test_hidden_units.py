@@ -22,7 +22,8 @@ def test_errors_of_each_number_of_fraction_bits() -> None:
 
 
 def test_scaled_units_are_closer_to_bytes_and_give_the_same_means(tiny_codec: Codec, picture: np.ndarray) -> None:
-    codec = replace(tiny_codec, model=copy.deepcopy(tiny_codec.model))
+    networks = replace(tiny_codec.torch_networks("the test"), model=copy.deepcopy(tiny_codec.model))
+    codec = replace(tiny_codec, networks=networks)
     file = encoded(codec, picture, 60)
     before, errors_before = exact_means(codec.model, file), relative_errors(codec, file)
     scale_hidden_units(codec, [picture], lambda _: (20, 60, 80))

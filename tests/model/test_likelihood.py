@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ulcodec.codec.image import Codec
-from ulcodec.coding.integer_prior import MEAN_GRID
+from ulcodec.codec.tensors import channels_last, latent_tensor
 from ulcodec.coding.latents import encode_latent
 from ulcodec.errors import ModelError
 from ulcodec.model.config import BASE, N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, ModelConfig, spread_reveal
@@ -117,9 +117,12 @@ def test_simulated_coding_restores_the_latents_of_files(tiny_codec: Codec, tiny_
     """Float and integer prior give nearly the same symbols. The integer means are rounded to 1/16 of a bin."""
     y = 2 * torch.randn(1, TINY.latent_channels, *GRID, generator=torch.Generator().manual_seed(2))
     hyper = torch.zeros(1, TINY.hyper_channels, -(-GRID[0] // 4), -(-GRID[1] // 4))
-    coded = encode_latent(tiny_codec.coder, y[0], hyper[0], round(100 * float(QUALITY)))
-    expected = coded.latent.y_16.T.reshape(y.shape) / MEAN_GRID
-    decoded_hyper = coded.latent.hyper_16.T.reshape(hyper.shape) / MEAN_GRID
+    arrays = (channels_last(latent)[0] for latent in (y, hyper))
+    coded = encode_latent(tiny_codec.coder, *arrays, round(100 * float(QUALITY)))
+    expected, decoded_hyper = (
+        latent_tensor(part, (latent.shape[2], latent.shape[3]))
+        for part, latent in zip(coded.latent, (y, hyper), strict=True)
+    )
     features = tiny_model.hyper_decoder(decoded_hyper, QUALITY, GRID)
     restored, _ = simulate_coding(tiny_model, y, QUALITY, features)
     assert ((restored - expected).abs() < 0.3).float().mean() > 0.95

@@ -4,7 +4,8 @@ from functools import cache
 
 import ulcodec
 from ulcodec.bench.peers import OURS, Peer
-from ulcodec.codec.image import Codec, load
+from ulcodec.codec.image import Codec
+from ulcodec.codec.loading import load
 
 LEVELS = tuple(range(0, 101, 10))
 

@@ -21,7 +21,7 @@ from ulcodec.bench.peers import OURS, PEERS, Peer, Pixels
 from ulcodec.bench.perceptual import NETWORKS, distance, frechet_distance
 from ulcodec.bench.pictures import Picture
 from ulcodec.codec.image import Codec
-from ulcodec.codec.pixels import padded, quality_tensor, to_tensor
+from ulcodec.codec.tensors import quality_tensor, to_padded_tensor
 from ulcodec.diffusion.bound import latent_bound_nats
 from ulcodec.diffusion.schedule import NATS_TO_BITS
 from ulcodec.errors import MissingPackageError
@@ -122,7 +122,7 @@ def continuous_bound_bits(model: UnifiedLatentModel, x: torch.Tensor, quality: t
 
 def bounds(codec: Codec, pixels: Pixels, data: bytes, quality: int) -> dict[str, float]:
     """Bounds in bits: on the file's symbols under the float prior, and `continuous_bound_bits`."""
-    x = padded(to_tensor(pixels).to(codec.device))
+    x = to_padded_tensor(pixels, codec.device)
     return {
         "bound_bits": codec.describe(data)["bound_bits"],
         "continuous_bound_bits": continuous_bound_bits(codec.model, x, quality_tensor(quality, codec.device)),

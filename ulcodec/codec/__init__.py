@@ -10,7 +10,8 @@ Import the public names from this package: `load`, `Codec`, `encode_batch` and t
 """
 
 from ulcodec.codec.clip_encoder import WrittenPart
-from ulcodec.codec.image import Codec, Encoding, Recovery, decode_batch, encode_batch, load
+from ulcodec.codec.image import Codec, Encoding, Recovery, decode_batch, encode_batch
+from ulcodec.codec.loading import load
 from ulcodec.codec.rate_control import encode_to_quality, encode_to_size
 from ulcodec.codec.realism import Realism
 from ulcodec.codec.video import Video, VideoFrame

@@ -199,7 +199,7 @@ class ClipEncoder:
     def _is_full(self, group: Sequence[PlannedFrame]) -> bool:
         new = new_frames(group)
         if not self.header.is_predictive:
-            return len(new) == group_size(self.loaded.device, self._grid)
+            return len(new) == group_size(self.loaded.networks.positions_at_once, self._grid)
         has_last_anchor = bool(new) and new[-1].is_intra and not new[-1].is_cut
         most = GROUP_FRAMES + bool(new and new[0].is_cut)
         return has_last_anchor or len(new) == most or len(group) == LARGEST_GROUP

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ulcodec.codec.pixels import grid_of, to_pixels
+from ulcodec.codec.pixels import grid_of, to_samples
+from ulcodec.codec.tensors import channels_last
 from ulcodec.devices import autocast
 from ulcodec.diffusion.sampler import Denoiser, sample
 from ulcodec.diffusion.schedule import BIN_WIDTH, LATENT_LOG_SNR_0, LATENT_LOG_SNR_1
@@ -63,7 +64,7 @@ class Sampler:
             for _ in tracked(range(count)):
                 z_0 = sample_latents(denoise, self.base.draw_noisiest((1, *grid), generator), n_steps)
                 y = torch.round(denoise(z_0, log_snr_0) / BIN_WIDTH).contiguous(memory_format=torch.channels_last)
-                yield to_pixels(self.codec.decoder.trunk(y, quality)[1][0].float(), Layout.RGB)
+                yield to_samples(channels_last(self.codec.decoder.trunk(y, quality)[1])[0], Layout.RGB)
 
 
 def guided(base: Denoiser, guide: Denoiser, guidance: float) -> Denoiser:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ulcodec.codec.effort import EFFORT_STEPS
 from ulcodec.codec.gop import Step, steps_of
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.prediction import add_residual, as_reference, decode_intra, encode_residual, predicted_samples
-from ulcodec.codec.refinement import EFFORT_STEPS, refine_picture
 from ulcodec.codec.tiling import analyse
 from ulcodec.coding.latents import EncodedFrame, encode_frames
 from ulcodec.format.container import MAX_QUALITY
@@ -116,7 +116,7 @@ class GroupCoder:
         return min(versions, key=lambda group: 8 * group.n_bytes + lagrangian * group.squared_error)
 
     def _lagrangian(self, quality: int) -> float:
-        return self.loaded.model.config.lagrangian(quality / 100)
+        return self.loaded.networks.config.lagrangian(quality / 100)
 
     def _code_hierarchy(
         self, frames: Sequence[NewFrame], anchor: CodedPicture | None, first_quality: int
@@ -217,9 +217,11 @@ def encode_pictures_as_frames(
     precise: bool = False,
 ) -> list[EncodedFrame]:
     """Encode pictures of one size at a quality, each to the payload of an intra frame."""
-    y, hyper = analyse(loaded.model, loaded.device, pictures, quality, precise=precise)
+    y, hyper = analyse(loaded.networks, pictures, quality, precise=precise)
     if not n_steps:
         return encode_frames(loaded.coder, y, hyper, quality, overwrite_y=True)
+    from ulcodec.codec.refinement import refine_picture
+
     frames = []
     for pixels, latent, hyper_latent in zip(pictures, y, hyper, strict=True):
         refined = refine_picture(loaded, pixels, latent, hyper_latent, quality, n_steps)

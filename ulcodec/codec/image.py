@@ -13,21 +13,20 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from ulcodec.codec.bitrate import rate_control
 from ulcodec.codec.clip_encoder import DEFAULT_GOP, ClipEncoder, WrittenPart
 from ulcodec.codec.clips import ClipSource, open_clip
+from ulcodec.codec.effort import EFFORT_STEPS, Refined
 from ulcodec.codec.extras import attach, cropped, detach, lossless_pixels
 from ulcodec.codec.grouping import group_by_grid
 from ulcodec.codec.inputs import ImageLike, as_picture, check_effort, check_quality
-from ulcodec.codec.loaded import LoadedModel, ResidualCoder
-from ulcodec.codec.pixels import grid_of, quality_tensor, unflattened, without_hidden
-from ulcodec.codec.realism import Realism
-from ulcodec.codec.refinement import EFFORT_STEPS, Refined, refine_picture
-from ulcodec.codec.tiling import POSTERIOR_MEAN, analyse, synthesise, synthesise_thumbnail
+from ulcodec.codec.loaded import LoadedModel
+from ulcodec.codec.networks import Array
+from ulcodec.codec.pixels import grid_of, without_hidden
+from ulcodec.codec.realism import POSTERIOR_MEAN, Realism
+from ulcodec.codec.tiling import analyse, synthesise, synthesise_thumbnail
 from ulcodec.codec.video import Video
 from ulcodec.coding.latents import (
     DecodedLatent,
@@ -38,9 +37,7 @@ from ulcodec.coding.latents import (
     decode_latents,
     encode_latent,
     encode_latents,
-    hyper_grid,
 )
-from ulcodec.devices import choose_device, coding_arithmetic
 from ulcodec.errors import CorruptDataError, FormatError, ModelError
 from ulcodec.format.attachments import from_full_range, significant_bits, to_full_range
 from ulcodec.format.container import (
@@ -59,9 +56,7 @@ from ulcodec.format.container import (
 from ulcodec.format.lossless import lossless_candidate
 from ulcodec.format.sequence import MAX_TERM
 from ulcodec.io.picture import Picture
-from ulcodec.model.likelihood import chain_bits
 from ulcodec.progress import share, tracked
-from ulcodec.store.model_directory import StoredModel, open_model
 
 ANALYSIS_SHARE, DECODING_SHARE, ALPHA_SHARE = 0.4, 0.5, 0.5
 """Rough share of time of the networks in encoding, of the entropy decoder in decoding, and of a lossy alpha channel."""
@@ -159,7 +154,7 @@ class Codec(LoadedModel):
             pixels = lossless_pixels(container)
             visible = pixels if alpha is None else without_hidden(pixels, alpha)
             return Picture(np.asarray(Image.fromarray(visible).reduce(THUMBNAIL_PX)), **fields)
-        pixels = synthesise_thumbnail(self.model, self.device, self.decode_latents(container), container.header)
+        pixels = synthesise_thumbnail(self.networks, self.decode_latents(container), container.header)
         return Picture(from_full_range(pixels, container), **fields)
 
     def recover(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Recovery:
@@ -191,7 +186,12 @@ class Codec(LoadedModel):
         no symbols: its bound is 0.
         """
         container = self.open(data, max_pixels)
-        bound = 0.0 if container.is_lossless else bound_bits(self, container)
+        bound = 0.0
+        if not container.is_lossless:
+            from ulcodec.codec.bound import bound_bits
+
+            latent, quality = self.decode_latents(container), container.header.quality
+            bound = bound_bits(self, latent, quality, latent_grid(container))
         payload = 8.0 * sum(map(len, container.segments))
         return {"bound_bits": bound, "payload_bits": payload, "file_bits": 8.0 * len(data)}
 
@@ -240,9 +240,9 @@ class Codec(LoadedModel):
         self.check_fingerprint(container.header.fingerprint)
         return container
 
-    def analyse(self, pixels: np.ndarray, quality: int) -> tuple[Tensor, Tensor]:
-        """Compute the latent [C, h, w] and hyper-latent of one picture, see `ulcodec.codec.tiling.analyse`."""
-        y, hyper = analyse(self.model, self.device, [pixels], quality)
+    def analyse(self, pixels: np.ndarray, quality: int) -> tuple[Array, Array]:
+        """Compute the latent [h, w, C] and hyper-latent of one picture, see `ulcodec.codec.tiling.analyse`."""
+        y, hyper = analyse(self.networks, [pixels], quality)
         return y[0], hyper[0]
 
     def decode_latents(self, container: Container) -> DecodedLatent:
@@ -273,7 +273,7 @@ class Encoding:
         if picture.bit_depth == 16 and self.significant_bits < picture.bit_depth:
             self.attachments += ((Attachment.SIGNIFICANT_BITS, bytes([self.significant_bits])),)
         self.lossless = lossless_candidate(picture.pixels, picture.alpha) if exact_if_smaller else None
-        self.latents: dict[int, tuple[Tensor, Tensor, Refined | None]] = {}
+        self.latents: dict[int, tuple[Array, Array, Refined | None]] = {}
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -298,8 +298,10 @@ class Encoding:
         [data] = encode_pictures(self.codec, [self], quality)
         return data
 
-    def refine(self, y: Tensor, hyper: Tensor, quality: int) -> Refined:
-        """Refine a latent [C, h, w], as the effort says."""
+    def refine(self, y: Array, hyper: Array, quality: int) -> Refined:
+        """Refine a latent [h, w, C], as the effort says."""
+        from ulcodec.codec.refinement import refine_picture
+
         return refine_picture(self.codec, self.pixels, y, hyper, quality, self.n_steps)
 
     def file(self, latent: EncodedLatent | Refined, quality: int) -> bytes:
@@ -362,7 +364,7 @@ def encode_pictures(codec: Codec, encodings: Sequence[Encoding], quality: int) -
     """Encode prepared pictures: analyse, code the latents, write the files. A picture to refine goes alone."""
     files = [b""] * len(encodings)
     kinds = [(encoding.grid, index if encoding.n_steps else None) for index, encoding in enumerate(encodings)]
-    for indices in tracked(group_by_grid(codec.device, kinds)):
+    for indices in tracked(group_by_grid(codec.networks.positions_at_once, kinds)):
         group = [encodings[index] for index in indices]
         y, hyper = analyse_encodings(group, quality)
         coded = code_latents(group, y, hyper, quality)
@@ -379,7 +381,7 @@ def decode_containers(
     kinds = [
         (latent_grid(file), file.header.quality, file.symbol_check is None, file.is_lossless) for file in containers
     ]
-    for indices in tracked(group_by_grid(codec.device, kinds)):
+    for indices in tracked(group_by_grid(codec.networks.positions_at_once, kinds)):
         group = [containers[index] for index in indices]
         if group[0].is_lossless:
             restored = [restore_lossless(codec, container, crop) for container in group]
@@ -391,17 +393,17 @@ def decode_containers(
     return [pictures[index] for index in range(len(containers))]
 
 
-def analyse_encodings(encodings: Sequence[Encoding], quality: int) -> tuple[Tensor, Tensor]:
+def analyse_encodings(encodings: Sequence[Encoding], quality: int) -> tuple[Array, Array]:
     """Compute the latents of prepared pictures of one latent grid, see `ulcodec.codec.tiling.analyse`."""
     codec = encodings[0].codec
     with share(ANALYSIS_SHARE / (1 + REFINEMENT_TIME * encodings[0].n_steps)):
-        return analyse(codec.model, codec.device, [encoding.pixels for encoding in encodings], quality)
+        return analyse(codec.networks, [encoding.pixels for encoding in encodings], quality)
 
 
 def code_latents(
-    encodings: Sequence[Encoding], y: Tensor, hyper: Tensor, quality: int
+    encodings: Sequence[Encoding], y: Array, hyper: Array, quality: int
 ) -> Sequence[EncodedLatent | Refined]:
-    """Entropy-code latents [B, C, h, w], refined first where the effort asks for it. May overwrite `y`."""
+    """Entropy-code latents [B, h, w, C], refined first where the effort asks for it. May overwrite `y`."""
     if encodings[0].n_steps:
         triples = zip(encodings, y, hyper, strict=True)
         return [encoding.refine(latent, hyper_latent, quality) for encoding, latent, hyper_latent in triples]
@@ -427,7 +429,7 @@ def restore_pictures(
     """Synthesise pictures from latents of one grid and quality, with the metadata and alpha of their files."""
     extras = [detach(container, partial(decode_alpha, codec)) for container in containers]
     headers = [container.header for container in containers]
-    decoded = synthesise(codec.model, codec.device, latents, headers, crop, realism)
+    decoded = synthesise(codec.networks, latents, headers, crop, realism)
     restored = []
     for pixels, container, fields in zip(decoded, containers, extras, strict=True):
         if "alpha" in fields:
@@ -455,49 +457,6 @@ def decode_alpha(codec: Codec, data: bytes, header: Header) -> np.ndarray:
     return picture.pixels
 
 
-def bound_bits(codec: Codec, container: Container) -> float:
-    """The float prior's bound on the description length of a file's symbols."""
-    grid = latent_grid(container)
-    latent = codec.decode_latents(container)
-    y, hyper = unflattened(latent.y_16, grid), unflattened(latent.hyper_16, hyper_grid(grid))
-    with torch.inference_mode(), coding_arithmetic(codec.device, precise=True):
-        return float(chain_bits(codec.model, y, hyper, quality_tensor(container.header.quality, codec.device)))
-
-
 def latent_grid(container: Container) -> tuple[int, int]:
     """Height and width of a file's latent."""
     return grid_of(container.header.height, container.header.width)
-
-
-# Models
-
-
-def load(model: str | Path = "small", *, device: str = "auto") -> Codec:
-    """Load a model: the name of a shipped one, or a directory made by `ulcodec train export`.
-
-    `device`: "auto" (CUDA if there is one), "cpu", "cuda", ... Raises ModelError for a missing or broken model,
-    DeviceError for an unavailable device.
-    """
-    chosen_device = choose_device(device)
-    # In inference mode, refinement, which takes gradients, could not use the weights.
-    with torch.inference_mode(False), torch.device("cpu"):
-        return codec_of(open_model(model), chosen_device)
-
-
-def codec_of(stored: StoredModel, device: torch.device) -> Codec:
-    """Make a codec of a model that has been read."""
-    model, coder, video = stored.networks(device), stored.coder(device), stored.video
-    if video is None:
-        residuals = ResidualCoder(model, coder)
-    else:
-        residuals = ResidualCoder(video.networks(device), video.coder(device))
-    return Codec(
-        name=stored.name,
-        fingerprint_bytes=stored.fingerprint[:4],
-        sequence_fingerprint_bytes=stored.sequence_fingerprint[:4],
-        model=model,
-        coder=coder,
-        residuals=residuals,
-        device=device,
-        has_denoiser=stored.denoiser is not None,
-    )

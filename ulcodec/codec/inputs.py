@@ -1,17 +1,19 @@
 """Check and convert what a caller passes to the codec: pictures, quality, effort."""
 
+import sys
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ulcodec.codec.refinement import EFFORT_STEPS
+from ulcodec.codec.effort import EFFORT_STEPS
 from ulcodec.errors import ImageError
 from ulcodec.format.container import MAX_QUALITY
 from ulcodec.io.picture import Picture
 from ulcodec.io.pictures import load_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ImageLike = Any
 """A picture as `Codec.encode` accepts it: see there."""
@@ -35,7 +37,7 @@ def as_picture(image: ImageLike, max_pixels: int) -> Picture:
     """Convert any accepted picture. Raises ImageError if it is none, or has more than `max_pixels`."""
     if isinstance(image, Picture):
         picture = image
-    elif isinstance(image, Tensor):
+    elif "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor):
         picture = _picture_of_array(_array_of_tensor(image))
     elif isinstance(image, np.ndarray):
         picture = _picture_of_array(image)
@@ -55,15 +57,15 @@ def _picture_of_array(samples: np.ndarray) -> Picture:
     return Picture(np.ascontiguousarray(pixels), None if alpha.size and alpha.min() == 255 else alpha)
 
 
-def _array_of_tensor(image: Tensor) -> np.ndarray:
+def _array_of_tensor(image: "Tensor") -> np.ndarray:
     """A tensor [C, H, W] with C from 1 to 4, uint8 or float in [0, 1], as uint8 [H, W] or [H, W, C]."""
     if image.ndim != 3 or not 1 <= image.shape[0] <= 4:
         raise ImageError(f"expected a tensor [1 to 4, H, W], got {list(image.shape)}")
     if image.is_floating_point():
         if not image.isfinite().all():
             raise ImageError("the tensor holds values that are not finite")
-        image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
-    elif image.dtype != torch.uint8:
+        image = (image.clamp(0, 1) * 255).round().byte()
+    elif str(image.dtype) != "torch.uint8":
         raise ImageError(f"expected a uint8 or float tensor, got {image.dtype}")
     samples: np.ndarray = image.permute(1, 2, 0).contiguous().cpu().numpy()
     return samples[:, :, 0] if samples.shape[2] == 1 else samples

@@ -1,40 +1,53 @@
-"""A model in memory, on its device: what pictures and clips are coded with."""
+"""A model in memory: what pictures and clips are coded with."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
-
+from ulcodec.codec.networks import Networks
 from ulcodec.coding.latents import LatentCoder
-from ulcodec.errors import UnknownModelError
+from ulcodec.errors import ModelError, UnknownModelError
 from ulcodec.format.sequence import may_predict
-from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.store.installed import installed_fingerprints
 
+if TYPE_CHECKING:
+    import torch
 
-class ResidualCoder(NamedTuple):
-    """What codes the latents of predicted frames: the float networks of their entropy model, and its integers."""
-
-    entropy_model: EntropyModel
-    coder: LatentCoder
+    from ulcodec.codec.torch_networks import TorchNetworks
+    from ulcodec.model.unified import UnifiedLatentModel
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Networks, entropy coder and device.
+    """Networks and entropy coders.
 
     `fingerprint_bytes`, `sequence_fingerprint_bytes`: the 4 bytes that name the model in the file of a picture, and in
-    a sequence with predicted frames; `residuals`: what codes these.
+    a sequence with predicted frames; `residual_coder`: codes the latents of these.
     """
 
     name: str
     fingerprint_bytes: bytes
     sequence_fingerprint_bytes: bytes
-    model: UnifiedLatentModel
+    networks: Networks
     coder: LatentCoder
-    residuals: ResidualCoder
-    device: torch.device
+    residual_coder: LatentCoder
     has_denoiser: bool
+
+    def torch_networks(self, purpose: str) -> "TorchNetworks":
+        """The networks in torch. Raises ModelError, which names the purpose, for a model of another backend."""
+        if not hasattr(self.networks, "residual_model"):
+            raise ModelError(f"{purpose} needs torch: install it, and load the model with the backend torch")
+        networks: TorchNetworks = self.networks  # type: ignore[assignment]
+        return networks
+
+    @property
+    def model(self) -> "UnifiedLatentModel":
+        """The networks of pictures in torch. Raises ModelError as `torch_networks`."""
+        return self.torch_networks("access to the networks").model
+
+    @property
+    def device(self) -> "torch.device":
+        """The device of the networks in torch. Raises ModelError as `torch_networks`."""
+        return self.torch_networks("access to the device").device
 
     @property
     def fingerprint(self) -> str:

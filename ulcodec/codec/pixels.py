@@ -1,12 +1,11 @@
-"""Convert between pictures and tensors, and between pixels and latent positions."""
+"""Convert between samples and the networks' arrays, and between pixels and latent positions."""
+
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
-from ulcodec.coding.integer_prior import MEAN_GRID
+from ulcodec.coding.fixed_point import MEAN_GRID
 from ulcodec.format.container import Layout
 from ulcodec.model.config import PATCH_PX
 
@@ -52,35 +51,28 @@ def in_latents(pixels: range) -> range:
     return range(pixels.start // PATCH_PX, -(-pixels.stop // PATCH_PX))
 
 
-def unflattened(latent_16: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Integers [N, C] in sixteenths of a bin, of B pictures -> float32 [B, C, h, w] in bins, channels last."""
-    return latent_16.float().div_(MEAN_GRID).reshape(-1, *grid, latent_16.shape[1]).permute(0, 3, 1, 2)
+def in_bins(latent_16: NDArray[np.int32], grid: tuple[int, int]) -> NDArray[np.float32]:
+    """Integers [N, C] in sixteenths of a bin, of B latents -> float32 [B, h, w, C] in bins."""
+    bins: NDArray[np.float32] = latent_16.astype(np.float32) / np.float32(MEAN_GRID)
+    return bins.reshape(-1, *grid, latent_16.shape[1])
 
 
-def quality_tensor(quality: int, device: torch.device) -> Tensor:
-    """Quality from 0 to 100 as input of the networks: float32 [1] in [0, 1]."""
-    return torch.tensor([quality / 100], dtype=torch.float32, device=device)
+def to_unit_range(pixels: NDArray[np.integer]) -> NDArray[np.float32]:
+    """uint8 or uint16 [H, W, 3] or [H, W] -> float32 [H, W, 3] in [0, 1]."""
+    x = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    return np.repeat(x[:, :, None], 3, axis=2) if x.ndim == 2 else x
 
 
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 or uint16 [H, W, 3] or [H, W] -> float32 [1, 3, H, W] in [0, 1]."""
-    x = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max)
-    x = x[:, :, None].expand(-1, -1, 3) if x.ndim == 2 else x
-    return x.permute(2, 0, 1)[None]
-
-
-def to_pixels(picture: Tensor, layout: Layout, bit_depth: int = 8) -> np.ndarray:
-    """float32 [3, H, W] in [0, 1] -> uint8 or uint16 [H, W, 3], or the mean of the channels [H, W] for grey."""
+def to_samples(picture: NDArray[np.float32], layout: Layout, bit_depth: int = 8) -> NDArray[Any]:
+    """float32 [H, W, 3] in [0, 1] -> uint8 or uint16 [H, W, 3], or the mean of the channels [H, W] for grey."""
     if layout is Layout.GREY:
-        picture = picture.mean(0, keepdim=True)
-    highest = 2**bit_depth - 1
-    scaled = (picture.float().clamp(0, 1) * highest).round().permute(1, 2, 0).cpu().numpy()
-    pixels: np.ndarray = scaled.astype(np.uint8 if bit_depth == 8 else np.uint16)
-    return pixels[:, :, 0] if layout is Layout.GREY else pixels
+        picture = picture.mean(2)
+    scaled = np.clip(picture, 0, 1)
+    scaled *= np.float32(2**bit_depth - 1)
+    return np.rint(scaled, out=scaled).astype(np.uint8 if bit_depth == 8 else np.uint16)
 
 
-def padded(x: Tensor) -> Tensor:
-    """Repeat the last row and column until both sides are multiples of `PATCH_PX`."""
-    bottom, right = -x.shape[2] % PATCH_PX, -x.shape[3] % PATCH_PX
-    x = F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-    return x.contiguous(memory_format=torch.channels_last)
+def padded(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Repeat the last row and column of [H, W, C] until both sides are multiples of `PATCH_PX`."""
+    bottom, right = -x.shape[0] % PATCH_PX, -x.shape[1] % PATCH_PX
+    return np.pad(x, ((0, bottom), (0, right), (0, 0)), mode="edge") if bottom or right else x

@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ulcodec.codec.loaded import LoadedModel
-from ulcodec.codec.pixels import grid_of, quality_tensor, to_pixels, to_tensor, unflattened
-from ulcodec.codec.refinement import Base, Target, refine
+from ulcodec.codec.networks import Array
+from ulcodec.codec.pixels import grid_of, in_bins, to_samples, to_unit_range
 from ulcodec.codec.tiling import analyse, posterior_means, synthesise
 from ulcodec.coding.latents import DecodedLatent, EncodedFrame, decode_frames, encode_frames
-from ulcodec.devices import coding_arithmetic
 from ulcodec.format.container import Header
 from ulcodec.format.sequence import ClipFormat, FrameRecord
 from ulcodec.io.picture import Picture
@@ -40,43 +37,40 @@ def decode_intra(
 ) -> list[NDArray[Any]]:
     """Decode latents of intra frames of one quality to samples. `precise`: compute in float32 everywhere."""
     header = Header(loaded.fingerprint_bytes, quality, clip.width, clip.height, clip.layout, sample_depth(clip))
-    return synthesise(loaded.model, loaded.device, latents, [header] * len(latents), precise=precise)
+    return synthesise(loaded.networks, latents, [header] * len(latents), precise=precise)
 
 
 def decode_record_latents(loaded: LoadedModel, clip: ClipFormat, records: Sequence[FrameRecord]) -> list[DecodedLatent]:
     """Decode the latents of intra frames of one quality, or of one predicted frame. Raises as `decode_frames`."""
     payloads, checks = [record.payload or b"" for record in records], [record.symbol_check for record in records]
-    coder = loaded.residuals.coder if records[0].is_predicted else loaded.coder
+    coder = loaded.residual_coder if records[0].is_predicted else loaded.coder
     return decode_frames(coder, payloads, checks, records[0].quality, grid_of(clip.height, clip.width))
 
 
-def latent_of_prediction(loaded: LoadedModel, prediction: NDArray[np.uint8], quality: int) -> Tensor:
-    """Compute E(p) of a predicted picture uint8 [H, W, 3] or [H, W]: float32 [1, C, h, w] in bins."""
-    return analyse(loaded.model, loaded.device, [prediction], quality, precise=True)[0]
+def latent_of_prediction(loaded: LoadedModel, prediction: NDArray[np.uint8], quality: int) -> Array:
+    """Compute E(p) of a predicted picture uint8 [H, W, 3] or [H, W]: float32 [1, h, w, C] in bins."""
+    return analyse(loaded.networks, [prediction], quality, precise=True)[0]
 
 
 def encode_residual(
     loaded: LoadedModel, pixels: NDArray[Any], prediction: NDArray[np.uint8], quality: int, n_steps: int = 0
-) -> tuple[EncodedFrame, Tensor]:
+) -> tuple[EncodedFrame, Array]:
     """Encode what a predicted picture lacks of a frame; return it with E(p), see `latent_of_prediction`.
 
     `n_steps`: refinement steps of the latent.
     """
-    y, _ = analyse(loaded.model, loaded.device, [pixels, prediction], quality, precise=True)
+    y, _ = analyse(loaded.networks, [pixels, prediction], quality, precise=True)
     residual, y_prediction = y[:1] - y[1:], y[1:]
-    entropy_model, coder = loaded.residuals
-    qualities = quality_tensor(quality, y.device)
-    with torch.inference_mode(), coding_arithmetic(y.device, precise=True):
-        hyper = entropy_model.hyper_encoder(residual / loaded.model.encoder.log_gain.gain(qualities), qualities)
-    thrift = 1.0
+    hyper, thrift = loaded.networks.analyse_residual(residual, quality), 1.0
     if n_steps:
-        [decoded] = posterior_means(loaded.model, y_prediction, quality)
+        from ulcodec.codec.refinement import Base, refine_residual
+
+        [decoded] = posterior_means(loaded.networks, y_prediction, quality)
         height, width = pixels.shape[:2]
-        base = Base(y_prediction, to_tensor(prediction)[0].to(y.device) - decoded[:, :height, :width])
-        target = Target(loaded.model, entropy_model, coder, pixels, quality, base)
-        refined = refine(target, residual[0], hyper[0], n_steps)
+        base = Base(y_prediction[0], to_unit_range(prediction) - decoded[:height, :width])
+        refined = refine_residual(loaded, pixels, base, residual[0], hyper[0], quality, n_steps)
         residual, thrift = refined.y[None], refined.thrift
-    [coded] = encode_frames(coder, residual, hyper, quality, thrift)
+    [coded] = encode_frames(loaded.residual_coder, residual, hyper, quality, thrift)
     return coded, y_prediction
 
 
@@ -89,12 +83,12 @@ def add_residual(
     loaded: LoadedModel,
     clip: ClipFormat,
     prediction: NDArray[np.uint8],
-    y_prediction: Tensor,
+    y_prediction: Array,
     residual: DecodedLatent,
     quality: int,
 ) -> NDArray[Any]:
     """Decode a predicted frame that has a latent to samples; `y_prediction` is E(p)."""
-    y = y_prediction + unflattened(residual.y_16, (y_prediction.shape[2], y_prediction.shape[3]))
-    decoded, base = posterior_means(loaded.model, torch.cat((y, y_prediction)), quality)
-    picture = to_tensor(prediction)[0].to(y.device) + (decoded - base)[:, : clip.height, : clip.width]
-    return to_pixels(picture, clip.layout, sample_depth(clip))
+    y = y_prediction + in_bins(residual.y_16, (y_prediction.shape[1], y_prediction.shape[2]))
+    decoded, base = posterior_means(loaded.networks, np.concatenate((y, y_prediction)), quality)
+    picture = to_unit_range(prediction) + (decoded - base)[: clip.height, : clip.width]
+    return to_samples(picture, clip.layout, sample_depth(clip))

@@ -2,14 +2,7 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from ulcodec.diffusion.noise import position_noise
-from ulcodec.diffusion.sampler import sample
 from ulcodec.model.config import PATCH_PX, ModelConfig
-from ulcodec.model.decoder import Denoiser
 
 FIRST_LOG_SNR, LAST_LOG_SNR = -2.0, 2.0
 """Log-SNR where sampling begins, at pure noise, and where it ends. The remaining noise has the spectrum of the detail
@@ -41,22 +34,12 @@ class Realism:
             raise ValueError(f"the seed must be a whole number from 0 to 2^64 - 1, got {self.seed}")
 
     def halo(self, config: ModelConfig) -> int:
-        """Halo of a sample, in latent positions, beyond the trunk's halo."""
+        """Halo of a sample, in latent positions, beyond the trunk's halo; 0 for the posterior mean."""
+        if not self.share:
+            return 0
         outer = -(-config.denoiser_blocks // 2)
         reach_px = 2 * outer * 4 + config.denoiser_blocks * 8
         return -(-reach_px // PATCH_PX) * self.n_steps
 
-    def draw(self, denoiser: Denoiser, features: Tensor, mean: Tensor, rows: range, columns: range) -> Tensor:
-        """Sample a picture [1, 3, H, W] around the posterior `mean`, which covers `rows` and `columns` of the whole.
 
-        Pictures are in [0, 1], not clipped.
-        """
-        conditions = denoiser.conditions(features, 2 * mean - 1)
-        noise = denoiser.coefficients(position_noise(self.seed, rows, columns).to(mean.device)[None])
-        levels = np.linspace(FIRST_LOG_SNR, LAST_LOG_SNR, self.n_steps + 1).tolist()
-        r = sample(
-            lambda r_t, log_snr: denoiser(r_t, log_snr[:, None, None, None], conditions),
-            noise.contiguous(memory_format=torch.channels_last),
-            levels,
-        )
-        return mean + denoiser.pixels(self.share / 2 * conditions.log_std.exp() * r)
+POSTERIOR_MEAN = Realism()

@@ -15,18 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ulcodec.codec.effort import Refined
 from ulcodec.codec.loaded import LoadedModel
-from ulcodec.codec.pixels import in_pixels, quality_tensor, to_tensor, unflattened
-from ulcodec.coding.integer_prior import MEAN_GRID
+from ulcodec.codec.networks import Array
+from ulcodec.codec.pixels import in_bins, in_pixels
+from ulcodec.codec.tensors import channels_first, latent_tensor, quality_tensor, to_tensor
 from ulcodec.coding.latents import DecodedLatent, LatentCoder, encode_latent, hyper_grid
 from ulcodec.devices import coding_arithmetic
 from ulcodec.model.likelihood import predict_all_passes, unit_bin_bits
 from ulcodec.model.tiles import Tile, tiles
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.progress import tracked
-
-EFFORT_STEPS = (0, 1, 2, 3, 5, 8, 16, 32, 64)
-"""Refinement steps at effort 1 to 9."""
 
 CURVATURE_BITS, CURVATURE_RANGE = 11.0, (6.0, 20.0)
 """Half the second derivative of the loss, in bits per squared bin: its first guess, and limits on its measurement.
@@ -41,20 +40,11 @@ GRADIENT_TILE, GRADIENT_HALO = 64, 16
 """Latent positions per side of the tiles that gradients are computed for, and around them; multiples of 4."""
 
 
-class Refined(NamedTuple):
-    """A refined latent [C, h, w], its coded segments and symbol check, and the thrift that they were coded with."""
-
-    y: Tensor
-    segments: tuple[bytes, ...]
-    symbol_check: int
-    thrift: float
-
-
 class Base(NamedTuple):
-    """What a refined latent is added to: a latent [1, C, h, w] in bins, and a picture [3, H, W] behind the decoder."""
+    """What a refined latent is added to: a latent [h, w, C] in bins, and a picture [H, W, 3] behind the decoder."""
 
-    y: Tensor
-    picture: Tensor
+    y: Array
+    picture: Array
 
 
 @dataclass(frozen=True)
@@ -66,6 +56,7 @@ class Target:
 
     model: UnifiedLatentModel
     entropy_model: EntropyModel
+    device: torch.device
     coder: LatentCoder
     pixels: np.ndarray
     quality: int
@@ -79,12 +70,12 @@ class Target:
         rows, columns = in_pixels(tile.rows.outer), in_pixels(tile.columns.outer)
         original = self.pixels[rows, columns]
         height, width = original.shape[:2]
-        x = to_tensor(original)[0].to(y.device)
+        x = to_tensor(original, y.device)[0]
         if self.base is not None:
-            y = y + self.base.y[:, :, tile.rows.outer, tile.columns.outer]
+            y = y + channels_first(tile.outer_of(self.base.y[None]), y.device)
         decoded = self.model.decoder.trunk(y, quality_tensor(self.quality, y.device))[1][0, :, :height, :width]
         if self.base is not None:
-            decoded = decoded + self.base.picture[:, rows, columns]
+            decoded = decoded + channels_first(self.base.picture[None, rows, columns], y.device)[0]
         decoded = decoded.clamp(0, 1)
         x_hat = decoded.mean(0, keepdim=True) if original.ndim == 2 else decoded
         weighted: Tensor = self.model.config.lagrangian(self.quality / 100) * 255**2 * (x - x_hat).square().mean(0)
@@ -92,46 +83,60 @@ class Target:
 
 
 class Slope(NamedTuple):
-    """Weighted squared error of the decoded picture in bits, and the loss's gradient [C, h, w] in bits per bin."""
+    """Weighted squared error of the decoded picture in bits, and the loss's gradient in bits per bin.
+
+    The gradient is a tensor [h, w, C] on the CPU.
+    """
 
     error_bits: float
     gradient: Tensor
 
 
-def refine(target: Target, y: Tensor, hyper: Tensor, n_steps: int) -> Refined:
-    """Refine a latent [C, h, w] in `n_steps`; return the best one found.
+def refine(target: Target, latent: Array, hyper: Array, n_steps: int) -> Refined:
+    """Refine a latent [h, w, C] in `n_steps`; return the best one found.
 
     Each step starts at the restored latent and goes down the gradient, with more damping from step to step.
     """
-    curvature, least_loss, best = CURVATURE_BITS, math.inf, None
+    curvature, least_loss, best, grid = CURVATURE_BITS, math.inf, None, (latent.shape[0], latent.shape[1])
     previous: tuple[Tensor, Tensor] | None = None
     with torch.inference_mode(False):  # an inference mode of the caller would disable gradients
         for step in tracked(range(n_steps + 1), "refining: step {} of {}"):
             thrift = THRIFT if step else 1.0
-            coded = encode_latent(target.coder, y, hyper, target.quality, thrift)
-            grid, gradient = (y.shape[1], y.shape[2]), None
+            coded, gradient = encode_latent(target.coder, latent, hyper, target.quality, thrift), None
             if step < n_steps:
                 error_bits, gradient = slope(target, coded.latent, grid)
             else:
                 error_bits = decoding_error(target, coded.latent, grid)
             loss = 8 * sum(map(len, coded.segments)) + error_bits
             if best is None or loss < least_loss:
-                least_loss, best = loss, Refined(y, coded.segments, coded.symbol_check, thrift)
+                least_loss, best = loss, Refined(latent, coded.segments, coded.symbol_check, thrift)
             if gradient is not None:
-                restored = coded.latent.y_16.T.reshape(y.shape).float() / MEAN_GRID
+                restored = torch.from_numpy(in_bins(coded.latent.y_16, grid)[0])
                 if previous is not None:
                     curvature = measured_curvature(restored - previous[0], gradient - previous[1])
                 previous = restored, gradient
-                y = torch.lerp(y, restored - gradient / (2 * curvature), damping(step))
+                better = restored - gradient / (2 * curvature)
+                latent = torch.lerp(torch.from_numpy(latent), better, damping(step)).numpy()
     assert best is not None
     return best
 
 
 def refine_picture(
-    loaded: LoadedModel, pixels: np.ndarray, y: Tensor, hyper: Tensor, quality: int, n_steps: int
+    loaded: LoadedModel, pixels: np.ndarray, y: Array, hyper: Array, quality: int, n_steps: int
 ) -> Refined:
     """Refine the latent of a picture, see `refine` and `Target`."""
-    return refine(Target(loaded.model, loaded.model, loaded.coder, pixels, quality), y, hyper, n_steps)
+    networks = loaded.torch_networks("effort above 1")
+    target = Target(networks.model, networks.model, networks.device, loaded.coder, pixels, quality)
+    return refine(target, y, hyper, n_steps)
+
+
+def refine_residual(
+    loaded: LoadedModel, pixels: np.ndarray, base: Base, residual: Array, hyper: Array, quality: int, n_steps: int
+) -> Refined:
+    """Refine the latent of a predicted frame, which is added to `base`."""
+    networks = loaded.torch_networks("effort above 1")
+    models, coder = (networks.model, networks.residual_model), loaded.residual_coder
+    return refine(Target(*models, networks.device, coder, pixels, quality, base), residual, hyper, n_steps)
 
 
 def measured_curvature(step: Tensor, gradient_change: Tensor) -> float:
@@ -147,11 +152,11 @@ def damping(step: int) -> float:
 
 def slope(target: Target, latent: DecodedLatent, grid: tuple[int, int]) -> Slope:
     """Differentiate the loss at a restored latent, tile by tile: error exactly, bits as if a tile were the picture."""
-    device, error_bits, entropy_model = latent.y_16.device, 0.0, target.entropy_model
-    gradient = torch.empty(entropy_model.config.latent_channels, *grid, dtype=torch.float32, device=device)
+    device, error_bits, entropy_model = target.device, 0.0, target.entropy_model
+    gradient = torch.empty(*grid, entropy_model.config.latent_channels, dtype=torch.float32, device="cpu")
     qualities = quality_tensor(target.quality, device)
     for tile in tiles(grid, GRADIENT_TILE, GRADIENT_HALO):
-        y, hyper = _tile_latent(latent, grid, tile), _tile_hyper(latent, grid, tile)
+        y, hyper = _tile_latent(latent, grid, tile, device), _tile_hyper(latent, grid, tile, device)
         with torch.enable_grad(), coding_arithmetic(y.device):
             y.requires_grad_(True)
             error = target.error_map(y, tile)
@@ -160,7 +165,8 @@ def slope(target: Target, latent: DecodedLatent, grid: tuple[int, int]) -> Slope
             bits = unit_bin_bits(y.detach() - prediction.mean, prediction.log_scale)
             (tile_gradient,) = torch.autograd.grad(bits.sum() + error.sum(), y)
         error_bits += float(_inner_pixels(error.detach(), tile).sum())
-        gradient[:, tile.rows.inner, tile.columns.inner] = tile_gradient[0, :, tile.rows.within, tile.columns.within]
+        inner = tile_gradient[0, :, tile.rows.within, tile.columns.within]
+        gradient[tile.rows.inner, tile.columns.inner] = inner.permute(1, 2, 0)
     return Slope(error_bits, gradient)
 
 
@@ -168,23 +174,23 @@ def decoding_error(target: Target, latent: DecodedLatent, grid: tuple[int, int])
     """Measure the weighted squared error alone, as in `slope`, in bits."""
     error_bits = 0.0
     for tile in tiles(grid, GRADIENT_TILE, GRADIENT_HALO):
-        y = _tile_latent(latent, grid, tile)
+        y = _tile_latent(latent, grid, tile, target.device)
         with torch.inference_mode(), coding_arithmetic(y.device):
             error_bits += float(_inner_pixels(target.error_map(y, tile), tile).sum())
     return error_bits
 
 
-def _tile_latent(latent: DecodedLatent, grid: tuple[int, int], tile: Tile) -> Tensor:
+def _tile_latent(latent: DecodedLatent, grid: tuple[int, int], tile: Tile, device: torch.device) -> Tensor:
     """The latent of a tile's outer part: float32 [1, C, h, w] in bins."""
-    y_16 = latent.y_16.reshape(*grid, -1)[tile.rows.outer, tile.columns.outer].flatten(0, 1)
-    return unflattened(y_16, tile.outer_grid)
+    y_16 = latent.y_16.reshape(*grid, -1)[tile.rows.outer, tile.columns.outer]
+    return latent_tensor(y_16.reshape(-1, y_16.shape[2]), tile.outer_grid, device)
 
 
-def _tile_hyper(latent: DecodedLatent, grid: tuple[int, int], tile: Tile) -> Tensor:
+def _tile_hyper(latent: DecodedLatent, grid: tuple[int, int], tile: Tile, device: torch.device) -> Tensor:
     """The hyper-latent of a tile's outer part: float32 [1, C_hyper, ceil(h/4), ceil(w/4)] in bins."""
     rows, columns = (slice(span.outer.start // 4, -(-span.outer.stop // 4)) for span in tile)
-    hyper_16 = latent.hyper_16.reshape(*hyper_grid(grid), -1)[rows, columns].flatten(0, 1)
-    return unflattened(hyper_16, hyper_grid(tile.outer_grid))
+    hyper_16 = latent.hyper_16.reshape(*hyper_grid(grid), -1)[rows, columns]
+    return latent_tensor(hyper_16.reshape(-1, hyper_16.shape[2]), hyper_grid(tile.outer_grid), device)
 
 
 def _inner_pixels(pixels: Tensor, tile: Tile) -> Tensor:

@@ -7,27 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from ulcodec.codec.pixels import (
-    grid_of,
-    in_latents,
-    in_pixels,
-    padded,
-    quality_tensor,
-    to_pixels,
-    to_tensor,
-    unflattened,
-)
-from ulcodec.codec.realism import Realism
+from ulcodec.codec.networks import Array, Networks
+from ulcodec.codec.pixels import grid_of, in_bins, in_latents, in_pixels, padded, to_samples, to_unit_range
+from ulcodec.codec.realism import POSTERIOR_MEAN, Realism
 from ulcodec.coding.latents import DecodedLatent, hyper_grid
-from ulcodec.devices import coding_arithmetic
 from ulcodec.format.container import THUMBNAIL_PX, Crop, Header, Layout
 from ulcodec.memory import released
 from ulcodec.model.config import PATCH_PX
 from ulcodec.model.tiles import Span, Tile, tiles
-from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import tracked
 
 CODEC_TILE = 96
@@ -36,46 +25,34 @@ CODEC_TILE = 96
 HYPER_HALO = 4
 """Latent positions around a tile that the hyper-encoder needs, a multiple of 4."""
 
-POSTERIOR_MEAN = Realism()
 SAMPLE_TYPES = {8: np.uint8, 16: np.uint16}
 
 
 def analyse(
-    model: UnifiedLatentModel,
-    device: torch.device,
-    pictures: Sequence[np.ndarray],
-    quality: int,
-    *,
-    precise: bool = False,
-) -> tuple[Tensor, Tensor]:
+    networks: Networks, pictures: Sequence[NDArray[Any]], quality: int, *, precise: bool = False
+) -> tuple[Array, Array]:
     """Compute latents and hyper-latents of B pictures uint8 or uint16 [H, W, 3] or [H, W] of one latent grid.
 
-    Returns float32 [B, C, h, w] and [B, C_hyper, ceil(h/4), ceil(w/4)] in bins, channels last in memory: the order in
-    which they are coded. `precise`: compute in float32 everywhere.
+    Returns float32 [B, h, w, C] and [B, ceil(h/4), ceil(w/4), C_hyper] in bins. `precise`: compute in float32
+    everywhere.
     """
-    config, encoder, (h, w) = model.config, model.encoder, grid_of(*pictures[0].shape[:2])
-    as_float32: dict[str, Any] = {"dtype": torch.float32, "device": device}
-    shape = len(pictures), config.latent_channels, h, w
-    y = torch.empty(shape, memory_format=torch.channels_last, **as_float32)
-    hyper = torch.empty(len(pictures), config.hyper_channels, *hyper_grid((h, w)), **as_float32)
-    qualities = quality_tensor(quality, device)
-    for tile in released(tracked(tiles((h, w), CODEC_TILE, HYPER_HALO + encoder.halo))):
+    config, (h, w) = networks.config, grid_of(*pictures[0].shape[:2])
+    y = np.empty((len(pictures), h, w, config.latent_channels), np.float32)
+    hyper = np.empty((len(pictures), *hyper_grid((h, w)), config.hyper_channels), np.float32)
+    for tile in released(tracked(tiles((h, w), CODEC_TILE, HYPER_HALO + networks.encoder_halo))):
         rows, columns = (in_pixels(span.outer) for span in tile)
-        crops = [padded(to_tensor(pixels[rows, columns])) for pixels in pictures]
-        x = crops[0] if len(crops) == 1 else torch.cat(crops)
-        with torch.inference_mode(), coding_arithmetic(device, precise=precise):
-            y_tile, unit_latent = model.encoder(x.to(device), qualities, tile, HYPER_HALO)
-            hyper_tile = model.hyper_encoder(unit_latent, qualities)
+        x = np.stack([padded(to_unit_range(pixels[rows, columns])) for pixels in pictures])
+        y_tile, hyper_tile = networks.analyse(x, quality, tile, HYPER_HALO, precise=precise)
         _write_tile(tile, y_tile, hyper_tile, y, hyper)
     return y, hyper
 
 
-def _write_tile(tile: Tile, y_tile: Tensor, hyper_tile: Tensor, y: Tensor, hyper: Tensor) -> None:
+def _write_tile(tile: Tile, y_tile: Array, hyper_tile: Array, y: Array, hyper: Array) -> None:
     """Write the latents of a tile's inner part into `y` and `hyper`."""
     near = tile.crop_halo(HYPER_HALO)
-    y[:, :, tile.rows.inner, tile.columns.inner] = y_tile[:, :, near.rows.within, near.columns.within]
+    y[:, tile.rows.inner, tile.columns.inner] = y_tile[:, near.rows.within, near.columns.within]
     (rows, rows_in_tile), (columns, columns_in_tile) = (_hyper_spans(span) for span in near)
-    hyper[:, :, rows, columns] = hyper_tile[:, :, rows_in_tile, columns_in_tile]
+    hyper[:, rows, columns] = hyper_tile[:, rows_in_tile, columns_in_tile]
 
 
 def _hyper_spans(span: Span) -> tuple[slice, slice]:
@@ -86,71 +63,55 @@ def _hyper_spans(span: Span) -> tuple[slice, slice]:
 
 
 def synthesise(
-    model: UnifiedLatentModel,
-    device: torch.device,
+    networks: Networks,
     latents: Sequence[DecodedLatent],
     headers: Sequence[Header],
     crop: Crop | None = None,
     realism: Realism = POSTERIOR_MEAN,
     *,
     precise: bool = False,
-) -> list[np.ndarray]:
+) -> list[NDArray[Any]]:
     """Decode latents of one grid and quality to pictures, or to a crop of each, as their headers say.
 
     Returns uint8 or uint16 [H, W, 3] or [H, W]. `precise`: compute in float32 everywhere.
     """
-    trunk, grid = model.decoder.trunk, grid_of(headers[0].height, headers[0].width)
+    grid, halo = grid_of(headers[0].height, headers[0].width), networks.decoder_halo(realism)
     y_16 = [latent.y_16.reshape(*grid, -1) for latent in latents]
-    quality = quality_tensor(headers[0].quality, device)
     areas = [crop or (0, 0, header.width, header.height) for header in headers]
     pictures = [_empty_picture(header, area) for header, area in zip(headers, areas, strict=True)]
-    kept_halo = realism.halo(model.config) if realism.share else 0
     rows, columns = (in_latents(side) for side in _sides(areas[0]))
-    for tile in released(tracked(tiles(grid, CODEC_TILE, trunk.halo + kept_halo, rows, columns))):
-        y = unflattened(torch.cat([tile.outer_of(part[None]).flatten(0, 2) for part in y_16]), tile.outer_grid)
-        with torch.inference_mode(), coding_arithmetic(device, precise=precise):
-            decoded = _synthesise_tile(model, y, quality, tile, kept_halo, realism)
+    for tile in released(tracked(tiles(grid, CODEC_TILE, halo, rows, columns))):
+        y = np.concatenate([in_bins(_rows_of(part, tile), tile.outer_grid) for part in y_16])
+        decoded = networks.synthesise(y, headers[0].quality, tile, realism, precise=precise)
         for picture, header, area, x in zip(pictures, headers, areas, decoded, strict=True):
-            spans = zip(tile.crop_halo(kept_halo), _sides(area), strict=True)
-            (rows_in_tile, columns_in_tile), place = zip(*(_overlap(*pair) for pair in spans), strict=True)
-            picture[place] = to_pixels(x[:, rows_in_tile, columns_in_tile], header.layout, header.bit_depth)
+            spans = (_overlap(*pair) for pair in zip(tile, _sides(area), strict=True))
+            (rows_in_tile, columns_in_tile), place = zip(*spans, strict=True)
+            picture[place] = to_samples(x[rows_in_tile, columns_in_tile], header.layout, header.bit_depth)
     return pictures
 
 
-def _synthesise_tile(
-    model: UnifiedLatentModel, y: Tensor, quality: Tensor, tile: Tile, kept_halo: int, realism: Realism
-) -> Tensor:
-    """Decode a tile and `kept_halo` positions around it to [B, 3, H, W], from its outer latents y [B, C, h, w]."""
-    pictures: Tensor
-    features, pictures = model.decoder.trunk(y, quality, tile, kept_halo)
-    if realism.share:
-        pixels = (in_pixels(span.outer) for span in tile.crop_halo(kept_halo))
-        rows, columns = (range(side.start, side.stop) for side in pixels)
-        pictures = realism.draw(model.decoder.denoiser, features, pictures, rows, columns)
-    return pictures
+def _rows_of(y_16: NDArray[np.int32], tile: Tile) -> NDArray[np.int32]:
+    """Positions of a tile's outer part, one a row: [h, w, C] -> [N, C]."""
+    return y_16[tile.rows.outer, tile.columns.outer].reshape(-1, y_16.shape[2])
 
 
-def posterior_means(model: UnifiedLatentModel, y: Tensor, quality: int) -> Tensor:
-    """Decode latents y [B, C, h, w] float32 in bins, in float32 everywhere: [B, 3, 16h, 16w] about [0, 1]."""
-    trunk, (batch, _, *grid) = model.decoder.trunk, y.shape
-    pictures = torch.empty(batch, 3, *(side * PATCH_PX for side in grid), dtype=torch.float32, device=y.device)
-    qualities = quality_tensor(quality, y.device)
-    for tile in released(tracked(tiles((grid[0], grid[1]), CODEC_TILE, trunk.halo))):
+def posterior_means(networks: Networks, y: Array, quality: int) -> Array:
+    """Decode latents y [B, h, w, C] in bins, in float32 everywhere: [B, 16h, 16w, 3] about [0, 1]."""
+    batch, *grid, _ = y.shape
+    pictures = np.empty((batch, *(side * PATCH_PX for side in grid), 3), np.float32)
+    for tile in released(tracked(tiles((grid[0], grid[1]), CODEC_TILE, networks.decoder_halo(POSTERIOR_MEAN)))):
         rows, columns = (in_pixels(span.inner) for span in tile)
-        with torch.inference_mode(), coding_arithmetic(y.device, precise=True):
-            _, pictures[:, :, rows, columns] = trunk(y[:, :, tile.rows.outer, tile.columns.outer], qualities, tile)
+        latent = np.ascontiguousarray(tile.outer_of(y))
+        pictures[:, rows, columns] = networks.synthesise(latent, quality, tile, POSTERIOR_MEAN, precise=True)
     return pictures
 
 
-def synthesise_thumbnail(
-    model: UnifiedLatentModel, device: torch.device, latent: DecodedLatent, header: Header
-) -> np.ndarray:
+def synthesise_thumbnail(networks: Networks, latent: DecodedLatent, header: Header) -> NDArray[Any]:
     """Decode a latent at 1/8 of the picture's size, sides rounded up, by the linear transform alone."""
-    y = unflattened(latent.y_16, grid_of(header.height, header.width))
-    with torch.inference_mode(), coding_arithmetic(device, precise=True):
-        small = model.decoder.trunk.thumbnail(y, quality_tensor(header.quality, device))[0]
+    y = in_bins(latent.y_16, grid_of(header.height, header.width))
     height, width = (-(-side // THUMBNAIL_PX) for side in (header.height, header.width))
-    return to_pixels(small[:, :height, :width], header.layout, header.bit_depth)
+    small = networks.synthesise_thumbnail(y, header.quality)[0, :height, :width]
+    return to_samples(small, header.layout, header.bit_depth)
 
 
 def _sides(area: Crop) -> tuple[range, range]:
@@ -159,14 +120,14 @@ def _sides(area: Crop) -> tuple[range, range]:
     return range(top, top + height), range(left, left + width)
 
 
-def _empty_picture(header: Header, area: Crop) -> np.ndarray:
+def _empty_picture(header: Header, area: Crop) -> NDArray[Any]:
     shape = tuple(map(len, _sides(area)))
     return np.empty(shape if header.layout is Layout.GREY else (*shape, 3), SAMPLE_TYPES[header.bit_depth])
 
 
 def _overlap(span: Span, side: range) -> tuple[slice, slice]:
-    """Pixels of a tile that lie in a side of the area: their place in `span.outer`, and in the result."""
+    """Pixels of a tile that lie in a side of the area: their place in `span.inner`, and in the result."""
     first = max(span.inner.start * PATCH_PX, side.start)
     last = min(span.inner.stop * PATCH_PX, side.stop)
-    origin = span.outer.start * PATCH_PX
+    origin = span.inner.start * PATCH_PX
     return slice(first - origin, last - origin), slice(first - side.start, last - side.start)

@@ -204,7 +204,7 @@ class Video:
 
     def _groups(self, frames: Iterator[ShownFrame]) -> Iterator[list[ShownFrame]]:
         """Collect frames to decode together: intra frames of one quality. Damage comes after the frames before it."""
-        most = group_size(self.loaded.device, grid_of(self.format.height, self.format.width))
+        most = group_size(self.loaded.networks.positions_at_once, grid_of(self.format.height, self.format.width))
         group: list[ShownFrame] = []
         sources: set[int] = set()
         try:

@@ -14,28 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ulcodec.coding.products import (
-    ACTIVATION_BITS,
-    LARGEST_ACTIVATION,
-    LARGEST_WEIGHT_SUM,
-    MAX_WEIGHT,
-    ROWS_AT_ONCE,
-    WIDE,
-    Activations,
-    Grid,
-    Product,
-)
+from ulcodec.coding.fixed_point import ACTIVATION_BITS, FACTOR_BITS, LARGEST_ACTIVATION, MAX_LATENT, Grid
+from ulcodec.coding.products import LARGEST_WEIGHT_SUM, MAX_WEIGHT, ROWS_AT_ONCE, WIDE, Activations, Product
 from ulcodec.errors import ModelError
 
 N_QUALITIES = 101
-FACTOR_BITS = 12
-"""Fraction bits of the factors that `scale_latent` takes."""
-
 MAX_EXPONENT = 18
 """Bound on the exponent of a layer's power-of-two scale, for channels of very small weights."""
-
-MAX_LATENT = 2**24
-"""Bound on a decoded latent in sixteenths of a bin; larger values are clamped before they enter a network."""
 
 Integers = Mapping[str, Tensor]
 

@@ -3,8 +3,8 @@
 Everything that a decoder must reproduce is in the integers of a model directory. `integer_layers` has the layers and
 the proof that they are exact; this module has the networks.
 
-N = B h w positions of B pictures in row-major order, C latent channels; K channels at most at a position in a reveal
-pass (`reveal.PassElements`); Q = 101 quality levels.
+N = B h w positions of B pictures in row-major order, C latent channels; K channels at a position in a reveal pass
+(`schedule.PassElements`); Q = 101 quality levels.
 """
 
 import math
@@ -12,9 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ulcodec.coding.fixed_point import (
+    ACTIVATION_BITS,
+    HYPER_HALO,
+    HYPER_TILE,
+    LARGEST_MEAN,
+    MEAN_BITS,
+    PRIOR_TILE,
+    CodingParameters,
+    Grid,
+    no_parameters,
+)
 from ulcodec.coding.integer_layers import (
     IntegerBlock,
     IntegerLayer,
@@ -25,47 +38,16 @@ from ulcodec.coding.integer_layers import (
     scale_latent,
     shift_and_round,
 )
-from ulcodec.coding.products import (
-    ACTIVATION_BITS,
-    HIDDEN,
-    PRODUCTS,
-    WIDE,
-    Activations,
-    Grid,
-    choose_product,
-    exact_arithmetic,
-)
+from ulcodec.coding.products import HIDDEN, PRODUCTS, WIDE, Activations, choose_product, exact_arithmetic
 from ulcodec.memory import released
-from ulcodec.model.config import ModelConfig
-from ulcodec.model.prior import N_SCALES
-from ulcodec.model.reveal import PassElements, Phase, pass_map, pass_phases
+from ulcodec.model.config import N_SCALES, ModelConfig
+from ulcodec.model.reveal import pass_map
+from ulcodec.model.schedule import Phase, pass_phases
 from ulcodec.model.tiles import Tile, tiles
 from ulcodec.progress import tracked
 
-MEAN_GRID = 16
-"""Means and decoded latents are multiples of 1/16 of a bin (a quantisation bin has width 1 in y)."""
-
-MEAN_BITS = 14
-"""Fraction bits of the mean head's outputs."""
-
-LARGEST_MEAN = 2**21
-"""Bound on the mean head's outputs, which are clamped to it."""
-
-PRIOR_TILE = 96
-"""Side in latent positions (1536 pixels) of the tiles in which the prior takes large pictures."""
-
 MIN_POSITIONS_BY_PHASE = 1536
 """With fewer positions, the stem and the heads compute all channels: eight small calls would take longer."""
-
-HYPER_TILE, HYPER_HALO = 32, 1
-"""Tile side and halo of the hyper-decoder, in positions of the hyper-latent."""
-
-
-class CodingParameters(NamedTuple):
-    """Distribution of each coded element: mean in sixteenths of a bin (int32) and table index (uint8), same shape."""
-
-    mean_16: Tensor
-    table_index: Tensor
 
 
 class PriorState:
@@ -124,12 +106,13 @@ class IntegerPrior:
         """Return the parameters of the hyper-latent, [n_positions, C_hyper]."""
         return self._hyper_decoder.parameters(quality, n_positions)
 
-    def begin(self, hyper_16: Tensor, quality: int, grid: Grid) -> PriorState:
+    def begin(self, hyper_16: NDArray[np.int32], quality: int, grid: Grid) -> PriorState:
         """Begin the first pass over B pictures of a grid (h, w).
 
         hyper_16 [B ceil(h/4) ceil(w/4), C_hyper] is in sixteenths of a bin.
         """
-        return PriorState(quality, self._hyper_decoder.features(hyper_16, quality, grid))
+        placed = torch.from_numpy(hyper_16).to(self.device)
+        return PriorState(quality, self._hyper_decoder.features(placed, quality, grid))
 
     def tiles(self, state: PriorState) -> Iterator[Tile]:
         """Iterate over the tiles that `__call__` takes in the next pass, row by row."""
@@ -139,26 +122,20 @@ class IntegerPrior:
     def _halo(self, reveal_pass: int) -> int:
         return self._passes[reveal_pass - 1].halo if reveal_pass <= len(self._passes) else 0
 
-    def __call__(self, y_16: Tensor, state: PriorState, tile: Tile) -> CodingParameters:
-        """Predict the elements of the next pass in the inner part of a tile: parameters [B, h, w, K].
-
-        y_16 int32 [B, h, w, C] is the latent of whole pictures in sixteenths of a bin. Only elements of earlier passes
-        are read. Call `state.advance` after all tiles of the pass.
-        """
+    def __call__(self, outer_16: NDArray[np.int32], state: PriorState, tile: Tile) -> CodingParameters:
+        """Predict the elements of the next pass in the inner part of a tile, see `CodingPrior`."""
         if state.reveal_pass > len(self._passes):
-            return no_parameters(len(y_16), tile.inner_grid, y_16.device)
+            return no_parameters(len(outer_16), tile.inner_grid)
         network = self._passes[state.reveal_pass - 1]
         with exact_arithmetic(self.device):
-            features = network.features(y_16, state, tile)
+            features = network.features(torch.from_numpy(outer_16).to(self.device), state, tile)
             if state.reveal_pass < len(self._passes) and not self.config.shared_prior:
                 state.keep(features, tile)
-            return network.parameters(features, state.quality, tile)
+            return _as_arrays(*network.parameters(features, state.quality, tile))
 
 
-def no_parameters(batch: int, grid: Grid, device: torch.device) -> CodingParameters:
-    """Return the parameters of a pass without elements: [B, h, w, 0]."""
-    empty = torch.zeros(batch, *grid, 0, dtype=torch.int32, device=device)
-    return CodingParameters(empty, empty.to(torch.uint8))
+def _as_arrays(mean_16: Tensor, table_index: Tensor) -> CodingParameters:
+    return CodingParameters(mean_16.cpu().numpy(), table_index.cpu().numpy())
 
 
 class LatentGains(NamedTuple):
@@ -208,42 +185,54 @@ class IntegerPass:
     """A network in one reveal pass."""
 
     def __init__(self, config: ModelConfig, network: IntegerNetwork, gains: LatentGains, reveal_pass: int):
-        phases = pass_phases(config, reveal_pass, network.bias.device)
+        phases = [PhaseChannels.of(phase, network.bias.device) for phase in pass_phases(config, reveal_pass)]
         self._stem = IntegerStem(config, network.stem, gains, reveal_pass, phases)
         self._bias, self._blocks = network.bias, network.blocks
-        self._heads = IntegerHeads(config, network, gains, reveal_pass, phases)
+        self._heads = IntegerHeads(network, gains, phases)
 
     @property
     def halo(self) -> int:
         """Positions around a tile that the network reads: each block sees one position further."""
         return len(self._blocks)
 
-    def features(self, y_16: Tensor, state: PriorState, tile: Tile) -> Tensor:
-        """Compute the features of the inner part of a tile, int32 [B, h, w, prior_width]."""
-        by_phase = math.prod(tile.outer_grid) * len(y_16) >= MIN_POSITIONS_BY_PHASE
+    def features(self, outer_16: Tensor, state: PriorState, tile: Tile) -> Tensor:
+        """Compute the features of the inner part of a tile, int32 [B, h, w, prior_width], from its outer part."""
+        by_phase = math.prod(tile.outer_grid) * len(outer_16) >= MIN_POSITIONS_BY_PHASE
         stem = self._stem.by_phase if by_phase else self._stem.all_channels
-        x = clamp_relu_(stem(y_16, state, tile).add_(self._bias[state.quality]))
+        x = clamp_relu_(stem(outer_16, state, tile).add_(self._bias[state.quality]))
         for number, block in enumerate(self._blocks, start=1):
             x, smaller = block(x, state.quality), tile.crop_halo(self.halo - number)
             rows, columns = smaller.outer_within(tile)  # crops positions that no later block needs
             x, tile = x[:, rows, columns], smaller
         return x
 
-    def parameters(self, features: Tensor, quality: int, tile: Tile) -> CodingParameters:
-        """Compute the parameters [B, h, w, K] of the inner part of a tile from its features, which are overwritten."""
+    def parameters(self, features: Tensor, quality: int, tile: Tile) -> tuple[Tensor, Tensor]:
+        """Compute mean and table index [B, h, w, K] of the inner part of a tile from its features, in place."""
         by_phase = features[..., 0].numel() >= MIN_POSITIONS_BY_PHASE
         heads = self._heads.by_phase if by_phase else self._heads.all_channels
         return heads(clamp_relu_(features), quality, tile)
 
 
+class PhaseChannels(NamedTuple):
+    """A phase, with its channels as tensors on a device."""
+
+    phase: Phase
+    known: Tensor
+    coded: Tensor
+
+    @classmethod
+    def of(cls, phase: Phase, device: torch.device) -> "PhaseChannels":
+        return cls(phase, torch.from_numpy(phase.known).to(device), torch.from_numpy(phase.coded).to(device))
+
+
 class LayersByPhase:
     """Phases with the layer that each takes, made by `layer_of` when they are first read."""
 
-    def __init__(self, phases: Sequence[Phase], layer_of: Callable[[Phase], IntegerLayer]):
+    def __init__(self, phases: Sequence[PhaseChannels], layer_of: Callable[[PhaseChannels], IntegerLayer]):
         self._phases, self._layer_of = phases, layer_of
 
     @cached_property
-    def layers(self) -> list[tuple[Phase, IntegerLayer]]:
+    def layers(self) -> list[tuple[PhaseChannels, IntegerLayer]]:
         return [(phase, self._layer_of(phase)) for phase in self._phases]
 
 
@@ -259,30 +248,30 @@ class IntegerStem:
         layer: IntegerLayer,
         gains: LatentGains,
         reveal_pass: int,
-        phases: Sequence[Phase],
+        phases: Sequence[PhaseChannels],
     ):
         self._config, self._layer, self._gains, self._reveal_pass = config, layer, gains, reveal_pass
         features = torch.arange(2 * config.latent_channels, layer.n_in, device=layer.weight.device)
         self._of_features = layer.select(features, slice(None), layer.start)
         self._of_known = LayersByPhase(phases, self._layer_of)
 
-    def all_channels(self, y_16: Tensor, state: PriorState, tile: Tile) -> Tensor:
+    def all_channels(self, outer_16: Tensor, state: PriorState, tile: Tile) -> Tensor:
         """Compute the stem from all channels, with 0 for unknown ones."""
-        passes = pass_map(self._config, tile.outer_grid, y_16.device, tile.outer_origin).permute(1, 2, 0)
+        passes = pass_map(self._config, tile.outer_grid, outer_16.device, tile.outer_origin).permute(1, 2, 0)
         known = passes < self._reveal_pass
-        estimate = scale_latent(torch.where(known, tile.outer_of(y_16), 0), self._gains.estimate[state.quality])
+        estimate = scale_latent(torch.where(known, outer_16, 0), self._gains.estimate[state.quality])
         ones = (known.to(torch.int32) << ACTIVATION_BITS).expand_as(estimate)
         return self._layer.on_grid(torch.cat((estimate, ones, self._features(state, tile)), dim=3))
 
-    def by_phase(self, y_16: Tensor, state: PriorState, tile: Tile) -> Tensor:
+    def by_phase(self, outer_16: Tensor, state: PriorState, tile: Tile) -> Tensor:
         """Compute the stem phase by phase, from the channels that are known there."""
-        y_16, factor = tile.outer_of(y_16), self._gains.estimate[state.quality]
-        x = self._of_features.sums(self._features(state, tile).flatten(0, 2)).view(*y_16.shape[:3], -1)
-        for phase, layer in self._of_known.layers if self._reveal_pass > 1 else ():
-            positions = phase.positions(tile.outer_origin)
+        factor = self._gains.estimate[state.quality]
+        x = self._of_features.sums(self._features(state, tile).flatten(0, 2)).view(*outer_16.shape[:3], -1)
+        for channels, layer in self._of_known.layers if self._reveal_pass > 1 else ():
+            positions = channels.phase.positions(tile.outer_origin)
             if not x[positions].numel():
                 continue
-            estimate = scale_latent(y_16[positions][..., phase.known], factor[phase.known])
+            estimate = scale_latent(outer_16[positions][..., channels.known], factor[channels.known])
             x[positions] += layer.sums(estimate.flatten(0, 2)).view(x[positions].shape)
         return x.bitwise_right_shift_(self._layer.shift)
 
@@ -291,55 +280,60 @@ class IntegerStem:
         features = [state.hyper_features] if state.carried is None else [state.hyper_features, state.carried]
         return torch.cat([tile.outer_of(part) for part in features], dim=3).to(torch.int32)
 
-    def _layer_of(self, phase: Phase) -> IntegerLayer:
+    def _layer_of(self, channels: PhaseChannels) -> IntegerLayer:
         """Take the part of the stem whose inputs are known in a phase, without its start."""
         # For a known element, the stem sees its estimate and a 1 that marks it as known.
-        marks = self._layer.weight[self._config.latent_channels + phase.known].sum(0, dtype=torch.int32)
-        return self._layer.select(phase.known, slice(None), marks << ACTIVATION_BITS)
+        marks = self._layer.weight[self._config.latent_channels + channels.known].sum(0, dtype=torch.int32)
+        return self._layer.select(channels.known, slice(None), marks << ACTIVATION_BITS)
 
 
 class IntegerHeads:
-    """Last layers of a pass: from x int32 [B, h, w, prior_width] to the parameters of its elements.
+    """Last layers of a pass: from x int32 [B, h, w, prior_width] to mean and table index of its elements.
 
-    Two methods compute the same integers. Both take the inner part of a tile and return [B, h, w, K].
+    Two methods compute the same integers. Both take the inner part of a tile and return tensors [B, h, w, K].
     """
 
     def __init__(
         self,
-        config: ModelConfig,
         network: IntegerNetwork,
         gains: LatentGains,
-        reveal_pass: int,
-        phases: Sequence[Phase],
+        phases: Sequence[PhaseChannels],
     ):
         self._mean_layer, self._scale_layer = network.mean_head, network.scale_head
-        self._config, self._gains, self._reveal_pass = config, gains, reveal_pass
+        self._gains, self._phases = gains, phases
         self._by_phase = LayersByPhase(phases, self._layer_of)
 
-    def all_channels(self, x: Tensor, quality: int, tile: Tile) -> CodingParameters:
-        """Compute the parameters of all channels, and select the elements of the pass."""
-        all_channels, elements = slice(None), PassElements(self._config, self._reveal_pass, x.device)
-        mean_16 = self._mean_16(self._mean_layer.on_grid(x), quality, all_channels)
-        table_index = self._table_index(self._scale_layer.on_grid(x), quality, all_channels)
-        return CodingParameters(*(elements.gather(part, tile.inner_origin) for part in (mean_16, table_index)))
+    def all_channels(self, x: Tensor, quality: int, tile: Tile) -> tuple[Tensor, Tensor]:
+        """Compute all channels, and select the elements of the pass."""
+        every = slice(None)
+        mean_16 = self._mean_16(self._mean_layer.on_grid(x), quality, every)
+        table_index = self._table_index(self._scale_layer.on_grid(x), quality, every)
+        selected = self._empty(x)
+        for channels in self._phases:
+            positions = channels.phase.positions(tile.inner_origin)
+            for target, part in zip(selected, (mean_16, table_index), strict=True):
+                target[positions] = part[positions][..., channels.coded]
+        return selected
 
-    def by_phase(self, x: Tensor, quality: int, tile: Tile) -> CodingParameters:
-        """Compute the parameters phase by phase, only for the channels of the pass."""
-        n_channels = PassElements(self._config, self._reveal_pass, x.device).n_channels
-        mean_16 = torch.empty(*x.shape[:3], n_channels, dtype=torch.int32, device=x.device)
-        table_index = torch.empty_like(mean_16, dtype=torch.uint8)
-        for phase, layer in self._by_phase.layers:
-            positions = phase.positions(tile.inner_origin)
+    def by_phase(self, x: Tensor, quality: int, tile: Tile) -> tuple[Tensor, Tensor]:
+        """Compute phase by phase, only the channels of the pass."""
+        mean_16, table_index = self._empty(x)
+        for channels, layer in self._by_phase.layers:
+            positions = channels.phase.positions(tile.inner_origin)
             if x[positions].numel():
                 mean, scale = layer.on_grid(x[positions]).chunk(2, dim=3)
-                mean_16[positions] = self._mean_16(mean, quality, phase.coded)
-                table_index[positions] = self._table_index(scale, quality, phase.coded)
-        return CodingParameters(mean_16, table_index)
+                mean_16[positions] = self._mean_16(mean, quality, channels.coded)
+                table_index[positions] = self._table_index(scale, quality, channels.coded)
+        return mean_16, table_index
 
-    def _layer_of(self, phase: Phase) -> IntegerLayer:
+    def _empty(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean_16 = torch.empty(*x.shape[:3], len(self._phases[0].coded), dtype=torch.int32, device=x.device)
+        return mean_16, torch.empty_like(mean_16, dtype=torch.uint8)
+
+    def _layer_of(self, channels: PhaseChannels) -> IntegerLayer:
         """Join both heads, for the channels that are coded in a phase, in one layer."""
-        inputs = torch.arange(self._mean_layer.n_in, device=phase.coded.device)
-        mean, scale = (layer.select(inputs, phase.coded) for layer in (self._mean_layer, self._scale_layer))
+        inputs = torch.arange(self._mean_layer.n_in, device=channels.coded.device)
+        mean, scale = (layer.select(inputs, channels.coded) for layer in (self._mean_layer, self._scale_layer))
         return mean.beside(scale)
 
     def _mean_16(self, result: Tensor, quality: int, channels: Tensor | slice) -> Tensor:
@@ -363,7 +357,7 @@ class IntegerHyperDecoder:
     def parameters(self, quality: int, n_positions: int) -> CodingParameters:
         """Return the parameters of the hyper-latent, [n_positions, C_hyper]: the same at every position."""
         mean, index = self._mean[quality], self._index[quality].to(torch.uint8)
-        return CodingParameters(mean.expand(n_positions, -1), index.expand(n_positions, -1))
+        return _as_arrays(mean.expand(n_positions, -1), index.expand(n_positions, -1))
 
     def features(self, hyper_16: Tensor, quality: int, grid: Grid) -> Tensor:
         """Compute `IntegerPrior.hyper_features` in tiles, whose size changes no integer."""

@@ -18,12 +18,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ulcodec.coding.integer_prior import MEAN_GRID, CodingParameters, IntegerPrior, PriorState
-from ulcodec.coding.products import Grid
+from ulcodec.coding.fixed_point import MEAN_GRID, CodingParameters, CodingPrior, Grid, PriorWalk
 from ulcodec.coding.symbols import (
     DecodedGroup,
     SymbolDecoder,
@@ -37,8 +34,8 @@ from ulcodec.errors import ArithmeticMismatchError, CorruptDataError, ModelError
 from ulcodec.format.container import N_SEGMENTS
 from ulcodec.memory import release
 from ulcodec.model.config import ModelConfig
-from ulcodec.model.likelihood import zeroward
-from ulcodec.model.reveal import PassElements
+from ulcodec.model.schedule import PassElements
+from ulcodec.model.symbol_choice import is_worth_a_step
 from ulcodec.model.tiles import Tile
 from ulcodec.progress import share, tracked
 
@@ -54,21 +51,24 @@ ELEMENTS_PER_CHUNK = 2**18
 LARGE_GRID = 2**16
 """Number of latent positions (16 Mpixel) from which the encoder frees memory between passes."""
 
+Latent = NDArray[np.float32]
+Integers = NDArray[np.int32]
+
 
 @dataclass(frozen=True)
 class LatentCoder:
-    """The integer prior and the frequency tables of one model."""
+    """The prior that codes files and the frequency tables of one model."""
 
-    prior: IntegerPrior
+    prior: CodingPrior
     tables: FrequencyTables
 
     def __post_init__(self) -> None:
         check_reveal_passes(self.prior.config)
 
     @cached_property
-    def saved_bits(self) -> Tensor:
-        """`zeroward_saved_bits` of the tables, on the prior's device."""
-        return zeroward_saved_bits(self.tables).to(self.prior.device)
+    def saved_bits(self) -> NDArray[np.float64]:
+        """`zeroward_saved_bits` of the tables."""
+        return zeroward_saved_bits(self.tables)
 
 
 def check_reveal_passes(config: ModelConfig) -> None:
@@ -80,8 +80,8 @@ def check_reveal_passes(config: ModelConfig) -> None:
 class DecodedLatent(NamedTuple):
     """Latent [N, C] and hyper-latent [N / 16, C_hyper] in sixteenths of a bin, int32."""
 
-    y_16: Tensor
-    hyper_16: Tensor
+    y_16: Integers
+    hyper_16: Integers
 
 
 class EncodedLatent(NamedTuple):
@@ -109,9 +109,9 @@ def hyper_grid(grid: Grid) -> Grid:
 
 
 def encode_latent(
-    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
+    coder: LatentCoder, y: Latent, hyper: Latent, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
 ) -> EncodedLatent:
-    """Encode one latent [C, h, w] and its hyper-latent; see `encode_latents`."""
+    """Encode one latent [h, w, C] and its hyper-latent; see `encode_latents`."""
     [encoded] = encode_latents(coder, y[None], hyper[None], quality, thrift, overwrite_y=overwrite_y)
     return encoded
 
@@ -125,14 +125,14 @@ def decode_latent(
 
 
 def encode_latents(
-    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
+    coder: LatentCoder, y: Latent, hyper: Latent, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
 ) -> list[EncodedLatent]:
-    """Encode latents y [B, C, h, w] and hyper-latents [B, C_hyper, ceil(h/4), ceil(w/4)], float32, in bins.
+    """Encode latents y [B, h, w, C] and hyper-latents [B, ceil(h/4), ceil(w/4), C_hyper], float32, in bins.
 
     `thrift` multiplies the Lagrangian weight of bits against squared error in the choice of symbols: a symbol moves one
-    bin towards zero if `thrift * saved_bits` exceeds what the added error is worth (see `zeroward`). 1 is best at the
-    given quality; more makes a smaller file with a larger error.
-    With `overwrite_y`, the restored latent may use the memory of y. That saves memory where y is channels last.
+    bin towards zero if `thrift * saved_bits` exceeds what the added error is worth (see `is_worth_a_step`). 1 is best
+    at the given quality; more makes a smaller file with a larger error.
+    With `overwrite_y`, the restored latent uses the memory of y.
     """
     walk = EncodingWalk(coder, y, hyper, quality, thrift, overwrite_y=overwrite_y)
     segments = [walk.encode_segments() for _ in tracked(FILE_PASSES)]
@@ -167,7 +167,7 @@ def decode_latents(
 
 
 def encode_frames(
-    coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
+    coder: LatentCoder, y: Latent, hyper: Latent, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
 ) -> list[EncodedFrame]:
     """Encode latents like `encode_latents`, each to one payload of the hyper-latent and all passes."""
     walk = EncodingWalk(coder, y, hyper, quality, thrift, overwrite_y=overwrite_y)
@@ -235,29 +235,25 @@ class _Walk:
     y_16 int32 [B, h, w, C] holds the restored elements of the passes so far.
     """
 
-    def __init__(self, coder: LatentCoder, quality: int, y_16: Tensor):
-        self.coder, self.quality, self.y_16 = coder, quality, y_16
+    state: PriorWalk
+    hyper_16: Integers
+
+    def __init__(self, coder: LatentCoder, quality: int, y_16: Integers):
+        self.coder, self.quality, self.y_16, self.n_passes = coder, quality, y_16, 0
         self.grid = y_16.shape[1], y_16.shape[2]
-        self.hyper_16 = torch.empty(0, dtype=torch.int32, device=y_16.device)
-        self.state = PriorState(quality, self.hyper_16)
         self.checks = [SymbolCheck() for _ in y_16]
 
     @property
     def latents(self) -> list[DecodedLatent]:
         """The restored latent of each picture."""
         batch = len(self.y_16)
-        chunks = zip(self.y_16.flatten(0, 2).chunk(batch), self.hyper_16.chunk(batch), strict=True)
-        return [DecodedLatent(*latent) for latent in chunks]
-
-    @property
-    def n_passes(self) -> int:
-        """Number of reveal passes that are coded."""
-        return self.state.reveal_pass - 1
+        parts = (latent_16.reshape(batch, -1, latent_16.shape[-1]) for latent_16 in (self.y_16, self.hyper_16))
+        return [DecodedLatent(*latent) for latent in zip(*parts, strict=True)]
 
     @property
     def elements(self) -> PassElements:
         """The elements of the next pass."""
-        return PassElements(self.coder.prior.config, self.state.reveal_pass, self.y_16.device)
+        return PassElements(self.coder.prior.config, self.n_passes + 1)
 
     def tiles(self) -> Iterator[Tile]:
         """Iterate over the tiles of the next pass."""
@@ -265,9 +261,14 @@ class _Walk:
 
     def predict(self, tile: Tile) -> CodingParameters:
         """Predict the elements of the next pass in a tile: parameters [B, h, w, K]."""
-        return self.coder.prior(self.y_16, self.state, tile)
+        return self.coder.prior(tile.outer_of(self.y_16), self.state, tile)
 
-    def set_hyper(self, hyper_16: Tensor) -> None:
+    def advance(self) -> None:
+        """Go to the next pass."""
+        self.state.advance()
+        self.n_passes += 1
+
+    def set_hyper(self, hyper_16: Integers) -> None:
         """Take the restored hyper-latents [B N / 16, C_hyper], on which all predictions depend."""
         self.hyper_16 = hyper_16
         self.state = self.coder.prior.begin(hyper_16, self.quality, self.grid)
@@ -276,14 +277,9 @@ class _Walk:
 class EncodingWalk(_Walk):
     """State of the encoder between two segments, with the latents to encode; see `encode_latents`."""
 
-    def __init__(self, coder: LatentCoder, y: Tensor, hyper: Tensor, quality: int, thrift: float, *, overwrite_y: bool):
-        self.y, self.hyper = (latent.permute(0, 2, 3, 1) for latent in (y, hyper))
-        self.saved_bits = coder.saved_bits * thrift
-        if overwrite_y:
-            y_16 = self.y.view(torch.int32)
-        else:
-            y_16 = torch.zeros(self.y.shape, dtype=torch.int32, device=y.device)
-        super().__init__(coder, quality, y_16)
+    def __init__(self, coder: LatentCoder, y: Latent, hyper: Latent, quality: int, thrift: float, *, overwrite_y: bool):
+        self.y, self.hyper, self.saved_bits = y, hyper, coder.saved_bits * thrift
+        super().__init__(coder, quality, y.view(np.int32) if overwrite_y else np.zeros(y.shape, np.int32))
 
     def encode_segments(self) -> list[bytes]:
         """Encode each picture's next segment."""
@@ -297,21 +293,21 @@ class EncodingWalk(_Walk):
             self._encode_hyper(encoders)
         for encoder, group in zip(encoders, self._group_by_picture(self._quantise_rows()), strict=True):
             encoder.encode_group(group)
-        self.state.advance()
+        self.advance()
         if math.prod(self.grid) >= LARGE_GRID:
             release()
 
     def _encode_hyper(self, encoders: Sequence[SymbolEncoder]) -> None:
         """Encode each picture's hyper-latent, and keep what a decoder restores of it."""
         flat = self.coder.prior.hyper_parameters(self.quality, math.prod(self.hyper.shape[:3]))
-        parameters = CodingParameters(*(part.view(self.hyper.shape) for part in flat))
+        parameters = flat.each(lambda part: part.reshape(self.hyper.shape))
         symbols = quantise(self.hyper, parameters)
         groups = self._group_by_picture([(symbols, parameters.table_index)])
         for encoder, group in zip(encoders, groups, strict=True):
             encoder.encode_group(group)
-        self.set_hyper(restore(symbols, parameters.mean_16).flatten(0, 2))
+        self.set_hyper(restore(symbols, parameters.mean_16).reshape(-1, symbols.shape[3]))
 
-    def _quantise_rows(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _quantise_rows(self) -> Iterator[tuple[Integers, NDArray[np.uint8]]]:
         """Quantise the elements of the next pass, and restore them into y_16, a row of tiles at a time.
 
         Yields symbols and table indices [B, M] of each row of tiles, in the order of coding.
@@ -321,33 +317,32 @@ class EncodingWalk(_Walk):
             rows, columns = tile.rows.inner, tile.columns.inner
             if columns.start == 0:
                 shape = (batch, rows.stop - rows.start, n_columns, elements.n_channels)
-                symbols = torch.empty(shape, dtype=torch.int32, device="cpu")
-                indices = torch.empty_like(symbols, dtype=torch.uint8)
+                symbols, indices = np.empty(shape, np.int32), np.empty(shape, np.uint8)
             parameters = self.predict(tile)
             indices[:, :, columns] = parameters.table_index
             for chunk in _row_chunks(parameters.mean_16.shape):
                 symbols[:, chunk, columns] = self._quantise_chunk(tile, chunk, parameters)
             if columns.stop == n_columns:
-                yield symbols.view(batch, -1), indices.view(batch, -1)
+                yield symbols, indices
 
-    def _quantise_chunk(self, tile: Tile, chunk: slice, parameters: CodingParameters) -> Tensor:
+    def _quantise_chunk(self, tile: Tile, chunk: slice, parameters: CodingParameters) -> Integers:
         """Quantise some rows of a tile, and restore them into y_16: symbols [B, rows, w, K]."""
         elements, rows, columns = self.elements, tile.rows.inner, tile.columns.inner
         origin = rows.start + chunk.start, columns.start
         place = slice(None), slice(origin[0], rows.start + chunk.stop), columns
-        parameters = CodingParameters(*(part[:, chunk] for part in parameters))
+        parameters = parameters.each(lambda part: part[:, chunk])
         symbols = quantise(elements.gather(self.y[place], origin), parameters, self.saved_bits)
         elements.scatter(restore(symbols, parameters.mean_16), self.y_16[place], origin)
         return symbols
 
-    def _group_by_picture(self, parts: Iterable[tuple[Tensor, Tensor]]) -> list[SymbolGroup]:
+    def _group_by_picture(self, parts: Iterable[tuple[Integers, NDArray[np.uint8]]]) -> list[SymbolGroup]:
         """Collect each picture's group from parts in the order of coding: symbols and table indices [B, ...]."""
         groups = [SymbolGroup(self.coder.tables) for _ in self.checks]
         for batch_symbols, batch_indices in parts:
             pictures = zip(groups, self.checks, batch_symbols, batch_indices, strict=True)
             for group, check, symbols, indices in pictures:
-                group.add(_as_array(symbols).ravel(), _as_array(indices).ravel())
-                check.update(_as_array(symbols))
+                group.add(symbols.ravel(), indices.ravel())
+                check.update(symbols)
         return groups
 
 
@@ -355,9 +350,7 @@ class DecodingWalk(_Walk):
     """State of the decoder between two segments of a batch."""
 
     def __init__(self, coder: LatentCoder, quality: int, grid: Grid, batch: int = 1):
-        config, device = coder.prior.config, coder.prior.device
-        y_16 = torch.zeros(batch, *grid, config.latent_channels, dtype=torch.int32, device=device)
-        super().__init__(coder, quality, y_16)
+        super().__init__(coder, quality, np.zeros((batch, *grid, coder.prior.config.latent_channels), np.int32))
 
     def decode_segments(self, segments: Sequence[bytes]) -> None:
         """Decode each picture's next segment. After a CorruptDataError, the earlier passes still hold."""
@@ -374,7 +367,7 @@ class DecodingWalk(_Walk):
             if are_last:
                 decoder.finish()
         self._restore_rows(groups, indices)
-        self.state.advance()
+        self.advance()
 
     def compare_checks(self, symbol_checks: Sequence[int]) -> None:
         """Raise ArithmeticMismatchError if the decoded symbols are not those that the encoder coded."""
@@ -388,56 +381,55 @@ class DecodingWalk(_Walk):
         indices = self._place_means()
         group = decode_group_prefix(prefix, self._count_tables(indices[0]), self.coder.tables)
         self._restore_rows([group], indices)
-        self.state.advance()
+        self.advance()
 
     def conceal(self) -> None:
         """Give all later elements the prior's mean, pass by pass: the prior is trained to see earlier passes."""
         while self.n_passes < N_SEGMENTS:
             self._place_means()
-            self.state.advance()
+            self.advance()
 
     def _decode_hyper(self, decoders: Sequence[SymbolDecoder]) -> None:
         """Decode each picture's hyper-latent."""
         prior, tables, restored = self.coder.prior, self.coder.tables, []
-        parameters = _flatten(prior.hyper_parameters(self.quality, math.prod(hyper_grid(self.grid))))
-        indices = _as_array(parameters.table_index)
+        mean_16, indices = prior.hyper_parameters(self.quality, math.prod(hyper_grid(self.grid)))
         for decoder, check in zip(decoders, self.checks, strict=True):
-            symbols = decoder.decode(indices, tables)
+            symbols = decoder.decode(indices.ravel(), tables)
             check.update(symbols)
-            restored.append(restore(torch.from_numpy(symbols).to(prior.device), parameters.mean_16))
-        self.set_hyper(torch.cat(restored).view(-1, prior.config.hyper_channels))
+            restored.append(restore(symbols.reshape(mean_16.shape), mean_16))
+        self.set_hyper(np.concatenate(restored))
 
-    def _place_means(self) -> Tensor:
-        """Predict the next pass, and write the means into y_16; return the table indices [B, h, w, K], on the CPU."""
+    def _place_means(self) -> NDArray[np.uint8]:
+        """Predict the next pass, and write the means into y_16; return the table indices [B, h, w, K]."""
         elements = self.elements
-        indices = torch.empty(*self.y_16.shape[:3], elements.n_channels, dtype=torch.uint8, device="cpu")
+        indices = np.empty((*self.y_16.shape[:3], elements.n_channels), np.uint8)
         with share(1 / (N_SEGMENTS - self.n_passes)):
             for tile in self.tiles():
                 parameters = self.predict(tile)
                 elements.scatter(parameters.mean_16, tile.inner_of(self.y_16), tile.inner_origin)
-                tile.inner_of(indices).copy_(parameters.table_index)
+                tile.inner_of(indices)[:] = parameters.table_index
         return indices
 
-    def _restore_rows(self, groups: Sequence[DecodedGroup], indices: Tensor) -> None:
+    def _restore_rows(self, groups: Sequence[DecodedGroup], indices: NDArray[np.uint8]) -> None:
         """Add the symbols of the next pass to the means in y_16, some rows at a time."""
         elements = self.elements
         for y_16, group, check, picture_indices in zip(self.y_16, groups, self.checks, indices, strict=True):
             for rows, ordered_indices in self._in_order(picture_indices):
                 symbols, origin, target = group.take(ordered_indices), (rows.start, 0), y_16[None, rows]
                 check.update(symbols)
-                placed = torch.from_numpy(symbols).to(y_16.device).view(*target.shape[:3], -1)
+                placed = symbols.reshape(*target.shape[:3], -1)
                 elements.scatter(restore(placed, elements.gather(target, origin)), target, origin)
 
-    def _count_tables(self, indices: Tensor) -> NDArray[np.intp]:
+    def _count_tables(self, indices: NDArray[np.uint8]) -> NDArray[np.intp]:
         """Count a picture's elements under each table, from their indices [h, w, K]."""
         counts = [count_tables(ordered_indices, self.coder.tables) for _, ordered_indices in self._in_order(indices)]
         total: NDArray[np.intp] = np.sum(counts, axis=0)
         return total
 
-    def _in_order(self, indices: Tensor) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
+    def _in_order(self, indices: NDArray[np.uint8]) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
         """Iterate over a picture's table indices [h, w, K] in the order of coding, some rows at a time."""
         for rows in _row_chunks(indices[None].shape):
-            yield rows, _as_array(indices[rows]).ravel()
+            yield rows, indices[rows].ravel()
 
 
 class SymbolCheck:
@@ -458,67 +450,71 @@ class SymbolCheck:
 
 def symbols_of(
     coder: LatentCoder, latent: DecodedLatent, quality: int, grid: Grid
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[Integers, NDArray[np.uint8]]]:
     """Iterate over the symbols of a file that restores `latent`: of the hyper-latent, then of each pass.
 
     Yields symbols int32 [M] and table indices uint8 [M].
     """
     prior = coder.prior
-    parameters = _flatten(prior.hyper_parameters(quality, len(latent.hyper_16)))
-    yield _symbols_between(latent.hyper_16.flatten(), parameters.mean_16), _as_array(parameters.table_index)
+    mean_16, indices = prior.hyper_parameters(quality, len(latent.hyper_16))
+    yield _symbols_between(latent.hyper_16, mean_16).ravel(), indices.ravel()
     state = prior.begin(latent.hyper_16, quality, grid)
-    y_16 = latent.y_16.view(1, *grid, -1)
+    y_16 = latent.y_16.reshape(1, *grid, -1)
     for reveal_pass in FILE_PASSES:
-        elements = PassElements(prior.config, reveal_pass, y_16.device)
         parameters = next_parameters(prior, y_16, state)
-        restored = elements.gather(y_16).flatten()
-        yield _symbols_between(restored, parameters.mean_16), _as_array(parameters.table_index)
+        restored = PassElements(prior.config, reveal_pass).gather(y_16).ravel()
+        yield _symbols_between(restored, parameters.mean_16), parameters.table_index
 
 
-def next_parameters(prior: IntegerPrior, y_16: Tensor, state: PriorState) -> CodingParameters:
+def next_parameters(prior: CodingPrior, y_16: Integers, state: PriorWalk) -> CodingParameters:
     """Predict all elements of the next pass, and go to the pass after it: parameters [M] in the order of coding.
 
-    y_16 [B, h, w, C] is as in `IntegerPrior.__call__`.
+    y_16 [B, h, w, C] is the latent of whole pictures in sixteenths of a bin.
     """
-    elements = PassElements(prior.config, state.reveal_pass, y_16.device)
-    mean_16 = torch.empty(*y_16.shape[:3], elements.n_channels, dtype=torch.int32, device=y_16.device)
-    whole = CodingParameters(mean_16, torch.empty_like(mean_16, dtype=torch.uint8))
+    shape = (*y_16.shape[:3], PassElements(prior.config, state.reveal_pass).n_channels)
+    whole = CodingParameters(np.empty(shape, np.int32), np.empty(shape, np.uint8))
     for tile in prior.tiles(state):
-        for target, part in zip(whole, prior(y_16, state, tile), strict=True):
-            tile.inner_of(target).copy_(part)
+        for target, part in zip(whole, prior(tile.outer_of(y_16), state, tile), strict=True):
+            tile.inner_of(target)[:] = part
     state.advance()
-    return CodingParameters(*(part.flatten() for part in whole))
+    return whole.each(lambda part: part.ravel())
 
 
 # Quantisation
 
 
-def quantise(y: Tensor, parameters: CodingParameters, saved_bits: Tensor | None = None) -> Tensor:
+def quantise(y: Latent, parameters: CodingParameters, saved_bits: NDArray[np.float64] | None = None) -> Integers:
     """Choose the symbols of y, int32, one for each element; `parameters` have the shape of y.
 
     The symbol is the integer nearest to `y - mean`. With `saved_bits` [T, N] (see `zeroward_saved_bits`), it is the
     integer before that, towards zero, if the bits saved outweigh the error added. It is 0 under the table that is not
     coded.
     """
-    residual = y.double() - parameters.mean_16 / MEAN_GRID
-    symbols = torch.floor(residual + 0.5).clamp(-LARGEST_CODED_SYMBOL, LARGEST_CODED_SYMBOL)
+    residual = y - parameters.mean_16 / MEAN_GRID
+    symbols = np.floor(residual + 0.5)
+    np.clip(symbols, -LARGEST_CODED_SYMBOL, LARGEST_CODED_SYMBOL, out=symbols)
     if saved_bits is not None:
-        magnitude = symbols.abs().clamp(max=saved_bits.shape[1] - 1).long()
-        symbols = zeroward(symbols, residual, saved_bits[parameters.table_index.long(), magnitude])
-    return torch.where(parameters.table_index == 0, 0.0, symbols).to(torch.int32)
+        magnitude = np.abs(symbols).astype(np.int32)
+        np.minimum(magnitude, saved_bits.shape[1] - 1, out=magnitude)
+        signs = np.sign(symbols)
+        symbols -= signs * is_worth_a_step(symbols, signs, residual, saved_bits[parameters.table_index, magnitude])
+    symbols *= parameters.table_index > 0
+    return symbols.astype(np.int32)
 
 
-def restore(symbols: Tensor, mean_16: Tensor) -> Tensor:
+def restore(symbols: Integers, mean_16: Integers) -> Integers:
     """Return the decoded elements in sixteenths of a bin, int32."""
-    return symbols * MEAN_GRID + mean_16
+    restored: Integers = symbols * np.int32(MEAN_GRID) + mean_16
+    return restored
 
 
-def _symbols_between(restored: Tensor, mean_16: Tensor) -> np.ndarray:
+def _symbols_between(restored: Integers, mean_16: Integers) -> Integers:
     """Invert `restore`."""
-    return _as_array((restored - mean_16) // MEAN_GRID)
+    symbols: Integers = (restored - mean_16) // np.int32(MEAN_GRID)
+    return symbols
 
 
-def zeroward_saved_bits(tables: FrequencyTables) -> Tensor:
+def zeroward_saved_bits(tables: FrequencyTables) -> NDArray[np.float64]:
     """Return the bits saved by coding n - 1 in place of n > 0, under each table: float64 [T, N].
 
     The entry is 0 for n = 0, and for symbols that a table does not cover with both signs.
@@ -529,23 +525,14 @@ def zeroward_saved_bits(tables: FrequencyTables) -> Tensor:
         if last > 0:
             used = frequencies[zero : zero + last + 1].astype(np.float64)
             row[1 : last + 1] = np.log2(used[:-1] / used[1:])
-    return torch.from_numpy(saved_bits)
+    return saved_bits
 
 
 # Shapes
 
 
-def _row_chunks(shape: torch.Size) -> Iterator[slice]:
+def _row_chunks(shape: tuple[int, ...]) -> Iterator[slice]:
     """Divide the rows of elements [B, h, w, K] into chunks of at most `ELEMENTS_PER_CHUNK`, or of one row."""
     n_rows = max(ELEMENTS_PER_CHUNK // max(shape[0] * shape[2] * shape[3], 1), 1)
     for start in range(0, shape[1], n_rows):
         yield slice(start, min(start + n_rows, shape[1]))
-
-
-def _flatten(parameters: CodingParameters) -> CodingParameters:
-    return CodingParameters(parameters.mean_16.flatten(), parameters.table_index.flatten())
-
-
-def _as_array(integers: Tensor) -> np.ndarray:
-    array: np.ndarray = integers.cpu().numpy()
-    return array

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ulcodec.model.prior import ACTIVATION_LIMIT, HIDDEN_BITS
+from ulcodec.coding.fixed_point import ACTIVATION_BITS, LARGEST_ACTIVATION, Grid
+from ulcodec.model.config import HIDDEN_BITS
 
-ACTIVATION_BITS = 8
-LARGEST_ACTIVATION = int(ACTIVATION_LIMIT) << ACTIVATION_BITS
 LARGEST_HIDDEN = 255
 MAX_WEIGHT = 127
 
@@ -49,8 +48,6 @@ ROWS_AT_ONCE = 2**11
 
 CUDA_MULTIPLE, CUDA_ROWS = 8, 32
 """Required multiples of `torch._int_mm` on CUDA: of the sides, and of the number of rows."""
-
-Grid = tuple[int, int]
 
 
 class Product(Protocol):

@@ -10,14 +10,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ulcodec.coding.integer_layers import FACTOR_BITS, MAX_EXPONENT, N_QUALITIES, Integers
-from ulcodec.coding.integer_prior import MEAN_BITS, MEAN_GRID, hidden_format
-from ulcodec.coding.products import ACTIVATION_BITS, MAX_WEIGHT
+from ulcodec.coding.fixed_point import ACTIVATION_BITS, FACTOR_BITS, MEAN_BITS, MEAN_GRID
+from ulcodec.coding.integer_layers import MAX_EXPONENT, N_QUALITIES, Integers
+from ulcodec.coding.integer_prior import hidden_format
+from ulcodec.coding.products import MAX_WEIGHT
 from ulcodec.coding.rounding import round_with_compensation
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, bin_noise_variance
 from ulcodec.errors import ModelError
 from ulcodec.model.blocks import QualityTable
-from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN, PriorNetwork
+from ulcodec.model.config import N_SCALES
+from ulcodec.model.prior import LOG_SCALE_STEP, SCALE_MIN, PriorNetwork
 from ulcodec.model.unified import EntropyModel
 
 STEM_INPUTS = ("signal", "knowledge", "hyper", "carried")

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ulcodec.codec.image import codec_of
-from ulcodec.codec.pixels import quality_tensor
-from ulcodec.coding.integer_prior import MEAN_GRID
+from ulcodec.codec.loading import codec_of
+from ulcodec.codec.tensors import quality_tensor
+from ulcodec.coding.fixed_point import MEAN_GRID
 from ulcodec.coding.latents import symbols_of
 from ulcodec.coding.products import neighbourhoods
 from ulcodec.coding.quantise_prior import float_layers, integer_tensors, shift_mean_bias
@@ -154,7 +154,7 @@ def add_mean_errors(coding: Coding[Source], source: Source, quality: int, totals
     float_means = exact_means(model, file)
     with torch.inference_mode():
         gain = model.prior.log_gain.gain(quality_tensor(quality, coding.device)).flatten().double().cpu()
-    float_means, restored = float_means[0].flatten(1).T.double().cpu(), file.latent.y_16.cpu() / MEAN_GRID
+    float_means, restored = float_means[0].flatten(1).T.double().cpu(), torch.from_numpy(file.latent.y_16) / MEAN_GRID
     passes, variance = pass_map(model.config, file.grid).flatten(1).T, prior_scales() ** 2 + ROUNDING_VARIANCE
     _, *groups = symbols_of(coding.coder, file.latent, quality, file.grid)
     networks = zip(model.config.reveal_passes, model.config.prior_networks, groups, strict=False)  # others are empty

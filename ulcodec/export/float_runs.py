@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ulcodec.codec.pixels import quality_tensor, unflattened
+from ulcodec.codec.networks import Array
+from ulcodec.codec.tensors import latent_tensor, quality_tensor
+from ulcodec.coding.fixed_point import Grid
 from ulcodec.coding.latents import DecodedLatent, LatentCoder, encode_latent, hyper_grid
-from ulcodec.coding.products import Grid
 from ulcodec.model.likelihood import estimate_restored, predict_all_passes
 from ulcodec.model.reveal import pass_map
 from ulcodec.model.unified import EntropyModel
@@ -23,7 +24,7 @@ QualitiesOf = Callable[[Source], Sequence[int]]
 class Coding(Protocol[Source]):
     """An entropy model in use: its float networks, its integers, and the latents of what it codes.
 
-    `analyse` computes the latent [C, h, w] and the hyper-latent of a source at a quality. `Codec` is one for pictures.
+    `analyse` computes the latent [h, w, C] and the hyper-latent of a source at a quality. `Codec` is one for pictures.
     """
 
     @property
@@ -32,7 +33,7 @@ class Coding(Protocol[Source]):
     def coder(self) -> LatentCoder: ...
     @property
     def device(self) -> torch.device: ...
-    def analyse(self, pixels: Source, quality: int, /) -> tuple[Tensor, Tensor]: ...
+    def analyse(self, pixels: Source, quality: int, /) -> tuple[Array, Array]: ...
 
 
 class FileLatent(NamedTuple):
@@ -46,7 +47,7 @@ class FileLatent(NamedTuple):
 def encoded(coding: Coding[Source], source: Source, quality: int) -> FileLatent:
     """Encode a source, and return the latent that its file restores."""
     y, hyper = coding.analyse(source, quality)
-    return FileLatent(encode_latent(coding.coder, y, hyper, quality).latent, (y.shape[1], y.shape[2]), quality)
+    return FileLatent(encode_latent(coding.coder, y, hyper, quality).latent, (y.shape[0], y.shape[1]), quality)
 
 
 def recorded_inputs(
@@ -82,10 +83,10 @@ def run_layers(model: EntropyModel, file: FileLatent) -> Iterator[None]:
 
     Yields after the hyper-decoder and after each reveal pass. A layer that all passes share runs in each of them.
     """
-    (latent, grid, quality), device, prior = file, file.latent.y_16.device, model.prior
-    q, y = quality_tensor(quality, device), unflattened(latent.y_16, grid)
+    (latent, grid, quality), prior, device = file, model.prior, next(model.parameters()).device
+    q, y = quality_tensor(quality, device), latent_tensor(latent.y_16, grid, device)
     passes, carried = pass_map(model.config, grid, device), None
-    features = model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
+    features = model.hyper_decoder(latent_tensor(latent.hyper_16, hyper_grid(grid), device), q, grid)
     yield
     for reveal_pass, network in zip(model.config.reveal_passes, prior.networks, strict=True):
         known = (passes < reveal_pass).float()[None]
@@ -96,8 +97,8 @@ def run_layers(model: EntropyModel, file: FileLatent) -> Iterator[None]:
 
 def exact_means(model: EntropyModel, file: FileLatent) -> Tensor:
     """Predict the means of a file's elements by the float prior: [1, C, h, w]."""
-    latent, grid, quality = file
-    q = quality_tensor(quality, latent.y_16.device)
+    (latent, grid, quality), device = file, next(model.parameters()).device
+    q = quality_tensor(quality, device)
     with torch.inference_mode():
-        features = model.hyper_decoder(unflattened(latent.hyper_16, hyper_grid(grid)), q, grid)
-        return predict_all_passes(model, unflattened(latent.y_16, grid), q, features).mean
+        features = model.hyper_decoder(latent_tensor(latent.hyper_16, hyper_grid(grid), device), q, grid)
+        return predict_all_passes(model, latent_tensor(latent.y_16, grid, device), q, features).mean

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ulcodec.coding.products import ACTIVATION_BITS, LARGEST_HIDDEN, MAX_WEIGHT
+from ulcodec.coding.fixed_point import ACTIVATION_BITS
+from ulcodec.coding.products import LARGEST_HIDDEN, MAX_WEIGHT
 from ulcodec.export.float_runs import Coding, QualitiesOf, Source, recorded_inputs
-from ulcodec.model.prior import HIDDEN_BITS, PriorBlock, hidden_factors
+from ulcodec.model.config import HIDDEN_BITS
+from ulcodec.model.prior import PriorBlock, hidden_factors
 
 MOST_BITS = 12
 """Largest number of fraction bits that is tried."""

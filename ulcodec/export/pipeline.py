@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ulcodec.codec.evaluation import integer_cost_percent, middle
-from ulcodec.codec.image import codec_of
+from ulcodec.codec.loading import codec_of
 from ulcodec.devices import choose_device
 from ulcodec.errors import ModelError, TrainingError
 from ulcodec.export.calibration import calibrated

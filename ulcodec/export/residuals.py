@@ -9,7 +9,8 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from ulcodec.codec.pixels import quality_tensor, unflattened
+from ulcodec.codec.networks import Array
+from ulcodec.codec.tensors import channels_last, latent_tensor, quality_tensor
 from ulcodec.coding.latents import LatentCoder, encode_frames, hyper_grid
 from ulcodec.devices import choose_device
 from ulcodec.export.calibration import fitted
@@ -40,13 +41,13 @@ class ResidualCoding:
     device: torch.device
     encoder_log_gain: QualityTable
 
-    def analyse(self, group: Group, quality: int) -> tuple[Tensor, Tensor]:
-        """Return the latent [C, h, w] of a quality, and its hyper-latent."""
+    def analyse(self, group: Group, quality: int) -> tuple[Array, Array]:
+        """Return the latent [h, w, C] of a quality, and its hyper-latent."""
         y = group[quality].to(self.device, torch.float32).permute(2, 0, 1)[None]
         q = quality_tensor(quality, self.device)
         with torch.inference_mode():
             hyper = self.model.hyper_encoder(y / self.encoder_log_gain.gain(q), q)
-        return y[0], hyper[0]
+        return channels_last(y)[0], channels_last(hyper)[0]
 
 
 def groups_of_run(run_dir: Path) -> list[Group]:
@@ -99,8 +100,9 @@ def measured_bits(coding: ResidualCoding, quality: int, group: Group) -> tuple[f
     """Measure the payload of a latent, and the float prior's bound on it."""
     y, hyper = coding.analyse(group, quality)
     [frame] = encode_frames(coding.coder, y[None], hyper[None], quality)
-    grid, latent = (y.shape[1], y.shape[2]), frame.latent
-    restored, restored_hyper = unflattened(latent.y_16, grid), unflattened(latent.hyper_16, hyper_grid(grid))
+    grid, latent = (y.shape[0], y.shape[1]), frame.latent
+    restored = latent_tensor(latent.y_16, grid, coding.device)
+    restored_hyper = latent_tensor(latent.hyper_16, hyper_grid(grid), coding.device)
     with torch.inference_mode(), torch.autocast(coding.device.type, enabled=False):
         bound_bits = chain_bits(coding.model, restored, restored_hyper, quality_tensor(quality, coding.device))
     return 8.0 * len(frame.payload), float(bound_bits)

@@ -12,6 +12,15 @@ PATCH_PX = 16
 HYPER_PATCH_PX = 4 * PATCH_PX
 """Pixels per side of one position of the hyper-latent."""
 
+N_SCALES = 64
+"""Standard deviations that the prior chooses from."""
+
+ACTIVATION_LIMIT = 127.0
+"""Clamp on every activation of the prior, so that it fits a fixed-point number."""
+
+HIDDEN_BITS = 4
+"""Fraction bits of a block's hidden units, which have eight bits in integers: most products then are of bytes."""
+
 N_CHANNEL_GROUPS = 16
 PHASE_ROWS, PHASE_COLUMNS = 2, 4
 N_PHASES = PHASE_ROWS * PHASE_COLUMNS

@@ -14,16 +14,10 @@ from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0
 from ulcodec.model.fusion import fused
 from ulcodec.model.prior import SCALE_MAX, SCALE_MIN, Prediction, to_bins, wiener_estimate
 from ulcodec.model.reveal import coding_order, join_phases, split_phases
+from ulcodec.model.symbol_choice import is_worth_a_step
 from ulcodec.model.unified import EntropyModel
 
 MIN_PROBABILITY = 1e-9
-
-SQUARED_BIN_BITS = 14.0
-"""Bits that a squared error of one bin is worth in the choice of symbols.
-
-At high rate it is `6 / ln 2 = 8.7`, the derivative of `-log2 width` over that of `width^2 / 12`. The larger value
-accounts for the elements that are predicted from the erroneous one. Of 8.7, 11, 14, 18 and 24 it gave the smallest
-files at equal quality (docs/lab-notes/rate-distortion-optimisation.md)."""
 
 
 @fused
@@ -55,23 +49,14 @@ class _LowerBound(torch.autograd.Function):
         return grad * ((x >= ctx.bound) | (grad < 0)), None  # type: ignore[attr-defined]
 
 
-def zeroward(symbols: Tensor, residual: Tensor, saved_bits: Tensor) -> Tensor:
-    """Move symbols by one towards zero where the saved bits outweigh the added squared error.
-
-    `symbols`: `residual` rounded to integers; `saved_bits`: bits that the symbol nearer to zero saves. All are float
-    and of one shape.
-    """
-    added_error = 1 + 2 * (residual * symbols.sign() - symbols.abs())
-    return torch.where(saved_bits > SQUARED_BIN_BITS * added_error, symbols - symbols.sign(), symbols)
-
-
 def _quantise_and_restore(y: Tensor, prediction: Prediction) -> Tensor:
     """Choose symbols for y as the encoder does, and return the latent that they restore. Any shape, float32."""
     residual = y - prediction.mean
     symbols = torch.round(residual)
     nearer = symbols - symbols.sign()
     saved_bits = unit_bin_bits(symbols, prediction.log_scale) - unit_bin_bits(nearer, prediction.log_scale)
-    return zeroward(symbols, residual, saved_bits) + prediction.mean
+    chosen = torch.where(is_worth_a_step(symbols, symbols.sign(), residual, saved_bits), nearer, symbols)
+    return chosen + prediction.mean
 
 
 def estimate_restored(restored: Tensor, gain: Tensor) -> Tensor:

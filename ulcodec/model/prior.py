@@ -12,19 +12,12 @@ from torch.nn import functional as F
 
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, bin_noise_variance
 from ulcodec.model.blocks import QualityTable, conv
-from ulcodec.model.config import ModelConfig
+from ulcodec.model.config import ACTIVATION_LIMIT, HIDDEN_BITS, N_SCALES, ModelConfig
 from ulcodec.model.fusion import fused
 from ulcodec.model.initialisation import HYPER_LOG_GAIN, anchor_log_gains
 
-N_SCALES = 64
 SCALE_MIN, SCALE_MAX = 0.11, 64.0
 LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (N_SCALES - 1)
-
-ACTIVATION_LIMIT = 127.0
-"""Clamp on every activation of the prior, so that it fits a fixed-point number."""
-
-HIDDEN_BITS = 4
-"""Fraction bits of a block's hidden units, which have eight bits in integers: most products then are of bytes."""
 
 HIDDEN_LIMIT = 255 / 2**HIDDEN_BITS
 """Clamp on a block's hidden units. In `SharedPrior` they are clamped like all activations."""

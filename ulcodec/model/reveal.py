@@ -1,23 +1,20 @@
-"""Reveal schedule: the pass in which each element of the latent is coded."""
+"""Reveal schedule over tensors: the pass in which each element of the latent is coded."""
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ulcodec.model.config import N_CHANNEL_GROUPS, N_PHASES, PHASE_COLUMNS, PHASE_ROWS, ModelConfig
-
-Grid = tuple[int, int]
+from ulcodec.model.config import N_PHASES, PHASE_COLUMNS, PHASE_ROWS, ModelConfig
+from ulcodec.model.schedule import Grid, channel_passes
 
 
 @lru_cache
-def _phase_passes(config: ModelConfig, device: torch.device) -> Tensor:
-    """Pass of each channel group at each phase, uint8 [16, 2, 4]. Cached: a CUDA graph needs the same memory again."""
+def _channel_passes(config: ModelConfig, device: torch.device) -> Tensor:
+    """`channel_passes` on a device. Cached: a CUDA graph needs the same memory again."""
     with torch.inference_mode(False):
-        passes = torch.tensor([list(map(int, row)) for row in config.reveal], dtype=torch.uint8, device=device)
-        return passes.reshape(N_CHANNEL_GROUPS, PHASE_ROWS, PHASE_COLUMNS)
+        return torch.tensor(channel_passes(config), device=device)
 
 
 def pass_map(config: ModelConfig, grid: Grid, device: torch.device | str = "cpu", origin: Grid = (0, 0)) -> Tensor:
@@ -26,72 +23,10 @@ def pass_map(config: ModelConfig, grid: Grid, device: torch.device | str = "cpu"
     `grid`: height and width of the part; `origin`: its first row and column.
     """
     height, width = grid
-    pattern = _phase_passes(config, torch.device(device))
+    passes = _channel_passes(config, torch.device(device))
     rows = torch.arange(origin[0], origin[0] + height, device=device) % PHASE_ROWS
     columns = torch.arange(origin[1], origin[1] + width, device=device) % PHASE_COLUMNS
-    group_passes = pattern[:, rows][:, :, columns]
-    return group_passes.repeat(config.latent_channels // N_CHANNEL_GROUPS, 1, 1)
-
-
-class Phase(NamedTuple):
-    """A place (row, column) in the 2x4 cells of the latent grid, in one pass.
-
-    All positions at that place share the channels of earlier passes, `known`, and those of this pass, `coded`. Both are
-    int64, in rising order.
-    """
-
-    row: int
-    column: int
-    known: Tensor
-    coded: Tensor
-
-    def positions(self, origin: Grid = (0, 0)) -> tuple[slice, slice, slice]:
-        """Index of the phase's positions in [B, h, w, ...], whose first row and column are those of `origin`."""
-        first_row, first_column = (self.row - origin[0]) % PHASE_ROWS, (self.column - origin[1]) % PHASE_COLUMNS
-        return slice(None), slice(first_row, None, PHASE_ROWS), slice(first_column, None, PHASE_COLUMNS)
-
-
-@lru_cache
-def pass_phases(config: ModelConfig, reveal_pass: int, device: torch.device) -> tuple[Phase, ...]:
-    """The eight phases of a pass."""
-    with torch.inference_mode(False):
-        passes = pass_map(config, (PHASE_ROWS, PHASE_COLUMNS))
-        return tuple(
-            Phase(
-                row,
-                column,
-                (passes[:, row, column] < reveal_pass).nonzero()[:, 0].to(device),
-                (passes[:, row, column] == reveal_pass).nonzero()[:, 0].to(device),
-            )
-            for row in range(PHASE_ROWS)
-            for column in range(PHASE_COLUMNS)
-        )
-
-
-class PassElements:
-    """The elements of one pass, which has K channels at every position.
-
-    Arrays of elements are [B, h, w, K], with the channels of a position in rising order. `origin`: first row and column
-    of the arrays in the latent grid.
-    """
-
-    def __init__(self, config: ModelConfig, reveal_pass: int, device: torch.device):
-        self.phases = pass_phases(config, reveal_pass, device)
-        self.n_channels = len(self.phases[0].coded)
-
-    def gather(self, latent: Tensor, origin: Grid = (0, 0)) -> Tensor:
-        """Read the elements from a latent [B, h, w, C]."""
-        elements = latent.new_empty(*latent.shape[:3], self.n_channels)
-        for phase in self.phases:
-            positions = phase.positions(origin)
-            elements[positions] = latent[positions][..., phase.coded]
-        return elements
-
-    def scatter(self, elements: Tensor, latent: Tensor, origin: Grid = (0, 0)) -> None:
-        """Write the elements into a latent [B, h, w, C]."""
-        for phase in self.phases:
-            positions = phase.positions(origin)
-            latent[positions][..., phase.coded] = elements[positions]
+    return passes[:, rows][:, :, columns]
 
 
 class CodingOrder:

@@ -5,9 +5,7 @@ A network needs a tile's input range, which is the tile with a halo around it, t
 
 from collections.abc import Iterator
 from itertools import product
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import Any, NamedTuple
 
 
 class Span(NamedTuple):
@@ -83,12 +81,12 @@ class Tile(NamedTuple):
         """Rows and columns of the tile with its halo, counted from the first of a larger tile with its halo."""
         return self.rows.outer_within(larger.rows), self.columns.outer_within(larger.columns)
 
-    def outer_of(self, x: Tensor) -> Tensor:
-        """The tile with its halo, from a grid [B, h, w, C]."""
+    def outer_of(self, x: Any) -> Any:
+        """The tile with its halo, from a tensor or an array [B, h, w, C]."""
         return x[:, self.rows.outer, self.columns.outer]
 
-    def inner_of(self, x: Tensor) -> Tensor:
-        """The tile without its halo, from a grid [B, h, w, C]."""
+    def inner_of(self, x: Any) -> Any:
+        """The tile without its halo, from a tensor or an array [B, h, w, C]."""
         return x[:, self.rows.inner, self.columns.inner]
 
 

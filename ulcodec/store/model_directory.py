@@ -17,8 +17,8 @@ from ulcodec.coding.latents import LatentCoder, check_reveal_passes
 from ulcodec.coding.quantise_prior import integer_tensors
 from ulcodec.coding.tables import FrequencyTables, gaussian_tables
 from ulcodec.errors import ModelError
-from ulcodec.model.config import ModelConfig
-from ulcodec.model.prior import LOG_SCALE_STEP, N_SCALES, SCALE_MIN
+from ulcodec.model.config import N_SCALES, ModelConfig
+from ulcodec.model.prior import LOG_SCALE_STEP, SCALE_MIN
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.store.installed import model_directory
 from ulcodec.store.networks import load_network
