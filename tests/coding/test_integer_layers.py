@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ulcodec.coding.integer_layers import StoredIntegers, pixel_shuffle
 from ulcodec.coding.fixed_point import ACTIVATION_BITS
+from ulcodec.coding.integer_layers import StoredIntegers, pixel_shuffle
 from ulcodec.coding.products import HIDDEN, PRODUCTS, WIDE, Activations, is_exact, neighbourhoods
 from ulcodec.coding.quantise_prior import integer_tensors
 from ulcodec.errors import ModelError

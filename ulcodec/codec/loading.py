@@ -1,29 +1,59 @@
-"""Load models into codecs."""
+"""Load models into codecs, for either backend."""
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-
+from ulcodec.codec.graph_networks import GraphNetworks
 from ulcodec.codec.image import Codec
-from ulcodec.codec.torch_networks import TorchNetworks
-from ulcodec.devices import choose_device
-from ulcodec.store.model_directory import StoredModel, open_model
+from ulcodec.coding.latents import LatentCoder
+from ulcodec.errors import DeviceError
+from ulcodec.graphs.graph_files import Graphs
+from ulcodec.graphs.graph_prior import GraphPrior
+from ulcodec.store.stored_integers import open_integers
+
+if TYPE_CHECKING:
+    import torch
+
+    from ulcodec.store.model_directory import StoredModel
+
+Backend = Literal["auto", "torch", "onnxruntime"]
+BACKENDS: tuple[str, ...] = get_args(Backend)
+"""What computes the networks and the prior; "auto" takes torch where it is installed."""
 
 
-def load(model: str | Path = "small", *, device: str = "auto") -> Codec:
-    """Load a model: the name of a shipped one, or a directory made by `ulcodec train export`.
+def load(
+    model: str | Path = "small", *, device: str = "auto", backend: Backend = "auto", n_threads: int | None = None
+) -> Codec:
+    """Load a model: the name of a shipped one, or a directory of `ulcodec train export` or `ulcodec model export-onnx`.
 
-    `device`: "auto" (CUDA if there is one), "cpu", "cuda", ... Raises ModelError for a missing or broken model,
-    DeviceError for an unavailable device.
+    `device`: "auto" (CUDA if there is one), "cpu", "cuda", ... `backend`: "torch", "onnxruntime" (CPU; the model must
+    have ONNX graphs), or "auto" (torch where it is installed). `n_threads`: CPU threads of onnxruntime; torch has its
+    own setting. Raises ModelError for a missing or broken model or a missing package, DeviceError for an unavailable
+    device, ValueError for an unknown backend.
     """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "onnxruntime" or (backend == "auto" and find_spec("torch") is None):
+        if device not in ("auto", "cpu"):
+            raise DeviceError(f"the backend onnxruntime runs on the CPU, not on {device!r}")
+        return graph_codec(model, n_threads)
+
+    import torch
+
+    from ulcodec.devices import choose_device
+    from ulcodec.store.model_directory import open_model
+
     chosen_device = choose_device(device)
     # In inference mode, refinement, which takes gradients, could not use the weights.
     with torch.inference_mode(False), torch.device("cpu"):
         return codec_of(open_model(model), chosen_device)
 
 
-def codec_of(stored: StoredModel, device: torch.device) -> Codec:
-    """Make a codec of a model that has been read."""
+def codec_of(stored: "StoredModel", device: "torch.device") -> Codec:
+    """Make a codec of a model that has been read, with torch."""
+    from ulcodec.codec.torch_networks import TorchNetworks
+
     model, coder, video = stored.networks(device), stored.coder(device), stored.video
     return Codec(
         name=stored.name,
@@ -33,4 +63,23 @@ def codec_of(stored: StoredModel, device: torch.device) -> Codec:
         coder=coder,
         residual_coder=coder if video is None else video.coder(device),
         has_denoiser=stored.denoiser is not None,
+    )
+
+
+def graph_codec(model: str | Path, n_threads: int | None = None) -> Codec:
+    """Load the ONNX graphs of a model. Raises as `load`."""
+    stored = open_integers(model)
+    graphs, pictures, video = Graphs(stored.directory, n_threads), stored.pictures, stored.video
+    coder = LatentCoder(GraphPrior(pictures.config, pictures.coding, graphs), pictures.tables)
+    residual_coder, residual_graph = coder, "residual_analysis"
+    if video is not None:
+        residual_coder = LatentCoder(GraphPrior(video.config, video.coding, graphs, "video_"), video.tables)
+    return Codec(
+        name=stored.name,
+        fingerprint_bytes=pictures.fingerprint[:4],
+        sequence_fingerprint_bytes=stored.sequence_fingerprint[:4],
+        networks=GraphNetworks(pictures.config, graphs, residual_graph),
+        coder=coder,
+        residual_coder=residual_coder,
+        has_denoiser=False,
     )

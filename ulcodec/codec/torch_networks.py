@@ -39,10 +39,10 @@ class TorchNetworks:
 
     @property
     def encoder_halo(self) -> int:
-        return self.model.encoder.halo
+        return self.config.encoder_halo
 
     def decoder_halo(self, realism: Realism) -> int:
-        return self.model.decoder.trunk.halo + realism.halo(self.config)
+        return self.config.decoder_halo + realism.halo(self.config)
 
     def analyse(
         self, pictures: Array, quality: int, tile: Tile, kept_halo: int, *, precise: bool = False

@@ -102,6 +102,16 @@ class ModelConfig:
         return tuple(f"passes.{number}." for number in range(len(self.prior_blocks)))
 
     @property
+    def encoder_halo(self) -> int:
+        """Latent positions on each side that an element of the latent depends on."""
+        return self.encoder_blocks_16 + -(-self.encoder_blocks_8 // 2)
+
+    @property
+    def decoder_halo(self) -> int:
+        """Latent positions on each side that a pixel of the posterior mean depends on."""
+        return self.decoder_blocks_16 + -(-self.decoder_blocks_8 // 2)
+
+    @property
     def reveal_passes(self) -> range:
         """The passes, from 1 to the largest in `reveal`."""
         return range(1, int(max(max(row) for row in self.reveal)) + 1)

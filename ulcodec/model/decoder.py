@@ -59,13 +59,8 @@ class Trunk(nn.Module):
         return F.pixel_shuffle(F.conv2d(y * self.log_gain.gain(quality), weight, bias), 2) + 0.5
 
     @property
-    def halo(self) -> int:
-        """Latent positions on each side that a pixel depends on."""
-        return len(self.blocks_16) + self.halo_8
-
-    @property
     def halo_8(self) -> int:
-        """The part of the halo that the blocks at 1/8 need."""
+        """The part of `ModelConfig.decoder_halo` that the blocks at 1/8 need."""
         return -(-len(self.blocks_8) // 2)
 
     def forward(

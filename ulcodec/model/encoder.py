@@ -31,11 +31,6 @@ class Encoder(nn.Module):
             self.linear.weight.copy_((basis / std[:, None])[:, :, None, None])
             self.log_gain.values.copy_(anchor_log_gains(config))
 
-    @property
-    def halo(self) -> int:
-        """Latent positions on each side that an element of the latent depends on."""
-        return len(self.blocks_16) + -(-len(self.blocks_8) // 2)
-
     def forward(
         self, x: Tensor, quality: Tensor, tile: Tile | None = None, kept_halo: int = 0
     ) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,5 @@
 """Model directories: configuration, float weights (fp16), and the integers that define how files are coded."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,25 +10,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ulcodec.coding.integer_layers import Integers
 from ulcodec.coding.integer_prior import IntegerPrior
 from ulcodec.coding.latents import LatentCoder, check_reveal_passes
 from ulcodec.coding.quantise_prior import integer_tensors
 from ulcodec.coding.tables import FrequencyTables, gaussian_tables
-from ulcodec.errors import ModelError
 from ulcodec.model.config import N_SCALES, ModelConfig
 from ulcodec.model.prior import LOG_SCALE_STEP, SCALE_MIN
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.store.installed import model_directory
 from ulcodec.store.networks import load_network
+from ulcodec.store.stored_integers import (
+    TABLE_PARTS,
+    check_fingerprint,
+    check_video_fingerprint,
+    described_model,
+    described_video,
+    fingerprint,
+    frequency_tables,
+    sequence_fingerprint,
+)
 from ulcodec.store.tensor_files import read_consistently, read_document, read_tensors, write_directory
 
 DENOISER = "decoder.denoiser"
 """Prefix of the names of the denoiser's weights."""
 
 Stored = TypeVar("Stored", bound="StoredEntropyModel")
-
-TABLE_PARTS = ("frequencies", "lengths", "minima")
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,7 @@ class StoredEntropyModel:
 
     def coder(self, device: torch.device) -> LatentCoder:
         """Make the integer prior and the frequency tables."""
-        frequencies, lengths, minima = (self.coding[f"tables.{part}"].numpy().astype(np.int32) for part in TABLE_PARTS)
-        prior = IntegerPrior(self.config, self.coding, device)
-        return LatentCoder(prior, FrequencyTables(frequencies, lengths, minima))
+        return LatentCoder(IntegerPrior(self.config, self.coding, device), frequency_tables(self.coding))
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,7 @@ class StoredModel(StoredEntropyModel):
     @property
     def sequence_fingerprint(self) -> bytes:
         """SHA-256 of what decides which symbols a sequence holds: that of the model, with that of its video part."""
-        if self.video is None:
-            return self.fingerprint
-        return hashlib.sha256(self.fingerprint + self.video.fingerprint).digest()
+        return sequence_fingerprint(self.fingerprint, None if self.video is None else self.video.fingerprint)
 
 
 def open_model(model: str | Path) -> StoredModel:
@@ -97,31 +98,20 @@ def open_model(model: str | Path) -> StoredModel:
 def _read_model(directory: Path) -> StoredModel:
     """Read a model directory that no process writes to. Raises ModelError as `open_model`."""
     document = read_document(directory, "config")
-    try:
-        config = ModelConfig.from_json(document["model"])
-        name, sha256 = str(document["name"]), document["coding_sha256"]
-    except KeyError as error:
-        raise ModelError(f"{directory / 'config.json'}: missing {error}; export the model again") from error
+    config, name = described_model(directory, document)
     weights, coding = read_tensors(directory, "weights"), read_tensors(directory, "coding")
     stored = StoredModel(config, weights, coding, name, document)
-    if stored.fingerprint.hex() != sha256:
-        raise ModelError(
-            f"{directory}: the coding integers do not match their fingerprint; install or export the model again"
-        )
+    check_fingerprint(directory, document, stored.fingerprint)
     return replace(stored, video=_read_video(directory, document)) if "video" in document else stored
 
 
 def _read_video(directory: Path, document: dict[str, Any]) -> StoredEntropyModel:
     """Read the entropy model of predicted frames. Raises ModelError as `open_model`."""
-    try:
-        config, sha256 = ModelConfig.from_json(document["video"]["model"]), document["video"]["coding_sha256"]
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{directory / 'config.json'}: incomplete entry on video; export the model again") from error
+    config = described_video(directory, document)
     video = StoredEntropyModel(
         config, read_tensors(directory, "video_weights"), read_tensors(directory, "video_coding")
     )
-    if video.fingerprint.hex() != sha256:
-        raise ModelError(f"{directory}: the video's integers do not match their fingerprint; install the model again")
+    check_video_fingerprint(directory, document, video.fingerprint)
     return video
 
 
@@ -177,16 +167,6 @@ def write_model(directory: Path, stored: StoredModel) -> str:
         groups |= {"video_weights": stored.video.weights, "video_coding": stored.video.coding}
     write_directory(directory, groups, {"config": config})
     return stored.fingerprint.hex()
-
-
-def fingerprint(config: ModelConfig, coding: Integers) -> bytes:
-    """Return the SHA-256 of all that decides which symbols a file holds: the integers and the reveal schedule."""
-    digest = hashlib.sha256("|".join(config.reveal).encode())
-    for name in sorted(coding):
-        array = coding[name].contiguous().cpu().numpy()
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.digest()
 
 
 def table_tensors(tables: FrequencyTables) -> dict[str, Tensor]:

@@ -12,19 +12,25 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.numpy import load_file as load_arrays
 
 from ulcodec.errors import ModelError
 from ulcodec.io.files import keep_permissions, temporary_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHARD_BYTES = 15_000_000
 
 GROUPS = ("model", "ema", "optimizer", "weights", "coding", "video_weights", "video_coding")
 """Groups of checkpoints and models. A new version replaces the shards of all of them, even if it has no such group."""
+
+GRAPHS = "graphs"
+"""Name of the document that describes the ONNX graphs of a model directory, `NAME.onnx`."""
 
 CONTENTS = "contents.list"
 """File in a staging folder that lists the version's files, including those that have moved already."""
@@ -35,9 +41,10 @@ STAGING_NAME = re.compile(r"\.ulcodec-[0-9a-f]{16}\.(?P<state>tmp|ready)")
 
 READING_ATTEMPTS = 100
 Result = TypeVar("Result")
+Loaded = TypeVar("Loaded")
 
 
-def pack_shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+def pack_shards(tensors: Mapping[str, "Tensor"]) -> list[dict[str, "Tensor"]]:
     """Pack tensors, in their order, into dictionaries of less than `SHARD_BYTES`, or of one larger tensor."""
     packed: list[dict[str, Tensor]] = [{}]
     size_bytes = 0
@@ -50,7 +57,7 @@ def pack_shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return packed
 
 
-def write_directory(path: Path, groups: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]) -> None:
+def write_directory(path: Path, groups: Mapping[str, Mapping[str, "Tensor"]], documents: Mapping[str, Any]) -> None:
     """Write tensors as `GROUP-00000.safetensors ...` and documents as `NAME.json`, all of them or none.
 
     They replace files of the same names, and shards of the version before. Other files stay. Raises OSError if the disk
@@ -73,7 +80,7 @@ def write_directory(path: Path, groups: Mapping[str, Mapping[str, Tensor]], docu
     _install(ready)
 
 
-def _write_files(staging: Path, groups: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]) -> None:
+def _write_files(staging: Path, groups: Mapping[str, Mapping[str, "Tensor"]], documents: Mapping[str, Any]) -> None:
     """Write a version and the list of its files to a staging folder, and wait until they are on the disk."""
     for group, tensors in groups.items():
         for index, shard in enumerate(pack_shards(tensors)):
@@ -87,8 +94,10 @@ def _write_files(staging: Path, groups: Mapping[str, Mapping[str, Tensor]], docu
             os.fsync(handle.fileno())
 
 
-def _write_shard(shard: dict[str, Tensor], file: Path, directory: Path) -> None:
+def _write_shard(shard: dict[str, "Tensor"], file: Path, directory: Path) -> None:
     """Write tensors to a file. Raises OSError that names the directory."""
+    from safetensors.torch import save_file
+
     try:
         save_file(shard, file)
     except SafetensorError as error:
@@ -208,18 +217,29 @@ def _version_of(path: Path) -> dict[str, tuple[int, int, int]]:
     return version
 
 
-def read_tensors(path: Path, group: str) -> dict[str, Tensor]:
+def read_tensors(path: Path, group: str) -> dict[str, "Tensor"]:
     """Read all tensors of a group. Raises ModelError if there are none, or if a file is damaged."""
+    from safetensors.torch import load_file
+
+    return _read_group(path, group, load_file)
+
+
+def read_arrays(path: Path, group: str) -> dict[str, NDArray[Any]]:
+    """Read all tensors of a group as arrays, without torch. Raises as `read_tensors`."""
+    return _read_group(path, group, load_arrays)
+
+
+def _read_group(path: Path, group: str, load: Callable[[Path], dict[str, Loaded]]) -> dict[str, Loaded]:
     stored = _stored_files(path)
     files = [
         stored[name] for name in sorted(stored) if (match := SHARD_NAME.fullmatch(name)) and match["group"] == group
     ]
     if not files:
         raise ModelError(f"{path}: no files {group}-*.safetensors")
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Loaded] = {}
     for file in files:
         try:
-            tensors.update(load_file(file))
+            tensors.update(load(file))
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file}: {error}") from error
     return tensors

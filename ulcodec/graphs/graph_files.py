@@ -1,0 +1,101 @@
+"""The ONNX graphs of a model directory, and the sessions of onnxruntime that run them."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ulcodec.errors import MissingPackageError, ModelError
+from ulcodec.store.tensor_files import GRAPHS, read_document
+
+Array = NDArray[Any]
+
+
+class Graphs:
+    """The graphs of one directory. A session is opened when its graph first runs, once in each process.
+
+    `n_threads`: CPU threads of each session, None for the number of cores. Raises MissingPackageError without onnxruntime,
+    ModelError for a directory without graphs, or with graphs of another version of its model.
+    """
+
+    def __init__(self, directory: Path, n_threads: int | None = None):
+        check_graphs(directory)
+        self.directory, self.n_threads = directory, n_threads or len(available_cores())
+        self._sessions: dict[tuple[int, str], Any] = {}
+        _onnxruntime()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the sessions: another process opens its own."""
+        return {**vars(self), "_sessions": {}}
+
+    def run(self, name: str, **inputs: Array) -> list[Array]:
+        """Run a graph. Returns its outputs in their order."""
+        results: list[Array] = self._session(name).run(None, inputs)
+        return results
+
+    def _session(self, name: str) -> Any:
+        """The session of a graph. A forked process opens its own: it has none of the threads of its parent."""
+        key = os.getpid(), name
+        if key not in self._sessions:
+            self._sessions[key] = self._opened(self.directory / f"{name}.onnx")
+        return self._sessions[key]
+
+    def _opened(self, file: Path) -> Any:
+        runtime = _onnxruntime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = self.n_threads
+        options.log_severity_level = 3  # errors, which are raised as well
+        try:
+            return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise ModelError(f"{file}: {str(error).splitlines()[0]}") from error
+
+
+def available_cores() -> set[int] | range:
+    """Return the cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
+def has_graphs(directory: Path) -> bool:
+    """Whether a model directory holds graphs, of any version."""
+    return (directory / f"{GRAPHS}.json").is_file()
+
+
+def check_graphs(directory: Path) -> None:
+    """Raise ModelError unless a directory holds graphs of its present model."""
+    if not has_graphs(directory):
+        raise ModelError(f"{directory} holds no ONNX graphs; write them with ulcodec model export-onnx")
+    if read_document(directory, GRAPHS).get("config_sha256") != config_sha256(directory):
+        raise ModelError(f"{directory}: the ONNX graphs are those of another version of the model; export them again")
+
+
+def config_sha256(directory: Path) -> str:
+    """SHA-256 of a directory's `config.json`, which differs between versions of a model."""
+    return hashlib.sha256((directory / "config.json").read_bytes()).hexdigest()
+
+
+def is_installed() -> bool:
+    """Whether onnxruntime can be imported."""
+    try:
+        _onnxruntime()
+    except MissingPackageError:
+        return False
+    return True
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ModelError(
+            'the backend onnxruntime needs the package onnxruntime: pip install "ulcodec[onnx]"'
+        ) from error
+    return onnxruntime
+
+
+def as_quality_level(quality: int) -> NDArray[np.int64]:
+    """A quality from 0 to 100 as input of the graphs of the prior: int64 [1]."""
+    return np.array([quality], dtype=np.int64)
