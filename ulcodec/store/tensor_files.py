@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -243,6 +243,34 @@ def _read_group(path: Path, group: str, load: Callable[[Path], dict[str, Loaded]
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file}: {error}") from error
     return tensors
+
+
+class TensorPlace(NamedTuple):
+    """Where the bytes of a tensor are: name of a file in a directory, first byte, and number of bytes."""
+
+    file: str
+    offset: int
+    n_bytes: int
+
+
+def tensor_places(path: Path, group: str) -> dict[str, TensorPlace]:
+    """Return the places of all tensors of a group, in a directory that no process writes to.
+
+    Raises ModelError if a file is damaged.
+    """
+    places: dict[str, TensorPlace] = {}
+    for file in sorted(path.glob(f"{group}-*.safetensors")):
+        try:
+            with open(file, "rb") as handle:
+                n_header = int.from_bytes(handle.read(8), "little")
+                header = json.loads(handle.read(n_header))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{file}: {error}") from error
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                places[name] = TensorPlace(file.name, 8 + n_header + start, end - start)
+    return places
 
 
 def read_document(path: Path, name: str) -> dict[str, Any]:
