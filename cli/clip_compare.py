@@ -11,7 +11,7 @@ from ulcodec.errors import FormatError, ImageError
 from ulcodec.progress import share
 from ulcodec_cli.clip_decode import is_sequence_file
 from ulcodec_cli.clip_encode import ClipInput, read_input
-from ulcodec_cli.common import load_codec
+from ulcodec_cli.common import ModelOptions, load_codec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,7 @@ def is_moving(source: Path) -> bool:
     return source.is_file() and (is_sequence_file(source) or isinstance(read_input(source), ClipInput))
 
 
-def compare_clips(original: Path, other: Path, model: tuple[str, str, int | None], max_pixels: int) -> dict[str, Any]:
+def compare_clips(original: Path, other: Path, model: ModelOptions, max_pixels: int) -> dict[str, Any]:
     """Measure the frames of two clips; each figure is the mean of the frames' own.
 
     Raises ImageError for clips of different sizes or numbers of frames.
@@ -85,14 +85,14 @@ def measure_frames(a: "NDArray[Any]", b: "NDArray[Any]", matrix: int) -> dict[st
 
 
 def open_frames(
-    source: Path, model: tuple[str, str, int | None], max_pixels: int, stack: ExitStack
+    source: Path, model: ModelOptions, max_pixels: int, stack: ExitStack
 ) -> "tuple[ClipFormat, int | None, Iterator[NDArray[Any]]]":
     """Open a clip: its format, the number of its frames if it is known, and their samples."""
     from ulcodec.io.video_source import open_video
 
     with named(source):
         if is_sequence_file(source):
-            video = stack.enter_context(load_codec(*model).decode_video(source, max_pixels=max_pixels))
+            video = stack.enter_context(load_codec(model).decode_video(source, max_pixels=max_pixels))
             return video.format, video.n_frames, samples_of(source, video)
         clip = stack.enter_context(open_video(source, max_pixels=max_pixels))
         return clip.format, clip.n_frames, samples_of(source, clip)

@@ -8,12 +8,14 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from io import BufferedReader, RawIOBase, TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
 
 import typer
 
+from ulcodec.backends import BACKENDS, Backend, installed_backend
 from ulcodec.store.installed import model_directory
 from ulcodec_cli.progress import hide_bar
 
@@ -27,9 +29,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Search folders in depth.")]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse larger pictures before memory is allocated.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
-Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: torch's choice.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: the backend's choice.")]
+BackendOption = Annotated[
+    str, typer.Option(help="torch, onnxruntime (on a CPU), or auto: torch, but onnxruntime for one small picture.")
+]
 
 DEFAULT_MODEL = "small"
+ONE_OFF_PIXELS = 2**21
+"""Pixels of one picture up to which starting torch takes longer than it saves, see docs/lab-notes/coding-speed.md."""
+
 STANDARD_STREAM = Path("-")
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 """Phrases in torch's RuntimeError when a CPU or a GPU is out of memory."""
@@ -51,17 +59,49 @@ def output_path(source: Path, output: Path | None, suffix: str, force: bool) -> 
     return output
 
 
-def load_codec(model: str, device: str, threads: int | None) -> "Codec":
-    """Load a model. Raises ModelError or DeviceError."""
-    model_directory(model)  # an unknown name is an error before torch is imported
+class ModelOptions(NamedTuple):
+    """What `--model`, `--device`, `--threads` and `--backend` say."""
+
+    model: str
+    device: str
+    threads: int | None
+    backend: Backend
+
+    @classmethod
+    def of(cls, model: str, device: str, threads: int | None, backend: str) -> "ModelOptions":
+        """Make options of what a command was given. Raises BadParameter for an unknown backend."""
+        for known in BACKENDS:
+            if backend == known:
+                return cls(model, device, threads, known)
+        raise typer.BadParameter(f"--backend is one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def load_codec(options: ModelOptions, n_pixels: int | None = None) -> "Codec":
+    """Load a model. `n_pixels`: size of the only picture that it is for, None for many pictures, or for a video.
+
+    Raises ModelError, DeviceError or MissingPackageError.
+    """
+    directory = model_directory(options.model)  # an unknown name is an error before torch is imported
+    backend: Backend = options.backend
+    if backend == "auto":
+        backend = "onnxruntime" if starts_faster(directory, options.device, n_pixels) else installed_backend()
     with no_collection():
-        import torch
+        from ulcodec.codec.loading import load
 
-        import ulcodec
+        if backend == "torch" and options.threads is not None:
+            import torch
 
-        if threads is not None:
-            torch.set_num_threads(threads)
-        return ulcodec.load(model, device=device)
+            torch.set_num_threads(options.threads)
+        return load(options.model, device=options.device, backend=backend, n_threads=options.threads)
+
+
+def starts_faster(directory: Path, device: str, n_pixels: int | None) -> bool:
+    """Whether onnxruntime is there for a model, and faster than torch in total for one picture of `n_pixels`."""
+    if n_pixels is None or n_pixels > ONE_OFF_PIXELS or device not in ("auto", "cpu"):
+        return False
+    from ulcodec.graphs.graph_files import has_graphs
+
+    return find_spec("onnxruntime") is not None and has_graphs(directory)
 
 
 def model_identity(model: str) -> str:

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ulcodec.errors import ImageError
-from ulcodec.format.container import MAGIC, MAX_PIXELS
+from ulcodec.format.container import MAGIC, MAX_PIXELS, read_head
 from ulcodec.progress import share
 from ulcodec_cli.clip_compare import compare_clips, is_moving, named
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
+    BackendOption,
     Device,
     Force,
     Json,
     MaxPixels,
     Model,
+    ModelOptions,
     Threads,
     load_codec,
     output_path,
@@ -44,24 +46,26 @@ def compare(
     model: Model = DEFAULT_MODEL,
     device: Device = "auto",
     threads: Threads = None,
+    backend: BackendOption = "auto",
     max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Print rate, PSNR and MS-SSIM of a .ulc file, or another picture or video, against its original."""
+    loading = ModelOptions.of(model, device, threads, backend)
     target = None if output is None else output_path(original, output, ".png", force)
     show_warnings()
     if is_moving(original) or is_moving(other):
         if target is not None:
             raise typer.BadParameter("--output is for pictures")
         with progress_bar("comparing"):
-            values = compare_clips(original, other, (model, device, threads), max_pixels)
+            values = compare_clips(original, other, loading, max_pixels)
         show(values, json)
         return
 
     with progress_bar("comparing"):
         with share(OPENING_SHARE):
-            first, second = (open_picture(path, model, device, threads, max_pixels) for path in (original, other))
+            first, second = (open_picture(path, loading, max_pixels) for path in (original, other))
         values = measure(first, second, other.stat().st_size)
         if target is not None:
             write_side_by_side(first, second, target)
@@ -112,14 +116,15 @@ def comparable(first: "Picture", second: "Picture") -> "tuple[NDArray[np.uint8],
     return a, b
 
 
-def open_picture(path: Path, model: str, device: str, threads: int | None, max_pixels: int) -> "Picture":
+def open_picture(path: Path, loading: ModelOptions, max_pixels: int) -> "Picture":
     """Read a picture, or decode a .ulc file, and turn it upright as its metadata says."""
     from ulcodec.io.pictures import load_image
 
     data = path.read_bytes()
     with named(path):
         if data[: len(MAGIC)] == MAGIC:
-            return load_codec(model, device, threads).decode_picture(data, max_pixels=max_pixels).upright()
+            n_pixels = read_head(data, max_pixels=max_pixels).header.n_pixels
+            return load_codec(loading, n_pixels).decode_picture(data, max_pixels=max_pixels).upright()
         return load_image(data, max_pixels=max_pixels)
 
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,11 +26,13 @@ from ulcodec_cli.clip_decode import (
 from ulcodec_cli.clip_encode import parse_time
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
+    BackendOption,
     Device,
     Force,
     Json,
     MaxPixels,
     Model,
+    ModelOptions,
     Recursive,
     Threads,
     about,
@@ -121,6 +122,7 @@ def decode(
     model: Model = DEFAULT_MODEL,
     device: Device = "auto",
     threads: Threads = None,
+    backend: BackendOption = "auto",
     max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
     json: Json = False,
@@ -128,7 +130,7 @@ def decode(
     """Decode .ulc files."""
     if depth not in (None, 8, 16):
         raise typer.BadParameter("--depth is 8 or 16")
-    area = None if crop is None else parse_crop(crop)
+    area, loading = None if crop is None else parse_crop(crop), ModelOptions.of(model, device, threads, backend)
     if thumbnail and (area or realism or recover or fraction < 1):
         raise typer.BadParameter("--thumbnail takes neither --crop, --fraction, --realism nor --recover")
     if recover and (area or realism or fraction < 1):
@@ -167,8 +169,8 @@ def decode(
         sequence_options=sequences,
         picture_only=[option for option, value in picture_only.items() if value],
         max_pixels=max_pixels,
-        model=(model, device, threads),
-        names_sources=plan.many,
+        model=loading,
+        many=plan.many,
         options=identity,
     )
     run_plan(plan, task, force=force, json=json)
@@ -188,9 +190,9 @@ class Decoder:
     """The task of `ulcodec decode`.
 
     `formats`: Pillow's name of every target's format; `fraction` and `realism`: see `Codec.decode_picture`;
-    `sequence_options`: for sequences; `picture_only`: the options given that do not apply to them; `model`: name,
-    device and threads; `names_sources`: whether warnings name the file; `options`: what decides the results, see
-    `ulcodec_cli.batch.Task`.
+    `sequence_options`: for sequences; `picture_only`: the options given that do not apply to them; `model`: how
+    to load the model; `many`: whether there may be several inputs, so that warnings name the file; `options`: what
+    decides the results, see `ulcodec_cli.batch.Task`.
     """
 
     formats: dict[Path, str]
@@ -203,14 +205,17 @@ class Decoder:
     sequence_options: SequenceOptions
     picture_only: list[str]
     max_pixels: int
-    model: tuple[str, str, int | None]
-    names_sources: bool
+    model: ModelOptions
+    many: bool
     options: object
     verb: str = "decoding"
+    _codec: "Codec | None" = None
 
-    @cached_property
-    def codec(self) -> "Codec":
-        return load_codec(*self.model)
+    def codec_for(self, jobs: Sequence[Job]) -> "Codec":
+        """Load the model when the first inputs have been read."""
+        if self._codec is None:
+            self._codec = load_codec(self.model, None if self.many else jobs[0].n_pixels)
+        return self._codec
 
     @property
     def goes_alone(self) -> bool:
@@ -239,11 +244,12 @@ class Decoder:
 
     def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         """Decode files and write the pictures, or the video of a sequence, which goes alone."""
-        if isinstance(jobs[0].content, SequenceInput):
-            for job in jobs:
-                check_options(job.target, self.sequence_options)
-            return [decode_sequence(self.codec, job.content, job.target, self.sequence_options) for job in jobs]
-        codec = self.codec
+        is_sequence, options = isinstance(jobs[0].content, SequenceInput), self.sequence_options
+        for job in jobs if is_sequence else ():
+            check_options(job.target, options)
+        codec = self.codec_for(jobs)
+        if is_sequence:
+            return [decode_sequence(codec, job.content, job.target, options) for job in jobs]
         start = time.perf_counter()
         with share(DECODING_SHARE):
             recovered = self.decode(codec, [job.content for job in jobs])
@@ -271,13 +277,14 @@ class Decoder:
         """Write a picture and report it, and what was damaged."""
         from ulcodec.io.picture_files import picture_file
 
-        with about(job.source if self.names_sources else None):
+        with about(job.source if self.many else None):
             file = picture_file(with_depth(recovery.picture, self.depth), self.formats[job.target])
         write_file(job.target, file)
         if recovery.damage is not None:
-            name = f"{job.source}: " if self.names_sources else ""
+            name = f"{job.source}: " if self.many else ""
             segments = f"{recovery.n_segments} of {N_SEGMENTS} segments are sound, the rest is concealed"
             say(f"ulcodec: warning: {name}{recovery.damage}; {segments}", err=True)
+        codec = self.codec_for([job])
         height, width = recovery.picture.pixels.shape[:2]
         return {
             "output": str(job.target),
@@ -285,8 +292,8 @@ class Decoder:
             "output_bytes": len(file),
             "width": width,
             "height": height,
-            "model": self.codec.name,
-            "fingerprint": self.codec.fingerprint,
+            "model": codec.name,
+            "fingerprint": codec.fingerprint,
             "n_segments": recovery.n_segments,
             "damage": None if recovery.damage is None else str(recovery.damage),
             "decode_ms": decode_ms,

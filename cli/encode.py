@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,11 +18,13 @@ from ulcodec_cli.batch import WINDOW_PIXELS, Job, run_plan
 from ulcodec_cli.clip_encode import ClipInput, ClipOptions, encode_clip, parse_bitrate, parse_time, read_input
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
+    BackendOption,
     Device,
     Force,
     Json,
     MaxPixels,
     Model,
+    ModelOptions,
     Recursive,
     Threads,
     above_zero,
@@ -116,6 +117,7 @@ def encode(
     model: Model = DEFAULT_MODEL,
     device: Device = "auto",
     threads: Threads = None,
+    backend: BackendOption = "auto",
     max_pixels: MaxPixels = MAX_PIXELS,
     force: Force = False,
     json: Json = False,
@@ -124,7 +126,7 @@ def encode(
     targets = {"--quality": quality, "--target-bpp": target_bpp, "--target-size": target_size,
                "--target-psnr": target_psnr, "--target-ssim": target_ssim,
                "--target-ssimulacra2": target_ssimulacra2, "--target-bitrate": target_bitrate}  # fmt: skip
-    target = only_target(targets)
+    target, loading = only_target(targets), ModelOptions.of(model, device, threads, backend)
     if target_ssimulacra2 is not None:
         from ulcodec.metrics.perceptual import ssimulacra2_function
 
@@ -143,7 +145,7 @@ def encode(
         raise typer.BadParameter("--resume needs a file to go on with")
     clips = ClipOptions(target, effort, gop, *part, resume, force, max_pixels)
     identity = [targets, alpha_quality, effort, strip, keep_orientation, model_identity(model), gop, part]
-    task = Encoder(target, options, clips, keep_orientation, max_pixels, (model, device, threads), identity)
+    task = Encoder(target, options, clips, keep_orientation, max_pixels, loading, plan.many, identity)
     run_plan(plan, task, force=force, json=json)
 
 
@@ -173,7 +175,7 @@ class Encoder:
     """The task of `ulcodec encode`.
 
     `target`: an option and its value; `encode_options`: keywords of `encode_batch`; `clip_options`: for videos;
-    `model`: name, device and threads; `options`: what decides the results, see `ulcodec_cli.batch.Task`.
+    `model`: how to load the model; `many`: whether there may be several inputs; `options`: what decides the results, see `ulcodec_cli.batch.Task`.
     """
 
     target: tuple[str, Any]
@@ -181,13 +183,17 @@ class Encoder:
     clip_options: ClipOptions
     keep_orientation: bool
     max_pixels: int
-    model: tuple[str, str, int | None]
+    model: ModelOptions
+    many: bool
     options: object
     verb: str = "encoding"
+    _codec: "Codec | None" = None
 
-    @cached_property
-    def codec(self) -> "Codec":
-        return load_codec(*self.model)
+    def codec_for(self, jobs: Sequence[Job]) -> "Codec":
+        """Load the model when the first inputs have been read."""
+        if self._codec is None:
+            self._codec = load_codec(self.model, None if self.many else jobs[0].n_pixels)
+        return self._codec
 
     def read(self, source: Path) -> tuple[Any, int]:
         """Read a picture; return it with the size of its file, and its pixels or a whole window if encoding is slow.
@@ -213,7 +219,7 @@ class Encoder:
 
     def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         """Encode and write pictures, or a clip, which goes alone."""
-        codec = self.codec
+        codec = self.codec_for(jobs)
         if isinstance(jobs[0].content, ClipInput):
             return [encode_clip(codec, job.content, job.target, self.clip_options) for job in jobs]
         start = time.perf_counter()
@@ -258,7 +264,7 @@ class Encoder:
             "height": header.height,
             "bits_per_pixel": bits_per_pixel,
             "quality": header.quality,
-            "model": self.codec.name,
+            "model": self.codec_for([job]).name,
             "fingerprint": header.fingerprint.hex(),
             "encode_ms": encode_ms,
             "line": f"{job.target}: {size}, quality {header.quality}",

@@ -48,6 +48,8 @@ class ErrorBoundary(TyperGroup):
                 message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
             elif isinstance(error, UlcError):
                 message = str(error)
+            elif isinstance(error, ModuleNotFoundError) and error.name == "torch":
+                message = 'this needs torch: pip install "ulcodec[torch]"'
             else:
                 raise
         message = " ".join(message.split())

@@ -129,6 +129,8 @@ class ClipEncoder:
     ) -> None:
         self.loaded, self.clip, self.rate, self.gop = loaded, clip, rate, gop
         self.effort = check_effort(effort)
+        if effort > 1:
+            loaded.torch_networks("effort above 1")
         self.header = SequenceHeader(loaded.fingerprint_of_sequence(gop), clip.format, gop)
         self.written = written or WrittenPart(self.header, 0, IndexBuilder())
         if self.written.header != self.header:

@@ -18,11 +18,10 @@ POSITIONS_AT_ONCE = 2**10
 
 @dataclass(frozen=True)
 class GraphNetworks:
-    """`residual_graph`: the graph that computes hyper-latents of residuals. All graphs compute in float32."""
+    """All graphs compute in float32, so that `precise` makes no difference."""
 
     config: ModelConfig
     graphs: Graphs
-    residual_graph: str
 
     @property
     def positions_at_once(self) -> int:
@@ -45,7 +44,7 @@ class GraphNetworks:
         return latent[:, rows, columns], hyper[:, hyper_rows, hyper_columns]
 
     def analyse_residual(self, residual: Array, quality: int) -> Array:
-        [hyper] = self.graphs.run(self.residual_graph, latent=residual, quality=quality_input(quality))
+        [hyper] = self.graphs.run("residual_analysis", latent=residual, quality=quality_input(quality))
         return hyper
 
     def synthesise(self, latent: Array, quality: int, tile: Tile, realism: Realism, *, precise: bool = False) -> Array:

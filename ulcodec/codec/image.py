@@ -130,6 +130,8 @@ class Codec(LoadedModel):
         model's denoiser was never trained.
         """
         realism = realism if isinstance(realism, Realism) else Realism(realism)
+        if realism.share:
+            self.torch_networks("realism")
         if realism.share and not self.has_denoiser:
             raise ModelError(f"the denoiser of model {self.name} was never trained: it decodes with realism 0 only")
         container = self.open(data, max_pixels)
@@ -188,6 +190,7 @@ class Codec(LoadedModel):
         container = self.open(data, max_pixels)
         bound = 0.0
         if not container.is_lossless:
+            self.torch_networks("the prior's bound")
             from ulcodec.codec.bound import bound_bits
 
             latent, quality = self.decode_latents(container), container.header.quality
@@ -266,6 +269,8 @@ class Encoding:
     ) -> None:
         picture = (picture.without("exif", "xmp") if strip else picture).within_limits()
         self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[check_effort(effort) - 1]
+        if self.n_steps:
+            codec.torch_networks("effort above 1")
         visible = picture.pixels if picture.alpha is None else without_hidden(picture.pixels, picture.alpha)
         self.significant_bits = significant_bits(visible)
         self.pixels = to_full_range(visible, self.significant_bits)

@@ -1,13 +1,13 @@
 """Load models into codecs, for either backend."""
 
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
+from ulcodec.backends import BACKENDS, Backend, installed_backend
 from ulcodec.codec.graph_networks import GraphNetworks
 from ulcodec.codec.image import Codec
 from ulcodec.coding.latents import LatentCoder
-from ulcodec.errors import DeviceError
+from ulcodec.errors import DeviceError, MissingPackageError
 from ulcodec.graphs.graph_files import Graphs
 from ulcodec.graphs.graph_prior import GraphPrior
 from ulcodec.store.stored_integers import open_integers
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
     from ulcodec.store.model_directory import StoredModel
 
-Backend = Literal["auto", "torch", "onnxruntime"]
-BACKENDS: tuple[str, ...] = get_args(Backend)
-"""What computes the networks and the prior; "auto" takes torch where it is installed."""
-
 
 def load(
     model: str | Path = "small", *, device: str = "auto", backend: Backend = "auto", n_threads: int | None = None
@@ -29,17 +25,22 @@ def load(
 
     `device`: "auto" (CUDA if there is one), "cpu", "cuda", ... `backend`: "torch", "onnxruntime" (CPU; the model must
     have ONNX graphs), or "auto" (torch where it is installed). `n_threads`: CPU threads of onnxruntime; torch has its
-    own setting. Raises ModelError for a missing or broken model or a missing package, DeviceError for an unavailable
+    own setting. Raises ModelError for a missing or broken model, MissingPackageError, DeviceError for an unavailable
     device, ValueError for an unknown backend.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend == "onnxruntime" or (backend == "auto" and find_spec("torch") is None):
+    if backend == "auto":
+        backend = installed_backend()
+    if backend == "onnxruntime":
         if device not in ("auto", "cpu"):
             raise DeviceError(f"the backend onnxruntime runs on the CPU, not on {device!r}")
         return graph_codec(model, n_threads)
 
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingPackageError('the backend torch needs a package: pip install "ulcodec[torch]"') from error
 
     from ulcodec.devices import choose_device
     from ulcodec.store.model_directory import open_model
@@ -71,14 +72,14 @@ def graph_codec(model: str | Path, n_threads: int | None = None) -> Codec:
     stored = open_integers(model)
     graphs, pictures, video = Graphs(stored.directory, n_threads), stored.pictures, stored.video
     coder = LatentCoder(GraphPrior(pictures.config, pictures.coding, graphs), pictures.tables)
-    residual_coder, residual_graph = coder, "residual_analysis"
+    residual_coder = coder
     if video is not None:
         residual_coder = LatentCoder(GraphPrior(video.config, video.coding, graphs, "video_"), video.tables)
     return Codec(
         name=stored.name,
         fingerprint_bytes=pictures.fingerprint[:4],
         sequence_fingerprint_bytes=stored.sequence_fingerprint[:4],
-        networks=GraphNetworks(pictures.config, graphs, residual_graph),
+        networks=GraphNetworks(pictures.config, graphs),
         coder=coder,
         residual_coder=residual_coder,
         has_denoiser=False,

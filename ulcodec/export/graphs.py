@@ -37,6 +37,7 @@ from ulcodec.coding.integer_layers import StoredIntegers
 from ulcodec.coding.products import Int64Product
 from ulcodec.errors import MissingPackageError, ModelError
 from ulcodec.export.exact_graphs import ExactHyperDecoder, ExactPrior
+from ulcodec.graphs.graph_files import config_sha256
 from ulcodec.io.files import atomic_write
 from ulcodec.model.blocks import QualityTable
 from ulcodec.model.config import PATCH_PX, ModelConfig
@@ -44,7 +45,6 @@ from ulcodec.model.decoder import Trunk
 from ulcodec.model.encoder import Encoder, HyperEncoder
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import StoredEntropyModel, StoredModel
-from ulcodec.graphs.graph_files import config_sha256
 from ulcodec.store.tensor_files import GRAPHS, TensorPlace, read_tensors, tensor_places
 
 if TYPE_CHECKING:
@@ -265,6 +265,7 @@ def _serialised(graph: Graph, shards: _Shards) -> bytes:
         )
     assert program is not None
     model = program.model
+    _register_constants(model.graph)
     for value in list(model.graph.initializers.values()):
         names = [prefix + str(value.name) for prefix in graph.prefixes]
         assert value.const_value is not None
@@ -273,6 +274,14 @@ def _serialised(graph: Graph, shards: _Shards) -> bytes:
             _refer(model.graph, value, *found)
     _strip(model)
     return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+def _register_constants(graph: "ir.Graph") -> None:
+    """Register constants that the optimizer of onnxscript forgets: bounds of values that are clamped twice."""
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value.const_value is not None and value.producer() is None:
+                graph.initializers.setdefault(value.name, value)
 
 
 def _refer(graph: "ir.Graph", value: "ir.Value", dtype: torch.dtype, place: TensorPlace) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ulcodec.errors import MissingPackageError, ModelError
+from ulcodec.errors import ModelError
 from ulcodec.store.tensor_files import GRAPHS, read_document
 
 Array = NDArray[Any]
@@ -17,7 +17,8 @@ Array = NDArray[Any]
 class Graphs:
     """The graphs of one directory. A session is opened when its graph first runs, once in each process.
 
-    `n_threads`: CPU threads of each session, None for the number of cores. Raises MissingPackageError without onnxruntime,
+    `n_threads`: CPU threads of each session, None for the number of cores. Raises MissingPackageError without
+    onnxruntime,
     ModelError for a directory without graphs, or with graphs of another version of its model.
     """
 
@@ -44,6 +45,8 @@ class Graphs:
         return self._sessions[key]
 
     def _opened(self, file: Path) -> Any:
+        if not file.is_file():
+            raise ModelError(f"{self.directory} has no graph {file.name}: export the model again, with this part")
         runtime = _onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.n_threads
@@ -75,15 +78,6 @@ def check_graphs(directory: Path) -> None:
 def config_sha256(directory: Path) -> str:
     """SHA-256 of a directory's `config.json`, which differs between versions of a model."""
     return hashlib.sha256((directory / "config.json").read_bytes()).hexdigest()
-
-
-def is_installed() -> bool:
-    """Whether onnxruntime can be imported."""
-    try:
-        _onnxruntime()
-    except MissingPackageError:
-        return False
-    return True
 
 
 def _onnxruntime() -> Any:
