@@ -175,7 +175,8 @@ class Encoder:
     """The task of `ulcodec encode`.
 
     `target`: an option and its value; `encode_options`: keywords of `encode_batch`; `clip_options`: for videos;
-    `model`: how to load the model; `many`: whether there may be several inputs; `options`: what decides the results, see `ulcodec_cli.batch.Task`.
+    `model`: how to load the model; `many`: whether there may be several inputs; `options`: what decides the results,
+    see `ulcodec_cli.batch.Task`.
     """
 
     target: tuple[str, Any]

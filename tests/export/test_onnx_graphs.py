@@ -1,23 +1,25 @@
 """Exported graphs: what onnxruntime computes with them is what torch computes, integer for integer in the prior."""
 
-from collections.abc import Callable, Iterator
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from ulcodec.coding.integer_layers import scale_latent, shift_and_round
-from ulcodec.coding.integer_prior import MEAN_BITS, CodingParameters, IntegerPrior
-from ulcodec.coding.latents import hyper_grid
-from ulcodec.coding.products import ACTIVATION_BITS
-from ulcodec.export.graphs import export_graphs
-from ulcodec.model.config import TINY, ModelConfig
-from ulcodec.model.prior import N_SCALES
-from ulcodec.model.reveal import PassElements, pass_map
-from ulcodec.model.tiles import whole_tile
+from ulcodec.codec.graph_networks import quality_input
+from ulcodec.codec.networks import Array
+from ulcodec.codec.tensors import channels_first, channels_last
+from ulcodec.coding.fixed_point import MAX_LATENT, CodingParameters, CodingPrior
+from ulcodec.coding.integer_prior import IntegerPrior
+from ulcodec.coding.latents import hyper_grid, next_parameters
+from ulcodec.errors import MissingPackageError, ModelError
+from ulcodec.export.graphs import LARGEST_INLINE_BYTES, export_graphs
+from ulcodec.graphs.graph_files import Graphs
+from ulcodec.graphs.graph_prior import GraphPrior
+from ulcodec.model.config import TINY, ModelConfig, spread_reveal
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.store.model_directory import (
     StoredEntropyModel,
@@ -27,16 +29,18 @@ from ulcodec.store.model_directory import (
     quantised_model,
     write_model,
 )
+from ulcodec.store.stored_integers import StoredIntegers, open_integers
 
+pytest.importorskip("onnxscript", reason="needs onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 CPU = torch.device("cpu")
 GRIDS = ((1, 1), (5, 7), (8, 4))
 """Latent grids: of one position, of sides that no cell divides, of whole cells."""
 
-GAINS = ("estimate", "mean_gain", "scale_offset", "hyper_gain")
+QUALITIES = (0, 37, 100)
 
-Run = Callable[..., list[Tensor]]
+Latents = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
 def random_entropy_model(config: ModelConfig) -> EntropyModel:
@@ -56,7 +60,7 @@ def random_entropy_model(config: ModelConfig) -> EntropyModel:
 def directory(shared_prior_model: UnifiedLatentModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a model with a shared prior, a video part with a network for each pass, and the graphs of both."""
     directory = tmp_path_factory.mktemp("graphs") / "model"
-    config = replace(TINY, hyper_channels=16, prior_blocks=(0, 1, 2, 1))
+    config = replace(TINY, hyper_channels=16, reveal=spread_reveal("11122223"), prior_blocks=(0, 1, 1))
     video = quantised_entropy_model(random_entropy_model(config))
     stored = replace(quantised_model("tiny", shared_prior_model, {}), video=video)
     write_model(directory, stored)
@@ -70,98 +74,138 @@ def stored(directory: Path) -> StoredModel:
 
 
 @pytest.fixture(scope="module")
-def run(directory: Path) -> Run:
-    """Return a function that computes a graph, by its name, with onnxruntime."""
-    return graph_runner(directory)
+def graphs(directory: Path) -> Graphs:
+    return Graphs(directory, n_threads=1)
 
 
-def graph_runner(directory: Path, n_threads: int = 1) -> Run:
-    sessions: dict[str, Any] = {}
-
-    def run(name: str, **inputs: Tensor) -> list[Tensor]:
-        if name not in sessions:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = n_threads
-            sessions[name] = onnxruntime.InferenceSession(
-                directory / f"{name}.onnx", options, providers=["CPUExecutionProvider"]
-            )
-        feeds = {key: value.contiguous().numpy() for key, value in inputs.items()}
-        return [torch.from_numpy(output) for output in sessions[name].run(None, feeds)]
-
-    return run
+def priors_of(directory: Path, graphs: Graphs, prefix: str) -> tuple[GraphPrior, IntegerPrior]:
+    """The prior of pictures, or with the prefix video_ that of predicted frames: as graphs, and by its definition."""
+    model: StoredEntropyModel | None = open_model(directory)
+    integers: StoredIntegers | None = open_integers(directory).pictures
+    if prefix:
+        model, integers = open_model(directory).video, open_integers(directory).video
+    assert model is not None
+    assert integers is not None
+    definition = IntegerPrior(model.config, model.coding, CPU, "int64")
+    return GraphPrior(integers.config, integers.coding, graphs, prefix), definition
 
 
-class GraphPrior:
-    """What a host computes with the graphs of hyper-decoder and prior: the parameters of one pass after the other."""
+def random_latents(config: ModelConfig, grid: tuple[int, int], largest: int) -> Latents:
+    """Draw a latent [2, h, w, C] and a hyper-latent [2 h4 w4, C_hyper] in sixteenths of a bin, of all magnitudes."""
+    rng = np.random.default_rng(grid[0])
 
-    def __init__(self, model: StoredEntropyModel, run: Run, kind: str):
-        self.config, self.run, self.kind = model.config, run, kind
-        self.tables = {name: model.coding[f"table.{name}"].long() for name in GAINS}
+    def draw(grid: tuple[int, int], channels: int) -> NDArray[np.int32]:
+        integers = rng.integers(-largest, largest + 1, (2, *grid, channels))
+        return (integers >> rng.integers(0, 25, (2, *grid, 1))).astype(np.int32)
 
-    def hyper_features(self, hyper_16: Tensor, quality: int, grid: tuple[int, int]) -> Tensor:
-        """Compute the features [B, h, w, hyper_width] of a hyper-latent [B, h4, w4, C_hyper]."""
-        hyper = scale_latent(hyper_16, self.tables["hyper_gain"][quality])
-        [features] = self.run(f"{self.kind}hyper", hyper=hyper.float())
-        return features[:, : grid[0], : grid[1]]
-
-    def passes(self, y_16: Tensor, hyper_16: Tensor, quality: int) -> Iterator[CodingParameters]:
-        height, width = y_16.shape[1:3]
-        row, column = torch.arange(height)[:, None], torch.arange(width)
-        features = self.hyper_features(hyper_16, quality, (height, width))
-        carried: dict[str, Tensor] = {}
-        for reveal_pass in self.config.reveal_passes:
-            known = pass_map(self.config, (height, width)).permute(1, 2, 0) < reveal_pass
-            estimate = scale_latent(torch.where(known, y_16, 0), self.tables["estimate"][quality])
-            name = f"{self.kind}prior" if self.config.shared_prior else f"{self.kind}prior-{reveal_pass}"
-            mean, scale, *kept = self.run(
-                name,
-                estimate=estimate.float(),
-                hyper_features=features,
-                cell=8 * (reveal_pass - 1) + 4 * (row % 2) + column % 4,
-                quality=torch.tensor([quality]),
-                **carried,
-            )
-            carried = {"carried": part for part in kept}
-            mean_16 = shift_and_round(mean.long() * self.tables["mean_gain"][quality], MEAN_BITS + ACTIVATION_BITS)
-            index = shift_and_round(scale.long() + self.tables["scale_offset"][quality], ACTIVATION_BITS)
-            elements = PassElements(self.config, reveal_pass, CPU)
-            yield CodingParameters(
-                elements.gather(mean_16.int()), elements.gather(index.clamp(0, N_SCALES - 1).to(torch.uint8))
-            )
+    hyper_16 = draw(hyper_grid(grid), config.hyper_channels)
+    return draw(grid, config.latent_channels), hyper_16.reshape(-1, config.hyper_channels)
 
 
-def random_latents(model: StoredEntropyModel, grid: tuple[int, int], largest: int) -> tuple[Tensor, Tensor]:
-    """Draw a latent [2, h, w, C] and a hyper-latent [2, h4, w4, C_hyper] in sixteenths of a bin, of all magnitudes."""
-    generator = torch.Generator().manual_seed(grid[0])
-    shapes = (*grid, model.config.latent_channels), (*hyper_grid(grid), model.config.hyper_channels)
-
-    def draw(shape: tuple[int, ...]) -> Tensor:
-        integers = torch.randint(-largest, largest + 1, (2, *shape), generator=generator)
-        return (integers >> torch.randint(0, 25, (2, *shape[:2], 1), generator=generator)).int()
-
-    y_16, hyper_16 = (draw(shape) for shape in shapes)
-    return y_16, hyper_16
+def walk(prior: CodingPrior, latents: Latents, quality: int) -> list[CodingParameters]:
+    """Return the parameters of the elements of all passes of a file, one of which has none."""
+    y_16, hyper_16 = latents
+    state = prior.begin(hyper_16, quality, (y_16.shape[1], y_16.shape[2]))
+    return [next_parameters(prior, y_16, state) for _ in range(4)]
 
 
-def assert_same_parameters(model: StoredEntropyModel, run: Run, kind: str, y_16: Tensor, hyper_16: Tensor) -> None:
-    """Compare all passes with the integer prior, at three levels of quality."""
-    prior, grid = IntegerPrior(model.config, model.coding, CPU, "int64"), (y_16.shape[1], y_16.shape[2])
-    for quality in (0, 37, 100):
-        state = prior.begin(hyper_16.flatten(0, 2), quality, grid)
-        graphs = GraphPrior(model, run, kind)
-        features = graphs.hyper_features(hyper_16, quality, grid)
-        assert torch.equal(features, state.hyper_features.float())
-        for mean_16, table_index in graphs.passes(y_16, hyper_16, quality):
-            expected = prior(y_16, state, whole_tile(grid))
-            state.advance()
-            assert torch.equal(mean_16, expected.mean_16)
-            assert torch.equal(table_index, expected.table_index)
+def assert_same_parameters(graph_prior: CodingPrior, definition: CodingPrior, latents: Latents) -> None:
+    for quality in QUALITIES:
+        walks = zip(walk(graph_prior, latents, quality), walk(definition, latents, quality), strict=True)
+        for actual, expected in walks:
+            for part, expected_part in zip(actual, expected, strict=True):
+                assert part.dtype == expected_part.dtype
+                assert np.array_equal(part, expected_part)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("largest", [300, 2**24])
-@pytest.mark.parametrize("kind", ["", "video_"])
-def test_prior_is_exact(stored: StoredModel, run: Run, kind: str, largest: int, grid: tuple[int, int]) -> None:
-    model = stored.video if kind else stored
-    assert model is not None
-    assert_same_parameters(model, run, kind, *random_latents(model, grid, largest))
+@pytest.mark.parametrize("largest", [300, MAX_LATENT, 2**30])
+@pytest.mark.parametrize("prefix", ["", "video_"])
+def test_prior_is_exact(directory: Path, graphs: Graphs, prefix: str, largest: int, grid: tuple[int, int]) -> None:
+    graph_prior, definition = priors_of(directory, graphs, prefix)
+    latents = random_latents(graph_prior.config, grid, largest)
+    for quality in QUALITIES:
+        features = (prior.begin(latents[1], quality, grid).hyper_features for prior in (graph_prior, definition))
+        assert np.array_equal(*map(np.asarray, features))
+    assert_same_parameters(graph_prior, definition, latents)
+
+
+@pytest.mark.parametrize("prefix", ["", "video_"])
+@pytest.mark.parametrize("tile", [2, 3, 4])
+def test_tiles_change_no_parameter(directory: Path, graphs: Graphs, prefix: str, tile: int) -> None:
+    graph_prior, definition = priors_of(directory, graphs, prefix)
+    graph_prior.tile = tile
+    assert_same_parameters(graph_prior, definition, random_latents(graph_prior.config, (7, 9), 3000))
+
+
+def test_prior_is_exact_without_optimisation(directory: Path, graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime that computes the graph node by node gives the same integers."""
+    make_options = onnxruntime.SessionOptions
+
+    def plain_options() -> object:
+        options = make_options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return options
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", plain_options)
+    plain, definition = priors_of(directory, Graphs(directory, n_threads=1), "")
+    assert_same_parameters(plain, definition, random_latents(plain.config, (5, 7), MAX_LATENT))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_float_networks_agree(stored: StoredModel, graphs: Graphs, grid: tuple[int, int]) -> None:
+    model, quality = stored.networks(CPU), torch.tensor([0.6])
+    pixels = np.random.default_rng(0).random((2, 16 * grid[0], 16 * grid[1], 3), dtype=np.float32)
+    y, unit_latent = model.encoder(channels_first(pixels, "cpu"), quality)
+    latent, hyper = graphs.run("analysis", pixels=pixels, quality=quality_input(60))
+    assert_close(latent, y)
+    assert_close(hyper, model.hyper_encoder(unit_latent, quality))
+    [picture] = graphs.run("synthesis", latent=latent, quality=quality_input(60))
+    assert_close(picture, model.decoder.trunk(y, quality)[1])
+    [thumbnail] = graphs.run("thumbnail", latent=latent, quality=quality_input(60))
+    assert_close(thumbnail, model.decoder.trunk.thumbnail(y, quality))
+
+
+def test_residual_analysis_agrees(stored: StoredModel, graphs: Graphs) -> None:
+    assert stored.video is not None
+    residual = np.random.default_rng(0).normal(size=(2, 5, 7, TINY.latent_channels)).astype(np.float32)
+    quality = torch.tensor([0.3])
+    unit_latent = channels_first(residual, "cpu") / stored.networks(CPU).encoder.log_gain.gain(quality)
+    [hyper] = graphs.run("residual_analysis", latent=residual, quality=quality_input(30))
+    assert_close(hyper, stored.video.networks(CPU).hyper_encoder(unit_latent, quality))
+
+
+def assert_close(actual: Array, expected: torch.Tensor) -> None:
+    np.testing.assert_allclose(actual, channels_last(expected), atol=1e-4, rtol=0)
+
+
+def test_graphs_do_not_repeat_the_weights(directory: Path) -> None:
+    import onnx
+
+    names = {file.stem for file in directory.glob("*.onnx")}
+    video = {f"video_{name}" for name in ("hyper", "prior-1", "prior-2", "prior-3")}
+    assert names == {"analysis", "synthesis", "thumbnail", "residual_analysis", "hyper", "prior"} | video
+    constants = onnx.load(directory / "analysis.onnx", load_external_data=False).graph.initializer
+    own = [constant for constant in constants if constant.data_location != onnx.TensorProto.EXTERNAL]
+    assert max(len(constant.raw_data) for constant in own) <= LARGEST_INLINE_BYTES
+    assert {entry.value for constant in constants for entry in constant.external_data if entry.key == "location"} == {
+        "weights-00000.safetensors"
+    }
+
+
+def test_no_trace_of_the_sources(directory: Path) -> None:
+    for file in directory.glob("*.onnx"):
+        assert b".py" not in file.read_bytes(), file
+
+
+def test_another_model_in_the_directory(stored: StoredModel, directory: Path, tmp_path: Path) -> None:
+    weights = {name: tensor + 1 for name, tensor in stored.weights.items()}
+    write_model(tmp_path, replace(stored, weights=weights))
+    with pytest.raises(ModelError, match="holds another encoder"):
+        export_graphs(stored, tmp_path)
+
+
+def test_missing_package(stored: StoredModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingPackageError, match=r"ulcodec\[export\]"):
+        export_graphs(stored, tmp_path)

@@ -17,7 +17,7 @@ from ulcodec.coding.integer_layers import StoredIntegers, pixel_shuffle
 from ulcodec.coding.integer_prior import hidden_format
 from ulcodec.coding.products import EXACT_FLOAT32, NORM_MARGIN, WIDE, Activations
 from ulcodec.errors import ModelError
-from ulcodec.model.config import N_PHASES, ModelConfig
+from ulcodec.model.config import ModelConfig
 from ulcodec.model.schedule import pass_phases
 
 HIGH = 256
@@ -26,8 +26,8 @@ HIGH = 256
 LARGEST_RESULT = 2**22
 """Results of halves are clamped to it. Every later clamp is lower, also after the sums with a bias or a residual."""
 
-LARGEST_TABLE = 2**21
-"""Bound on the biases and offsets that are added to such a result."""
+LARGEST_TABLE = 2**20
+"""Bound on the biases and offsets that are added to results: a clamped result stays beyond the clamp that follows."""
 
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,10 +40,19 @@ class ExactLayer(nn.Module):
     """`IntegerLayer` in float32.
 
     Most rows take one product: a sum of products, whole or partial, is at most `|x| |w|` (Cauchy-Schwarz). Rows with a
-    larger norm take the products of halves. Raises ModelError if sums of halves may exceed 2^24.
+    larger norm take the products of halves, whose sums cannot exceed 2^24: with `s = sum |w| < 2^17` and
+    `32768 s + |start| < 2^31`, the sum of low halves is at most `128 (s + 1)`, and that of high halves, with their part
+    of the start and the carry, at most `127 s + (2^31 - 32768 s) / 256 + 2^16 + 2`. Bytes have high halves of 0 and 1,
+    so that `s + 2^23 + 2^16 + 2` is a bound.
     """
 
     weight: Tensor
+    start: Tensor
+    start_high: Tensor
+    start_low: Tensor
+    scale: Tensor
+    scale_high: Tensor
+    largest_square: Tensor
 
     def __init__(
         self,
@@ -54,33 +63,30 @@ class ExactLayer(nn.Module):
         columns: Tensor | None = None,
         largest_marks: int = 0,
     ):
-        """Read a layer by its name. `columns`: the columns of its weight that are multiplied, by default all.
+        """Read a layer by its name. Raises ModelError as `StoredIntegers.layer`, which checks the limits above.
 
-        `largest_marks`: bound on what `forward` gets as marks.
+        `columns`: the columns of its weight that are multiplied, by default all. `largest_marks`: bound on what
+        `forward` gets as marks, which are sums of other columns.
         """
         super().__init__()
         layer = stored.layer(name, out_bits, inputs)
-        start, shift = layer.start.long(), layer.shift.double()
-        used = (layer.weight if columns is None else layer.weight[columns]).long()
-        sums, norms = used.abs().sum(0), used.double().norm(dim=0).clamp(min=1)
-        start_high, start_low = halves(start.double())
-        self.is_proven = bool((sums * inputs.largest + start.abs()).max() <= EXACT_FLOAT32) and not largest_marks
-        if not self.is_proven:
-            low = int(sums.max()) * (HIGH // 2) + HIGH // 2
-            high = int((sums * (HIGH // 2 - 1) + start_high.abs()).max()) + largest_marks + low // HIGH + 1
-            if max(low, high) > EXACT_FLOAT32:
-                raise ModelError(f"{name}: sums of halves may reach {max(low, high)}, which float32 cannot hold")
-        room = NORM_MARGIN * EXACT_FLOAT32 - start.abs() - HIGH * largest_marks
-        largest_norm = float((room / norms).min().clamp(min=0))
+        start, shift = layer.start.double(), layer.shift.double()
+        used = (layer.weight if columns is None else layer.weight[columns]).double()
+        sums, norms = used.abs().sum(0), used.norm(dim=0).clamp(min=1)
+        start_high, start_low = halves(start)
+        added = start.abs() + HIGH * largest_marks
+        self.is_proven = bool((sums * inputs.largest + added).max() <= EXACT_FLOAT32)
+        largest_norm = ((NORM_MARGIN * EXACT_FLOAT32 - added) / norms).min().clamp(min=0)
         self.register_buffer("weight", layer.weight.T.float().contiguous())
-        for key, value in {
+        constants = {
             "start": start,
             "start_high": start_high,
             "start_low": start_low,
             "scale": 2.0**-shift,
             "scale_high": HIGH * 2.0**-shift,
-            "largest_square": torch.tensor(largest_norm**2),
-        }.items():
+            "largest_square": largest_norm**2,
+        }
+        for key, value in constants.items():
             self.register_buffer(key, value.float(), persistent=False)
 
     def forward(self, x: Tensor, squares: Tensor | None = None, marks: Tensor | None = None) -> Tensor:
@@ -112,9 +118,9 @@ class ExactLayer(nn.Module):
         return high + torch.floor((low - HIGH * carry) * self.scale)
 
     def on_grid(self, x: Tensor) -> Tensor:
-        """Map x [B, h, w, C] to [B, h, w, out]: single positions, or 3x3 neighbourhoods if the weight has 9 C inputs."""
+        """Map x [B, h, w, C] to [B, h, w, out]: positions, or 3x3 neighbourhoods if the weight has 9 C inputs."""
         if x.shape[3] == self.weight.shape[1]:
-            rows = self(x.flatten(0, 2))
+            rows: Tensor = self(x.flatten(0, 2))
         else:
             squares = None if self.is_proven else neighbourhoods((x * x).sum(3, keepdim=True)).sum(3).flatten()
             rows = self(neighbourhoods(x).flatten(0, 2), squares)
@@ -130,7 +136,7 @@ def neighbourhoods(x: Tensor) -> Tensor:
 
 
 def quality_table(stored: StoredIntegers, name: str) -> Tensor:
-    """Read a table of biases, [Q, ...]. Raises ModelError if one is too large."""
+    """Read a table of biases, [Q, ...]. Raises ModelError if a value is too large."""
     table = stored.table(name)
     if int(table.abs().max()) > LARGEST_TABLE:
         raise ModelError(f"table.{name}: values up to {int(table.abs().max())} exceed {LARGEST_TABLE}")
@@ -156,7 +162,8 @@ class ExactStem(ExactLayer):
     def at(self, cell: Tensor, x: Tensor) -> Tensor:
         """Map x [B, h, w, in] to [B, h, w, out]. cell int64 [h, w]: row of `known_marks`."""
         marks = F.embedding(cell, self.marks).expand(*x.shape[:3], -1).flatten(0, 2)
-        return self(x.flatten(0, 2), marks=marks).view(*x.shape[:3], -1)
+        rows: Tensor = self(x.flatten(0, 2), marks=marks)
+        return rows.view(*x.shape[:3], -1)
 
 
 def known_marks(config: ModelConfig, weight: Tensor) -> Tensor:
@@ -165,7 +172,6 @@ def known_marks(config: ModelConfig, weight: Tensor) -> Tensor:
     Row `8 (reveal_pass - 1) + 4 (row % 2) + column % 4` is that of a position in a reveal pass.
     """
     phases = [phase for reveal_pass in config.reveal_passes for phase in pass_phases(config, reveal_pass)]
-    assert len(phases) == N_PHASES * len(config.reveal_passes)
     return torch.stack([weight[phase.known].sum(0, dtype=torch.int64) for phase in phases])
 
 

@@ -80,7 +80,7 @@ class Graph:
 def export_graphs(stored: StoredModel, directory: Path) -> None:
     """Write the graphs of a model into the directory that holds its tensors.
 
-    Raises MissingPackageError without the packages of `ulcodec[onnx]`, and ModelError if the directory does not hold
+    Raises MissingPackageError without the packages of `ulcodec[export]`, and ModelError if the directory does not hold
     the tensors, or if the integers are not provably exact in float32.
     """
     check_packages()
@@ -97,7 +97,7 @@ def check_packages() -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise MissingPackageError('exporting graphs needs packages: pip install "ulcodec[onnx]"') from error
+        raise MissingPackageError('exporting graphs needs packages: pip install "ulcodec[export]"') from error
 
 
 def _groups(stored: StoredModel) -> tuple[str, ...]:
@@ -273,7 +273,8 @@ def _serialised(graph: Graph, shards: _Shards) -> bytes:
         if found and value.const_value.nbytes > LARGEST_INLINE_BYTES:
             _refer(model.graph, value, *found)
     _strip(model)
-    return ir.to_proto(model).SerializeToString(deterministic=True)
+    data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    return data
 
 
 def _register_constants(graph: "ir.Graph") -> None:
@@ -281,13 +282,15 @@ def _register_constants(graph: "ir.Graph") -> None:
     for node in graph:
         for value in node.inputs:
             if value is not None and value.const_value is not None and value.producer() is None:
-                graph.initializers.setdefault(value.name, value)
+                graph.initializers.setdefault(str(value.name), value)
 
 
 def _refer(graph: "ir.Graph", value: "ir.Value", dtype: torch.dtype, place: TensorPlace) -> None:
     """Replace a constant of a graph by a cast of bytes in another file."""
     import onnx_ir as ir
 
+    assert value.name is not None
+    assert value.shape is not None
     name, stored_type = f"{value.name}.stored", ir.DataType[STORED_TYPES[dtype]]
     constant = ir.ExternalTensor(place.file, place.offset, place.n_bytes, stored_type, shape=value.shape, name=name)
     stored = ir.Value(name=name, shape=value.shape, type=ir.TensorType(stored_type), const_value=constant)
