@@ -1,12 +1,13 @@
-"""`ulcodec model`: describe models."""
+"""`ulcodec model`: describe and export models."""
 
 from typing import Annotated
 
 import typer
 
 from ulcodec_cli.common import Device, Json, Model, print_json
+from ulcodec_cli.model_export import export_onnx
 
-app = typer.Typer(help="Describe models.", no_args_is_help=True)
+app = typer.Typer(help="Describe and export models.", no_args_is_help=True)
 
 
 @app.callback()
@@ -49,3 +50,6 @@ def describe_model(
     for trial in tried:
         time_ms = "not timed, the definition" if trial.trial_ms is None else f"{trial.trial_ms:.2f} ms"
         typer.echo(f"  {trial.name:<8}  {time_ms if trial.is_exact else 'not exact here'}")
+
+
+app.command("export-onnx")(export_onnx)

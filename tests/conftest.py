@@ -11,9 +11,9 @@ from stage1_runs import stage1_settings
 
 import ulcodec
 from ulcodec.codec.image import Codec
-from ulcodec.model.config import TINY, ModelConfig
-from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.store.model_directory import save_model
+from ulcodec.model.config import TINY, ModelConfig, spread_reveal
+from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
+from ulcodec.store.model_directory import quantised_entropy_model, quantised_model, save_model, write_model
 from ulcodec.train.stage1 import train_stage1
 
 torch.set_num_threads(1)
@@ -58,6 +58,37 @@ def tiny_model_dir(tiny_model: UnifiedLatentModel, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="session")
 def tiny_codec(tiny_model_dir: Path) -> Codec:
     return ulcodec.load(tiny_model_dir, device="cpu")
+
+
+def random_entropy_model(config: ModelConfig) -> EntropyModel:
+    """Make an entropy model with random weights in all layers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = EntropyModel(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if not parameter.any():
+                    parameter.normal_(std=0.05)
+                parameter.copy_(parameter.half())
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def graph_model_dir(shared_prior_model: UnifiedLatentModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a model with a shared prior, a video part with a network for each pass, and the graphs of both.
+
+    Skips the test if a package is missing that the export needs.
+    """
+    pytest.importorskip("onnxscript", reason="needs onnxscript")
+    from ulcodec.export.graphs import export_graphs
+
+    directory = tmp_path_factory.mktemp("graphs") / "model"
+    config = replace(TINY, hyper_channels=16, reveal=spread_reveal("11122223"), prior_blocks=(0, 1, 1))
+    video = quantised_entropy_model(random_entropy_model(config))
+    stored = replace(quantised_model("tiny", shared_prior_model, {}), video=video)
+    write_model(directory, stored)
+    export_graphs(stored, directory)
+    return directory
 
 
 @pytest.fixture(scope="session")

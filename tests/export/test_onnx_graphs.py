@@ -19,14 +19,11 @@ from ulcodec.errors import MissingPackageError, ModelError
 from ulcodec.export.graphs import LARGEST_INLINE_BYTES, export_graphs
 from ulcodec.graphs.graph_files import Graphs
 from ulcodec.graphs.graph_prior import GraphPrior
-from ulcodec.model.config import TINY, ModelConfig, spread_reveal
-from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
+from ulcodec.model.config import TINY, ModelConfig
 from ulcodec.store.model_directory import (
     StoredEntropyModel,
     StoredModel,
     open_model,
-    quantised_entropy_model,
-    quantised_model,
     write_model,
 )
 from ulcodec.store.stored_integers import StoredIntegers, open_integers
@@ -43,29 +40,9 @@ QUALITIES = (0, 37, 100)
 Latents = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
-def random_entropy_model(config: ModelConfig) -> EntropyModel:
-    """Make an entropy model with random weights in all layers."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = EntropyModel(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if not parameter.any():
-                    parameter.normal_(std=0.05)
-                parameter.copy_(parameter.half())
-    return model.eval().requires_grad_(False)
-
-
 @pytest.fixture(scope="module")
-def directory(shared_prior_model: UnifiedLatentModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a model with a shared prior, a video part with a network for each pass, and the graphs of both."""
-    directory = tmp_path_factory.mktemp("graphs") / "model"
-    config = replace(TINY, hyper_channels=16, reveal=spread_reveal("11122223"), prior_blocks=(0, 1, 1))
-    video = quantised_entropy_model(random_entropy_model(config))
-    stored = replace(quantised_model("tiny", shared_prior_model, {}), video=video)
-    write_model(directory, stored)
-    export_graphs(stored, directory)
-    return directory
+def directory(graph_model_dir: Path) -> Path:
+    return graph_model_dir
 
 
 @pytest.fixture(scope="module")

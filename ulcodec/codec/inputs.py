@@ -37,7 +37,7 @@ def as_picture(image: ImageLike, max_pixels: int) -> Picture:
     """Convert any accepted picture. Raises ImageError if it is none, or has more than `max_pixels`."""
     if isinstance(image, Picture):
         picture = image
-    elif "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor):
+    elif sys.modules.get("torch") is not None and isinstance(image, sys.modules["torch"].Tensor):
         picture = _picture_of_array(_array_of_tensor(image))
     elif isinstance(image, np.ndarray):
         picture = _picture_of_array(image)

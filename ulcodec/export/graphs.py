@@ -24,7 +24,7 @@ The graphs of hyper-decoder and prior hold integers; see `exact_graphs`. They ha
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,7 @@ from ulcodec.model.config import PATCH_PX, ModelConfig
 from ulcodec.model.decoder import Trunk
 from ulcodec.model.encoder import Encoder, HyperEncoder
 from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.progress import tracked
 from ulcodec.store.model_directory import StoredEntropyModel, StoredModel
 from ulcodec.store.tensor_files import GRAPHS, TensorPlace, read_tensors, tensor_places
 
@@ -76,17 +77,24 @@ class Graph:
     group: str
     prefixes: tuple[str, ...] = ("",)
 
+    @property
+    def is_integer(self) -> bool:
+        """Whether it is one of hyper-decoder and prior."""
+        return self.group.endswith("coding")
 
-def export_graphs(stored: StoredModel, directory: Path) -> None:
+
+def export_graphs(stored: StoredModel, directory: Path, networks: Collection[str] | None = None) -> None:
     """Write the graphs of a model into the directory that holds its tensors.
 
+    `networks`: names of the graphs of float networks to write, None for all. Those of the integers are always written.
     Raises MissingPackageError without the packages of `ulcodec[export]`, and ModelError if the directory does not hold
     the tensors, or if the integers are not provably exact in float32.
     """
     check_packages()
-    shards = {group: _Shards(directory, group) for group in _groups(stored)}
-    for graph in all_graphs(stored):
-        atomic_write(directory / f"{graph.name}.onnx", _serialised(graph, shards[graph.group]))
+    graphs = [graph for graph in all_graphs(stored) if networks is None or graph.is_integer or graph.name in networks]
+    for graph in tracked(graphs, "exporting graph {} of {}"):
+        shards = _Shards(directory, graph.group)
+        atomic_write(directory / f"{graph.name}.onnx", _serialised(graph, shards))
     document = {"config_sha256": config_sha256(directory), "opset": OPSET}
     atomic_write(directory / f"{GRAPHS}.json", (json.dumps(document, indent=1) + "\n").encode())
 
@@ -98,11 +106,6 @@ def check_packages() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingPackageError('exporting graphs needs packages: pip install "ulcodec[export]"') from error
-
-
-def _groups(stored: StoredModel) -> tuple[str, ...]:
-    groups = ("weights", "coding")
-    return groups if stored.video is None else (*groups, *(f"video_{group}" for group in groups))
 
 
 def all_graphs(stored: StoredModel) -> Iterator[Graph]:

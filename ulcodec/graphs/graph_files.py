@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ulcodec.errors import ModelError
+from ulcodec.errors import MissingPackageError, ModelError
 from ulcodec.store.tensor_files import GRAPHS, read_document
 
 Array = NDArray[Any]
@@ -84,9 +84,7 @@ def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ModelError(
-            'the backend onnxruntime needs the package onnxruntime: pip install "ulcodec[onnx]"'
-        ) from error
+        raise MissingPackageError('the backend onnxruntime needs a package: pip install "ulcodec[onnx]"') from error
     return onnxruntime
 
 

@@ -14,6 +14,7 @@ from ulcodec.coding.integer_prior import IntegerPrior
 from ulcodec.coding.latents import LatentCoder, check_reveal_passes
 from ulcodec.coding.quantise_prior import integer_tensors
 from ulcodec.coding.tables import FrequencyTables, gaussian_tables
+from ulcodec.errors import ModelError
 from ulcodec.model.config import N_SCALES, ModelConfig
 from ulcodec.model.prior import LOG_SCALE_STEP, SCALE_MIN
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
@@ -99,6 +100,8 @@ def _read_model(directory: Path) -> StoredModel:
     """Read a model directory that no process writes to. Raises ModelError as `open_model`."""
     document = read_document(directory, "config")
     config, name = described_model(directory, document)
+    if "deployment" in document:
+        raise ModelError(f"{directory} holds ONNX graphs for {document['deployment']}: load it with onnxruntime")
     weights, coding = read_tensors(directory, "weights"), read_tensors(directory, "coding")
     stored = StoredModel(config, weights, coding, name, document)
     check_fingerprint(directory, document, stored.fingerprint)
