@@ -197,6 +197,25 @@ def test_damaged_graph_is_one_line(graph_model_dir: Path, tmp_path: Path, pictur
         codec.encode(picture)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_too_little_memory_is_a_memory_error(graph_model_dir: Path) -> None:
+    script = """
+import resource, sys, numpy as np, ulcodec
+codec = ulcodec.load(sys.argv[1], backend="onnxruntime", n_threads=1)
+codec.encode(np.zeros((32, 32, 3), np.uint8))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+pixels = np.zeros((1536, 1536, 3), np.uint8)
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27))
+try:
+    codec.encode(pixels)
+except MemoryError:
+    print("MemoryError")
+"""
+    command = [sys.executable, "-c", script, str(graph_model_dir)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (finished.stdout, finished.returncode) == ("MemoryError\n", 0), finished.stderr
+
+
 def test_missing_packages(graph_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingPackageError, match=r"ulcodec\[onnx\]"):

@@ -18,8 +18,7 @@ class Graphs:
     """The graphs of one directory. A session is opened when its graph first runs, once in each process.
 
     `n_threads`: CPU threads of each session, None for the number of cores. Raises MissingPackageError without
-    onnxruntime,
-    ModelError for a directory without graphs, or with graphs of another version of its model.
+    onnxruntime, ModelError for a directory without graphs, or with graphs of another version of its model.
     """
 
     def __init__(self, directory: Path, n_threads: int | None = None):
@@ -33,8 +32,14 @@ class Graphs:
         return {**vars(self), "_sessions": {}}
 
     def run(self, name: str, **inputs: Array) -> list[Array]:
-        """Run a graph. Returns its outputs in their order."""
-        results: list[Array] = self._session(name).run(None, inputs)
+        """Run a graph. Returns its outputs in their order. Raises MemoryError, ModelError for a graph that fails."""
+        session = self._session(name)
+        try:
+            results: list[Array] = session.run(None, inputs)
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            if "alloc" in str(error):
+                raise MemoryError from error
+            raise ModelError(f"{self.directory / name}.onnx: {str(error).splitlines()[0]}") from error
         return results
 
     def _session(self, name: str) -> Any:

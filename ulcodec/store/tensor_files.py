@@ -89,6 +89,9 @@ def _write_files(staging: Path, groups: Mapping[str, Mapping[str, "Tensor"]], do
         (staging / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     names = sorted(file.name for file in staging.iterdir())
     (staging / CONTENTS).write_text("\n".join(names))
+    usual_mode = (staging / CONTENTS).stat().st_mode & 0o777
+    for file in staging.glob("*.safetensors"):
+        file.chmod(usual_mode)  # safetensors lets only the owner read
     for file in staging.iterdir():
         with open(file, "r+b") as handle:
             os.fsync(handle.fileno())
