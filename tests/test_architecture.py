@@ -14,7 +14,7 @@ from ulcodec.codec.image import Codec
 ROOT = Path(__file__).parent.parent
 
 FLOORS = [
-    ("errors", "progress", "memory", "devices"),
+    ("errors", "progress", "memory", "devices", "backends"),
     ("format",),
     ("io",),
     ("metrics", "diffusion"),
@@ -22,6 +22,7 @@ FLOORS = [
     ("coding",),
     ("motion",),
     ("store",),
+    ("graphs",),
     ("info",),
     ("codec",),
     ("pillow", "train"),
@@ -32,6 +33,7 @@ FLOORS = [
 WITHOUT_TORCH = (
     "errors",
     "progress",
+    "backends",
     "format.container",
     "format.attachments",
     "format.lossless",
@@ -45,10 +47,15 @@ WITHOUT_TORCH = (
     "coding.range_coder",
     "coding.tables",
     "coding.symbols",
+    "coding.latents",
     "motion.coding",
     "motion.compensation",
     "motion.search",
     "store.installed",
+    "store.stored_integers",
+    "graphs.graph_prior",
+    "codec.loading",
+    "codec.video",
     "info",
     "train.settings",
 )
