@@ -23,6 +23,7 @@ from ulcodec.coding.fixed_point import (
     Grid,
     no_parameters,
 )
+from ulcodec.errors import ModelError
 from ulcodec.graphs.graph_files import Graphs, as_quality_level
 from ulcodec.memory import released
 from ulcodec.model.config import N_PHASES, N_SCALES, PHASE_COLUMNS, PHASE_ROWS, ModelConfig
@@ -32,23 +33,26 @@ from ulcodec.progress import tracked
 
 Floats = NDArray[np.float32]
 
+TABLES = ("hyper_mean", "hyper_index", "hyper_gain", "estimate", "mean_gain", "scale_offset")
+"""Tables with a row for each level of quality that the host reads; those of biases are in the graphs."""
+
 
 class GraphWalk:
-    """What the prior carries through the reveal passes, all float32 [B, h, w, ...]; see `PriorWalk`.
+    """What the prior carries through the reveal passes, all int16 [B, h, w, ...]; see `PriorWalk`.
 
     `estimate`: activations of the elements that are known, 0 for others; `carried`: features of the pass before.
     """
 
-    def __init__(self, quality: int, hyper_features: Floats, n_channels: int):
+    def __init__(self, quality: int, hyper_features: NDArray[np.int16], n_channels: int):
         self.quality, self.hyper_features, self.reveal_pass = quality, hyper_features, 1
-        self.estimate = np.zeros((*hyper_features.shape[:3], n_channels), np.float32)
-        self.carried: Floats | None = None
-        self._computed: Floats | None = None
+        self.estimate = np.zeros((*hyper_features.shape[:3], n_channels), np.int16)
+        self.carried: NDArray[np.int16] | None = None
+        self._computed: NDArray[np.int16] | None = None
 
     def keep(self, features: Floats, tile: Tile) -> None:
         """Keep the features of the inner part of a tile, for the next pass."""
         if self._computed is None:
-            self._computed = np.empty((*self.hyper_features.shape[:3], features.shape[3]), np.float32)
+            self._computed = np.empty((*self.hyper_features.shape[:3], features.shape[3]), np.int16)
         tile.inner_of(self._computed)[:] = features
 
     def advance(self) -> None:
@@ -59,14 +63,18 @@ class GraphWalk:
 class GraphPrior:
     """The prior of a model directory, by its graphs; see `CodingPrior`.
 
-    `coding`: the integers of the directory; `prefix`: of the names of its graphs.
+    `coding`: the integers of the directory; `prefix`: of the names of its graphs. Raises ModelError if they are
+    incomplete.
     """
 
     product = "onnxruntime"
 
     def __init__(self, config: ModelConfig, coding: Mapping[str, NDArray[Any]], graphs: Graphs, prefix: str = ""):
         self.config, self.tile, self._graphs, self._prefix = config, PRIOR_TILE, graphs, prefix
-        self._tables = {name.removeprefix("table."): part for name, part in coding.items() if name.startswith("table.")}
+        try:
+            self._tables = {name: coding[f"table.{name}"] for name in TABLES}
+        except KeyError as error:
+            raise ModelError(f"the coding weights lack {error}; export the model again") from error
 
     def hyper_parameters(self, quality: int, n_positions: int) -> CodingParameters:
         mean, index = self._tables["hyper_mean"][quality], self._tables["hyper_index"][quality]
@@ -78,9 +86,9 @@ class GraphPrior:
     def begin(self, hyper_16: NDArray[np.int32], quality: int, grid: Grid) -> GraphWalk:
         coarse = (-(-grid[0] // 4), -(-grid[1] // 4))
         activations = scaled(hyper_16, self._tables["hyper_gain"][quality]).reshape(-1, *coarse, hyper_16.shape[1])
-        features = np.empty((len(activations), *grid, self.config.hyper_width), np.float32)
+        features = np.empty((len(activations), *grid, self.config.hyper_width), np.int16)
         for tile in released(tiles(coarse, HYPER_TILE, HYPER_HALO)):
-            [upsampled] = self._run("hyper", hyper=np.ascontiguousarray(tile.outer_of(activations)))
+            [upsampled] = self._run("hyper", hyper=as_input(tile.outer_of(activations)))
             rows, columns = tile.scaled(4)
             target = features[:, rows.inner, columns.inner]  # ends with the grid, before the tile's last positions
             target[:] = upsampled[:, rows.within, columns.within][:, : target.shape[1], : target.shape[2]]
@@ -102,10 +110,9 @@ class GraphPrior:
             return no_parameters(len(outer_16), tile.inner_grid)
         estimate = tile.outer_of(walk.estimate)
         self._add_known(outer_16, walk, tile, estimate)
-        inputs = {"estimate": estimate, "hyper_features": tile.outer_of(walk.hyper_features)}
+        inputs = {"estimate": as_input(estimate), "hyper_features": as_input(tile.outer_of(walk.hyper_features))}
         if walk.carried is not None:
-            inputs["carried"] = tile.outer_of(walk.carried)
-        inputs = {name: np.ascontiguousarray(part) for name, part in inputs.items()}
+            inputs["carried"] = as_input(tile.outer_of(walk.carried))
         name = "prior" if self.config.shared_prior else f"prior-{reveal_pass}"
         quality = as_quality_level(walk.quality)
         results = self._run(name, **inputs, cell=cells(reveal_pass, tile), quality=quality)
@@ -115,7 +122,7 @@ class GraphPrior:
             walk.keep(features[0], tile)
         return self._parameters(mean, scale, walk, tile)
 
-    def _add_known(self, outer_16: NDArray[np.int32], walk: GraphWalk, tile: Tile, estimate: Floats) -> None:
+    def _add_known(self, outer_16: NDArray[np.int32], walk: GraphWalk, tile: Tile, estimate: NDArray[np.int16]) -> None:
         """Write the activations of the elements of the pass before into `estimate`: earlier ones are there."""
         factor = self._tables["estimate"][walk.quality]
         for phase in pass_phases(self.config, walk.reveal_pass - 1) if walk.reveal_pass > 1 else ():
@@ -141,10 +148,15 @@ class GraphPrior:
         return self._graphs.run(self._prefix + name, **inputs)
 
 
-def scaled(latent_16: NDArray[np.int32], factor: NDArray[Any]) -> Floats:
+def as_input(integers: NDArray[Any]) -> Floats:
+    """A part of an array of integers as input of a graph: contiguous float32."""
+    return np.ascontiguousarray(integers, np.float32)
+
+
+def scaled(latent_16: NDArray[np.int32], factor: NDArray[Any]) -> NDArray[np.int16]:
     """Turn a latent [..., C] in sixteenths of a bin into activations by an integer factor [C], below 2^28."""
     product = np.clip(latent_16, -MAX_LATENT, MAX_LATENT) * factor.astype(np.float64)
-    return np.clip(shifted(product, FACTOR_BITS), -LARGEST_ACTIVATION, LARGEST_ACTIVATION).astype(np.float32)
+    return np.clip(shifted(product, FACTOR_BITS), -LARGEST_ACTIVATION, LARGEST_ACTIVATION).astype(np.int16)
 
 
 def shifted(x: NDArray[Any], shift: int) -> NDArray[np.float64]:
