@@ -1,10 +1,18 @@
 """`ulcodec model`."""
 
+import stat
 from pathlib import Path
 
+import numpy as np
+import pytest
 from command_line import Run, assert_refused
+from safetensors.numpy import load_file
 
+import ulcodec
 from ulcodec.coding.products import PRODUCTS
+from ulcodec.errors import ModelError
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store.model_directory import save_model
 
 
 def test_model_describe_lists_parts_and_integer_products(run: Run) -> None:
@@ -25,3 +33,34 @@ def test_model_describe_describes_a_model(run: Run, tiny_model_dir: Path) -> Non
     described = run("model", "describe", "--model", str(tiny_model_dir), "--json").json
     assert described["parts"] == run("model", "describe", "--config", "tiny", "--json").json["parts"]
     assert_refused(run("model", "describe", "--model", "none"), "none")
+
+
+def test_export_onnx_writes_a_deployment(shared_prior_model: UnifiedLatentModel, tmp_path: Path, run: Run) -> None:
+    pytest.importorskip("onnxscript", reason="needs onnxscript")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    save_model(tmp_path / "tiny", "tiny", shared_prior_model, {})
+    output = tmp_path / "deployment"
+    finished = run("model", "export-onnx", tmp_path / "tiny", "-o", output, "--for", "decoding")
+    assert (finished.code, finished.stderr) == (0, "")
+    assert finished.stdout.startswith(f"{output}: 4 graphs, ")
+    assert {file.stem for file in output.glob("*.onnx")} == {"synthesis", "thumbnail", "hyper", "prior"}
+    weights = load_file(output / "weights-00000.safetensors")
+    assert {name.split(".")[1] for name in weights} == {"trunk"}
+    assert stat.S_IMODE((output / "weights-00000.safetensors").stat().st_mode) & stat.S_IROTH
+
+    pixels = np.full((40, 50, 3), 90, np.uint8)
+    data = ulcodec.load(tmp_path / "tiny", device="cpu").encode(pixels)
+    codec = ulcodec.load(output, backend="onnxruntime", n_threads=1)
+    assert codec.decode_array(data).shape == pixels.shape
+    with pytest.raises(ModelError, match=r"has no graph analysis\.onnx: export the model again, with this part"):
+        codec.encode(pixels)
+    with pytest.raises(ModelError, match="holds ONNX graphs for decoding: load it with onnxruntime"):
+        ulcodec.load(output, backend="torch")
+
+    assert_refused(run("model", "export-onnx", tmp_path / "tiny", "-o", output), "--force overwrites it")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    assert_refused(run("model", "export-onnx", tmp_path / "tiny", "-o", tmp_path / "notes", "--force"), "not empty")
+    assert run("model", "export-onnx", tmp_path / "tiny", "-o", tmp_path / "x", "--for", "printing").code == 2
+    assert_refused(run("model", "export-onnx", "none", "-o", tmp_path / "x"), "no model 'none'")
+    assert not (tmp_path / "x").exists()
