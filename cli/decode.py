@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -209,13 +210,12 @@ class Decoder:
     many: bool
     options: object
     verb: str = "decoding"
-    _codec: "Codec | None" = None
+    _n_pixels: int | None = None
 
-    def codec_for(self, jobs: Sequence[Job]) -> "Codec":
-        """Load the model when the first inputs have been read."""
-        if self._codec is None:
-            self._codec = load_codec(self.model, None if self.many else jobs[0].n_pixels)
-        return self._codec
+    @cached_property
+    def codec(self) -> "Codec":
+        """The model, loaded when the first input has been read."""
+        return load_codec(self.model, None if self.many else self._n_pixels)
 
     @property
     def goes_alone(self) -> bool:
@@ -240,6 +240,8 @@ class Decoder:
         container = Container.from_bytes(data, max_pixels=self.max_pixels)  # errors come before the model is loaded
         if self.crop is not None:
             check_crop(self.crop, container.header)
+        if self.realism[0] == 0:
+            self._n_pixels = container.header.n_pixels
         return data, WINDOW_PIXELS if self.goes_alone else container.header.n_pixels
 
     def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -247,7 +249,7 @@ class Decoder:
         is_sequence, options = isinstance(jobs[0].content, SequenceInput), self.sequence_options
         for job in jobs if is_sequence else ():
             check_options(job.target, options)
-        codec = self.codec_for(jobs)
+        codec = self.codec
         if is_sequence:
             return [decode_sequence(codec, job.content, job.target, options) for job in jobs]
         start = time.perf_counter()
@@ -284,7 +286,6 @@ class Decoder:
             name = f"{job.source}: " if self.many else ""
             segments = f"{recovery.n_segments} of {N_SEGMENTS} segments are sound, the rest is concealed"
             say(f"ulcodec: warning: {name}{recovery.damage}; {segments}", err=True)
-        codec = self.codec_for([job])
         height, width = recovery.picture.pixels.shape[:2]
         return {
             "output": str(job.target),
@@ -292,8 +293,8 @@ class Decoder:
             "output_bytes": len(file),
             "width": width,
             "height": height,
-            "model": codec.name,
-            "fingerprint": codec.fingerprint,
+            "model": self.codec.name,
+            "fingerprint": self.codec.fingerprint,
             "n_segments": recovery.n_segments,
             "damage": None if recovery.damage is None else str(recovery.damage),
             "decode_ms": decode_ms,

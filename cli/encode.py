@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -188,13 +189,12 @@ class Encoder:
     many: bool
     options: object
     verb: str = "encoding"
-    _codec: "Codec | None" = None
+    _n_pixels: int | None = None
 
-    def codec_for(self, jobs: Sequence[Job]) -> "Codec":
-        """Load the model when the first inputs have been read."""
-        if self._codec is None:
-            self._codec = load_codec(self.model, None if self.many else jobs[0].n_pixels)
-        return self._codec
+    @cached_property
+    def codec(self) -> "Codec":
+        """The model, loaded when the first input has been read."""
+        return load_codec(self.model, None if self.many else self._n_pixels)
 
     def read(self, source: Path) -> tuple[Any, int]:
         """Read a picture; return it with the size of its file, and its pixels or a whole window if encoding is slow.
@@ -216,11 +216,13 @@ class Encoder:
         picture = picture.without("exif", "xmp") if self.encode_options["strip"] else picture.within_limits()
         n_pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
         is_slow = self.target[0] != "--quality" or self.encode_options["effort"] > 1
+        if not is_slow:
+            self._n_pixels = n_pixels
         return (picture, len(original)), WINDOW_PIXELS if is_slow else n_pixels
 
     def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         """Encode and write pictures, or a clip, which goes alone."""
-        codec = self.codec_for(jobs)
+        codec = self.codec
         if isinstance(jobs[0].content, ClipInput):
             return [encode_clip(codec, job.content, job.target, self.clip_options) for job in jobs]
         start = time.perf_counter()
@@ -265,7 +267,7 @@ class Encoder:
             "height": header.height,
             "bits_per_pixel": bits_per_pixel,
             "quality": header.quality,
-            "model": self.codec_for([job]).name,
+            "model": self.codec.name,
             "fingerprint": header.fingerprint.hex(),
             "encode_ms": encode_ms,
             "line": f"{job.target}: {size}, quality {header.quality}",
