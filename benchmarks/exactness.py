@@ -1,10 +1,10 @@
-"""Check that coding gives the same integers everywhere: over threads, instruction sets, libraries and devices.
+"""Check that coding gives the same integers everywhere: over threads, instruction sets, backends and devices.
 
     python -m benchmarks.exactness --markdown table.md --python OTHER_ENVIRONMENT/bin/python
 
 Every row of the table is a new process under one configuration. It decodes the files of `--files`, codes their latents
 again, and hashes all decoded latents and all coded bytes. The float networks are left out: a file's meaning does not
-depend on them.
+depend on them. Rows of onnxruntime run with torch made absent.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -33,6 +34,11 @@ class Configuration(NamedTuple):
     python: str = sys.executable
 
 
+def in_onnxruntime(name: str, *options: str) -> Configuration:
+    """A row of onnxruntime."""
+    return Configuration(f"onnxruntime, {name}", options=("--backend", "onnxruntime", *options))
+
+
 CONFIGURATIONS = (
     Configuration("1 thread", options=("--threads", "1")),
     Configuration("2 threads", options=("--threads", "2")),
@@ -45,6 +51,11 @@ CONFIGURATIONS = (
     Configuration("tiles of 5x5 positions", options=("--tile", "5")),
     *(Configuration(f"{name} products", options=("--product", name)) for name in ("float32", "float64", "int64")),
     Configuration("range coder in plain Python", options=("--no-constriction",)),
+    in_onnxruntime("1 thread", "--threads", "1"),
+    in_onnxruntime("2 threads", "--threads", "2"),
+    in_onnxruntime("graphs not optimised", "--no-optimisation"),
+    in_onnxruntime("batch of 8", "--batch", "8"),
+    in_onnxruntime("tiles of 5x5 positions", "--tile", "5"),
 )
 
 
@@ -67,11 +78,18 @@ def in_batches(prior: Any, batch: int) -> Any:
 
 
 def work(
-    files: list[Path], model: str, device: str, batch: int | None = None, tile: int | None = None
+    files: list[Path],
+    model: str,
+    device: str,
+    batch: int | None = None,
+    tile: int | None = None,
+    backend: Any = "torch",
+    n_threads: int | None = None,
 ) -> dict[str, str]:
-    """Run one process: versions, and the SHA-256 of decoded latents and of coded segments. Exits on a lossless file."""
-    import torch
+    """Run one process: versions, and the SHA-256 of decoded latents and of coded segments. Exits on a lossless file.
 
+    `n_threads`: threads of onnxruntime.
+    """
     import ulcodec
     from ulcodec.codec.image import latent_grid
     from ulcodec.codec.pixels import in_bins
@@ -79,7 +97,7 @@ def work(
     from ulcodec.format.container import Container
     from ulcodec.info import is_sequence
 
-    codec = ulcodec.load(model, device=device)
+    codec = ulcodec.load(model, device=device, backend=backend, n_threads=n_threads)
     coders = []
     for coder in (codec.coder, codec.residual_coder):
         coder.prior.tile = tile or coder.prior.tile
@@ -103,13 +121,25 @@ def work(
         coded = encode_latent(codec.coder, y, hyper, container.header.quality)
         coded_digest.update(b"".join(coded.segments) + coded.symbol_check.to_bytes(2, "big"))
     return {
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(codec.device) if codec.device.type == "cuda" else platform.machine(),
+        **(torch_record(codec) if backend == "torch" else onnxruntime_record()),
         "product": codec.coder.prior.product,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "decoded": decoded_digest.hexdigest(),
         "coded": coded_digest.hexdigest(),
     }
+
+
+def torch_record(codec: Any) -> dict[str, str]:
+    import torch
+
+    return {
+        "backend": f"torch {torch.__version__}",
+        "device": torch.cuda.get_device_name(codec.device) if codec.device.type == "cuda" else platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def onnxruntime_record() -> dict[str, str]:
+    return {"backend": f"onnxruntime {version('onnxruntime')}", "device": platform.machine(), "cpu_capability": "none"}
 
 
 def digest_latents(digest: Any, latents: Any) -> None:
@@ -133,8 +163,26 @@ def coded_again(codec: Any, data: bytes) -> Iterator[tuple[Any, bytes]]:
 
 def worker(arguments: argparse.Namespace) -> None:
     if arguments.no_constriction:
-        sys.modules["constriction"] = None  # type: ignore[assignment]  # imports of it fail
+        make_absent("constriction")
+    if arguments.backend == "torch":
+        set_up_torch(arguments)
+    else:
+        make_absent("torch")
+    if arguments.no_optimisation:
+        switch_off_optimisation()
+    result = work(
+        arguments.files, arguments.model, arguments.device, arguments.batch, arguments.tile, arguments.backend,
+        arguments.threads,
+    )  # fmt: skip
+    print(json.dumps(result))
 
+
+def make_absent(package: str) -> None:
+    """Let imports of a package fail."""
+    sys.modules[package] = None  # type: ignore[assignment]
+
+
+def set_up_torch(arguments: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(arguments.threads)
@@ -144,8 +192,20 @@ def worker(arguments: argparse.Namespace) -> None:
         from ulcodec.coding import integer_prior
 
         vars(integer_prior)["choose_product"] = lambda device: arguments.product
-    result = work(arguments.files, arguments.model, arguments.device, arguments.batch, arguments.tile)
-    print(json.dumps(result))
+
+
+def switch_off_optimisation() -> None:
+    """Let onnxruntime compute all graphs node by node."""
+    import onnxruntime
+
+    make_options = onnxruntime.SessionOptions
+
+    def plain_options() -> Any:
+        options = make_options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return options
+
+    onnxruntime.SessionOptions = plain_options
 
 
 def run(configuration: Configuration, files: list[Path], model: str) -> dict[str, str]:
@@ -170,11 +230,13 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=2, help=argparse.SUPPRESS)
     parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
+    parser.add_argument("--backend", default="torch", help=argparse.SUPPRESS)
     parser.add_argument("--no-mkldnn", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--product", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--tile", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--no-constriction", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--no-optimisation", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         worker(arguments)
@@ -185,13 +247,13 @@ def main() -> None:
 
     others = tuple(Configuration(f"other environment {i + 1}", python=path) for i, path in enumerate(arguments.python))
     cuda = (Configuration("CUDA", options=("--device", "cuda")),) if arguments.cuda else ()
-    header = ("configuration", "torch", "device", "ATen", "products", "latents", "bytes")
+    header = ("configuration", "backend", "device", "ATen", "products", "latents", "bytes")
     rows = []
     for configuration in (*CONFIGURATIONS, *others, *cuda):
         result = run(configuration, arguments.files, arguments.model)
         rows.append(
             (
-                configuration.name, result["torch"], result["device"], result["cpu_capability"],
+                configuration.name, result["backend"], result["device"], result["cpu_capability"],
                 result["product"], result["decoded"][:12], result["coded"][:12],
             )
         )  # fmt: skip
