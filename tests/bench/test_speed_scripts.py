@@ -1,4 +1,4 @@
-"""`benchmarks/speed.py`, `batch.py` and `training_speed.py` with the tiny model."""
+"""`benchmarks/speed.py`, `batch.py` and `training_speed.py` with the tiny model; `backends.py` with the shipped one."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import batch, products, speed, training_speed
+from benchmarks import backends, batch, products, speed, training_speed
 from ulcodec.bench.pictures import Picture
 
 
@@ -72,6 +72,20 @@ def test_batch_report(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.
     assert [row["side_px"] for row in report["rows"]] == [16, 40]
     assert all(row[name] > 0 for row in report["rows"] for name in row if name.endswith("_ms"))
     assert all(row["n_equal_files"] == 5 for row in report["rows"])
+
+
+def test_backends_table(odd_pictures_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    monkeypatch.setattr(backends, "ROWS", backends.ROWS[:3:2])
+    output = tmp_path / "table.md"
+    sizes = ["--images", str(odd_pictures_dir), "--sizes", "48x32"]
+    backends.main([*sizes, "--rounds", "1", "--runs", "1", "--markdown", str(output)])
+    [header, _, *rows] = [line.strip("| ").split(" | ") for line in output.read_text().splitlines()]
+    assert header == ["picture", "backend", "threads", *backends.COLUMNS.values()]
+    assert [row[:3] for row in rows] == [["48x32", name, "1"] for name in ("torch", "onnxruntime")]
+    assert all(float(figure) > 0 for row in rows for figure in row[3:])
+    with pytest.raises(SystemExit, match="exit code 2"):
+        backends.run(["decode", tmp_path / "none.ulc"], {})
 
 
 def test_invalid_arguments_are_one_line_errors(odd_pictures_dir: Path, tmp_path: Path) -> None:
