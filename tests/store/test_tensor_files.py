@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -105,7 +106,7 @@ def killed_after(n_changes: int) -> Iterator[list[str]]:
         return change
 
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in [*CHANGES, (tensor_files, "save_file")]:
+        for owner, name in [*CHANGES, (safetensors.torch, "save_file")]:
             patch.setattr(owner, name, counted(name, getattr(owner, name)))
         with suppress(KilledError):
             yield changes
@@ -226,7 +227,7 @@ def test_full_disk_keeps_the_old_version(tmp_path: Path, monkeypatch: pytest.Mon
         file.write_bytes(b"some")
         raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(code)} (os error {code})")
 
-    monkeypatch.setattr(tensor_files, "save_file", full)
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
     for path in (tmp_path / "model", tmp_path / "new"):
         with pytest.raises(OSError, match=os.strerror(code)) as caught:
             write_version(path, 2)
