@@ -48,16 +48,23 @@ def test_export_onnx_writes_a_deployment(shared_prior_model: UnifiedLatentModel,
     assert {name.split(".")[1] for name in weights} == {"trunk"}
     assert stat.S_IMODE((output / "weights-00000.safetensors").stat().st_mode) & stat.S_IROTH
 
-    pixels = np.full((40, 50, 3), 90, np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     data = ulcodec.load(tmp_path / "tiny", device="cpu").encode(pixels)
     codec = ulcodec.load(output, backend="onnxruntime", n_threads=1)
     assert codec.decode_array(data).shape == pixels.shape
-    with pytest.raises(ModelError, match=r"has no graph analysis\.onnx: export the model again, with this part"):
+    with pytest.raises(ModelError, match="has no graph analysis: export the model again, with this part"):
         codec.encode(pixels)
     with pytest.raises(ModelError, match="holds ONNX graphs for decoding: load it with onnxruntime"):
         ulcodec.load(output, backend="torch")
 
     assert_refused(run("model", "export-onnx", tmp_path / "tiny", "-o", output), "--force overwrites it")
+    (output / "mine.onnx").write_bytes(b"mine")
+    assert run("model", "export-onnx", tmp_path / "tiny", "-o", output, "--for", "encoding", "--force").code == 0
+    assert {file.stem for file in output.glob("*.onnx")} == {"analysis", "hyper", "prior", "mine"}
+    codec = ulcodec.load(output, backend="onnxruntime", n_threads=1)
+    assert codec.encode(pixels)
+    with pytest.raises(ModelError, match="has no graph synthesis"):
+        codec.decode(data)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     assert_refused(run("model", "export-onnx", tmp_path / "tiny", "-o", tmp_path / "notes", "--force"), "not empty")

@@ -16,6 +16,7 @@ import torch
 from mutations import mutate
 
 import ulcodec
+from ulcodec.backends import BACKENDS
 from ulcodec.codec.image import Codec
 from ulcodec.errors import UlcError
 from ulcodec.format.container import Container
@@ -119,13 +120,14 @@ def fuzzing_parser(description: str | None, count: int) -> argparse.ArgumentPars
     parser.add_argument("--model", default="small")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--backend", choices=BACKENDS, default="torch")
     return parser
 
 
 def run_fuzzer(fuzzer: Callable[[Codec, int, int], Outcome], arguments: argparse.Namespace) -> Codec:
     """Run a fuzzer, and print its result; return the codec."""
     torch.set_num_threads(arguments.threads)
-    codec = ulcodec.load(arguments.model, device="cpu")
+    codec = ulcodec.load(arguments.model, device="cpu", backend=arguments.backend, n_threads=arguments.threads)
     result = fuzzer(codec, arguments.count, arguments.seed)
     for name, count in result.outcomes.most_common():
         print(f"{count:8d}  {name}")

@@ -37,7 +37,7 @@ from ulcodec.coding.integer_layers import StoredIntegers
 from ulcodec.coding.products import Int64Product
 from ulcodec.errors import MissingPackageError, ModelError
 from ulcodec.export.exact_graphs import ExactHyperDecoder, ExactPrior
-from ulcodec.graphs.graph_files import config_sha256
+from ulcodec.graphs.graph_files import config_sha256, listed_graphs
 from ulcodec.io.files import atomic_write
 from ulcodec.model.blocks import QualityTable
 from ulcodec.model.config import PATCH_PX, ModelConfig
@@ -95,8 +95,12 @@ def export_graphs(stored: StoredModel, directory: Path, networks: Collection[str
     for graph in tracked(graphs, "exporting graph {} of {}"):
         shards = _Shards(directory, graph.group)
         atomic_write(directory / f"{graph.name}.onnx", _serialised(graph, shards))
-    document = {"config_sha256": config_sha256(directory), "opset": OPSET}
+    names = sorted(graph.name for graph in graphs)
+    stale = set(listed_graphs(directory)) - set(names)
+    document = {"config_sha256": config_sha256(directory), "opset": OPSET, "graphs": names}
     atomic_write(directory / f"{GRAPHS}.json", (json.dumps(document, indent=1) + "\n").encode())
+    for name in stale:
+        (directory / f"{name}.onnx").unlink(missing_ok=True)
 
 
 def check_packages() -> None:

@@ -50,8 +50,8 @@ class Graphs:
         return self._sessions[key]
 
     def _opened(self, file: Path) -> Any:
-        if not file.is_file():
-            raise ModelError(f"{self.directory} has no graph {file.name}: export the model again, with this part")
+        if file.stem not in listed_graphs(self.directory):
+            raise ModelError(f"{self.directory} has no graph {file.stem}: export the model again, with this part")
         runtime = _onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.n_threads
@@ -70,6 +70,12 @@ def available_cores() -> set[int] | range:
 def has_graphs(directory: Path) -> bool:
     """Whether a model directory holds graphs, of any version."""
     return (directory / f"{GRAPHS}.json").is_file()
+
+
+def listed_graphs(directory: Path) -> list[str]:
+    """Names of the graphs that belong to a directory's model: none if it has no graphs, or if their list is damaged."""
+    names = read_document(directory, GRAPHS).get("graphs") if has_graphs(directory) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def check_graphs(directory: Path) -> None:
