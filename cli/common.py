@@ -35,7 +35,7 @@ BackendOption = Annotated[
 ]
 
 DEFAULT_MODEL = "small"
-ONE_OFF_PIXELS = 2**21
+ONE_OFF_PIXELS = 2**20
 """Pixels of one picture up to which starting torch takes longer than it saves, see docs/lab-notes/coding-speed.md."""
 
 STANDARD_STREAM = Path("-")

@@ -174,7 +174,7 @@ def test_realism_is_refused_by_the_networks(in_graphs: Codec) -> None:
 def test_wrong_arguments(graph_model_dir: Path, tiny_model_dir: Path) -> None:
     with pytest.raises(ValueError, match="backend must be one of auto, torch, onnxruntime, got 'tensorflow'"):
         ulcodec.load(graph_model_dir, backend="tensorflow")  # type: ignore[arg-type]
-    with pytest.raises(DeviceError, match="onnxruntime runs on the CPU, not on 'cuda'"):
+    with pytest.raises(DeviceError, match="onnxruntime runs on the CPU, not on 'cuda', which needs"):
         ulcodec.load(graph_model_dir, device="cuda", backend="onnxruntime")
     with pytest.raises(ModelError, match="holds no ONNX graphs; write them with ulcodec model export-onnx"):
         ulcodec.load(tiny_model_dir, backend="onnxruntime")

@@ -49,7 +49,7 @@ class GraphNetworks:
 
     def synthesise(self, latent: Array, quality: int, tile: Tile, realism: Realism, *, precise: bool = False) -> Array:
         if realism.share:
-            raise ModelError("realism needs torch: install it, and load the model with the backend torch")
+            raise ModelError('realism needs torch: pip install "ulcodec[torch]", and take that backend')
         [pictures] = self.graphs.run("synthesis", latent=latent, quality=quality_input(quality))
         rows, columns = (in_pixels(span.within) for span in tile)
         return pictures[:, rows, columns]

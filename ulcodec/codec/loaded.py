@@ -35,7 +35,7 @@ class LoadedModel:
     def torch_networks(self, purpose: str) -> "TorchNetworks":
         """The networks in torch. Raises ModelError, which names the purpose, for a model of another backend."""
         if not hasattr(self.networks, "residual_model"):
-            raise ModelError(f"{purpose} needs torch: install it, and load the model with the backend torch")
+            raise ModelError(f'{purpose} needs torch: pip install "ulcodec[torch]", and take that backend')
         networks: TorchNetworks = self.networks  # type: ignore[assignment]
         return networks
 

@@ -34,7 +34,7 @@ def load(
         backend = installed_backend()
     if backend == "onnxruntime":
         if device not in ("auto", "cpu"):
-            raise DeviceError(f"the backend onnxruntime runs on the CPU, not on {device!r}")
+            raise DeviceError(f'onnxruntime runs on the CPU, not on {device!r}, which needs "ulcodec[torch]"')
         return graph_codec(model, n_threads)
 
     try:

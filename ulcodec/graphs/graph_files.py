@@ -35,7 +35,7 @@ class Graphs:
         """Run a graph. Returns its outputs in their order. Raises MemoryError, ModelError for a graph that fails."""
         session = self._session(name)
         try:
-            results: list[Array] = session.run(None, inputs)
+            results: list[Array] = session.run(None, inputs, _releasing_memory())
         except Exception as error:  # onnxruntime's exceptions have no common base
             if "alloc" in str(error):
                 raise MemoryError from error
@@ -56,6 +56,8 @@ class Graphs:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.n_threads
         options.log_severity_level = 3  # errors, which are raised as well
+        options.enable_mem_pattern = False  # would keep the memory of a large tile for every size of tile
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would take the cores
         try:
             return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base
@@ -97,6 +99,13 @@ def _onnxruntime() -> Any:
     except ImportError as error:
         raise MissingPackageError('the backend onnxruntime needs a package: pip install "ulcodec[onnx]"') from error
     return onnxruntime
+
+
+def _releasing_memory() -> Any:
+    """Options of a run that gives its memory back at its end: the next run may be of another graph."""
+    options = _onnxruntime().RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def as_quality_level(quality: int) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ def model_directory(model: str | Path) -> Path:
     for candidate in (WEIGHTS / str(model), Path(model)):
         if (candidate / "config.json").is_file():
             return candidate
-    shipped = ", ".join(sorted(installed_fingerprints().values())) or "none"
+    shipped = ", ".join(sorted(set(installed_fingerprints().values()))) or "none"
     raise ModelError(f"no model {str(model)!r}: it is neither a shipped model ({shipped}) nor a model directory")
 
 
