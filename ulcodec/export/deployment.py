@@ -20,7 +20,8 @@ from ulcodec.codec.realism import POSTERIOR_MEAN
 from ulcodec.coding.fixed_point import CodingPrior
 from ulcodec.coding.latents import FILE_PASSES, hyper_grid, next_parameters
 from ulcodec.errors import ModelError
-from ulcodec.export.graphs import check_packages, export_graphs
+from ulcodec.export.graphs import check_packages, chosen_graphs, export_graphs
+from ulcodec.export.moved_graphs import has_current, move_graphs
 from ulcodec.export.pipeline import is_model
 from ulcodec.model.config import PATCH_PX
 from ulcodec.model.tiles import whole_tile
@@ -54,19 +55,25 @@ TOLERANCE = 1e-3
 def export_deployment(model: str | Path, out_dir: Path, purpose: Purpose = "pictures", *, force: bool = False) -> None:
     """Write the graphs of a model with the tensors that they need, and compare them with torch.
 
-    The directory of the model itself keeps all its tensors, and gets the graphs for video. Raises ModelError for a
-    missing or broken model, if its prior is not provably exact in float32, or if a graph differs from torch;
-    FileExistsError for a directory that is neither empty nor, with `force`, a model; MissingPackageError.
+    The directory of the model itself keeps all its tensors, and gets the graphs for video. Another directory gets the
+    graphs that the model has, if they are current. Raises ModelError for a missing or broken model, if its prior is not
+    provably exact in float32, or if a graph is damaged or differs from torch; FileExistsError for a directory that is
+    neither empty nor, with `force`, a model; MissingPackageError.
     """
     check_packages()
     stored, directory = open_model(model), model_directory(model)
-    if out_dir.exists() and out_dir.samefile(directory):
+    is_own = out_dir.exists() and out_dir.samefile(directory)
+    if is_own:
         purpose = "video"
     else:
         check_output(out_dir, force=force)
         write_model(out_dir, deployed(stored, purpose))
     stored = stored if purpose == "video" else replace(stored, video=None)
-    export_graphs(stored, out_dir, NETWORKS[purpose])
+    graphs = chosen_graphs(stored, NETWORKS[purpose])
+    if not is_own and has_current(graphs, directory):
+        move_graphs(graphs, directory, out_dir)
+    else:
+        export_graphs(stored, out_dir, NETWORKS[purpose])
     compare_graphs(stored, out_dir, purpose)
 
 

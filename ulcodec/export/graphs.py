@@ -24,7 +24,7 @@ The graphs of hyper-decoder and prior hold integers; see `exact_graphs`. They ha
 import json
 import logging
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,13 +91,24 @@ def export_graphs(stored: StoredModel, directory: Path, networks: Collection[str
     the tensors, or if the integers are not provably exact in float32.
     """
     check_packages()
-    graphs = [graph for graph in all_graphs(stored) if networks is None or graph.is_integer or graph.name in networks]
-    for graph in tracked(graphs, "exporting graph {} of {}"):
-        shards = _Shards(directory, graph.group)
-        atomic_write(directory / f"{graph.name}.onnx", _serialised(graph, shards))
-    names = sorted(graph.name for graph in graphs)
+    graphs = chosen_graphs(stored, networks)
+    steps = tracked(graphs, "exporting graph {} of {}")
+    write_graphs(directory, ((graph.name, _serialised(graph, _Shards(directory, graph.group))) for graph in steps))
+
+
+def chosen_graphs(stored: StoredModel, networks: Collection[str] | None) -> list[Graph]:
+    """Return the graphs of float networks of these names, or of all for None, and those of the integers."""
+    return [graph for graph in all_graphs(stored) if networks is None or graph.is_integer or graph.name in networks]
+
+
+def write_graphs(directory: Path, graphs: Iterable[tuple[str, bytes]]) -> None:
+    """Write graphs by name into a model directory, and their list. Removes other graphs of an earlier list."""
+    names = []
+    for name, data in graphs:
+        atomic_write(directory / f"{name}.onnx", data)
+        names.append(name)
     stale = set(listed_graphs(directory)) - set(names)
-    document = {"config_sha256": config_sha256(directory), "opset": OPSET, "graphs": names}
+    document = {"config_sha256": config_sha256(directory), "opset": OPSET, "graphs": sorted(names)}
     atomic_write(directory / f"{GRAPHS}.json", (json.dumps(document, indent=1) + "\n").encode())
     for name in stale:
         (directory / f"{name}.onnx").unlink(missing_ok=True)
