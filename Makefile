@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test lint check bench bench-check docs clean
+.PHONY: venv demo test lint check bench bench-check web docs clean
 
 venv: $(VENV)/installed
 
@@ -35,11 +35,17 @@ bench-check: venv
 	$(BIN)/ulcodec bench --quick -o report/quick
 	$(BIN)/python -m benchmarks.check report/quick/results.json benchmarks/results/0.1.0/samples/results.json
 
+# The page that decodes pictures in a browser, on this machine. MODELS are names or directories; it needs npm.
+MODELS ?= small
+web: venv
+	$(BIN)/python web/build.py web/site $(MODELS:%=--model %)
+	$(BIN)/python web/serve.py web/site
+
 # The reference of the command line from the command line itself, and all of docs/ with the API as a site.
 docs: venv
 	$(BIN)/typer ulcodec_cli.main utils docs --name ulcodec --title "Command line" --output docs/cli.md
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) build dist demo report site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo report site web/node_modules web/site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,8 @@ import typer
 from ulcodec_cli.common import Force
 from ulcodec_cli.progress import progress_bar
 
+WEB = "web"
+
 
 def export_onnx(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of an installed model, or a model directory.")],
@@ -16,21 +18,26 @@ def export_onnx(
         typer.Option("--output", "-o", help="Directory to make. MODEL's own directory gets graphs beside its weights."),
     ],
     purpose: Annotated[
-        str, typer.Option("--for", help="What the graphs are for: decoding, encoding, pictures (both) or video.")
+        str, typer.Option("--for", help="What the graphs are for: decoding, encoding, pictures (both), video, or web.")
     ] = "pictures",
     force: Force = False,
 ) -> None:
-    """Write the networks of a model as ONNX graphs, and compare them with torch."""
-    from ulcodec.export.deployment import PURPOSES, export_deployment
+    """Write the networks of a model as ONNX graphs, and compare them with torch.
 
-    for known in PURPOSES:
-        if purpose == known:
-            break
-    else:
-        raise typer.BadParameter(f"--for is one of {', '.join(PURPOSES)}, got {purpose!r}")
+    With --for web, the directory is a folder of models for the decoder in a browser, to which the model is added.
+    """
+    from ulcodec.export.deployment import PURPOSES, Purpose, export_deployment
+    from ulcodec.export.web_models import publish_model
+
+    purposes: dict[str, Purpose] = {name: name for name in PURPOSES}
+    if purpose not in (*purposes, WEB):
+        raise typer.BadParameter(f"--for is one of {', '.join([*purposes, WEB])}, got {purpose!r}")
     with progress_bar("exporting"):
-        export_deployment(model, output, known, force=force)
-    files = sorted(file for file in output.iterdir() if file.is_file())
+        if purpose == WEB:
+            files = publish_model(model, output)
+        else:
+            export_deployment(model, output, purposes[purpose], force=force)
+            files = [file for file in output.iterdir() if file.is_file()]
     n_graphs = sum(file.suffix == ".onnx" for file in files)
     n_bytes = sum(file.stat().st_size for file in files)
     typer.echo(f"{output}: {n_graphs} graphs, {n_bytes / 1e6:.1f} MB with weights")

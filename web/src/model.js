@@ -1,0 +1,151 @@
+/** Models: a list of those at an address, their integers, and sessions of onnxruntime-web that run their graphs. */
+
+import { ModelError, UnknownModelError } from "./errors.js";
+import { Schedule } from "./schedule.js";
+import { FrequencyTables } from "./symbols.js";
+
+const TABLES = ["hyper_mean", "hyper_index", "hyper_gain", "estimate", "mean_gain", "scale_offset"];
+const MAX_CODED_PASSES = 4;
+
+/**
+ * The models at an address, from its `models.json`: by fingerprint, `{name, config, files}`. `files` gives the address
+ * of each file of the model; its name has a hash of its contents, so that it can be cached for ever.
+ */
+export class ModelStore {
+  #list = null;
+  #models = new Map();
+
+  /** `base`: address of the folder. `runtime`: see runtime.js. */
+  constructor(base, runtime) {
+    this.base = base;
+    this.runtime = runtime;
+  }
+
+  /** Fetch the model of a file. Throws UnknownModelError, or ModelError if it cannot be fetched. */
+  async load(fingerprint) {
+    this.#list ??= fetchJson(new URL("models.json", this.base));
+    let list;
+    try {
+      list = await this.#list;
+    } catch (error) {
+      this.#list = null; // the next picture tries again
+      throw error;
+    }
+    if (!Object.hasOwn(list, fingerprint)) {
+      const known = Object.entries(list).map(([known, { name }]) => `${name} (${known})`);
+      const have = known.length ? `here there is ${known.join(", ")}` : "here there is none";
+      throw new UnknownModelError(`the file was made by a model with fingerprint ${fingerprint}; ${have}`);
+    }
+    if (!this.#models.has(fingerprint)) {
+      const loading = Model.load(fingerprint, list[fingerprint], this.base, this.runtime);
+      this.#models.set(fingerprint, loading);
+      loading.catch(() => this.#models.delete(fingerprint));
+    }
+    return this.#models.get(fingerprint);
+  }
+}
+
+export class Model {
+  #files;
+  #sessions = new Map();
+  #runtime;
+  #tables;
+
+  static async load(fingerprint, { config, files }, base, runtime) {
+    const entries = Object.entries(files).map(async ([name, file]) => [name, await fetchBytes(new URL(file, base))]);
+    return new Model(fingerprint, config, Object.fromEntries(await Promise.all(entries)), runtime);
+  }
+
+  /** `fingerprint`: eight hexadecimal digits. `config`: as in `config.json` of the model directory. `files`: their bytes, by name. */
+  constructor(fingerprint, config, files, runtime) {
+    this.fingerprint = fingerprint;
+    this.#files = files;
+    this.#runtime = runtime;
+    this.latentChannels = config.latent_channels;
+    this.hyperChannels = config.hyper_channels;
+    this.hyperWidth = config.hyper_width;
+    this.priorWidth = config.prior_width;
+    this.decoderHalo = config.decoder_blocks_16 + Math.ceil(config.decoder_blocks_8 / 2);
+    this.isShared = config.shared_prior === true;
+    this.priorBlocks = [config.prior_blocks].flat();
+    this.schedule = new Schedule(config.reveal, this.latentChannels);
+    if (this.schedule.nPasses > MAX_CODED_PASSES) throw new ModelError("the model has more passes than a file has segments");
+    const coding = Object.keys(files).filter((name) => name.startsWith("coding-"));
+    const integers = Object.assign({}, ...coding.map((name) => readSafetensors(files[name])));
+    const get = (name) => {
+      if (!(integers[name] instanceof Int32Array)) throw new ModelError(`the model lacks ${name}`);
+      return integers[name];
+    };
+    this.#tables = Object.fromEntries(TABLES.map((name) => [name, get(`table.${name}`)]));
+    this.tables = new FrequencyTables(...["frequencies", "lengths", "minima"].map((part) => get(`tables.${part}`)));
+  }
+
+  /** Throw an UnknownModelError for a file of another model. */
+  check(fingerprint) {
+    if (fingerprint !== this.fingerprint) {
+      throw new UnknownModelError(`the file was made by a model with fingerprint ${fingerprint}`);
+    }
+  }
+
+  /** The row of a table for a quality from 0 to 100, int32. */
+  tableRow(name, quality) {
+    const table = this.#tables[name];
+    const width = table.length / 101;
+    return table.subarray(quality * width, (quality + 1) * width);
+  }
+
+  /** Name of the prior's graph for a pass. */
+  priorGraph(pass) {
+    return this.isShared ? "prior" : `prior-${pass}`;
+  }
+
+  /** Positions around a tile that a pass reads. */
+  priorHalo(pass) {
+    return this.priorBlocks[this.isShared ? 0 : pass - 1];
+  }
+
+  /**
+   * Run a graph. One runs at a time; others wait.
+   * @param {Record<string, [ArrayBufferView, number[]]>} inputs data and shape of each
+   * @returns {Promise<Record<string, Float32Array>>} its outputs
+   */
+  async run(graph, inputs) {
+    if (!this.#sessions.has(graph)) this.#sessions.set(graph, this.#runtime.open(`${graph}.onnx`, this.#files));
+    return this.#runtime.run(await this.#sessions.get(graph), inputs);
+  }
+}
+
+/** Parse a safetensors file: typed arrays of its int32 tensors by name. Those of other types stay out. */
+export function readSafetensors(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const start = 8 + Number(view.getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, start)));
+  const tensors = {};
+  for (const [name, { dtype, data_offsets: offsets }] of Object.entries(header)) {
+    if (dtype === "I32") tensors[name] = new Int32Array(bytes.slice(start + offsets[0], start + offsets[1]).buffer);
+  }
+  return tensors;
+}
+
+async function fetchOk(url) {
+  let response;
+  try {
+    response = await fetch(url);
+  } catch (error) {
+    throw new ModelError(`${url}: ${error.message}`);
+  }
+  if (!response.ok) throw new ModelError(`${url}: HTTP ${response.status}`);
+  return response;
+}
+
+async function fetchJson(url) {
+  try {
+    return await (await fetchOk(url)).json();
+  } catch (error) {
+    throw error instanceof ModelError ? error : new ModelError(`${url}: ${error.message}`);
+  }
+}
+
+async function fetchBytes(url) {
+  return new Uint8Array(await (await fetchOk(url)).arrayBuffer());
+}

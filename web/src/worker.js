@@ -1,0 +1,122 @@
+/** The worker of ulcodec.js: fetches and decodes files, away from the page's thread. */
+
+import { decode } from "./decoder.js";
+import { SourceError, UlcError, toMessage } from "./errors.js";
+import { ModelStore } from "./model.js";
+import { toPng } from "./png.js";
+import { Runtime, hasGpu } from "./runtime.js";
+
+const runtimes = new Map();
+const stores = new Map();
+const running = new Map();
+let hasGpuFailed = false;
+
+self.addEventListener("message", ({ data }) => {
+  if (data.type === "abort") running.get(data.id)?.abort();
+  else void start(data);
+});
+
+/** Decode one file, and post what comes of it. `source`: an address, a Blob, or an ArrayBuffer. */
+async function start({ id, source, asPng, withPreviews, maxPixels, ...settings }) {
+  const controller = new AbortController();
+  const post = (type, fields = {}, transfer = []) => {
+    if (!controller.signal.aborted) self.postMessage({ id, type, ...fields }, transfer);
+  };
+  running.set(id, controller);
+  try {
+    const begin = performance.now();
+    const onHead = ({ width, height }) => post("head", { width, height });
+    const onPreview = (picture, nSegments) => post("preview", { picture: delivered(picture, asPng), nSegments });
+    const options = { maxPixels, onHead, onPreview: withPreviews ? onPreview : undefined };
+    const chunks = chunksOf(source, controller.signal);
+    const { picture, file, device } = await decodeOnBest(chunks, settings, options);
+    const result = delivered(picture, asPng);
+    const facts = { nBytes: file.nBytes, quality: file.head.quality, isLossless: file.isLossless, device };
+    post("done", { ...facts, picture: result, milliseconds: performance.now() - begin }, asPng ? [] : [result.samples.buffer]);
+  } catch (error) {
+    post("error", { error: toMessage(error) });
+  } finally {
+    running.delete(id);
+  }
+}
+
+/** Decode on the GPU, if there is one and it is wanted, or else on the CPU. Where the GPU fails, the CPU takes over. */
+async function decodeOnBest(chunks, settings, options) {
+  if (!(await wantsGpu(settings.device))) return decodeOn("cpu", chunks, settings, options);
+  const arrived = [];
+  try {
+    return await decodeOn("gpu", recorded(chunks, arrived), settings, options);
+  } catch (error) {
+    if (error instanceof SourceError) throw error;
+    const result = await decodeOn("cpu", arrived, settings, { maxPixels: options.maxPixels });
+    console.warn(`ulcodec: the GPU failed, the CPU takes over: ${error.message}`);
+    hasGpuFailed = true;
+    return result;
+  }
+}
+
+async function wantsGpu(device) {
+  if (device === "cpu" || hasGpuFailed) return false;
+  return device === "gpu" || hasGpu();
+}
+
+async function decodeOn(device, chunks, settings, options) {
+  return { ...(await decode(chunks, await storeOf(device, settings), options)), device };
+}
+
+async function* recorded(chunks, arrived) {
+  for await (const chunk of chunks) {
+    arrived.push(chunk);
+    yield chunk;
+  }
+}
+
+/** The models at an address, on a device. */
+async function storeOf(device, { models, runtime, nThreads }) {
+  if (!runtimes.has(device)) {
+    const opening = Runtime.open(device, runtime, nThreads);
+    runtimes.set(device, opening);
+    opening.catch(() => runtimes.delete(device)); // the next picture tries again
+  }
+  const key = `${device} ${models}`;
+  const opened = await runtimes.get(device);
+  if (!stores.has(key)) stores.set(key, new ModelStore(models, opened));
+  return stores.get(key);
+}
+
+/** A picture as it goes to the page: with its samples, or as the Blob of a PNG. */
+function delivered(picture, asPng) {
+  if (!asPng) return picture;
+  const { width, height, bitDepth, nChannels } = picture;
+  return { width, height, bitDepth, nChannels, png: toPng(picture) };
+}
+
+async function* chunksOf(source, signal) {
+  if (source instanceof ArrayBuffer) {
+    yield new Uint8Array(source);
+    return;
+  }
+  const reader = (source instanceof Blob ? source.stream() : await bodyOf(source, signal)).getReader();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      yield value;
+    }
+  } catch (error) {
+    throw error instanceof UlcError ? error : new SourceError(`the download stopped: ${error.message}`);
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+async function bodyOf(url, signal) {
+  let response;
+  try {
+    response = await fetch(url, { signal });
+  } catch (error) {
+    throw new SourceError(`it cannot be fetched: ${error.message}`);
+  }
+  if (!response.ok) throw new SourceError(`it cannot be fetched: HTTP ${response.status}`);
+  return response.body;
+}
