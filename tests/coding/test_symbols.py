@@ -12,10 +12,11 @@ from symbol_examples import GAUSSIAN, SCALES, SMALL, ideal_bits, int32
 
 from ulcodec.coding import range_coder
 from ulcodec.coding import symbols as symbols_module
-from ulcodec.coding.backend import stream_coder
+from ulcodec.coding.backend import range_decoder, stream_coder
 from ulcodec.coding.symbols import (
     ESCAPE_HEAD_BITS,
     MAX_SYMBOL,
+    PADDING_BYTES,
     SymbolDecoder,
     SymbolEncoder,
     decode_prefix,
@@ -121,6 +122,23 @@ def test_prefix_of_a_long_string_is_used_to_its_end(share: float) -> None:
     order = sorted_positions(index, GAUSSIAN)
     n_certain = int(np.flatnonzero(decoded[order])[-1]) + 1
     assert 0 <= 8 * n_bytes - ideal_bits(symbols[order[:n_certain]], index[order[:n_certain]], GAUSSIAN) < 100
+
+
+def test_prefix_is_used_up_to_the_first_symbol_that_is_not_certain() -> None:
+    """Also where a decoder finds no entry a few symbols later."""
+    rng = np.random.default_rng(0)
+    index = np.repeat(np.array([40, 60], np.uint8), 100)
+    order = sorted_positions(index, GAUSSIAN)
+    for _ in range(2000):
+        prefix = rng.bytes(8)
+        decoders = [range_decoder(prefix + 4 * PADDING_BYTES * end) for end in (b"\0", b"\xff")]
+        expected = np.zeros(len(order), np.int32)
+        for place, table in enumerate(index[order]):
+            entry, other = (int(decoder.decode(GAUSSIAN.models[table], 1)[0]) for decoder in decoders)
+            if entry != other:
+                break
+            expected[place] = entry + GAUSSIAN.minima[table] if entry < GAUSSIAN.escapes[table] else 0
+        np.testing.assert_array_equal(decode_prefix(prefix, index, GAUSSIAN)[order], expected)
 
 
 def test_golden_bytes_are_decoded() -> None:

@@ -5,6 +5,7 @@ times slower.
 """
 
 from bisect import bisect_right
+from copy import copy
 from itertools import accumulate
 from types import SimpleNamespace
 
@@ -68,6 +69,10 @@ class RangeDecoder:
     def __init__(self, words: NDArray[np.uint32]):
         self.words = [*words.tolist(), 0, 0]
         self.offset, self.width, self.position = self.words[0] << WORD_BITS | self.words[1], STATE - 1, 2
+
+    def clone(self) -> "RangeDecoder":
+        """Return a decoder that goes on from here by itself."""
+        return copy(self)
 
     def decode(self, model: Categorical, count: int) -> NDArray[np.int32]:
         """Decode the next `count` entries. Raises AssertionError for data that no encoder writes."""

@@ -227,14 +227,20 @@ def decode_group_prefix(data: bytes, counts: IntArray, tables: FrequencyTables) 
     return DecodedGroup(tables, entries)
 
 
-def _certain_entries(lowest: Any, highest: Any, model: Any, count: int) -> Int32Array:
-    """Return the first of `count` entries, up to the first on which the two decoders differ."""
+def _certain_entries(lowest: Any, highest: Any, model: Any, count: int, at_once: int = PREFIX_CHUNK) -> Int32Array:
+    """Return the first of `count` entries, up to the first on which the two decoders differ, or that one cannot read.
+
+    `at_once`: entries that are decoded before they are compared.
+    """
     certain = [np.empty(0, np.int32)]
-    for start in range(0, count, PREFIX_CHUNK):
-        n_now = min(PREFIX_CHUNK, count - start)
+    for start in range(0, count, at_once):
+        n_now = min(at_once, count - start)
+        before = lowest.clone(), highest.clone()
         try:
             entries, others = (decoder.decode(model, n_now) for decoder in (lowest, highest))
         except AssertionError:
+            if n_now > 1:
+                certain.append(_certain_entries(*before, model, n_now, at_once=1))
             break
         n_certain = int(np.argmin([*(entries == others), False]))
         certain.append(entries[:n_certain])
