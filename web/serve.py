@@ -15,7 +15,7 @@ ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serve files as `SimpleHTTPRequestHandler` does, on an isolated page. `headers`: sent with every file."""
+    """Serve files as `SimpleHTTPRequestHandler` does. `sent_headers`: sent with every one of them."""
 
     sent_headers = ISOLATION
 

@@ -35,8 +35,12 @@ class HoldingHandler(Handler):
     """
 
     gates: dict[int, threading.Event]
+    sent_headers = Handler.sent_headers | {
+        "Access-Control-Allow-Origin": "*",
+        "Cross-Origin-Resource-Policy": "cross-origin",
+    }
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 (a name of http.server)
         address = urlsplit(self.path)
         stops = [int(stop) for stop in parse_qs(address.query).get("stops", [""])[0].split(",") if stop]
         if not stops:
@@ -93,7 +97,8 @@ def site(graph_model_dir: Path, tiny_model_dir: Path, tmp_path_factory: pytest.T
     except subprocess.CalledProcessError:
         pytest.skip("needs a registry of npm packages, for onnxruntime-web")
     shutil.copy(Path(__file__).parent / "probe.js", folder)
-    (folder / "blank.html").write_text("<!doctype html><link rel=icon href=data:,><body style='margin:0'>")
+    (folder / "blank.html").write_text("<!doctype html><body style='margin:0'>")
+    (folder / "favicon.ico").touch()
     served = Site(folder)
     yield served
     served.close()

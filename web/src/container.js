@@ -168,10 +168,10 @@ export class ContainerReader {
       this.segments.push(data.slice(start, stop));
       this.#position = stop + 1;
     }
-    if (!isWhole) return;
     if (lastStop - this.#position > MAX_BYTES) {
       throw new LimitError(`the last segment is longer than ${MAX_BYTES} bytes`);
     }
+    if (!isWhole) return;
     if (this.#crcUpTo(data, end).value !== ((data[end] << 8) | data[end + 1])) {
       throw new ChecksumError("the checksum of the file does not match: the file is damaged");
     }

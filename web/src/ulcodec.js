@@ -87,16 +87,22 @@ function openWorker() {
       pending.delete(id);
       if (type === "done") request.resolve(fields);
       else request.reject(fromMessage(fields.error));
+      if (type === "error" && fields.error.name === "ModelError" && !pending.size) close();
     }
   });
   opened.addEventListener("error", (event) => {
     const error = new Error(`the worker of ulcodec stopped: ${event.message ?? url}`);
     for (const { reject } of pending.values()) reject(error);
     pending.clear();
-    worker = null;
-    opened.terminate();
+    close();
   });
   return opened;
+
+  /** End the worker, whose WebAssembly may be out of memory; the next picture opens another one. */
+  function close() {
+    opened.terminate();
+    worker = null;
+  }
 }
 
 /** A worker of another origin, such as a content delivery network's, by way of one of this origin. */
@@ -104,13 +110,14 @@ function importing(url) {
   return URL.createObjectURL(new Blob([`import ${JSON.stringify(url.href)};`], { type: "text/javascript" }));
 }
 
-const STYLE = `
+const STYLE = new CSSStyleSheet();
+STYLE.replaceSync(`
   :host { display: inline-block; max-width: 100%; }
   :host([hidden]) { display: none; }
   img { display: block; max-width: 100%; height: auto; background: rgb(128 128 128 / 15%); }
   img[hidden] { display: none; }
   p { margin: 0; padding: 1em; font: 0.9em system-ui, sans-serif; color: #b00020; background: #fdf2f3; }
-`;
+`);
 
 /**
  * `<ulc-image src alt width height loading models max-pixels>`: a picture as `<img>`, from a `.ulc` file.
@@ -129,10 +136,9 @@ export class UlcImage extends HTMLElement {
 
   constructor() {
     super();
-    const style = document.createElement("style");
-    style.textContent = STYLE;
     this.#image.part = "image";
-    this.attachShadow({ mode: "open" }).append(style, this.#image);
+    this.attachShadow({ mode: "open" }).append(this.#image);
+    this.shadowRoot.adoptedStyleSheets = [STYLE];
   }
 
   /** Address of the file. */
@@ -208,7 +214,7 @@ export class UlcImage extends HTMLElement {
       });
       return drawing;
     };
-    const maxPixels = Number(this.getAttribute("max-pixels") ?? MAX_PIXELS);
+    const maxPixels = Number(this.getAttribute("max-pixels")) || MAX_PIXELS;
     try {
       const result = await decode(source, {
         models: this.getAttribute("models") ?? undefined,

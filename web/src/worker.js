@@ -34,7 +34,7 @@ async function start({ id, source, asPng, withPreviews, maxPixels, ...settings }
     const facts = { nBytes: file.nBytes, quality: file.head.quality, isLossless: file.isLossless, device };
     post("done", { ...facts, picture: result, milliseconds: performance.now() - begin }, asPng ? [] : [result.samples.buffer]);
   } catch (error) {
-    post("error", { error: toMessage(error) });
+    post("error", { error: toMessage(error instanceof RangeError ? new UlcError("not enough memory for it") : error) });
   } finally {
     running.delete(id);
   }

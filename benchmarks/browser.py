@@ -1,0 +1,139 @@
+"""Time the decoder in headless Chromium: milliseconds of the first picture and of later ones, and memory.
+
+    python web/build.py web/site
+    python -m benchmarks.browser --site web/site --sizes 768x512 4000x3000 --markdown TABLE
+
+Every measurement is a new browser, and the rows take turns. The first picture includes fetching the model from this
+machine and preparing it. Memory is the peak of the page's process.
+"""
+
+import argparse
+import base64
+import shutil
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import ulcodec
+from benchmarks.report import progress, write_text
+from ulcodec.bench.machine import cpu_name
+from ulcodec.bench.pictures import find_pictures, fitted
+from ulcodec.bench.tables import markdown_table, text_table
+
+QUALITY = 50
+THREADS = (1, 2)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
+COLUMNS = {"first_ms": "first, ms", "warm_ms": "later, ms", "peak_mib": "peak, MiB"}
+DECODE = """
+async ([file, nThreads, nRuns]) => {
+  const { decode, settings } = await import("./ulcodec.js");
+  Object.assign(settings, { nThreads, device: "cpu" });
+  const data = Uint8Array.from(atob(file), (c) => c.charCodeAt(0));
+  const times = [];
+  for (let i = 0; i <= nRuns; i++) times.push((await decode(data)).milliseconds);
+  return times;
+}
+"""
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves the site on a page that may use threads."""
+
+    def end_headers(self) -> None:
+        for name, value in ISOLATION.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Be quiet."""
+
+
+@contextmanager
+def served(site: Path) -> Iterator[str]:
+    """Serve a folder on this machine: its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(site)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def renderers() -> set[int]:
+    """Processes that show pages, by their numbers (Linux only)."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"--type=renderer" in (process / "cmdline").read_bytes():
+                found.add(int(process.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def peak_mib(process: int) -> float:
+    """Peak resident memory of a process so far."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    [peak_kib] = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return int(peak_kib) / 1024
+
+
+def measure(driver: Any, address: str, data: bytes, n_threads: int, n_runs: int) -> dict[str, float]:
+    """Decode a file in a new browser: the columns of the table."""
+    before = renderers()
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    browser = driver.chromium.launch(executable_path=executable, args=FLAGS)
+    page = browser.new_page()
+    page.goto(address)
+    first_ms, *warm_ms = page.evaluate(DECODE, [base64.b64encode(data).decode(), n_threads, n_runs])
+    peak = max(peak_mib(process) for process in renderers() - before)
+    browser.close()
+    return {"first_ms": first_ms, "warm_ms": median(warm_ms or [first_ms]), "peak_mib": peak}
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.browser", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--site", type=Path, default=Path("web/site"), help="folder that web/build.py made")
+    parser.add_argument("--images", type=Path, help="folder; its first picture is used (default: a sample picture)")
+    parser.add_argument("--sizes", nargs="+", default=["768x512"], metavar="WxH", help="in pixels")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each row, by turns")
+    parser.add_argument("--runs", type=int, default=5, help="pictures after the first one")
+    parser.add_argument("--markdown", type=Path, help="write the table here")
+    options = parser.parse_args(arguments)
+    from playwright.sync_api import sync_playwright
+
+    codec = ulcodec.load("small", device="cpu")
+    table = []
+    with served(options.site) as address, sync_playwright() as driver:
+        for size in options.sizes:
+            width, height = map(int, size.split("x"))
+            data = codec.encode(
+                fitted(find_pictures(options.images, limit=1)[0], width, height).pixels, quality=QUALITY
+            )
+            rounds: list[list[Mapping[str, float]]] = []
+            for number in range(options.rounds):
+                progress(f"{size}, round {number + 1} of {options.rounds}")
+                rounds.append([measure(driver, address, data, n_threads, options.runs) for n_threads in THREADS])
+            for n_threads, turns in zip(THREADS, zip(*rounds, strict=True), strict=True):
+                figures = [f"{median(turn[name] for turn in turns):.0f}" for name in COLUMNS]
+                table.append([size, str(n_threads), *figures])
+    progress(f"{options.rounds} rounds", last=True)
+    header = ["picture", "threads", *COLUMNS.values()]
+    print(cpu_name())
+    print(text_table(header, table))
+    if options.markdown:
+        write_text(options.markdown, markdown_table(header, table) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
