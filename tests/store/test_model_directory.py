@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from safetensors.torch import save_file as save_tensors
 
 import ulcodec
 from ulcodec.coding.quantise_prior import integer_tensors
@@ -15,7 +18,8 @@ from ulcodec.errors import ModelError
 from ulcodec.model.config import N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import fingerprint, open_model, save_model
-from ulcodec.store.tensor_files import read_document
+from ulcodec.store.stored_integers import open_integers
+from ulcodec.store.tensor_files import read_arrays, read_document
 
 Damage = Callable[[Path], object]
 
@@ -47,6 +51,73 @@ def drop_the_hash(directory: Path) -> None:
     document = read_document(directory, "config")
     del document["coding_sha256"]
     (directory / "config.json").write_text(json.dumps(document))
+
+
+def rewrite(directory: Path, name: str, integers: np.ndarray | None) -> None:
+    """Replace or drop some of a model's integers, with the fingerprint that fits: what a hostile writer does."""
+    coding = read_arrays(directory, "coding") | ({} if integers is None else {name: integers})
+    if integers is None:
+        del coding[name]
+    save_file(coding, directory / "coding-00000.safetensors")
+    document = read_document(directory, "config")
+    document["coding_sha256"] = fingerprint(ModelConfig.from_json(document["model"]), coding).hex()
+    (directory / "config.json").write_text(json.dumps(document))
+
+
+def store_bfloat16(directory: Path) -> None:
+    file = directory / "coding-00000.safetensors"
+    coding = load_file(file)
+    save_tensors({**coding, "table.estimate": coding["table.estimate"].bfloat16()}, file)
+
+
+@pytest.mark.parametrize("opened", [open_model, open_integers])
+@pytest.mark.parametrize(
+    ("name", "integers", "message"),
+    [
+        ("table.estimate", np.ones((101, TINY.latent_channels), np.float32), "table.estimate holds float32"),
+        ("table.estimate", np.ones((3, TINY.latent_channels), np.int32), "estimate is .*, not"),
+        ("table.mean_gain", np.ones((101, 3), np.int32), "mean_gain is .*, not"),
+        ("table.hyper_mean", np.ones(1, np.int32), "hyper_mean is .*, not"),
+        ("table.hyper_gain", None, "lack the table hyper_gain"),
+        ("table.hyper_index", np.full((101, TINY.hyper_channels), 200, np.int32), "names tables that do not exist"),
+        ("tables.lengths", None, "lack 'tables.lengths'"),
+    ],
+)
+def test_hostile_integers_are_refused(
+    model_dir: Path, opened: Callable[[Path], object], name: str, integers: np.ndarray | None, message: str
+) -> None:
+    rewrite(model_dir, name, integers)
+    with pytest.raises(ModelError, match=message):
+        opened(model_dir)
+
+
+@pytest.mark.parametrize("opened", [open_model, open_integers])
+def test_unusual_types_are_refused(model_dir: Path, opened: Callable[[Path], object]) -> None:
+    store_bfloat16(model_dir)
+    with pytest.raises(ModelError, match="type"):
+        opened(model_dir)
+
+
+def test_too_few_tables_are_refused(model_dir: Path) -> None:
+    coding = read_arrays(model_dir, "coding")
+    for part in ("frequencies", "lengths", "minima"):
+        rewrite(model_dir, f"tables.{part}", coding[f"tables.{part}"][:2])
+    with pytest.raises(ModelError, match="2 frequency tables, expected 64"):
+        open_integers(model_dir)
+
+
+@pytest.mark.parametrize("model", [None, [1], "tiny"])
+def test_configuration_that_is_no_object(model_dir: Path, model: object) -> None:
+    document = read_document(model_dir, "config")
+    (model_dir / "config.json").write_text(json.dumps({**document, "model": model}))
+    with pytest.raises(ModelError, match="must be an object"):
+        open_integers(model_dir)
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1.5, "a", True, 10**9])
+def test_width_that_is_no_width(value: object) -> None:
+    with pytest.raises(ModelError, match="hyper_width must be"):
+        ModelConfig.from_json({**TINY.to_json(), "hyper_width": value})
 
 
 @pytest.mark.parametrize(

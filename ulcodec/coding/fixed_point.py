@@ -11,6 +11,9 @@ from ulcodec.model.tiles import Tile
 
 Grid = tuple[int, int]
 
+N_QUALITIES = 101
+"""Levels of quality, from 0 to 100: rows of the tables of a model directory."""
+
 MEAN_GRID = 16
 """Means and decoded latents are multiples of 1/16 of a bin (a quantisation bin has width 1 in y)."""
 

@@ -18,7 +18,6 @@ from ulcodec.coding.fixed_point import ACTIVATION_BITS, FACTOR_BITS, LARGEST_ACT
 from ulcodec.coding.products import LARGEST_WEIGHT_SUM, MAX_WEIGHT, ROWS_AT_ONCE, WIDE, Activations, Product
 from ulcodec.errors import ModelError
 
-N_QUALITIES = 101
 MAX_EXPONENT = 18
 """Bound on the exponent of a layer's power-of-two scale, for channels of very small weights."""
 

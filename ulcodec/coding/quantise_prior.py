@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ulcodec.coding.fixed_point import ACTIVATION_BITS, FACTOR_BITS, MEAN_BITS, MEAN_GRID
-from ulcodec.coding.integer_layers import MAX_EXPONENT, N_QUALITIES, Integers
+from ulcodec.coding.fixed_point import ACTIVATION_BITS, FACTOR_BITS, MEAN_BITS, MEAN_GRID, N_QUALITIES
+from ulcodec.coding.integer_layers import MAX_EXPONENT, Integers
 from ulcodec.coding.integer_prior import hidden_format
 from ulcodec.coding.products import MAX_WEIGHT
 from ulcodec.coding.rounding import round_with_compensation

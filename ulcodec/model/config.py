@@ -21,6 +21,15 @@ ACTIVATION_LIMIT = 127.0
 HIDDEN_BITS = 4
 """Fraction bits of a block's hidden units, which have eight bits in integers: most products then are of bytes."""
 
+MAX_WIDTH, MAX_BLOCKS = 2**14, 2**8
+"""Bounds on the numbers of channels and of blocks in a configuration: networks of a hostile model would fill memory."""
+
+WIDTHS = (
+    "latent_channels", "hyper_channels", "width_8", "width_16", "prior_width", "hyper_width", "denoiser_width",
+    "n_quality_anchors",
+)  # fmt: skip
+"""Fields of `ModelConfig` that cannot be 0."""
+
 N_CHANNEL_GROUPS = 16
 PHASE_ROWS, PHASE_COLUMNS = 2, 4
 N_PHASES = PHASE_ROWS * PHASE_COLUMNS
@@ -79,6 +88,14 @@ class ModelConfig:
     shared_prior: bool = False
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            largest = MAX_BLOCKS if "blocks" in field.name else MAX_WIDTH
+            if field.type in ("int", int) and not is_count(value, largest):
+                raise ModelError(f"{field.name} must be a whole number from 0 to {largest}, got {value!r}")
+        for name in WIDTHS:
+            if getattr(self, name) < 1:
+                raise ModelError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.latent_channels % N_CHANNEL_GROUPS:
             raise ModelError(f"latent_channels must be a multiple of {N_CHANNEL_GROUPS}, got {self.latent_channels}")
         if not 0 <= self.negative_slope < 1:
@@ -91,8 +108,9 @@ class ModelConfig:
         if len(phases) > 1 or set(*phases) != set(map(str, self.reveal_passes)):
             raise ModelError(f"every pass of reveal must code equally many channels at every phase, got {self.reveal}")
         n_networks = 1 if self.shared_prior else len(self.reveal_passes)
-        if len(self.prior_blocks) != n_networks or min(self.prior_blocks) < 0:
-            raise ModelError(f"prior_blocks must hold {n_networks} numbers from 0, got {self.prior_blocks}")
+        if len(self.prior_blocks) != n_networks or not all(is_count(n, MAX_BLOCKS) for n in self.prior_blocks):
+            expected = f"{n_networks} numbers from 0 to {MAX_BLOCKS}"
+            raise ModelError(f"prior_blocks must hold {expected}, got {self.prior_blocks}")
 
     @property
     def prior_networks(self) -> tuple[str, ...]:
@@ -126,7 +144,9 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ModelConfig":
-        """Invert `to_json`. Raises ModelError for unknown or missing fields."""
+        """Invert `to_json`. Raises ModelError for unknown or missing fields, and for anything but a dictionary."""
+        if not isinstance(values, dict):
+            raise ModelError(f"a model configuration must be an object, got {type(values).__name__}")
         names = {field.name for field in fields(cls)}
         if unknown := set(values) - names:
             raise ModelError(f"unknown fields in the model configuration: {', '.join(sorted(unknown))}")
@@ -135,6 +155,11 @@ class ModelConfig:
             return cls(**{**values, **{name: tuple(values[name]) for name in ("prior_blocks", "reveal")}})
         except (TypeError, KeyError) as error:
             raise ModelError(f"incomplete model configuration: {error}") from error
+
+
+def is_count(value: Any, largest: int) -> bool:
+    """Whether a value is a whole number from 0 to `largest`."""
+    return type(value) is int and 0 <= value <= largest
 
 
 def modernised(values: Any) -> Any:

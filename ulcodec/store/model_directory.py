@@ -23,6 +23,7 @@ from ulcodec.store.networks import load_network
 from ulcodec.store.stored_integers import (
     TABLE_PARTS,
     check_fingerprint,
+    check_integers,
     check_video_fingerprint,
     described_model,
     described_video,
@@ -105,6 +106,7 @@ def _read_model(directory: Path) -> StoredModel:
     weights, coding = read_tensors(directory, "weights"), read_tensors(directory, "coding")
     stored = StoredModel(config, weights, coding, name, document)
     check_fingerprint(directory, document, stored.fingerprint)
+    check_integers(directory, config, coding)
     return replace(stored, video=_read_video(directory, document)) if "video" in document else stored
 
 
@@ -115,6 +117,7 @@ def _read_video(directory: Path, document: dict[str, Any]) -> StoredEntropyModel
         config, read_tensors(directory, "video_weights"), read_tensors(directory, "video_coding")
     )
     check_video_fingerprint(directory, document, video.fingerprint)
+    check_integers(directory, config, video.coding)
     return video
 
 

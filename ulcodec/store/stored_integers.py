@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ulcodec.coding.fixed_point import N_QUALITIES
 from ulcodec.coding.tables import FrequencyTables
 from ulcodec.errors import ModelError
-from ulcodec.model.config import ModelConfig
+from ulcodec.model.config import N_SCALES, ModelConfig
 from ulcodec.store.installed import model_directory
 from ulcodec.store.tensor_files import read_arrays, read_consistently, read_document
+
+INTEGER_TYPES = (np.int8, np.int32, np.int64)
 
 TABLE_PARTS = ("frequencies", "lengths", "minima")
 
@@ -64,10 +67,12 @@ def _read_integers(directory: Path) -> ModelIntegers:
     config, name = described_model(directory, document)
     pictures = StoredIntegers(config, read_arrays(directory, "coding"))
     check_fingerprint(directory, document, pictures.fingerprint)
+    check_integers(directory, config, pictures.coding)
     video = None
     if "video" in document:
         video = StoredIntegers(described_video(directory, document), read_arrays(directory, "video_coding"))
         check_video_fingerprint(directory, document, video.fingerprint)
+        check_integers(directory, video.config, video.coding)
     return ModelIntegers(name, directory, document, pictures, video)
 
 
@@ -109,11 +114,43 @@ def check_video_fingerprint(directory: Path, document: Mapping[str, Any], finger
 # Functions of integers, as arrays or as tensors on the CPU
 
 
+def check_integers(directory: Path, config: ModelConfig, coding: Mapping[str, Any]) -> None:
+    """Raise ModelError for values that are no integers, and for tables of other sizes than coding reads.
+
+    A fingerprint does not show this: whoever writes a model directory also writes its fingerprint.
+    """
+    arrays = {name: np.asarray(coding[name]) for name in coding}
+    if wrong := [name for name, array in arrays.items() if array.dtype not in INTEGER_TYPES]:
+        raise ModelError(f"{directory}: {wrong[0]} holds {arrays[wrong[0]].dtype}; export the model again")
+    try:
+        n_tables = len(frequency_tables(arrays).lengths)
+    except KeyError as error:
+        raise ModelError(f"{directory}: the coding weights lack {error}; export the model again") from error
+    if n_tables < N_SCALES:
+        raise ModelError(f"{directory}: {n_tables} frequency tables, expected {N_SCALES}; export the model again")
+    hyper, latent = (N_QUALITIES, config.hyper_channels), (N_QUALITIES, config.latent_channels)
+    for name, shape in {
+        "hyper_mean": hyper, "hyper_index": hyper, "hyper_gain": hyper,
+        "estimate": latent, "mean_gain": latent, "scale_offset": latent,
+    }.items():  # fmt: skip
+        table = arrays.get(f"table.{name}")
+        if table is None:
+            raise ModelError(f"{directory}: the coding weights lack the table {name}; export the model again")
+        if table.shape != shape:
+            raise ModelError(f"{directory}: the table {name} is {table.shape}, not {shape}; export the model again")
+    index = arrays["table.hyper_index"]
+    if index.min() < 0 or index.max() >= n_tables:
+        raise ModelError(f"{directory}: the table hyper_index names tables that do not exist; export the model again")
+
+
 def fingerprint(config: ModelConfig, coding: Mapping[str, Any]) -> bytes:
     """Return the SHA-256 of all that decides which symbols a file holds: the integers and the reveal schedule."""
     digest = hashlib.sha256("|".join(config.reveal).encode())
     for name in sorted(coding):
-        array = np.ascontiguousarray(coding[name])
+        try:
+            array = np.ascontiguousarray(coding[name])
+        except TypeError as error:  # a type of numbers that NumPy does not have
+            raise ModelError(f"the coding weights hold a {name} of the wrong type: {error}") from error
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.digest()

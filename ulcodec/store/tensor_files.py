@@ -245,6 +245,8 @@ def _read_group(path: Path, group: str, load: Callable[[Path], dict[str, Loaded]
             tensors.update(load(file))
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file}: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:  # types of numbers that NumPy does not have
+            raise ModelError(f"{file}: a tensor of a type that cannot be read: {error}") from error
     return tensors
 
 
@@ -283,7 +285,7 @@ def read_document(path: Path, name: str) -> dict[str, Any]:
         document = json.loads(file.read_text())
     except OSError as error:
         raise ModelError(f"{file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{file}: {error}") from error
     if not isinstance(document, dict):
         raise ModelError(f"{file}: expected a JSON object, got {type(document).__name__}")
