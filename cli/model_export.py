@@ -28,6 +28,7 @@ def export_onnx(
     """
     from ulcodec.export.deployment import PURPOSES, Purpose, export_deployment
     from ulcodec.export.web_models import publish_model
+    from ulcodec.graphs.graph_files import listed_graphs
 
     purposes: dict[str, Purpose] = {name: name for name in PURPOSES}
     if purpose not in (*purposes, WEB):
@@ -37,7 +38,9 @@ def export_onnx(
             files = publish_model(model, output)
         else:
             export_deployment(model, output, purposes[purpose], force=force)
-            files = [file for file in output.iterdir() if file.is_file()]
+            graphs = {f"{name}.onnx" for name in listed_graphs(output)}
+            suffixes = (".json", ".safetensors")
+            files = [file for file in output.iterdir() if file.name in graphs or file.suffix in suffixes]
     n_graphs = sum(file.suffix == ".onnx" for file in files)
     n_bytes = sum(file.stat().st_size for file in files)
     typer.echo(f"{output}: {n_graphs} graphs, {n_bytes / 1e6:.1f} MB with weights")

@@ -59,7 +59,9 @@ def test_export_onnx_writes_a_deployment(shared_prior_model: UnifiedLatentModel,
 
     assert_refused(run("model", "export-onnx", tmp_path / "tiny", "-o", output), "--force overwrites it")
     (output / "mine.onnx").write_bytes(b"mine")
-    assert run("model", "export-onnx", tmp_path / "tiny", "-o", output, "--for", "encoding", "--force").code == 0
+    finished = run("model", "export-onnx", tmp_path / "tiny", "-o", output, "--for", "encoding", "--force")
+    assert finished.code == 0
+    assert ": 3 graphs, " in finished.stdout, "mine.onnx is not one of them"
     assert {file.stem for file in output.glob("*.onnx")} == {"analysis", "hyper", "prior", "mine"}
     codec = ulcodec.load(output, backend="onnxruntime", n_threads=1)
     assert codec.encode(pixels)
