@@ -7,7 +7,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from ulcodec.codec.image import Codec, decode_batch, encode_batch
 from ulcodec.codec.realism import Realism
 from ulcodec.errors import DeviceError, MissingPackageError, ModelError
 from ulcodec.format.container import Container
+from ulcodec.graphs.graph_files import Graphs, listed_graphs
 from ulcodec.graphs.graph_prior import GraphPrior
 
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
@@ -197,6 +200,84 @@ def test_damaged_graph_is_one_line(graph_model_dir: Path, tmp_path: Path, pictur
         codec.encode(picture)
 
 
+def constants(*results: np.ndarray) -> bytes:
+    """A graph without inputs that returns these results."""
+    from onnx import helper, numpy_helper
+
+    nodes = [helper.make_node("Identity", [f"c{n}"], [f"o{n}"]) for n in range(len(results))]
+    tensors = [numpy_helper.from_array(result, f"c{n}") for n, result in enumerate(results)]
+    outputs = [helper.make_tensor_value_info(f"o{n}", tensor.data_type, None) for n, tensor in enumerate(tensors)]
+    names = ("pixels", "quality")
+    inputs = [helper.make_tensor_value_info(name, 1, None) for name in names]
+    graph = helper.make_graph(nodes, "graph", inputs, outputs, tensors)
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    )
+
+
+LATENT, HYPER = np.zeros((1, 5, 6, 32), np.float32), np.zeros((1, 2, 2, 8), np.float32)
+HOSTILE = {
+    "one result": [LATENT],
+    "three results": [LATENT, HYPER, HYPER],
+    "broadcast": [LATENT[:, :1, :1], HYPER],
+    "scalar": [LATENT[0, 0, 0, 0], HYPER],
+    "double": [LATENT.astype(np.float64), HYPER],
+    "strings": [LATENT.astype(str).astype(object), HYPER],
+    "not finite": [LATENT + np.float32(np.nan), HYPER],
+}
+
+
+@pytest.mark.parametrize("results", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_graph_is_one_line(
+    graph_model_dir: Path, tmp_path: Path, picture: np.ndarray, results: list[np.ndarray], capfd: Any
+) -> None:
+    shutil.copytree(graph_model_dir, tmp_path / "model")
+    (tmp_path / "model" / "analysis.onnx").write_bytes(constants(*results))
+    codec = ulcodec.load(tmp_path / "model", backend="onnxruntime", n_threads=1)
+    with pytest.raises(ModelError, match=r"analysis\.onnx: its results are not"):
+        codec.encode(picture)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_runtime_prints_no_lines_of_its_own(graph_model_dir: Path, capfd: Any) -> None:
+    graphs = Graphs(graph_model_dir, n_threads=1)
+    with pytest.raises(ModelError, match=r"hyper\.onnx: "):
+        graphs.run("hyper", [(1, 4, 4, 16)], hyper=np.zeros((1, 1, 1, 7), np.float32))
+    with pytest.raises(ModelError, match=r"prior\.onnx: "):  # fails within the graph
+        graphs.run(
+            "prior",
+            [],
+            estimate=np.zeros((1, 1, 1, 32), np.float32),
+            hyper_features=np.zeros((1, 1, 1, 16), np.float32),
+            cell=np.full((1, 1), 10**6),
+            quality=np.array([50]),
+        )
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_graph_that_is_no_file(graph_model_dir: Path, tmp_path: Path, picture: np.ndarray) -> None:
+    shutil.copytree(graph_model_dir, tmp_path / "model")
+    codec = ulcodec.load(tmp_path / "model", backend="onnxruntime")
+    (tmp_path / "model" / "analysis.onnx").unlink()
+    for _ in range(2):
+        with pytest.raises(ModelError, match=r"analysis\.onnx is missing"):
+            codec.encode(picture)
+        if not (tmp_path / "model" / "analysis.onnx").exists():
+            os.mkfifo(tmp_path / "model" / "analysis.onnx")
+
+
+def test_list_of_graphs_names_no_other_files(graph_model_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(graph_model_dir, tmp_path / "model")
+    file = tmp_path / "model" / "graphs.json"
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps({**document, "graphs": ["prior-1", "../victim", "/victim", "", ".x", 5, ["a"]]}))
+    assert listed_graphs(tmp_path / "model") == ["prior-1"]
+    file.write_text("[" * 10**5)
+    with pytest.raises(ModelError, match=r"graphs\.json"):
+        ulcodec.load(tmp_path / "model", backend="onnxruntime")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_too_little_memory_is_a_memory_error(graph_model_dir: Path) -> None:
     script = """
@@ -237,6 +318,15 @@ def test_forked_process_opens_its_own_sessions(graph_model_dir: Path) -> None:
     expected = encoded(codec)
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply_async(encoded, (codec,)).get(timeout=120) == expected
+
+
+def test_threads_share_a_codec(graph_model_dir: Path, picture: np.ndarray) -> None:
+    parts = [picture[:side, : side + 9] for side in (16, 33, 50, 70)]
+    alone = ulcodec.load(graph_model_dir, backend="onnxruntime", n_threads=1)
+    expected = [alone.encode(part) for part in parts]
+    codec = ulcodec.load(graph_model_dir, backend="onnxruntime", n_threads=1)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(codec.encode, parts * 3)) == expected * 3
 
 
 WITHOUT_TORCH = """

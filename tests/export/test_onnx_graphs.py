@@ -134,12 +134,14 @@ def test_float_networks_agree(stored: StoredModel, graphs: Graphs, grid: tuple[i
     model, quality = stored.networks(CPU), torch.tensor([0.6])
     pixels = np.random.default_rng(0).random((2, 16 * grid[0], 16 * grid[1], 3), dtype=np.float32)
     y, unit_latent = model.encoder(channels_first(pixels, "cpu"), quality)
-    latent, hyper = graphs.run("analysis", pixels=pixels, quality=quality_input(60))
+    shapes = (2, *grid, TINY.latent_channels), (2, *hyper_grid(grid), TINY.hyper_channels)
+    latent, hyper = graphs.run("analysis", shapes, pixels=pixels, quality=quality_input(60))
     assert_close(latent, y)
     assert_close(hyper, model.hyper_encoder(unit_latent, quality))
-    [picture] = graphs.run("synthesis", latent=latent, quality=quality_input(60))
+    [picture] = graphs.run("synthesis", [pixels.shape], latent=latent, quality=quality_input(60))
     assert_close(picture, model.decoder.trunk(y, quality)[1])
-    [thumbnail] = graphs.run("thumbnail", latent=latent, quality=quality_input(60))
+    small = (2, 2 * grid[0], 2 * grid[1], 3)
+    [thumbnail] = graphs.run("thumbnail", [small], latent=latent, quality=quality_input(60))
     assert_close(thumbnail, model.decoder.trunk.thumbnail(y, quality))
 
 
@@ -148,7 +150,8 @@ def test_residual_analysis_agrees(stored: StoredModel, graphs: Graphs) -> None:
     residual = np.random.default_rng(0).normal(size=(2, 5, 7, TINY.latent_channels)).astype(np.float32)
     quality = torch.tensor([0.3])
     unit_latent = channels_first(residual, "cpu") / stored.networks(CPU).encoder.log_gain.gain(quality)
-    [hyper] = graphs.run("residual_analysis", latent=residual, quality=quality_input(30))
+    shape = (2, *hyper_grid((5, 7)), stored.video.config.hyper_channels)
+    [hyper] = graphs.run("residual_analysis", [shape], latent=residual, quality=quality_input(30))
     assert_close(hyper, stored.video.networks(CPU).hyper_encoder(unit_latent, quality))
 
 

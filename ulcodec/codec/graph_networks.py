@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from ulcodec.codec.networks import Array
 from ulcodec.codec.pixels import in_pixels
 from ulcodec.codec.realism import Realism
+from ulcodec.coding.latents import hyper_grid
 from ulcodec.errors import ModelError
+from ulcodec.format.container import THUMBNAIL_PX
 from ulcodec.graphs.graph_files import Graphs
-from ulcodec.model.config import ModelConfig
+from ulcodec.model.config import PATCH_PX, ModelConfig
 from ulcodec.model.tiles import Tile
 
 POSITIONS_AT_ONCE = 2**10
@@ -18,9 +20,13 @@ POSITIONS_AT_ONCE = 2**10
 
 @dataclass(frozen=True)
 class GraphNetworks:
-    """All graphs compute in float32, so that `precise` makes no difference."""
+    """All graphs compute in float32, so that `precise` makes no difference.
+
+    `residual_config`: of the networks that code the latents of predicted frames.
+    """
 
     config: ModelConfig
+    residual_config: ModelConfig
     graphs: Graphs
 
     @property
@@ -38,24 +44,37 @@ class GraphNetworks:
     def analyse(
         self, pictures: Array, quality: int, tile: Tile, kept_halo: int, *, precise: bool = False
     ) -> tuple[Array, Array]:
-        latent, hyper = self.graphs.run("analysis", pixels=pictures, quality=quality_input(quality))
+        batch, height, width = pictures.shape[:3]
+        grid = height // PATCH_PX, width // PATCH_PX
+        shapes = (
+            (batch, *grid, self.config.latent_channels), (batch, *hyper_grid(grid), self.config.hyper_channels)
+        )  # fmt: skip
+        latent, hyper = self.graphs.run("analysis", shapes, pixels=pictures, quality=quality_input(quality))
         rows, columns = tile.crop_halo(kept_halo).outer_within(tile)
         hyper_rows, hyper_columns = (slice(side.start // 4, -(-side.stop // 4)) for side in (rows, columns))
         return latent[:, rows, columns], hyper[:, hyper_rows, hyper_columns]
 
     def analyse_residual(self, residual: Array, quality: int) -> Array:
-        [hyper] = self.graphs.run("residual_analysis", latent=residual, quality=quality_input(quality))
+        batch, *grid = residual.shape[:3]
+        shape = (batch, *hyper_grid((grid[0], grid[1])), self.residual_config.hyper_channels)
+        [hyper] = self.graphs.run("residual_analysis", [shape], latent=residual, quality=quality_input(quality))
         return hyper
 
     def synthesise(self, latent: Array, quality: int, tile: Tile, realism: Realism, *, precise: bool = False) -> Array:
         if realism.share:
             raise ModelError('realism needs torch: pip install "ulcodec[torch]", and take that backend')
-        [pictures] = self.graphs.run("synthesis", latent=latent, quality=quality_input(quality))
+        pictures = self._picture("synthesis", latent, quality, PATCH_PX)
         rows, columns = (in_pixels(span.within) for span in tile)
         return pictures[:, rows, columns]
 
     def synthesise_thumbnail(self, latent: Array, quality: int) -> Array:
-        [picture] = self.graphs.run("thumbnail", latent=latent, quality=quality_input(quality))
+        return self._picture("thumbnail", latent, quality, PATCH_PX // THUMBNAIL_PX)
+
+    def _picture(self, name: str, latent: Array, quality: int, side: int) -> Array:
+        """Run a graph that turns every position of a latent into `side` x `side` pixels."""
+        batch, height, width = latent.shape[:3]
+        shape = (batch, side * height, side * width, 3)
+        [picture] = self.graphs.run(name, [shape], latent=latent, quality=quality_input(quality))
         return picture
 
 

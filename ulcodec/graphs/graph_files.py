@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from ulcodec.errors import MissingPackageError, ModelError
 from ulcodec.store.tensor_files import GRAPHS, read_document
 
 Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+GRAPH_NAME = re.compile(r"\w[\w-]*", re.ASCII)
 
 
 class Graphs:
@@ -31,15 +36,21 @@ class Graphs:
         """Leave out the sessions: another process opens its own."""
         return {**vars(self), "_sessions": {}}
 
-    def run(self, name: str, **inputs: Array) -> list[Array]:
-        """Run a graph. Returns its outputs in their order. Raises MemoryError, ModelError for a graph that fails."""
-        session = self._session(name)
+    def run(self, name: str, shapes: Sequence[Shape], **inputs: Array) -> list[Array]:
+        """Run a graph. Returns its outputs in their order: float32, of these shapes.
+
+        Raises MemoryError, ModelError for a graph that fails, or with other outputs.
+        """
+        session, file = self._session(name), self.directory / f"{name}.onnx"
         try:
-            results: list[Array] = session.run(None, inputs, _releasing_memory())
+            results: list[Any] = session.run(None, inputs, _releasing_memory())
         except Exception as error:  # onnxruntime's exceptions have no common base
-            if "alloc" in str(error):
-                raise MemoryError from error
-            raise ModelError(f"{self.directory / name}.onnx: {str(error).splitlines()[0]}") from error
+            raise _as_ours(error, file) from error
+        found = [(getattr(result, "dtype", None), getattr(result, "shape", None)) for result in results]
+        if found != [(np.dtype(np.float32), shape) for shape in shapes]:
+            raise ModelError(f"{file}: its results are not float32 of the shapes {list(shapes)}")
+        if not all(np.isfinite(result).all() for result in results):
+            raise ModelError(f"{file}: its results are not finite")
         return results
 
     def _session(self, name: str) -> Any:
@@ -52,16 +63,26 @@ class Graphs:
     def _opened(self, file: Path) -> Any:
         if file.stem not in listed_graphs(self.directory):
             raise ModelError(f"{self.directory} has no graph {file.stem}: export the model again, with this part")
+        if not file.is_file():  # a named pipe would block
+            raise ModelError(f"{file} is missing: export the model again")
         runtime = _onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.n_threads
-        options.log_severity_level = 3  # errors, which are raised as well
+        options.log_severity_level = 4  # errors are raised: they need not be printed as well
         options.enable_mem_pattern = False  # would keep the memory of a large tile for every size of tile
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would take the cores
         try:
             return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base
-            raise ModelError(f"{file}: {str(error).splitlines()[0]}") from error
+            raise _as_ours(error, file) from error
+
+
+def _as_ours(error: Exception, file: Path) -> Exception:
+    """Return what is raised in place of an error of onnxruntime: MemoryError, or ModelError of one line."""
+    message = str(error)
+    if isinstance(error, MemoryError) or "alloc" in message.replace(str(file), ""):
+        return MemoryError()
+    return ModelError(f"{file}: {(message.splitlines() or [type(error).__name__])[0]}")
 
 
 def available_cores() -> set[int] | range:
@@ -77,7 +98,9 @@ def has_graphs(directory: Path) -> bool:
 def listed_graphs(directory: Path) -> list[str]:
     """Names of the graphs that belong to a directory's model: none if it has no graphs, or if their list is damaged."""
     names = read_document(directory, GRAPHS).get("graphs") if has_graphs(directory) else None
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    if not isinstance(names, list):
+        return []
+    return [name for name in names if isinstance(name, str) and GRAPH_NAME.fullmatch(name)]
 
 
 def check_graphs(directory: Path) -> None:

@@ -4,7 +4,7 @@ The host scales latents into the graphs' activations and their results into para
 integers are exact.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from ulcodec.coding.fixed_point import (
     no_parameters,
 )
 from ulcodec.errors import ModelError
-from ulcodec.graphs.graph_files import Graphs, as_quality_level
+from ulcodec.graphs.graph_files import Graphs, Shape, as_quality_level
 from ulcodec.memory import released
 from ulcodec.model.config import N_PHASES, N_SCALES, PHASE_COLUMNS, PHASE_ROWS, ModelConfig
 from ulcodec.model.schedule import PassElements, pass_phases
@@ -88,7 +88,8 @@ class GraphPrior:
         activations = scaled(hyper_16, self._tables["hyper_gain"][quality]).reshape(-1, *coarse, hyper_16.shape[1])
         features = np.empty((len(activations), *grid, self.config.hyper_width), np.int16)
         for tile in released(tiles(coarse, HYPER_TILE, HYPER_HALO)):
-            [upsampled] = self._run("hyper", hyper=as_input(tile.outer_of(activations)))
+            outer, (height, width) = as_input(tile.outer_of(activations)), tile.scaled(4).outer_grid
+            [upsampled] = self._run("hyper", [(len(outer), height, width, self.config.hyper_width)], hyper=outer)
             rows, columns = tile.scaled(4)
             target = features[:, rows.inner, columns.inner]  # ends with the grid, before the tile's last positions
             target[:] = upsampled[:, rows.within, columns.within][:, : target.shape[1], : target.shape[2]]
@@ -115,7 +116,10 @@ class GraphPrior:
             inputs["carried"] = as_input(tile.outer_of(walk.carried))
         name = "prior" if self.config.shared_prior else f"prior-{reveal_pass}"
         quality = as_quality_level(walk.quality)
-        results = self._run(name, **inputs, cell=cells(reveal_pass, tile), quality=quality)
+        shapes = [estimate.shape, estimate.shape]
+        if not self.config.shared_prior and reveal_pass < self.config.reveal_passes[-1]:
+            shapes.append((*estimate.shape[:3], self.config.prior_width))
+        results = self._run(name, shapes, **inputs, cell=cells(reveal_pass, tile), quality=quality)
         rows, columns = (span.within for span in tile)
         mean, scale, *features = (part[:, rows, columns] for part in results)
         if features:
@@ -144,8 +148,8 @@ class GraphPrior:
             parameters.table_index[positions] = np.clip(index, 0, N_SCALES - 1)
         return parameters
 
-    def _run(self, name: str, **inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        return self._graphs.run(self._prefix + name, **inputs)
+    def _run(self, name: str, shapes: Sequence[Shape], **inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        return self._graphs.run(self._prefix + name, shapes, **inputs)
 
 
 def as_input(integers: NDArray[Any]) -> Floats:
