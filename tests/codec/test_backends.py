@@ -320,6 +320,22 @@ def test_forked_process_opens_its_own_sessions(graph_model_dir: Path) -> None:
         assert pool.apply_async(encoded, (codec,)).get(timeout=120) == expected
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_forked_process_may_drop_the_codec(graph_model_dir: Path) -> None:
+    script = """
+import os, sys, numpy as np, ulcodec
+codec = ulcodec.load(sys.argv[1], backend="onnxruntime", n_threads=3)
+codec.encode(np.zeros((32, 32, 3), np.uint8))
+if (child := os.fork()) == 0:
+    del codec
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+    command = [sys.executable, "-c", script, str(graph_model_dir)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (finished.stdout, finished.returncode) == ("0\n", 0), finished.stderr
+
+
 def test_threads_share_a_codec(graph_model_dir: Path, picture: np.ndarray) -> None:
     parts = [picture[:side, : side + 9] for side in (16, 33, 50, 70)]
     alone = ulcodec.load(graph_model_dir, backend="onnxruntime", n_threads=1)

@@ -1,11 +1,13 @@
 """The ONNX graphs of a model directory, and the sessions of onnxruntime that run them."""
 
+import ctypes
 import hashlib
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +32,16 @@ class Graphs:
         check_graphs(directory)
         self.directory, self.n_threads = directory, n_threads or len(available_cores())
         self._sessions: dict[tuple[int, str], Any] = {}
+        _users_of_sessions.add(self)
         _onnxruntime()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the sessions: another process opens its own."""
         return {**vars(self), "_sessions": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        _users_of_sessions.add(self)
 
     def run(self, name: str, shapes: Sequence[Shape], **inputs: Array) -> list[Array]:
         """Run a graph. Returns its outputs in their order: float32, of these shapes.
@@ -75,6 +82,20 @@ class Graphs:
             return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise _as_ours(error, file) from error
+
+
+_users_of_sessions: WeakSet[Graphs] = WeakSet()
+
+
+def _keep_sessions() -> None:
+    """Let a forked process never destroy the sessions of its parent: that waits for threads which it does not have."""
+    for graphs in _users_of_sessions:
+        for session in graphs._sessions.values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_sessions)
 
 
 def _as_ours(error: Exception, file: Path) -> Exception:
