@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
 
 import typer
 
-from ulcodec.backends import BACKENDS, Backend, installed_backend
+from ulcodec.backends import BACKENDS, Backend
 from ulcodec.store.installed import model_directory
 from ulcodec_cli.progress import hide_bar
 
@@ -83,11 +83,13 @@ def load_codec(options: ModelOptions, n_pixels: int | None = None) -> "Codec":
     """
     directory = model_directory(options.model)  # an unknown name is an error before torch is imported
     backend: Backend = options.backend
-    if backend == "auto":
-        backend = "onnxruntime" if starts_faster(directory, options.device, n_pixels) else installed_backend()
+    if backend == "auto" and starts_faster(directory, options.device, n_pixels):
+        backend = "onnxruntime"
     with no_collection():
-        from ulcodec.codec.loading import load
+        from ulcodec.codec.loading import default_backend, load
 
+        if backend == "auto":
+            backend = default_backend(directory)
         if backend == "torch" and options.threads is not None:
             import torch
 
@@ -99,16 +101,16 @@ def starts_faster(directory: Path, device: str, n_pixels: int | None) -> bool:
     """Whether onnxruntime is there for a model, and faster than torch in total for one picture of `n_pixels`."""
     if n_pixels is None or n_pixels > ONE_OFF_PIXELS or device not in ("auto", "cpu"):
         return False
-    from ulcodec.graphs.graph_files import has_graphs
+    from ulcodec.graphs.graph_files import has_present_graphs
 
-    return find_spec("onnxruntime") is not None and has_graphs(directory)
+    return find_spec("onnxruntime") is not None and has_present_graphs(directory)
 
 
 def model_identity(model: str) -> str:
     """SHA-256 of a model's integers; empty if it cannot be read, since loading the model then gives the error."""
     try:
         return str(json.loads((model_directory(model) / "config.json").read_text())["coding_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 

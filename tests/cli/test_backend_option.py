@@ -1,5 +1,6 @@
 """`--backend`, and the choice of the command line between the backends."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def test_torch_takes_all_else(
     monkeypatch.setattr(common, "ONE_OFF_PIXELS", 51 * 37 - 1)
     assert run("encode", photo, "--force").code == 0
     assert backends == ["torch"] * 5
+
+
+def test_stale_graphs_leave_small_pictures_to_torch(
+    run: Run, photo: Path, graph_model_dir: Path, tmp_path: Path, backends: list[str]
+) -> None:
+    model = shutil.copytree(graph_model_dir, tmp_path / "model")
+    assert run("encode", photo, "--force", "--model", model).code == 0
+    config = model / "config.json"
+    config.write_text(config.read_text().replace('"name": "tiny"', '"name": "other"', 1))
+    assert run("encode", photo, "--force", "--model", model).code == 0
+    assert backends == ["onnxruntime", "torch"]
 
 
 def test_either_backend_codes_folders(run: Run, album: Path, backends: list[str]) -> None:

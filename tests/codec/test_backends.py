@@ -19,10 +19,11 @@ import ulcodec
 from ulcodec import devices
 from ulcodec.codec import tiling
 from ulcodec.codec.image import Codec, decode_batch, encode_batch
+from ulcodec.codec.loading import default_backend
 from ulcodec.codec.realism import Realism
 from ulcodec.errors import DeviceError, MissingPackageError, ModelError
 from ulcodec.format.container import Container
-from ulcodec.graphs.graph_files import Graphs, listed_graphs
+from ulcodec.graphs.graph_files import Graphs, config_sha256, listed_graphs
 from ulcodec.graphs.graph_prior import GraphPrior
 
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
@@ -177,6 +178,8 @@ def test_realism_is_refused_by_the_networks(in_graphs: Codec) -> None:
 def test_wrong_arguments(graph_model_dir: Path, tiny_model_dir: Path) -> None:
     with pytest.raises(ValueError, match="backend must be one of auto, torch, onnxruntime, got 'tensorflow'"):
         ulcodec.load(graph_model_dir, backend="tensorflow")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="n_threads must be at least 1, got 0"):
+        ulcodec.load(graph_model_dir, backend="onnxruntime", n_threads=0)
     with pytest.raises(DeviceError, match="onnxruntime runs on the CPU, not on 'cuda', which needs"):
         ulcodec.load(graph_model_dir, device="cuda", backend="onnxruntime")
     with pytest.raises(ModelError, match="holds no ONNX graphs; write them with ulcodec model export-onnx"):
@@ -276,6 +279,17 @@ def test_list_of_graphs_names_no_other_files(graph_model_dir: Path, tmp_path: Pa
     file.write_text("[" * 10**5)
     with pytest.raises(ModelError, match=r"graphs\.json"):
         ulcodec.load(tmp_path / "model", backend="onnxruntime")
+
+
+def test_deployments_are_loaded_by_onnxruntime(graph_model_dir: Path, tmp_path: Path) -> None:
+    """Torch is installed here, and cannot load them."""
+    assert default_backend(graph_model_dir) == "torch"
+    shutil.copytree(graph_model_dir, tmp_path / "model")
+    config, graphs = tmp_path / "model" / "config.json", tmp_path / "model" / "graphs.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "deployment": "video"}))
+    graphs.write_text(json.dumps({**json.loads(graphs.read_text()), "config_sha256": config_sha256(config.parent)}))
+    assert default_backend(tmp_path / "model") == "onnxruntime"
+    assert encoded(ulcodec.load(tmp_path / "model"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")

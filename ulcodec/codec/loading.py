@@ -8,8 +8,9 @@ from ulcodec.codec.graph_networks import GraphNetworks
 from ulcodec.codec.image import Codec
 from ulcodec.coding.latents import LatentCoder
 from ulcodec.errors import DeviceError, MissingPackageError
-from ulcodec.graphs.graph_files import Graphs
+from ulcodec.graphs.graph_files import Graphs, is_deployment
 from ulcodec.graphs.graph_prior import GraphPrior
+from ulcodec.store.installed import model_directory
 from ulcodec.store.stored_integers import open_integers
 
 if TYPE_CHECKING:
@@ -24,14 +25,16 @@ def load(
     """Load a model: the name of a shipped one, or a directory of `ulcodec train export` or `ulcodec model export-onnx`.
 
     `device`: "auto" (CUDA if there is one), "cpu", "cuda", ... `backend`: "torch", "onnxruntime" (CPU; the model must
-    have ONNX graphs), or "auto" (torch where it is installed). `n_threads`: CPU threads of onnxruntime; torch has its
-    own setting. Raises ModelError for a missing or broken model, MissingPackageError, DeviceError for an unavailable
-    device, ValueError for an unknown backend.
+    have ONNX graphs), or "auto" (see `default_backend`). `n_threads`: CPU threads of onnxruntime; torch has its own
+    setting. Raises ModelError for a missing or broken model, MissingPackageError, DeviceError for an unavailable
+    device, ValueError for an unknown backend, or for less than one thread.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if n_threads is not None and n_threads < 1:
+        raise ValueError(f"n_threads must be at least 1, got {n_threads}")
     if backend == "auto":
-        backend = installed_backend()
+        backend = default_backend(model)
     if backend == "onnxruntime":
         if device not in ("auto", "cpu"):
             raise DeviceError(f'onnxruntime runs on the CPU, not on {device!r}, which needs "ulcodec[torch]"')
@@ -49,6 +52,14 @@ def load(
     # In inference mode, refinement, which takes gradients, could not use the weights.
     with torch.inference_mode(False), torch.device("cpu"):
         return codec_of(open_model(model), chosen_device)
+
+
+def default_backend(model: str | Path) -> Backend:
+    """Return torch where it is installed, but onnxruntime for a deployment, which torch cannot load.
+
+    Raises ModelError for a missing or broken model, MissingPackageError without any backend.
+    """
+    return "onnxruntime" if is_deployment(model_directory(model)) else installed_backend()
 
 
 def codec_of(stored: "StoredModel", device: "torch.device") -> Codec:

@@ -124,6 +124,20 @@ def listed_graphs(directory: Path) -> list[str]:
     return [name for name in names if isinstance(name, str) and GRAPH_NAME.fullmatch(name)]
 
 
+def has_present_graphs(directory: Path) -> bool:
+    """Whether a directory holds graphs of its present model."""
+    try:
+        check_graphs(directory)
+    except (ModelError, OSError):
+        return False
+    return True
+
+
+def is_deployment(directory: Path) -> bool:
+    """Whether a model directory holds graphs and only the tensors that they refer to, so that torch cannot load it."""
+    return "deployment" in read_document(directory, "config")
+
+
 def check_graphs(directory: Path) -> None:
     """Raise ModelError unless a directory holds graphs of its present model."""
     if not has_graphs(directory):
