@@ -14,6 +14,7 @@ from ulcodec.format.container import Container
 from ulcodec.metrics import psnr_db
 from ulcodec.model.config import TINY, spread_reveal
 from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store.installed import installed_fingerprints
 from ulcodec.store.model_directory import save_model
 
 SIZES = [(1, 1), (7, 1), (17, 5), (64, 64), (96, 80)]
@@ -106,6 +107,13 @@ def test_file_of_another_model_is_refused(tiny_codec: Codec, coded: bytes) -> No
     for read in (other.decode, other.decode_array, other.describe):
         with pytest.raises(UnknownModelError, match=f"model {tiny_codec.fingerprint}.*other.*00000000.*installed"):
             read(coded)
+
+
+def test_file_of_an_installed_model_names_it(tiny_codec: Codec, coded: bytes) -> None:
+    digits, whole = next(iter(installed_fingerprints())), Container.from_bytes(coded)
+    header = dataclasses.replace(whole.header, fingerprint=bytes.fromhex(digits))
+    with pytest.raises(UnknownModelError, match=f"made by model {digits}.*Load the installed model small$"):
+        tiny_codec.decode(dataclasses.replace(whole, header=header).to_bytes())
 
 
 def test_damaged_file_is_refused(tiny_codec: Codec, coded: bytes) -> None:

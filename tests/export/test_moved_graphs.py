@@ -139,6 +139,7 @@ def test_wrong_reference_does_not_pass(model_dir: Path, tmp_path: Path, name: st
     edit_graph(model_dir / f"{name}.onnx", exchange)
     with pytest.raises(ModelError, match=rf"{name} differs? from torch"):
         export_deployment(model_dir, tmp_path / "deployment", "decoding")
+    assert listed_graphs(tmp_path / "deployment") == []
 
 
 @pytest.mark.usefixtures("no_export")

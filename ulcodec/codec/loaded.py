@@ -66,9 +66,12 @@ class LoadedModel:
         expected = self.fingerprint_bytes if expected is None else expected
         if fingerprint == expected:
             return
-        installed = ", ".join(f"{name} ({digits})" for digits, name in installed_fingerprints().items()) or "none"
+        known = installed_fingerprints()
+        installed = ", ".join(f"{name} ({digits})" for digits, name in known.items()) or "none"
+        advice = "Install the ulcodec release that ships that model, or name its directory with --model"
+        if fingerprint.hex() in known:
+            advice = f"Load the installed model {known[fingerprint.hex()]}"
         raise UnknownModelError(
             f"the file was made by model {fingerprint.hex()}; the loaded model is {self.name} ({expected.hex()}); "
-            f"installed: {installed}. Install the ulcodec release that ships that model, or name its directory with "
-            "--model"
+            f"installed: {installed}. {advice}"
         )

@@ -28,6 +28,7 @@ from ulcodec.model.tiles import whole_tile
 from ulcodec.progress import tracked
 from ulcodec.store.installed import model_directory
 from ulcodec.store.model_directory import StoredModel, open_model, write_model
+from ulcodec.store.tensor_files import GRAPHS
 
 Purpose = Literal["decoding", "encoding", "pictures", "video"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
@@ -74,7 +75,11 @@ def export_deployment(model: str | Path, out_dir: Path, purpose: Purpose = "pict
         move_graphs(graphs, directory, out_dir)
     else:
         export_graphs(stored, out_dir, NETWORKS[purpose])
-    compare_graphs(stored, out_dir, purpose)
+    try:
+        compare_graphs(stored, out_dir, purpose)
+    except BaseException:
+        (out_dir / f"{GRAPHS}.json").unlink(missing_ok=True)  # without this list, no backend takes the graphs
+        raise
 
 
 def check_output(out_dir: Path, *, force: bool) -> None:
