@@ -10,12 +10,10 @@ machine and preparing it. Memory is the peak of the page's process.
 import argparse
 import base64
 import shutil
+import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,10 +24,10 @@ from ulcodec.bench.machine import cpu_name
 from ulcodec.bench.pictures import find_pictures, fitted
 from ulcodec.bench.tables import markdown_table, text_table
 
+ROOT = Path(__file__).parents[1]
 QUALITY = 50
 THREADS = (1, 2)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 COLUMNS = {"first_ms": "first, ms", "warm_ms": "later, ms", "peak_mib": "peak, MiB"}
 DECODE = """
 async ([file, nThreads, nRuns]) => {
@@ -43,30 +41,16 @@ async ([file, nThreads, nRuns]) => {
 """
 
 
-class Handler(SimpleHTTPRequestHandler):
-    """Serves the site on a page that may use threads."""
-
-    def end_headers(self) -> None:
-        for name, value in ISOLATION.items():
-            self.send_header(name, value)
-        super().end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Be quiet."""
-
-
 @contextmanager
 def served(site: Path) -> Iterator[str]:
     """Serve a folder on this machine: its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(site)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    command = [sys.executable, str(ROOT / "web" / "serve.py"), str(site), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.terminate()
 
 
 def renderers() -> set[int]:

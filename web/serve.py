@@ -28,13 +28,13 @@ class Handler(SimpleHTTPRequestHandler):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--port", type=int, default=PORT, help="0 for any that is free")
     arguments = parser.parse_args()
     try:
         server = ThreadingHTTPServer((HOST, arguments.port), partial(Handler, directory=str(arguments.folder)))
     except OSError as error:
         sys.exit(f"port {arguments.port}: {error.strerror}; choose another one with --port")
-    print(f"http://{HOST}:{arguments.port}/", flush=True)
+    print(f"http://{HOST}:{server.server_port}/", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
