@@ -2,6 +2,7 @@
 
 import { SymbolCheck } from "./checksums.js";
 import { parseContainer } from "./container.js";
+import { decode as decodeHere } from "./decoder.js";
 import { LatentDecoder } from "./latents.js";
 import { ModelStore } from "./model.js";
 import { Runtime } from "./runtime.js";
@@ -45,6 +46,21 @@ export async function latents(file) {
   for (const segment of container.segments) await decoder.decode(segment);
   decoder.compareCheck(container.symbolCheck);
   return [toBase64(decoder.y16), toBase64(decoder.hyper16)];
+}
+
+/** Decode a file in this thread, and abort that in another task. @returns {Promise<string>} the name of the error */
+export async function abortedDecode(file) {
+  const runtime = await Runtime.open("cpu", settings.runtime, 1);
+  const controller = new AbortController();
+  const { signal } = controller;
+  const onHead = () => setTimeout(() => controller.abort());
+  const chunks = new Blob([fromBase64(file)]).stream();
+  try {
+    await decodeHere(chunks, new ModelStore(settings.models, runtime), { onHead, signal });
+    return "none";
+  } catch (error) {
+    return error.name;
+  }
 }
 
 /** Decode groups of symbols. `payloads`: pairs of a payload and the table indices of its group. */

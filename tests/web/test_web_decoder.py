@@ -253,6 +253,14 @@ def test_large_picture(page: Any, in_graphs: Codec, picture: np.ndarray) -> None
     assert_alike(samples_of(result), in_graphs.decode_array(data))
 
 
+def test_abort_ends_the_work_on_a_picture(page: Any, in_graphs: Codec, picture: np.ndarray) -> None:
+    """The networks give the thread back between their runs, so that it hears of the end."""
+    data = in_graphs.encode(np.tile(picture, (20, 20, 1)), quality=40)
+    assert (
+        page.evaluate("async (file) => (await import('./probe.js')).abortedDecode(file)", encoded(data)) == "AbortError"
+    )
+
+
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_threads_change_nothing(page: Any, in_graphs: Codec, picture: np.ndarray, n_threads: int) -> None:
     assert page.evaluate("crossOriginIsolated")

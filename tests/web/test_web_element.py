@@ -38,6 +38,10 @@ def place(page: Any, **attributes: str) -> None:
     page.evaluate(PLACE, attributes)
 
 
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
 def wait_for(page: Any, name: str, count: int = 1) -> None:
     page.wait_for_function(f"events.filter(([name]) => name === '{name}').length >= {count}")
 
@@ -110,6 +114,16 @@ def test_paints_each_segment_as_it_arrives(page: Any, site: Site, placed: Any, s
 
 def test_no_previews_of_a_file_that_is_there(page: Any, placed: Any, in_graphs: Codec, photograph: np.ndarray) -> None:
     place(page, src=placed(in_graphs.encode(photograph, quality=80), "there.ulc"))
+    wait_for(page, "load")
+    assert page.evaluate("events") == [["load", None]]
+
+
+def test_no_previews_of_a_blob(page: Any, small: Codec, picture: np.ndarray) -> None:
+    data = small.encode(np.tile(picture, (5, 5, 1)), quality=100)
+    assert len(data) > 2**16  # more than a part of the stream of a Blob
+    place(page)
+    file = "Uint8Array.from(atob(file), (c) => c.charCodeAt(0))"
+    page.evaluate(f"(file) => document.querySelector('ulc-image').show(new Blob([{file}]))", encoded(data))
     wait_for(page, "load")
     assert page.evaluate("events") == [["load", None]]
 

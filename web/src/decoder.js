@@ -29,16 +29,17 @@ import { gridOf, synthesise } from "./synthesis.js";
  * @param {(head: object) => void} [options.onHead] called when the size of the picture is known and verified
  * @param {(picture: Picture, nSegments: number) => void} [options.onPreview] called for a picture of the segments that
  *   have arrived, while more are on their way
+ * @param {AbortSignal} [options.signal] ends the download and the work on the picture; the error then has no meaning
  * @returns {Promise<{picture: Picture, file: ContainerReader}>}
  * @throws FormatError as docs/format.md says, UnknownModelError, ModelError
  */
-export async function decode(chunks, store, { maxPixels = MAX_PIXELS, onHead, onPreview } = {}) {
+export async function decode(chunks, store, { maxPixels = MAX_PIXELS, onHead, onPreview, signal } = {}) {
   const file = new ArrivingFile(chunks, maxPixels);
   try {
     await file.until(() => file.attachments !== null);
     if (!file.isLossless) await file.until(() => file.segments.length > 0);
     onHead?.(file.head);
-    const model = await store.load(file.head.fingerprint);
+    const model = (await store.load(file.head.fingerprint)).until(signal);
     const preview = onPreview && (async (latent) => drawPreview(file, latent, model, onPreview));
     const picture = file.isLossless ? await restoreLossless(file, model) : await decodeArriving(file, model, preview);
     return { picture, file };
@@ -69,8 +70,9 @@ async function decodeArriving(file, model, preview) {
 
 /** Draw the picture of the segments so far. Stops when the rest of the file has arrived. */
 async function drawPreview(file, latent, model, onPreview) {
+  const isWanted = () => !file.isComplete;
   try {
-    if (!(await latent.conceal(() => !file.isComplete))) return;
+    if (!(await latent.conceal(isWanted)) || !isWanted()) return;
     onPreview(await restore(file, model, latent), latent.nDecoded);
   } catch (error) {
     if (!(error instanceof FormatError)) throw error; // decoding will come to it, in the order of the specification

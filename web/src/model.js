@@ -49,7 +49,6 @@ export class Model {
   #files;
   #sessions = new Map();
   #runtime;
-  #tables;
 
   static async load(fingerprint, { config, files }, base, runtime) {
     const entries = Object.entries(files).map(async ([name, file]) => [name, await fetchBytes(new URL(file, base))]);
@@ -76,7 +75,7 @@ export class Model {
       if (!(integers[name] instanceof Int32Array)) throw new ModelError(`the model lacks ${name}`);
       return integers[name];
     };
-    this.#tables = Object.fromEntries(TABLES.map((name) => [name, get(`table.${name}`)]));
+    this.rowTables = Object.fromEntries(TABLES.map((name) => [name, get(`table.${name}`)]));
     this.tables = new FrequencyTables(...["frequencies", "lengths", "minima"].map((part) => get(`tables.${part}`)));
   }
 
@@ -89,9 +88,18 @@ export class Model {
 
   /** The row of a table for a quality from 0 to 100, int32. */
   tableRow(name, quality) {
-    const table = this.#tables[name];
+    const table = this.rowTables[name];
     const width = table.length / 101;
     return table.subarray(quality * width, (quality + 1) * width);
+  }
+
+  /** The same model for one picture: its graphs do not run any more once `signal` is aborted. */
+  until(signal) {
+    const run = (graph, inputs) => {
+      signal?.throwIfAborted();
+      return this.run(graph, inputs);
+    };
+    return Object.assign(Object.create(this), { run });
   }
 
   /** Name of the prior's graph for a pass. */

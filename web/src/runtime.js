@@ -34,11 +34,6 @@ export class Runtime {
     return new Runtime(ort, device);
   }
 
-  get device() {
-    return this.#device;
-  }
-
-
   /** Open a graph of a model; `files`: bytes of the graphs and of the tensors that they refer to, by name. */
   async open(name, files) {
     if (!files[name]) throw new ModelError(`the model has no graph ${name}`);
@@ -67,7 +62,11 @@ export class Runtime {
       }),
     );
     try {
-      const results = await this.#inTurn(() => session.run(feeds));
+      const results = await this.#inTurn(async () => {
+        const outputs = await session.run(feeds);
+        await otherTasks();
+        return outputs;
+      });
       return Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, tensor.data]));
     } catch (error) {
       throw new ModelError(`the model cannot run: ${firstLine(error)}`);
@@ -80,6 +79,21 @@ export class Runtime {
     this.#last = result.catch(() => {});
     return result;
   }
+}
+
+const { port1, port2 } = new MessageChannel();
+const waiting = [];
+port1.onmessage = () => waiting.shift()();
+
+/**
+ * Let this thread do its other tasks: messages, and bytes that have arrived. WebAssembly holds the thread, and the
+ * promises of onnxruntime-web do not give it back.
+ */
+export function otherTasks() {
+  return new Promise((resolve) => {
+    waiting.push(resolve);
+    port2.postMessage(null);
+  });
 }
 
 function defaultThreads() {

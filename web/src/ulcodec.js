@@ -39,8 +39,8 @@ const pending = new Map();
  * @param {number} [options.maxPixels] largest picture to decode, 2^26 unless stated
  * @param {boolean} [options.asPng] give the picture as `png`, the Blob of a PNG file, in place of `samples`
  * @param {(size: {width: number, height: number}) => void} [options.onHead] called when the size is known
- * @param {(picture: object, nSegments: number) => void} [options.onPreview] called with the picture so far, while the
- *   file is on its way
+ * @param {(picture: object, nSegments: number) => void} [options.onPreview] called with the picture so far, while
+ *   the file of an address is on its way
  * @param {AbortSignal} [options.signal]
  * @returns {Promise<{picture: import("./decoder.js").Picture, nBytes: number, quality: number, isLossless: boolean,
  *   milliseconds: number, device: string}>} `milliseconds`: from the request of the file to its picture

@@ -27,8 +27,10 @@ async function start({ id, source, asPng, withPreviews, maxPixels, ...settings }
     const begin = performance.now();
     const onHead = ({ width, height }) => post("head", { width, height });
     const onPreview = (picture, nSegments) => post("preview", { picture: delivered(picture, asPng), nSegments });
-    const options = { maxPixels, onHead, onPreview: withPreviews ? onPreview : undefined };
-    const chunks = chunksOf(source, controller.signal);
+    const { signal } = controller;
+    const isOnItsWay = typeof source === "string";
+    const options = { maxPixels, onHead, onPreview: withPreviews && isOnItsWay ? onPreview : undefined, signal };
+    const chunks = chunksOf(source, signal);
     const { picture, file, device } = await decodeOnBest(chunks, settings, options);
     const result = delivered(picture, asPng);
     const facts = { nBytes: file.nBytes, quality: file.head.quality, isLossless: file.isLossless, device };
@@ -47,8 +49,9 @@ async function decodeOnBest(chunks, settings, options) {
   try {
     return await decodeOn("gpu", recorded(chunks, arrived), settings, options);
   } catch (error) {
-    if (error instanceof SourceError) throw error;
-    const result = await decodeOn("cpu", arrived, settings, { maxPixels: options.maxPixels });
+    const { maxPixels, signal } = options;
+    if (signal.aborted || error instanceof SourceError) throw error;
+    const result = await decodeOn("cpu", arrived, settings, { maxPixels, signal });
     console.warn(`ulcodec: the GPU failed, the CPU takes over: ${error.message}`);
     hasGpuFailed = true;
     return result;
@@ -100,6 +103,7 @@ async function* chunksOf(source, signal) {
   try {
     for (;;) {
       const { done, value } = await reader.read();
+      signal.throwIfAborted();
       if (done) return;
       yield value;
     }
