@@ -118,8 +118,244 @@ def test_no_previews_of_a_file_that_is_there(page: Any, placed: Any, in_graphs: 
     assert page.evaluate("events") == [["load", None]]
 
 
-def test_no_previews_of_a_blob(page: Any, small: Codec, picture: np.ndarray) -> None:
-    data = small.encode(np.tile(picture, (5, 5, 1)), quality=100)
+OUTCOME = """([source, options]) =>
+  import('./ulcodec.js').then(({ decode }) => decode(source, options)).then(() => 'done', (error) => error.name)
+"""
+SHOW = "(file) => document.querySelector('ulc-image').show(Uint8Array.from(atob(file), (c) => c.charCodeAt(0)))"
+SIDES = f"(() => {{ const {{ width, height }} = {IMAGE}.getBoundingClientRect(); return [width, height]; }})()"
+
+
+def test_picture_that_is_shown_stays_when_the_element_moves(
+    page: Any, placed: Any, in_graphs: Codec, photograph: np.ndarray
+) -> None:
+    place(page)
+    data = in_graphs.encode(photograph, quality=60)
+    page.evaluate(SHOW, encoded(data))
+    wait_for(page, "load")
+    page.evaluate("document.body.append(document.querySelector('ulc-image'))")
+    wait_for(page, "load", 2)
+    assert np.abs(seen(page).astype(int) - in_graphs.decode_array(data)).max() <= 1
+    page.evaluate(f"document.querySelector('ulc-image').src = '{placed(data, 'next.ulc')}'")
+    wait_for(page, "load", 3)
+
+
+def test_show_before_the_element_is_in_the_page(page: Any, in_graphs: Codec, photograph: np.ndarray) -> None:
+    place(page)
+    page.evaluate("window.element = document.querySelector('ulc-image'); element.remove()")
+    page.evaluate(SHOW.replace("document.querySelector('ulc-image')", "element"), encoded(in_graphs.encode(photograph)))
+    page.evaluate("document.body.append(element)")
+    wait_for(page, "load")
+    assert page.evaluate("element.complete")
+    assert page.evaluate("events") == [["load", None]]
+
+
+def test_without_src_nothing_is_shown(page: Any, placed: Any, in_graphs: Codec, photograph: np.ndarray) -> None:
+    place(page, src=placed(in_graphs.encode(photograph), "taken.ulc"))
+    wait_for(page, "load")
+    page.evaluate("document.querySelector('ulc-image').removeAttribute('src')")
+    assert not page.evaluate(f"{IMAGE}.hasAttribute('src') || document.querySelector('ulc-image').complete")
+    page.evaluate(f"document.querySelector('ulc-image').src = '{placed(b'nothing', 'nothing.ulc')}'")
+    wait_for(page, "error")
+    page.evaluate("document.querySelector('ulc-image').removeAttribute('src')")
+    assert page.evaluate(TEXT) is None
+
+
+def test_is_complete_when_it_says_so(page: Any, placed: Any, in_graphs: Codec, photograph: np.ndarray) -> None:
+    place(page)
+    page.evaluate(
+        """(src) => {
+          const element = document.querySelector("ulc-image");
+          for (const name of ["load", "error"]) element.addEventListener(name, () => (window[name] = element.complete));
+          element.src = src;
+        }""",
+        placed(in_graphs.encode(photograph), "complete.ulc"),
+    )
+    wait_for(page, "load")
+    assert page.evaluate("load") is True
+    page.evaluate(f"document.querySelector('ulc-image').src = '{placed(b'nothing', 'nothing.ulc')}'")
+    wait_for(page, "error")
+    assert page.evaluate("error") is False
+
+
+def test_no_preview_after_an_error(
+    page: Any, site: Site, placed: Any, in_graphs: Codec, photograph: np.ndarray
+) -> None:
+    """The browser takes longer for a preview than for the rest of the file, which is damaged."""
+    place(page)
+    page.evaluate(
+        """() => {
+          const element = document.querySelector("ulc-image");
+          const failed = new Promise((resolve) => element.addEventListener("error", resolve));
+          HTMLImageElement.prototype.decode = () => {
+            events.push(["decoding", null]);
+            setTimeout(() => failed.then(() => setTimeout(() => events.push(["end", null]))));
+            return failed;
+          };
+        }"""
+    )
+    data = in_graphs.encode(photograph, quality=80)
+    stop = segment_ends(data)[0] + 4
+    [gate] = site.hold(stop)
+    page.evaluate(f"document.querySelector('ulc-image').src = '{placed(damaged(data), 'slow.ulc')}?stops={stop}'")
+    wait_for(page, "decoding")
+    gate.set()
+    wait_for(page, "end")
+    assert {name for name, _ in page.evaluate("events")} == {"decoding", "error", "end"}
+    assert not page.evaluate("document.querySelector('ulc-image').complete")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "sides"),
+    [
+        ({}, [192, 160]),
+        ({"width": "96"}, [96, 80]),
+        ({"height": "40"}, [48, 40]),
+        ({"width": "60", "height": "70"}, [60, 70]),
+    ],
+)
+def test_sides_before_and_after_the_picture(
+    page: Any, site: Site, placed: Any, in_graphs: Codec, photograph: np.ndarray, attributes: dict[str, str], sides: Any
+) -> None:
+    """As of `<img>`: a side that is not given follows from the other one."""
+    data = in_graphs.encode(photograph, quality=80)
+    stop = segment_ends(data)[0] + 4
+    [gate] = site.hold(stop)
+    page.evaluate(
+        """() => {
+          window.plain = HTMLImageElement.prototype.decode;
+          const held = new Promise((resolve) => (window.release = resolve));
+          HTMLImageElement.prototype.decode = function () {
+            window.isHeld = true;
+            return held.then(() => plain.call(this));
+          };
+        }"""
+    )
+    place(page, src=placed(data, "sides.ulc") + f"?stops={stop}", **attributes)
+    page.wait_for_function("window.isHeld")
+    assert page.evaluate(f"{IMAGE}.hasAttribute('src')") is False
+    assert page.evaluate(SIDES) == sides
+    page.evaluate("release()")
+    gate.set()
+    wait_for(page, "load")
+    page.wait_for_function(f"{IMAGE}.complete")
+    assert page.evaluate(SIDES) == sides
+
+
+def test_picture_that_exif_turns(page: Any, placed: Any, in_graphs: Codec, photograph: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    place(page, src=placed(in_graphs.encode(Picture(photograph, None, None, exif.tobytes()[6:])), "turned.ulc"))
+    wait_for(page, "load")
+    assert page.evaluate(SIDES) == [160, 192]
+
+
+def test_module_at_two_addresses(page: Any, placed: Any, in_graphs: Codec, photograph: np.ndarray) -> None:
+    place(page, src=placed(in_graphs.encode(photograph), "twice.ulc"))
+    page.evaluate("import('./ulcodec.js?again')")
+    wait_for(page, "load")
+
+
+def test_name_of_a_data_url_in_an_error_is_short(page: Any) -> None:
+    place(page, src="data:," + 100_000 * "x")
+    wait_for(page, "error")
+    assert page.evaluate(TEXT) == "data:," + 194 * "x" + "…: not a .ulc file"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda listed: None,
+        lambda listed: [],
+        lambda listed: "models",
+        lambda listed: dict.fromkeys(listed),
+        lambda listed: {key: model | {"files": None} for key, model in listed.items()},
+        lambda listed: {key: model | {"files": {"hyper.onnx": 1}} for key, model in listed.items()},
+        lambda listed: {key: model | {"files": {"hyper.onnx": "http://["}} for key, model in listed.items()},
+        lambda listed: {key: model | {"config": {}} for key, model in listed.items()},
+        lambda listed: {
+            key: model | {"config": model["config"] | {"latent_channels": 2**40}} for key, model in listed.items()
+        },
+        lambda listed: {
+            key: model | {"files": dict.fromkeys(model["files"], "hostile/header.safetensors")}
+            for key, model in listed.items()
+        },
+    ],
+)
+def test_hostile_lists_of_models(
+    page: Any, site: Site, placed: Any, in_graphs: Codec, photograph: np.ndarray, change: Callable[[Any], Any]
+) -> None:
+    """Each is a ModelError, and the page goes on."""
+    page.expected_errors = ["404"]
+    folder = site.folder / "hostile"
+    folder.mkdir(exist_ok=True)
+    (folder / "header.safetensors").write_bytes(b"\xff" * 100)
+    listed = json.loads((site.folder / "models" / "models.json").read_text())
+    for model in listed.values():
+        model["files"] = {name: f"../models/{file}" for name, file in model["files"].items()}
+    (folder / "models.json").write_text(json.dumps(change(listed)))
+    place(page, src=placed(in_graphs.encode(photograph), "sound.ulc"), models="hostile")
+    page.evaluate("document.querySelector('ulc-image').addEventListener('error', (e) => (window.name = e.detail.name))")
+    wait_for(page, "error")
+    assert page.evaluate("window.name") == "ModelError"
+    page.evaluate("document.querySelector('ulc-image').setAttribute('models', 'models')")
+    wait_for(page, "load")
+
+
+def test_runtime_that_is_missing(page: Any, in_graphs: Codec, photograph: np.ndarray) -> None:
+    page.expected_errors = ["404"]
+    place(page)
+    page.evaluate("import('./ulcodec.js').then(({ settings }) => (settings.runtime = 'nowhere'))")
+    page.evaluate(SHOW, encoded(in_graphs.encode(photograph)))
+    wait_for(page, "error")
+    assert page.evaluate(TEXT).startswith("picture: onnxruntime-web cannot be loaded: ")
+    page.evaluate("import('./ulcodec.js').then(({ settings }) => (settings.runtime = 'onnxruntime'))")
+    page.evaluate(SHOW, encoded(in_graphs.encode(photograph)))
+    wait_for(page, "load")
+
+
+def wait_for_workers(page: Any, count: int) -> None:
+    """Wait until the page has that many workers of ulcodec; onnxruntime-web has more, for its threads."""
+    for _ in range(100):
+        if sum(worker.url.endswith("/worker.js") for worker in page.workers) == count:
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"{[worker.url for worker in page.workers]}, not {count} workers of ulcodec")
+
+
+def test_a_model_fails_while_a_file_stalls(
+    page: Any, site: Site, placed: Any, in_graphs: Codec, photograph: np.ndarray
+) -> None:
+    """The worker goes on for the file that stalls, and another one takes the next picture."""
+    page.expected_errors = ["404"]
+    data = in_graphs.encode(photograph, quality=80)
+    [gate] = site.hold(50)
+    address = placed(data, "stalls.ulc")
+    place(page, src=f"{address}?stops=50")
+    wait_for_workers(page, 1)
+    assert page.evaluate(OUTCOME, [address, {"models": "nowhere"}]) == "ModelError"
+    assert page.evaluate(OUTCOME, [address, {}]) == "done"
+    wait_for_workers(page, 2)
+    gate.set()
+    wait_for(page, "load")
+    wait_for_workers(page, 1)
+
+
+def test_decode_of_what_is_no_address(page: Any) -> None:
+    assert page.evaluate(OUTCOME, ["http://[", {}]) == "SourceError"
+    assert page.evaluate(OUTCOME, ["photo.ulc", {"models": "http://["}]) == "ModelError"
+
+
+def test_answer_without_a_body(page: Any) -> None:
+    page.route("**/empty.ulc", lambda route: route.fulfill(status=204))
+    place(page, src="empty.ulc")
+    wait_for(page, "error")
+    assert page.evaluate(TEXT) == "empty.ulc: not a .ulc file"
+
+
+def test_no_previews_of_a_blob(page: Any, small: Codec) -> None:
+    from skimage.data import coffee
+
+    data = small.encode(np.vstack((coffee(), coffee()[:100])), quality=100)
     assert len(data) > 2**16  # more than a part of the stream of a Blob
     place(page)
     file = "Uint8Array.from(atob(file), (c) => c.charCodeAt(0))"

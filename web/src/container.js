@@ -55,7 +55,9 @@ export function readHead(data, maxPixels = MAX_PIXELS) {
   if (data[3] === SEQUENCE_VERSION) {
     throw new UnsupportedVersionError("the file is a sequence of frames, not a picture");
   }
-  if (data[3] !== VERSION) throw new UnsupportedVersionError(`format version ${data[3]}; this decoder reads ${VERSION}`);
+  if (data[3] !== VERSION) {
+    throw new UnsupportedVersionError(`format version ${data[3]}; this decoder reads version ${VERSION}`);
+  }
   const fingerprint = Array.from(data.subarray(4, 8), (byte) => byte.toString(16).padStart(2, "0")).join("");
   const quality = data[8] & 0x7f;
   if (quality > MAX_QUALITY) throw new CorruptDataError(`quality ${quality} is out of range`);

@@ -7,6 +7,8 @@ import { LatentDecoder } from "./latents.js";
 import { decodeLossless } from "./lossless.js";
 import { gridOf, synthesise } from "./synthesis.js";
 
+const OF_SAMPLES = [KIND.SIGNIFICANT_BITS, KIND.SAMPLES];
+
 /**
  * @typedef {object} Picture
  * @property {number} width
@@ -181,7 +183,7 @@ class ArrivingFile extends ContainerReader {
     for (const [kind, data] of this.attachments) {
       if (kind === KIND.ALPHA) extras.alpha = await decodeLossless(data, this.head, 1, "an alpha channel");
       else if (kind === KIND.ALPHA_ULC) extras.alpha = await decodeUlc(data);
-      else if (kind !== KIND.SIGNIFICANT_BITS && kind !== KIND.SAMPLES) Object.assign(extras, await metadataField(kind, data));
+      else if (!OF_SAMPLES.includes(kind)) Object.assign(extras, await metadataField(kind, data));
     }
     return extras;
   }

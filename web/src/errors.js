@@ -16,7 +16,7 @@ export class ChecksumError extends FormatError {}
 export class CorruptDataError extends FormatError {}
 export class ArithmeticMismatchError extends FormatError {}
 
-/** A model cannot be fetched, or does not fit this decoder. */
+/** A model or onnxruntime-web cannot be fetched, or does not fit this decoder. */
 export class ModelError extends UlcError {}
 export class UnknownModelError extends ModelError {}
 

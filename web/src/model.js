@@ -6,6 +6,7 @@ import { FrequencyTables } from "./symbols.js";
 
 const TABLES = ["hyper_mean", "hyper_index", "hyper_gain", "estimate", "mean_gain", "scale_offset"];
 const MAX_CODED_PASSES = 4;
+const N_QUALITIES = 101;
 
 /**
  * The models at an address, from its `models.json`: by fingerprint, `{name, config, files}`. `files` gives the address
@@ -23,7 +24,7 @@ export class ModelStore {
 
   /** Fetch the model of a file. Throws UnknownModelError, or ModelError if it cannot be fetched. */
   async load(fingerprint) {
-    this.#list ??= fetchJson(new URL("models.json", this.base));
+    this.#list ??= fetchList(new URL("models.json", this.base));
     let list;
     try {
       list = await this.#list;
@@ -50,12 +51,22 @@ export class Model {
   #sessions = new Map();
   #runtime;
 
-  static async load(fingerprint, { config, files }, base, runtime) {
-    const entries = Object.entries(files).map(async ([name, file]) => [name, await fetchBytes(new URL(file, base))]);
-    return new Model(fingerprint, config, Object.fromEntries(await Promise.all(entries)), runtime);
+  /** Fetch the files of a model. Throws ModelError. */
+  static async load(fingerprint, { name: modelName, config, files }, base, runtime) {
+    try {
+      const entries = Object.entries(files).map(async ([name, file]) => [name, await fetchBytes(new URL(file, base))]);
+      return new Model(fingerprint, config, Object.fromEntries(await Promise.all(entries)), runtime);
+    } catch (error) {
+      throw error instanceof ModelError ? error : new ModelError(`the model ${modelName} is damaged: ${error.message}`);
+    }
   }
 
-  /** `fingerprint`: eight hexadecimal digits. `config`: as in `config.json` of the model directory. `files`: their bytes, by name. */
+  /**
+   * @param {string} fingerprint eight hexadecimal digits
+   * @param {object} config as in `config.json` of a model directory
+   * @param {Record<string, Uint8Array>} files their bytes, by name
+   * @param {import("./runtime.js").Runtime} runtime
+   */
   constructor(fingerprint, config, files, runtime) {
     this.fingerprint = fingerprint;
     this.#files = files;
@@ -67,8 +78,6 @@ export class Model {
     this.decoderHalo = config.decoder_blocks_16 + Math.ceil(config.decoder_blocks_8 / 2);
     this.isShared = config.shared_prior === true;
     this.priorBlocks = [config.prior_blocks].flat();
-    this.schedule = new Schedule(config.reveal, this.latentChannels);
-    if (this.schedule.nPasses > MAX_CODED_PASSES) throw new ModelError("the model has more passes than a file has segments");
     const coding = Object.keys(files).filter((name) => name.startsWith("coding-"));
     const integers = Object.assign({}, ...coding.map((name) => readSafetensors(files[name])));
     const get = (name) => {
@@ -76,6 +85,16 @@ export class Model {
       return integers[name];
     };
     this.rowTables = Object.fromEntries(TABLES.map((name) => [name, get(`table.${name}`)]));
+    for (const [name, table] of Object.entries(this.rowTables)) {
+      const nChannels = name.startsWith("hyper") ? this.hyperChannels : this.latentChannels;
+      if (table.length !== N_QUALITIES * nChannels) {
+        throw new ModelError(`the model's ${name} has another size than expected`);
+      }
+    }
+    this.schedule = new Schedule(config.reveal, this.latentChannels);
+    if (this.schedule.nPasses > MAX_CODED_PASSES) {
+      throw new ModelError("the model has more passes than a file has segments");
+    }
     this.tables = new FrequencyTables(...["frequencies", "lengths", "minima"].map((part) => get(`tables.${part}`)));
   }
 
@@ -89,7 +108,7 @@ export class Model {
   /** The row of a table for a quality from 0 to 100, int32. */
   tableRow(name, quality) {
     const table = this.rowTables[name];
-    const width = table.length / 101;
+    const width = table.length / N_QUALITIES;
     return table.subarray(quality * width, (quality + 1) * width);
   }
 
@@ -135,25 +154,36 @@ export function readSafetensors(bytes) {
   return tensors;
 }
 
-async function fetchOk(url) {
-  let response;
+/** Fetch a file. Throws ModelError. */
+async function fetchBytes(url) {
+  let response, bytes;
   try {
     response = await fetch(url);
+    bytes = new Uint8Array(await response.arrayBuffer());
   } catch (error) {
     throw new ModelError(`${url}: ${error.message}`);
   }
   if (!response.ok) throw new ModelError(`${url}: HTTP ${response.status}`);
-  return response;
+  return bytes;
 }
 
-async function fetchJson(url) {
+/** Fetch a list of models. Throws ModelError, also for one of another form. */
+async function fetchList(url) {
+  const bytes = await fetchBytes(url);
+  let list;
   try {
-    return await (await fetchOk(url)).json();
+    list = JSON.parse(new TextDecoder().decode(bytes));
   } catch (error) {
-    throw error instanceof ModelError ? error : new ModelError(`${url}: ${error.message}`);
+    throw new ModelError(`${url} is no list of models: ${error.message}`);
   }
+  if (!isObject(list) || !Object.values(list).every(isEntry)) throw new ModelError(`${url} is no list of models`);
+  return list;
 }
 
-async function fetchBytes(url) {
-  return new Uint8Array(await (await fetchOk(url)).arrayBuffer());
+function isEntry(entry) {
+  return isObject(entry) && typeof entry.name === "string" && isObject(entry.config) && isObject(entry.files);
+}
+
+function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -102,12 +102,15 @@ export class Prior {
         const channels = coded[phaseOf(row, column)];
         for (let i = 0; i < nCoded; i++) {
           const c = channels[i];
-          y16[position * nChannels + c] = shifted(results.mean[within * nChannels + c] * gain[c], MEAN_BITS + ACTIVATION_BITS);
+          const mean = results.mean[within * nChannels + c] * gain[c];
+          y16[position * nChannels + c] = shifted(mean, MEAN_BITS + ACTIVATION_BITS);
           const index = shifted(results.scale[within * nChannels + c] + offset[c], ACTIVATION_BITS);
           indices[position * nCoded + i] = Math.min(Math.max(index, 0), N_SCALES - 1);
         }
         if (results.features) {
-          for (let c = 0; c < priorWidth; c++) features[position * priorWidth + c] = results.features[within * priorWidth + c];
+          for (let c = 0; c < priorWidth; c++) {
+            features[position * priorWidth + c] = results.features[within * priorWidth + c];
+          }
         }
       });
     }

@@ -26,9 +26,15 @@ export class Runtime {
    * @param {string} base address of the folder with onnxruntime-web's files
    * @param {number | null} nThreads threads of the CPU, which are above 1 only where the page is isolated; null for
    *   the number of cores, up to 8
+   * @throws ModelError
    */
   static async open(device, base, nThreads) {
-    const ort = await import(new URL(BUILDS[device], base).href);
+    let ort;
+    try {
+      ort = await import(new URL(BUILDS[device], base).href);
+    } catch (error) {
+      throw new ModelError(`onnxruntime-web cannot be loaded: ${firstLine(error)}`);
+    }
     ort.env.wasm.wasmPaths = base;
     ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? (nThreads ?? defaultThreads()) : 1;
     return new Runtime(ort, device);
@@ -106,6 +112,6 @@ function firstLine(error) {
 
 /** Whether the machine has a GPU that WebGPU can use, not one that the CPU imitates. */
 export async function hasGpu() {
-  const adapter = await navigator.gpu?.requestAdapter();
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   return Boolean(adapter) && !adapter.info?.isFallbackAdapter;
 }

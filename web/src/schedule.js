@@ -13,14 +13,18 @@ const N_CHANNEL_GROUPS = 16;
  */
 export class Schedule {
   constructor(reveal, nChannels) {
-    const isLegal = Array.isArray(reveal) && reveal.length === N_CHANNEL_GROUPS && reveal.every((r) => /^[1-8]{8}$/.test(r));
-    if (!isLegal) throw new ModelError("the model's reveal schedule is damaged");
+    const isWhole = Array.isArray(reveal) && reveal.length === N_CHANNEL_GROUPS;
+    if (!isWhole || !reveal.every((row) => /^[1-8]{8}$/.test(row))) {
+      throw new ModelError("the model's reveal schedule is damaged");
+    }
     /** Passes of the model, at least 1. */
     this.nPasses = Math.max(...reveal.join("").split("").map(Number));
     const passOf = (channel, phase) => Number(reveal[channel % N_CHANNEL_GROUPS][phase]);
     const channels = Array.from({ length: nChannels }, (_, channel) => channel);
     const select = (isSelected) =>
-      Array.from({ length: N_PHASES }, (_, phase) => Uint16Array.from(channels.filter((c) => isSelected(passOf(c, phase)))));
+      Array.from({ length: N_PHASES }, (_, phase) => {
+        return Uint16Array.from(channels.filter((channel) => isSelected(passOf(channel, phase))));
+      });
     const passes = Array.from({ length: Math.max(this.nPasses, 4) }, (_, i) => i + 1);
     this.#coded = passes.map((pass) => select((p) => p === pass));
     this.#known = passes.map((pass) => select((p) => p < pass));

@@ -13,10 +13,10 @@ const HEAD_BITS = 5;
 export class FrequencyTables {
   constructor(frequencies, lengths, minima) {
     const width = frequencies.length / lengths.length;
-    const isLegal =
-      lengths.length >= 1 && lengths.length <= MAX_TABLES && lengths.length === minima.length && Number.isInteger(width);
-    if (!isLegal) throw new ModelError("the model's frequency tables have other shapes than expected");
     this.n = lengths.length;
+    if (this.n < 1 || this.n > MAX_TABLES || this.n !== minima.length || !Number.isInteger(width)) {
+      throw new ModelError("the model's frequency tables have other shapes than expected");
+    }
     this.minima = minima;
     /** Position of each table's escape; 0 for a table that is not coded. */
     this.escapes = lengths.map((length) => length - 1);
@@ -25,9 +25,8 @@ export class FrequencyTables {
       const row = frequencies.subarray(table * width, table * width + length);
       const below = new Float64Array(length + 1);
       row.forEach((frequency, entry) => (below[entry + 1] = below[entry] + frequency));
-      if (length < 1 || length > MAX_TABLE_LENGTH || row.length < length || row.some((f) => f < 1) || below[length] !== TOTAL) {
-        throw new ModelError(`the model's frequency table ${table} is damaged`);
-      }
+      const isLegal = length >= 1 && length <= MAX_TABLE_LENGTH && row.length === length && row.every((f) => f >= 1);
+      if (!isLegal || below[length] !== TOTAL) throw new ModelError(`the model's frequency table ${table} is damaged`);
       return below;
     });
   }

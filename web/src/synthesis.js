@@ -39,7 +39,8 @@ export async function synthesise(model, y16, head) {
     const pictureWidth = sides[1] * PATCH_PX;
     const right = Math.min(columns.stop * PATCH_PX, width);
     for (let y = rows.start * PATCH_PX; y < Math.min(rows.stop * PATCH_PX, height); y++) {
-      let from = 3 * ((y - rows.outerStart * PATCH_PX) * pictureWidth + (columns.start - columns.outerStart) * PATCH_PX);
+      const firstColumn = (columns.start - columns.outerStart) * PATCH_PX;
+      let from = 3 * ((y - rows.outerStart * PATCH_PX) * pictureWidth + firstColumn);
       let to = (y * width + columns.start * PATCH_PX) * nSamples;
       for (let x = columns.start * PATCH_PX; x < right; x++, from += 3) {
         if (isGrey) {

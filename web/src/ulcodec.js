@@ -8,11 +8,12 @@
  *     const { picture } = await decode("photo.ulc");
  */
 
-import { fromMessage } from "./errors.js";
+import { ModelError, SourceError, fromMessage } from "./errors.js";
 
 export * from "./errors.js";
 
 const MAX_PIXELS = 2 ** 26;
+const MAX_NAME = 200; // characters of a name in the text of an error; a data: URL may have millions
 
 /**
  * Settings of the page, to be changed before the first picture is decoded.
@@ -27,9 +28,9 @@ export const settings = {
   nThreads: null,
 };
 
-let worker = null;
+/** @type {ReturnType<typeof openWorker> | null} the worker that takes the next picture, with its open requests */
+let current = null;
 let nStarted = 0;
-const pending = new Map();
 
 /**
  * Decode a file in the worker.
@@ -49,74 +50,103 @@ const pending = new Map();
 export function decode(source, { models, maxPixels = MAX_PIXELS, asPng = false, onHead, onPreview, signal } = {}) {
   return new Promise((resolve, reject) => {
     signal?.throwIfAborted();
-    worker ??= openWorker();
-    const id = nStarted++;
-    pending.set(id, { resolve, reject, onHead, onPreview });
-    signal?.addEventListener("abort", () => {
-      if (!pending.delete(id)) return;
-      worker.postMessage({ type: "abort", id });
-      reject(signal.reason);
-    });
-    const addresses = { models: absolute(models ?? settings.models), runtime: absolute(settings.runtime) };
-    const options = { ...settings, ...addresses, maxPixels, asPng, withPreviews: Boolean(onPreview) };
-    worker.postMessage({ type: "decode", id, source: sendable(source), ...options });
+    const { device, nThreads } = settings;
+    const addresses = { models: folder(models ?? settings.models), runtime: folder(settings.runtime) };
+    const options = { ...addresses, device, nThreads, maxPixels, asPng, withPreviews: Boolean(onPreview) };
+    const message = { type: "decode", id: nStarted++, source: sendable(source), ...options };
+    current ??= openWorker();
+    const { worker, settle, requests } = current;
+    worker.postMessage(message);
+    const abort = () => {
+      worker.postMessage({ type: "abort", id: message.id });
+      settle(message.id, () => reject(signal.reason));
+    };
+    signal?.addEventListener("abort", abort);
+    const forget = () => signal?.removeEventListener("abort", abort);
+    requests.set(message.id, { resolve, reject, onHead, onPreview, forget });
   });
 }
 
-/** An address of this page. */
-function absolute(address) {
-  return new URL(address, document.baseURI).href;
+/** An address of this page. Throws an error of `type` for what is none. */
+function absolute(address, type) {
+  try {
+    return new URL(address, document.baseURI);
+  } catch {
+    throw new type(`it cannot be fetched: ${address} is no address`);
+  }
+}
+
+/** The address of a folder, which may be given without the slash at its end. */
+function folder(address) {
+  const url = absolute(address, ModelError);
+  if (!url.pathname.endsWith("/")) url.pathname += "/";
+  return url.href;
 }
 
 /** A source as it goes to the worker. */
 function sendable(source) {
   if (source instanceof Uint8Array) return source.slice().buffer;
   if (source instanceof ArrayBuffer || source instanceof Blob) return source;
-  return absolute(source);
+  return absolute(source, SourceError).href;
 }
 
 function openWorker() {
   const url = new URL("worker.js", import.meta.url);
-  const opened = new Worker(url.origin === location.origin ? url : importing(url), { type: "module" });
-  opened.addEventListener("message", ({ data: { id, type, ...fields } }) => {
-    const request = pending.get(id);
+  const worker = new Worker(url.origin === location.origin ? url : importing(url), { type: "module" });
+  const requests = new Map();
+  const opened = { worker, requests, settle };
+  worker.addEventListener("message", ({ data: { id, type, ...fields } }) => {
+    const request = requests.get(id);
     if (!request) return;
     if (type === "head") request.onHead?.(fields);
     else if (type === "preview") request.onPreview?.(fields.picture, fields.nSegments);
+    else if (type === "done") settle(id, () => request.resolve(fields));
     else {
-      pending.delete(id);
-      if (type === "done") request.resolve(fields);
-      else request.reject(fromMessage(fields.error));
-      if (type === "error" && fields.error.name === "ModelError" && !pending.size) close();
+      if (fields.error.name === "ModelError") retire();
+      settle(id, () => request.reject(fromMessage(fields.error)));
     }
   });
-  opened.addEventListener("error", (event) => {
+  worker.addEventListener("error", (event) => {
+    retire();
     const error = new Error(`the worker of ulcodec stopped: ${event.message ?? url}`);
-    for (const { reject } of pending.values()) reject(error);
-    pending.clear();
-    close();
+    for (const [id, { reject }] of requests) settle(id, () => reject(error));
+    worker.terminate();
   });
   return opened;
 
-  /** End the worker, whose WebAssembly may be out of memory; the next picture opens another one. */
-  function close() {
-    opened.terminate();
-    worker = null;
+  /** End a request. */
+  function settle(id, how) {
+    const request = requests.get(id);
+    requests.delete(id);
+    request.forget();
+    how();
+    if (current !== opened && !requests.size) worker.terminate();
+  }
+
+  /** Let another worker take the next picture, since the WebAssembly of this one may be out of memory. */
+  function retire() {
+    if (current === opened) current = null;
   }
 }
 
+let importer = null;
+
 /** A worker of another origin, such as a content delivery network's, by way of one of this origin. */
 function importing(url) {
-  return URL.createObjectURL(new Blob([`import ${JSON.stringify(url.href)};`], { type: "text/javascript" }));
+  const type = "text/javascript";
+  importer ??= URL.createObjectURL(new Blob([`import ${JSON.stringify(url.href)};`], { type }));
+  return importer;
 }
 
 const STYLE = new CSSStyleSheet();
 STYLE.replaceSync(`
   :host { display: inline-block; max-width: 100%; }
   :host([hidden]) { display: none; }
-  img { display: block; max-width: 100%; height: auto; background: rgb(128 128 128 / 15%); }
+  img { display: block; max-width: 100%; background: rgb(128 128 128 / 15%); }
+  :host(:not([height])) img, :host([width]) img { height: auto; }
   img[hidden] { display: none; }
-  p { margin: 0; padding: 1em; font: 0.9em system-ui, sans-serif; color: #b00020; background: #fdf2f3; }
+  p { margin: 0; padding: 1em; font: 0.9em system-ui, sans-serif; overflow-wrap: anywhere; }
+  p { color: #b00020; background: #fdf2f3; }
 `);
 
 /**
@@ -133,6 +163,8 @@ export class UlcImage extends HTMLElement {
   #controller = null;
   #observer = null;
   #address = null;
+  /** What `show` was given, in place of `src`. */ #shown = null;
+  /** Sides of the picture, once they are known. */ #size = null;
 
   constructor() {
     super();
@@ -152,11 +184,12 @@ export class UlcImage extends HTMLElement {
 
   /** Whether the whole picture is shown. */
   get complete() {
-    return this.#controller === null && this.#address !== null;
+    return this.#controller === null && this.#observer === null && this.#address !== null;
   }
 
   connectedCallback() {
-    this.#start();
+    const isUnderWay = this.#controller !== null || this.#observer !== null || this.#address !== null;
+    if (!isUnderWay) this.#start();
   }
 
   disconnectedCallback() {
@@ -165,30 +198,41 @@ export class UlcImage extends HTMLElement {
   }
 
   attributeChangedCallback(name, before, value) {
-    if (["alt", "width", "height"].includes(name)) {
-      if (value === null) this.#image.removeAttribute(name);
-      else this.#image.setAttribute(name, value);
-    } else if (before !== value && this.isConnected) this.#start();
+    if (name === "alt") {
+      this.#setOnImage(name, value);
+    } else if (name === "width" || name === "height") {
+      this.#lay();
+    } else if (before !== value) {
+      if (name === "src") this.#shown = null;
+      this.#stop();
+      if (this.isConnected) this.#start();
+      else this.#clear();
+    }
   }
 
   /** Show the picture of a file that is at hand: a Blob, an ArrayBuffer or a Uint8Array. */
   show(source) {
     this.#stop();
+    this.#shown = source ?? null;
     this.#show(source);
   }
 
   #start() {
     this.#stop();
-    if (!this.src) return;
-    if (this.getAttribute("loading") !== "lazy") {
-      this.#show(this.src);
+    const source = this.#shown ?? this.src;
+    if (source === "") {
+      this.#clear();
+      return;
+    }
+    if (this.#shown !== null || this.getAttribute("loading") !== "lazy") {
+      this.#show(source);
       return;
     }
     this.#observer = new IntersectionObserver(
-      (entries) => {
-        if (!entries.some((entry) => entry.isIntersecting)) return;
-        this.#observer.disconnect();
-        this.#show(this.src);
+      (entries, observer) => {
+        if (observer !== this.#observer || !entries.some((entry) => entry.isIntersecting)) return;
+        this.#stop();
+        this.#show(source);
       },
       { rootMargin: "50%" },
     );
@@ -197,6 +241,7 @@ export class UlcImage extends HTMLElement {
 
   #stop() {
     this.#observer?.disconnect();
+    this.#observer = null;
     this.#controller?.abort();
     this.#controller = null;
   }
@@ -205,37 +250,56 @@ export class UlcImage extends HTMLElement {
     const controller = new AbortController();
     const { signal } = controller;
     this.#controller = controller;
-    this.shadowRoot.querySelector("p")?.remove();
-    this.#image.hidden = false;
+    this.#removeError();
     let drawing = Promise.resolve();
-    const draw = (picture, event, detail) => {
-      drawing = drawing.then(() => this.#draw(picture, signal)).then(() => {
-        if (!signal.aborted) this.dispatchEvent(new CustomEvent(event, { detail }));
-      });
+    const draw = (picture) => {
+      drawing = drawing.catch(() => {}).then(() => this.#draw(picture, signal));
       return drawing;
     };
-    const maxPixels = Number(this.getAttribute("max-pixels")) || MAX_PIXELS;
+    const say = (event, detail) => this.dispatchEvent(new CustomEvent(event, { detail }));
     try {
       const result = await decode(source, {
         models: this.getAttribute("models") ?? undefined,
-        maxPixels,
+        maxPixels: Number(this.getAttribute("max-pixels")) || MAX_PIXELS,
         asPng: true,
         signal,
         onHead: (size) => this.#reserve(size),
-        onPreview: (picture, nSegments) => draw(picture, "preview", { nSegments }).catch(() => {}),
+        onPreview: (picture, nSegments) => {
+          draw(picture).then(() => signal.aborted || say("preview", { nSegments }), () => {});
+        },
       });
-      await draw(result.picture, "load", result);
+      await draw(result.picture);
+      if (signal.aborted) return;
+      this.#controller = null;
+      say("load", result);
     } catch (error) {
-      if (!signal.aborted) this.#fail(typeof source === "string" ? source : source.name || "picture", error);
-    } finally {
-      if (this.#controller === controller) this.#controller = null;
+      if (signal.aborted) return;
+      this.#stop(); // also previews that are about to be drawn
+      this.#fail(typeof source === "string" ? source : source?.name || "picture", error);
     }
   }
 
   /** Take the room of the picture before it is there, so that the page does not move. */
-  #reserve({ width, height }) {
-    if (!this.hasAttribute("width")) this.#image.width = width;
-    if (!this.hasAttribute("height")) this.#image.height = height;
+  #reserve(size) {
+    this.#size = size;
+    this.#lay();
+  }
+
+  /** Lay the picture out as `<img>` does: a side that is not given follows from the other one. */
+  #lay() {
+    const [width, height] = [this.getAttribute("width"), this.getAttribute("height")];
+    const isFree = width === null && height === null;
+    this.#setOnImage("width", isFree ? this.#size?.width : width);
+    this.#setOnImage("height", isFree ? this.#size?.height : height);
+    let ratio = this.#size ? `auto ${this.#size.width} / ${this.#size.height}` : "";
+    if (Number(width) > 0 && Number(height) > 0) ratio = `${Number(width)} / ${Number(height)}`;
+    this.#image.style.aspectRatio = ratio;
+  }
+
+  /** Set an attribute of the image, or remove it. */
+  #setOnImage(name, value) {
+    if (value === null || value === undefined) this.#image.removeAttribute(name);
+    else this.#image.setAttribute(name, value);
   }
 
   /** Show a PNG once the browser has decoded it. */
@@ -253,6 +317,7 @@ export class UlcImage extends HTMLElement {
       URL.revokeObjectURL(address);
       return;
     }
+    this.#reserve({ width: loaded.naturalWidth, height: loaded.naturalHeight }); // EXIF may turn the picture
     this.#release();
     this.#image.src = this.#address = address;
   }
@@ -263,9 +328,22 @@ export class UlcImage extends HTMLElement {
     const text = document.createElement("p");
     text.part = "error";
     text.role = "alert";
-    text.textContent = `${name}: ${error.message}`;
+    text.textContent = `${name.length > MAX_NAME ? `${name.slice(0, MAX_NAME)}…` : name}: ${error.message}`;
     this.shadowRoot.append(text);
     this.dispatchEvent(new CustomEvent("error", { detail: error }));
+  }
+
+  #removeError() {
+    this.shadowRoot.querySelector("p")?.remove();
+    this.#image.hidden = false;
+  }
+
+  /** Show nothing. */
+  #clear() {
+    this.#removeError();
+    this.#release();
+    this.#size = null;
+    this.#lay();
   }
 
   #release() {
@@ -276,4 +354,4 @@ export class UlcImage extends HTMLElement {
   }
 }
 
-customElements.define("ulc-image", UlcImage);
+if (!customElements.get("ulc-image")) customElements.define("ulc-image", UlcImage); // else from another address

@@ -1,7 +1,15 @@
 /** The worker of ulcodec.js: fetches and decodes files, away from the page's thread. */
 
 import { decode } from "./decoder.js";
-import { SourceError, UlcError, toMessage } from "./errors.js";
+import {
+  ArithmeticMismatchError,
+  CorruptDataError,
+  FormatError,
+  SourceError,
+  UlcError,
+  UnknownModelError,
+  toMessage,
+} from "./errors.js";
 import { ModelStore } from "./model.js";
 import { toPng } from "./png.js";
 import { Runtime, hasGpu } from "./runtime.js";
@@ -34,9 +42,11 @@ async function start({ id, source, asPng, withPreviews, maxPixels, ...settings }
     const { picture, file, device } = await decodeOnBest(chunks, settings, options);
     const result = delivered(picture, asPng);
     const facts = { nBytes: file.nBytes, quality: file.head.quality, isLossless: file.isLossless, device };
-    post("done", { ...facts, picture: result, milliseconds: performance.now() - begin }, asPng ? [] : [result.samples.buffer]);
+    const milliseconds = performance.now() - begin;
+    post("done", { ...facts, picture: result, milliseconds }, asPng ? [] : [result.samples.buffer]);
   } catch (error) {
-    post("error", { error: toMessage(error instanceof RangeError ? new UlcError("not enough memory for it") : error) });
+    const isTooLarge = error instanceof RangeError; // of an allocation
+    post("error", { error: toMessage(isTooLarge ? new UlcError("not enough memory for it") : error) });
   } finally {
     running.delete(id);
   }
@@ -50,12 +60,18 @@ async function decodeOnBest(chunks, settings, options) {
     return await decodeOn("gpu", recorded(chunks, arrived), settings, options);
   } catch (error) {
     const { maxPixels, signal } = options;
-    if (signal.aborted || error instanceof SourceError) throw error;
+    if (signal.aborted || !mayBeOfTheGpu(error)) throw error;
     const result = await decodeOn("cpu", arrived, settings, { maxPixels, signal });
     console.warn(`ulcodec: the GPU failed, the CPU takes over: ${error.message}`);
     hasGpuFailed = true;
     return result;
   }
+}
+
+/** Whether an error may come from the GPU. Others do not, and would be the same on the CPU. */
+function mayBeOfTheGpu(error) {
+  if (error instanceof CorruptDataError || error instanceof ArithmeticMismatchError) return true;
+  return ![FormatError, SourceError, UnknownModelError].some((type) => error instanceof type);
 }
 
 async function wantsGpu(device) {
@@ -122,5 +138,5 @@ async function bodyOf(url, signal) {
     throw new SourceError(`it cannot be fetched: ${error.message}`);
   }
   if (!response.ok) throw new SourceError(`it cannot be fetched: HTTP ${response.status}`);
-  return response.body;
+  return response.body ?? new Blob().stream(); // HTTP 204 has no body
 }
