@@ -8,7 +8,7 @@ let name = "";
 
 function open(source, itsName) {
   name = itsName;
-  find("hint").hidden = find("samples").hidden = true;
+  find("hint").hidden = true;
   picture.hidden = false;
   picture.alt = name;
   facts.value = `${name}: loading`;

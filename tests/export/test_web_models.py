@@ -41,7 +41,7 @@ def test_a_second_model_is_added_and_other_files_stay(graph_model_dir: Path, tmp
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("contents", [b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize("contents", [b"{", b"[]", b"\xff", 100_000 * b"["], ids=["cut", "list", "bytes", "nested"])
 def test_a_list_that_is_none(graph_model_dir: Path, tmp_path: Path, contents: bytes) -> None:
     (tmp_path / LIST).write_bytes(contents)
     with pytest.raises(ModelError, match=r"models\.json is no list of models"):

@@ -41,7 +41,7 @@ export async function decodeFiles(files, options = {}) {
 export async function latents(file) {
   const runtime = await Runtime.open("cpu", settings.runtime, 1);
   const container = parseContainer(fromBase64(file));
-  const model = await new ModelStore(settings.models, runtime).load(container.head.fingerprint);
+  const model = await new ModelStore(settings.models, async () => runtime).load(container.head.fingerprint);
   const decoder = new LatentDecoder(model, container.head.quality, gridOf(container.head));
   for (const segment of container.segments) await decoder.decode(segment);
   decoder.compareCheck(container.symbolCheck);
@@ -56,7 +56,7 @@ export async function abortedDecode(file) {
   const onHead = () => setTimeout(() => controller.abort());
   const chunks = new Blob([fromBase64(file)]).stream();
   try {
-    await decodeHere(chunks, new ModelStore(settings.models, runtime), { onHead, signal });
+    await decodeHere(chunks, new ModelStore(settings.models, async () => runtime), { onHead, signal });
     return "none";
   } catch (error) {
     return error.name;

@@ -474,6 +474,15 @@ def test_kinds_of_pictures(
     assert np.abs(seen(page) - decoded).max() <= 1.5
 
 
+def test_lossless_file_needs_no_model(page: Any, placed: Any, in_graphs: Codec, picture: np.ndarray) -> None:
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    place(page, src=placed(in_graphs.encode(picture // 128 * 255, quality=80), "drawn.ulc"))
+    wait_for(page, "load")
+    assert [url for url in requests if "onnx" in url or "safetensors" in url] == []
+    assert np.array_equal(seen(page), picture // 128 * 255)
+
+
 def test_loads_when_it_is_about_to_be_seen(page: Any, placed: Any, in_graphs: Codec, photograph: np.ndarray) -> None:
     page.evaluate("document.body.style.paddingTop = '5000px'")
     place(page, src=placed(in_graphs.encode(photograph), "lazy.ulc"), loading="lazy")

@@ -55,7 +55,7 @@ def read_list(folder: Path) -> dict[str, Any]:
         listed = json.loads((folder / LIST).read_bytes())
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{folder / LIST} is no list of models: {error}") from error
     if not isinstance(listed, dict):
         raise ModelError(f"{folder / LIST} is no list of models")

@@ -41,10 +41,15 @@ export async function decode(chunks, store, { maxPixels = MAX_PIXELS, onHead, on
     await file.until(() => file.attachments !== null);
     if (!file.isLossless) await file.until(() => file.segments.length > 0);
     onHead?.(file.head);
-    const model = (await store.load(file.head.fingerprint)).until(signal);
+    const { fingerprint } = file.head;
+    const load = async () => (await store.load(fingerprint)).until(signal);
+    if (file.isLossless) {
+      await store.find(fingerprint);
+      return { picture: await restoreLossless(file, load), file };
+    }
+    const model = await load();
     const preview = onPreview && (async (latent) => drawPreview(file, latent, model, onPreview));
-    const picture = file.isLossless ? await restoreLossless(file, model) : await decodeArriving(file, model, preview);
-    return { picture, file };
+    return { picture: await decodeArriving(file, model, preview), file };
   } catch (error) {
     await file.end(); // an error of the file as a whole comes before those of its contents
     throw error;
@@ -90,15 +95,15 @@ async function restore(file, model, latent) {
   return withAlpha(file.head, samples, extras);
 }
 
-/** Restore the picture of a file that holds its samples without loss. */
-async function restoreLossless(file, model) {
+/** Restore the picture of a file that holds its samples without loss. `load`: loads its model, for alpha alone. */
+async function restoreLossless(file, load) {
   await file.end();
   const { head, attachments } = file;
   if (head.bitDepth !== 8 || file.segments.some((segment) => segment.length) || file.symbolCheck) {
     throw new CorruptDataError("samples that do not belong to the picture");
   }
   const samples = await decodeLossless(attachments.get(KIND.SAMPLES), head, head.isGrey ? 1 : 3, "samples");
-  return withAlpha(head, samples, await file.extras((data) => decodeAlpha(data, head, model)));
+  return withAlpha(head, samples, await file.extras(async (data) => decodeAlpha(data, head, await load())));
 }
 
 /** Decode the `.ulc` file of an alpha channel: plain 8-bit grey, of the size of its picture. */

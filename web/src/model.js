@@ -16,14 +16,25 @@ export class ModelStore {
   #list = null;
   #models = new Map();
 
-  /** `base`: address of the folder. `runtime`: see runtime.js. */
-  constructor(base, runtime) {
+  /** `base`: address of the folder. `openRuntime`: gives the runtime of runtime.js, when a model is needed. */
+  constructor(base, openRuntime) {
     this.base = base;
-    this.runtime = runtime;
+    this.openRuntime = openRuntime;
   }
 
   /** Fetch the model of a file. Throws UnknownModelError, or ModelError if it cannot be fetched. */
   async load(fingerprint) {
+    const entry = await this.find(fingerprint);
+    if (!this.#models.has(fingerprint)) {
+      const loading = this.openRuntime().then((runtime) => Model.load(fingerprint, entry, this.base, runtime));
+      this.#models.set(fingerprint, loading);
+      loading.catch(() => this.#models.delete(fingerprint));
+    }
+    return this.#models.get(fingerprint);
+  }
+
+  /** Find the model of a file in the list. Throws UnknownModelError, or ModelError if there is no list. */
+  async find(fingerprint) {
     this.#list ??= fetchList(new URL("models.json", this.base));
     let list;
     try {
@@ -37,12 +48,7 @@ export class ModelStore {
       const have = known.length ? `here there is ${known.join(", ")}` : "here there is none";
       throw new UnknownModelError(`the file was made by a model with fingerprint ${fingerprint}; ${have}`);
     }
-    if (!this.#models.has(fingerprint)) {
-      const loading = Model.load(fingerprint, list[fingerprint], this.base, this.runtime);
-      this.#models.set(fingerprint, loading);
-      loading.catch(() => this.#models.delete(fingerprint));
-    }
-    return this.#models.get(fingerprint);
+    return list[fingerprint];
   }
 }
 

@@ -265,7 +265,8 @@ export class UlcImage extends HTMLElement {
         signal,
         onHead: (size) => this.#reserve(size),
         onPreview: (picture, nSegments) => {
-          draw(picture).then(() => signal.aborted || say("preview", { nSegments }), () => {});
+          const shown = () => signal.aborted || say("preview", { nSegments });
+          draw(picture).then(shown, () => {});
         },
       });
       await draw(result.picture);
@@ -304,6 +305,7 @@ export class UlcImage extends HTMLElement {
 
   /** Show a PNG once the browser has decoded it. */
   async #draw({ png }, signal) {
+    if (signal.aborted) return;
     const address = URL.createObjectURL(png);
     const loaded = new Image();
     loaded.src = address;

@@ -80,7 +80,7 @@ async function wantsGpu(device) {
 }
 
 async function decodeOn(device, chunks, settings, options) {
-  return { ...(await decode(chunks, await storeOf(device, settings), options)), device };
+  return { ...(await decode(chunks, storeOf(device, settings), options)), device };
 }
 
 async function* recorded(chunks, arrived) {
@@ -91,16 +91,19 @@ async function* recorded(chunks, arrived) {
 }
 
 /** The models at an address, on a device. */
-async function storeOf(device, { models, runtime, nThreads }) {
+function storeOf(device, { models, runtime, nThreads }) {
+  const key = `${device} ${models}`;
+  if (!stores.has(key)) stores.set(key, new ModelStore(models, () => runtimeOf(device, runtime, nThreads)));
+  return stores.get(key);
+}
+
+function runtimeOf(device, address, nThreads) {
   if (!runtimes.has(device)) {
-    const opening = Runtime.open(device, runtime, nThreads);
+    const opening = Runtime.open(device, address, nThreads);
     runtimes.set(device, opening);
     opening.catch(() => runtimes.delete(device)); // the next picture tries again
   }
-  const key = `${device} ${models}`;
-  const opened = await runtimes.get(device);
-  if (!stores.has(key)) stores.set(key, new ModelStore(models, opened));
-  return stores.get(key);
+  return runtimes.get(device);
 }
 
 /** A picture as it goes to the page: with its samples, or as the Blob of a PNG. */
