@@ -38,7 +38,7 @@ bench-check: venv
 # The page that decodes pictures in a browser, on this machine. MODELS are names or directories; it needs npm.
 MODELS ?= small
 web: venv
-	$(BIN)/python web/build.py web/site $(MODELS:%=--model %)
+	$(BIN)/python web/make_site.py web/site $(MODELS:%=--model %)
 	$(BIN)/python web/serve.py web/site
 
 # The reference of the command line from the command line itself, and all of docs/ with the API as a site.

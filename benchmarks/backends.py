@@ -23,10 +23,9 @@ from PIL import Image
 
 import ulcodec
 from benchmarks.products import LIMITS
-from benchmarks.report import progress, write_text
+from benchmarks.report import progress, show_table
 from ulcodec.backends import Backend
 from ulcodec.bench.pictures import Picture, find_pictures, fitted
-from ulcodec.bench.tables import markdown_table, text_table
 from ulcodec.io.pictures import load_image
 
 ROOT = Path(__file__).parents[1]
@@ -170,9 +169,7 @@ def main(arguments: Sequence[str]) -> None:
     from ulcodec.bench.machine import cpu_name  # imports torch, which would count as memory of the processes above
 
     print(cpu_name())
-    print(text_table(header, table))
-    if options.markdown:
-        write_text(options.markdown, markdown_table(header, table) + "\n")
+    show_table(header, table, options.markdown)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time the decoder in headless Chromium: milliseconds of the first picture and of later ones, and memory.
 
-    python web/build.py web/site
+    python web/make_site.py web/site
     python -m benchmarks.browser --site web/site --sizes 768x512 4000x3000 --markdown TABLE
 
 Every measurement is a new browser, and the rows take turns. The first picture includes fetching the model from this
@@ -19,15 +19,17 @@ from statistics import median
 from typing import Any
 
 import ulcodec
-from benchmarks.report import progress, write_text
+from benchmarks.backends import parse_size
+from benchmarks.report import progress, show_table
 from ulcodec.bench.machine import cpu_name
 from ulcodec.bench.pictures import find_pictures, fitted
-from ulcodec.bench.tables import markdown_table, text_table
 
 ROOT = Path(__file__).parents[1]
 QUALITY = 50
 THREADS = (1, 2)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
+WITHOUT_GPU = [*FLAGS, "--disable-gpu"]
 COLUMNS = {"first_ms": "first, ms", "warm_ms": "later, ms", "peak_mib": "peak, MiB"}
 DECODE = """
 async ([file, nThreads, nRuns]) => {
@@ -75,8 +77,7 @@ def peak_mib(process: int) -> float:
 def measure(driver: Any, address: str, data: bytes, n_threads: int, n_runs: int) -> dict[str, float]:
     """Decode a file in a new browser: the columns of the table."""
     before = renderers()
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    browser = driver.chromium.launch(executable_path=executable, args=FLAGS)
+    browser = driver.chromium.launch(executable_path=CHROMIUM, args=WITHOUT_GPU)
     page = browser.new_page()
     page.goto(address)
     first_ms, *warm_ms = page.evaluate(DECODE, [base64.b64encode(data).decode(), n_threads, n_runs])
@@ -87,9 +88,9 @@ def measure(driver: Any, address: str, data: bytes, n_threads: int, n_runs: int)
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.browser", description=str(__doc__).splitlines()[0])
-    parser.add_argument("--site", type=Path, default=Path("web/site"), help="folder that web/build.py made")
+    parser.add_argument("--site", type=Path, default=Path("web/site"), help="folder that web/make_site.py made")
     parser.add_argument("--images", type=Path, help="folder; its first picture is used (default: a sample picture)")
-    parser.add_argument("--sizes", nargs="+", default=["768x512"], metavar="WxH", help="in pixels")
+    parser.add_argument("--sizes", nargs="+", type=parse_size, default=[(768, 512)], metavar="WxH", help="in pixels")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each row, by turns")
     parser.add_argument("--runs", type=int, default=5, help="pictures after the first one")
     parser.add_argument("--markdown", type=Path, help="write the table here")
@@ -99,11 +100,9 @@ def main(arguments: Sequence[str]) -> None:
     codec = ulcodec.load("small", device="cpu")
     table = []
     with served(options.site) as address, sync_playwright() as driver:
-        for size in options.sizes:
-            width, height = map(int, size.split("x"))
-            data = codec.encode(
-                fitted(find_pictures(options.images, limit=1)[0], width, height).pixels, quality=QUALITY
-            )
+        for width, height in options.sizes:
+            picture = fitted(find_pictures(options.images, limit=1)[0], width, height)
+            data, size = codec.encode(picture.pixels, quality=QUALITY), f"{width}x{height}"
             rounds: list[list[Mapping[str, float]]] = []
             for number in range(options.rounds):
                 progress(f"{size}, round {number + 1} of {options.rounds}")
@@ -114,9 +113,7 @@ def main(arguments: Sequence[str]) -> None:
     progress(f"{options.rounds} rounds", last=True)
     header = ["picture", "threads", *COLUMNS.values()]
     print(cpu_name())
-    print(text_table(header, table))
-    if options.markdown:
-        write_text(options.markdown, markdown_table(header, table) + "\n")
+    show_table(header, table, options.markdown)
 
 
 if __name__ == "__main__":

@@ -99,16 +99,13 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps(measure(options.model, options.worker)))
         return
 
-    from benchmarks.report import write_text
+    from benchmarks.report import show_table
     from ulcodec.bench.machine import cpu_name
-    from ulcodec.bench.tables import markdown_table, text_table
 
     rows = list(product_rows(options.model, options.limits))
     table = header(rows), [cells(row) for row in rows]
     print(cpu_name())
-    print(text_table(*table))
-    if options.markdown:
-        write_text(options.markdown, markdown_table(*table) + "\n")
+    show_table(*table, options.markdown)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Reports as pages in a browser."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from benchmarks.browser import CHROMIUM, WITHOUT_GPU
 
 
 @contextmanager
@@ -16,9 +15,8 @@ def opened_page(report: Path, width: int, scheme: str) -> Iterator[Any]:
     """The page of a report in a browser. It must not report errors, nor ask for anything from the network."""
     playwright = pytest.importorskip("playwright.sync_api")
     errors: list[str] = []
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=WITHOUT_GPU)
         page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))

@@ -12,8 +12,10 @@ import pytest
 from fuzz_decode import MAX_PIXELS, sound_files
 from mutations import MUTATIONS, mutate, seal
 from PIL import Image, ImageCms
+from web_site import watched_page
 
 import ulcodec
+from benchmarks.browser import CHROMIUM, FLAGS
 from ulcodec import devices
 from ulcodec.codec.image import Codec
 from ulcodec.coding.symbols import MAX_SYMBOL, SymbolDecoder, SymbolEncoder, decode_prefix
@@ -296,7 +298,6 @@ def test_where_there_is_no_gpu_the_cpu_decodes(page: Any, in_graphs: Codec, pict
 
 def test_gpu_decodes_the_same_latents(driver: Any, site: Any, in_graphs: Codec, picture: np.ndarray) -> None:
     """WebGPU as SwiftShader imitates it on the CPU."""
-    from conftest import CHROMIUM, FLAGS, watched_page
 
     flags = [*FLAGS, "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
     browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Site
 from PIL import Image, ImageCms
+from web_site import Site
 
 from ulcodec.codec.image import Codec
 from ulcodec.format.container import Container

@@ -1,7 +1,7 @@
 /** Files to pictures: one map of the stages, from bytes as they arrive to samples. */
 
 import { metadataField, toSignificantBits } from "./attachments.js";
-import { ContainerReader, KIND, MAX_PIXELS, parseContainer } from "./container.js";
+import { ContainerReader, KIND, MAX_PIXELS } from "./container.js";
 import { CorruptDataError, FormatError } from "./errors.js";
 import { LatentDecoder } from "./latents.js";
 import { decodeLossless } from "./lossless.js";
@@ -24,7 +24,7 @@ const OF_SAMPLES = [KIND.SIGNIFICANT_BITS, KIND.SAMPLES];
 
 /**
  * Decode a file while it arrives.
- * @param {AsyncIterable<Uint8Array>} chunks the bytes of the file
+ * @param {AsyncIterable<Uint8Array> | Iterable<Uint8Array>} chunks the bytes of the file
  * @param {import("./model.js").ModelStore} store
  * @param {object} [options]
  * @param {number} [options.maxPixels] largest picture to decode
@@ -108,14 +108,14 @@ async function restoreLossless(file, load) {
 
 /** Decode the `.ulc` file of an alpha channel: plain 8-bit grey, of the size of its picture. */
 async function decodeAlpha(data, head, model) {
-  const file = parseContainer(data, head.width * head.height);
+  const file = new ArrivingFile([data], head.width * head.height);
+  await file.end();
   model.check(file.head.fingerprint);
   const isPlain = file.head.isGrey && file.head.bitDepth === 8 && !file.attachments.size;
   if (!isPlain || file.head.width !== head.width || file.head.height !== head.height) {
     throw new CorruptDataError("an alpha channel that does not belong to its picture");
   }
-  const { picture } = await decode(oneChunk(data), { load: () => model });
-  return picture.samples;
+  return (await decodeArriving(file, model)).samples;
 }
 
 /** Put samples and alpha together. */
@@ -132,10 +132,6 @@ function withAlpha({ width, height, isGrey, bitDepth }, samples, { alpha, ...met
     together[i * nChannels + nColours] = scale * alpha[i];
   }
   return { ...picture, nChannels, samples: together };
-}
-
-async function* oneChunk(data) {
-  yield data;
 }
 
 /** A file whose bytes are on their way: reads them by itself, and tells what has arrived. */

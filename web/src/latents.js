@@ -7,7 +7,8 @@ import { Prior } from "./prior.js";
 import { phaseOf } from "./schedule.js";
 import { SymbolDecoder, decodeFront } from "./symbols.js";
 
-const MEAN_GRID = 16;
+/** Means and latents are in sixteenths of a bin. */
+export const MEAN_GRID = 16;
 
 /** Decodes the latent of one picture, segment by segment. */
 export class LatentDecoder {

@@ -1,11 +1,11 @@
 /** Models: a list of those at an address, their integers, and sessions of onnxruntime-web that run their graphs. */
 
+import { N_SEGMENTS } from "./container.js";
 import { ModelError, UnknownModelError } from "./errors.js";
 import { Schedule } from "./schedule.js";
 import { FrequencyTables } from "./symbols.js";
 
 const TABLES = ["hyper_mean", "hyper_index", "hyper_gain", "estimate", "mean_gain", "scale_offset"];
-const MAX_CODED_PASSES = 4;
 const N_QUALITIES = 101;
 
 /**
@@ -98,7 +98,7 @@ export class Model {
       }
     }
     this.schedule = new Schedule(config.reveal, this.latentChannels);
-    if (this.schedule.nPasses > MAX_CODED_PASSES) {
+    if (this.schedule.nPasses > N_SEGMENTS) {
       throw new ModelError("the model has more passes than a file has segments");
     }
     this.tables = new FrequencyTables(...["frequencies", "lengths", "minima"].map((part) => get(`tables.${part}`)));

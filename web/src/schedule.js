@@ -1,5 +1,6 @@
 /** The reveal schedule: which channels each pass codes at each phase of the latent grid. */
 
+import { N_SEGMENTS } from "./container.js";
 import { ModelError } from "./errors.js";
 
 export const PHASE_ROWS = 2;
@@ -25,7 +26,7 @@ export class Schedule {
       Array.from({ length: N_PHASES }, (_, phase) => {
         return Uint16Array.from(channels.filter((channel) => isSelected(passOf(channel, phase))));
       });
-    const passes = Array.from({ length: Math.max(this.nPasses, 4) }, (_, i) => i + 1);
+    const passes = Array.from({ length: Math.max(this.nPasses, N_SEGMENTS) }, (_, i) => i + 1);
     this.#coded = passes.map((pass) => select((p) => p === pass));
     this.#known = passes.map((pass) => select((p) => p < pass));
   }

@@ -1,8 +1,8 @@
 /** Latents to samples, tile by tile, as in `ulcodec/codec/tiling.py`. */
 
+import { MEAN_GRID } from "./latents.js";
 import { outerSides, tiles } from "./tiles.js";
 
-const MEAN_GRID = 16;
 const PATCH_PX = 16;
 const TILE = 96;
 

@@ -1,6 +1,6 @@
 """Put together the folder that a web server sends: page, module, onnxruntime-web, and models.
 
-`python web/build.py web/site --model small` needs npm, which fetches onnxruntime-web, and the packages of
+`python web/make_site.py web/site --model small` needs npm, which fetches onnxruntime-web, and the packages of
 `ulcodec[export]`.
 """
 
@@ -47,7 +47,7 @@ def main() -> None:
     try:
         build_site(arguments.site, arguments.model or ["small"])
     except (OSError, subprocess.CalledProcessError, UlcError) as error:
-        sys.exit(f"web/build.py: {error}")
+        sys.exit(f"web/make_site.py: {error}")
 
 
 if __name__ == "__main__":
