@@ -401,6 +401,22 @@ def test_svt_av1_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert "SVT_LOG" not in os.environ
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="needs Linux's scheduling policies")
+def test_svt_av1_gets_no_real_time_priority(tmp_path: Path) -> None:
+    """It asks for one if the process may have it, as root's may."""
+
+    def policies() -> set[int]:
+        return {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+
+    before = policies()
+    with open_target(tmp_path / "a.webm", clip_format(64, 64), encoder="libsvtav1") as target:
+        for number, frame in enumerate(frames_of(64, 64)):
+            target.write(frame, number, 1)
+        assert policies() == before
+    assert os.sched_getscheduler(0) in before
+    assert policies() == before
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -415,7 +415,7 @@ class _EncodedTarget(VideoTarget):
             self._muxer = _muxer(output.muxer_file, container, format.time_base)
             self._stream = self._add_video(encoding)
             self._media = None if media is None else _MediaFeed(media, self._muxer, container)
-            with quiet_encoder(encoding.encoder):
+            with starting_encoder(encoding.encoder):
                 self._muxer.start_encoding()
         if format.sample_aspect != 1 and container in MATROSKA and encoding.encoder in WITHOUT_ASPECT:
             warnings.warn(f"the file does not state that pixels have the aspect {format.sample_aspect}", stacklevel=3)
@@ -471,16 +471,47 @@ def _muxer(file: _MuxerFile, container: str, time_base: Fraction) -> OutputConta
 
 
 @contextmanager
-def quiet_encoder(encoder: str) -> Iterator[None]:
-    """Keep SVT-AV1 from printing its settings; it reads the level from the environment when it starts."""
+def starting_encoder(encoder: str) -> Iterator[None]:
+    """Context in which an encoder starts. Keeps SVT-AV1 from printing, and from real-time scheduling.
+
+    SVT-AV1 reads its log level from the environment. In processes of root it gives its threads, and the one that
+    starts it, the highest real-time priority (SCHED_FIFO, 99): other processes, and those started later, may then wait
+    for ever.
+    """
+    if encoder != "libsvtav1":
+        yield
+        return
     before = os.environ.get(SVT_LOG)
-    if encoder == "libsvtav1" and before is None:
+    if before is None:
         os.environ[SVT_LOG] = SVT_LOG_FATAL
+    try:
+        with usual_scheduling():
+            yield
+    finally:
+        if before is None:
+            del os.environ[SVT_LOG]
+
+
+@contextmanager
+def usual_scheduling() -> Iterator[None]:
+    """Give this thread the scheduling that it had, and the same to the threads that start inside (Linux only)."""
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    policy, parameters, threads = os.sched_getscheduler(0), os.sched_getparam(0), _threads()
     try:
         yield
     finally:
-        if encoder == "libsvtav1" and before is None:
-            del os.environ[SVT_LOG]
+        for thread in (0, *(_threads() - threads)):
+            with suppress(OSError):  # it has ended
+                os.sched_setscheduler(thread, policy, parameters)
+
+
+def _threads() -> set[int]:
+    """Return the numbers of this process's threads, where the system lists them."""
+    with suppress(OSError):
+        return {int(thread) for thread in os.listdir("/proc/self/task")}
+    return set()
 
 
 def _media_input(media: BinaryIO) -> InputContainer | None:
