@@ -12,7 +12,14 @@ import typer
 
 from ulcodec.errors import TrainingError
 from ulcodec.io.locations import as_source
-from ulcodec.train.settings import DenoiserSettings, PriorSettings, Stage1Settings, Stage2Settings, VideoSettings
+from ulcodec.train.settings import (
+    DenoiserSettings,
+    ObjectiveSettings,
+    PriorSettings,
+    Stage1Settings,
+    Stage2Settings,
+    VideoSettings,
+)
 from ulcodec_cli.export import export
 
 app = typer.Typer(name="train", help="Train a codec.", no_args_is_help=True, rich_markup_mode=None)
@@ -22,10 +29,15 @@ Settings = Stage1Settings | Stage2Settings | PriorSettings | VideoSettings | Den
 
 def stage_command(stage: str, settings_type: type[Settings], docstring: str) -> None:
     """Register the command of a stage. The settings define its options."""
-    options = {parameter_name(field): field for field in fields(settings_type) if "option" in field.metadata}
+    of_stage = options_of(settings_type)
+    has_objective = any(field.name == "weights" for field in fields(settings_type))
+    of_objective = options_of(ObjectiveSettings) if has_objective else {}
 
     def command(dry_run: bool, **values: Any) -> None:
-        settings = settings_type(**chosen_settings(options, values))
+        chosen = chosen_settings(of_stage, values)
+        if weights := given(of_objective, values):
+            chosen["weights"] = ObjectiveSettings(**weights)
+        settings = settings_type(**chosen)
         settings.check()
         if dry_run:
             resolved = settings.resolved() if isinstance(settings, Stage1Settings) else settings.to_json()
@@ -34,13 +46,18 @@ def stage_command(stage: str, settings_type: type[Settings], docstring: str) -> 
             train = getattr(import_module(f"ulcodec.train.{stage}"), f"train_{stage}")
             typer.echo(f"run directory: {train(settings)}")
 
-    parameters = [option_of(name, field) for name, field in options.items()]
+    parameters = [option_of(name, field) for name, field in (of_stage | of_objective).items()]
     dry_run = typer.Option("--dry-run", help="Print the resolved settings and stop.")
     parameters.append(keyword("dry_run", Annotated[bool, dry_run], False))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__doc__ = docstring
     app.command(stage)(command)
+
+
+def options_of(settings_type: type[Settings] | type[ObjectiveSettings]) -> dict[str, Field[Any]]:
+    """The fields of settings that are options, by the names of their parameters."""
+    return {parameter_name(field): field for field in fields(settings_type) if "option" in field.metadata}
 
 
 def parameter_name(field: Field[Any]) -> str:
@@ -76,7 +93,12 @@ def chosen_settings(options: dict[str, Field[Any]], values: dict[str, Any]) -> d
         if values.get(name) == 0:
             raise TrainingError(f"{name.replace('_', ' ')}: must be at least 1, got 0")
     values["data"] = tuple(map(as_source, values["data"]))
-    return {options[name].name: value for name, value in values.items() if value is not None}
+    return given(options, values)
+
+
+def given(options: dict[str, Field[Any]], values: dict[str, Any]) -> dict[str, Any]:
+    """The values of options that are given, by the names of their fields."""
+    return {field.name: values[name] for name, field in options.items() if values[name] is not None}
 
 
 stage_command(

@@ -9,7 +9,7 @@ from moving_clips import HEIGHT, NAMES, WIDTH, moving_frames, write_clip_shard, 
 from ulcodec.errors import TrainingError
 from ulcodec.io.sources import LeftOut
 from ulcodec.train.data import clips
-from ulcodec.train.data.clips import Clip, clips_of_run, largest_sides, scene_of, stretches_of
+from ulcodec.train.data.clips import Clip, StretchSettings, clips_of_run, largest_sides, scene_of, stretches_of
 from ulcodec.train.settings import VideoSettings
 
 
@@ -72,7 +72,7 @@ def test_long_video_gives_stretches_with_gaps(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(clips, "STRETCH_FRAMES", 3)
     monkeypatch.setattr(clips, "STRETCH_INTERVAL", 5)
     video = write_video(tmp_path / "long.mkv", [np.full((64, 64, 3), 20 * number, np.uint8) for number in range(12)])
-    stretches = list(stretches_of(video, 64, np.random.default_rng(0), LeftOut()))
+    stretches = list(stretches_of(video, StretchSettings(64), np.random.default_rng(0), LeftOut()))
     assert [len(frames) for frames in stretches] == [3, 3, 2]
     numbers = [round(frame.mean() / 20) for frames in stretches for frame in frames]
     assert numbers == [0, 1, 2, 5, 6, 7, 10, 11]
@@ -84,7 +84,7 @@ def test_large_frames_are_cropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(clips, "LONG_SIDE_PX", 64)
     monkeypatch.setattr(clips, "SHORT_SIDE_PX", 32)
     video = write_video(tmp_path / "clip.mkv", moving_frames(1, n_frames=2))
-    crops = [next(stretches_of(video, 64, np.random.default_rng(seed), LeftOut())) for seed in (0, 1)]
+    crops = [next(stretches_of(video, StretchSettings(64), np.random.default_rng(seed), LeftOut())) for seed in (0, 1)]
     assert all(crop.shape == (2, 64, 64, 3) for crop in crops)
     assert not np.array_equal(*crops)
     assert (HEIGHT, WIDTH) == (72, 136)

@@ -10,12 +10,15 @@ from numbered_pictures import PICTURES, numbers_of, png, write_shard
 
 from ulcodec.errors import TrainingError
 from ulcodec.io.locations import Source
+from ulcodec.train.data.pictures import PictureSet
+from ulcodec.train.data.readers import PictureReader
 from ulcodec.train.data.stream import ShardStream
 
 
-def stream(sources: list[Source], **changes: int) -> ShardStream:
+def stream(sources: list[Source], **changes: int) -> ShardStream[PictureSet]:
     values = {"n_held": 2, "crops_per_shard": 10, "seed": 3, **changes}
-    return ShardStream(sources, min_side_px=32, validation_share=0.5, device=torch.device("cpu"), **values)
+    reader = PictureReader(min_side_px=32)
+    return ShardStream(sources, reader, validation_share=0.5, device=torch.device("cpu"), **values)
 
 
 def test_stream_holds_two_shards_and_replaces_one_at_a_time(tmp_path: Path) -> None:

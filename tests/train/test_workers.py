@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from moving_clips import write_clips
 
 from ulcodec.diffusion.batch_noise import BatchGenerator, draw_rows
 from ulcodec.errors import TrainingError
@@ -17,20 +18,25 @@ from ulcodec.train.workers import Workers, without_denormals
 
 COMMON = ["--config", "tiny", "--images", "192", "--batch-size", "16", "--threads", "1"]
 STAGE_1 = ["train", "stage1", *COMMON, "--crop", "64"]
-STAGE_2 = ["train", "stage2", *COMMON, "--crop", "48"]
+STAGE_2 = ["train", "stage2", *COMMON, "--crop", "64"]
+CLIPS = ["--config", "tiny-video", "--objective", "ul", "--crop", "16", "--frames", "8", "--images", "96"]
 
 STDERR_SHOWN = 8000
 """Characters from the end of the standard error of a failed command."""
 
 LOGGING_EVERY_STEP = """
 import os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 from ulcodec.model.base_model import BASE_MODELS
+from ulcodec.model.presets import PRESETS
 from ulcodec.train import settings
 from ulcodec.train.loop import Loop
 from ulcodec.train.settings import LoopSettings
 settings.LoopSettings = lambda **values: LoopSettings(**values, log_seconds=0, checkpoint_seconds=0)
-BASE_MODELS["tiny"]["dropout"] = 0.0  # each process draws it for its rows, not for the batch
+BASE_MODELS["tiny"] |= dict(dropout=0.0, fine_width=32, fine_blocks=2)
+PRESETS["tiny-video"] = replace(PRESETS["tiny-video"], decoder_dropout=0.0)
+# Without dropout: each process draws it for its rows, not for the batch.
 if os.environ.get("DIE_AT") and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
     step = Loop.step
     def dying_step(loop, loss_function):
@@ -133,6 +139,24 @@ def test_two_workers_train_the_base_model_like_one(
         assert max(float((tensors[name] - expected[name]).abs().max()) for name in expected) < 1e-3, group
     validations = [(path / "validation.csv").read_text().splitlines() for path in (tmp_path / "run", run)]
     assert [len(rows) for rows in validations] == [11, 11]
+
+
+def test_two_workers_train_on_clips_like_one(tmp_path: Path) -> None:
+    """Stage 1, and a base model of two levels on its latents, with its weights split between the workers."""
+    clips = write_clips(tmp_path / "clips")
+    runs = []
+    for n_workers in (1, 2):
+        folder = tmp_path / str(n_workers)
+        folder.mkdir()
+        losses = launch(folder / "train.py", clips, folder / "run", n_workers, [*STAGE_1, *CLIPS])
+        on_latents = ["train", "stage2", *COMMON, "--model", str(tmp_path / "1" / "run")]
+        shard = ["--shard"] if n_workers == 2 else []
+        base_losses = launch(folder / "train.py", clips, folder / "base", n_workers, [*on_latents, *shard])
+        runs.append((losses, base_losses))
+    for losses, losses_of_two in zip(*runs, strict=True):
+        assert len(losses) > 1
+        assert losses_of_two == pytest.approx(losses, rel=2e-3)
+        assert losses[-1] != pytest.approx(losses[0], rel=2e-3), "the loss must change for this test to mean anything"
 
 
 def test_rows_of_all_workers_make_the_batch() -> None:

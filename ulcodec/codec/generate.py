@@ -1,70 +1,163 @@
-"""Generate new pictures: the base model of a stage-2 run draws latents, and the codec's decoder decodes them."""
+"""Generate new pictures and clips: a diffusion model draws latents, and a decoder decodes them.
 
-from collections.abc import Iterator
+The first is the base model of a stage-2 run, or the prior of a stage-1 run with the objective `ul`. The second is the
+codec's decoder, or the diffusion decoder of a stage-1 run, as in the paper.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ulcodec.codec.pixels import grid_of, to_samples
+from ulcodec.codec.pixels import to_samples
 from ulcodec.codec.tensors import channels_last
 from ulcodec.devices import autocast
 from ulcodec.diffusion.sampler import Denoiser, sample
-from ulcodec.diffusion.schedule import BIN_WIDTH, LATENT_LOG_SNR_0, LATENT_LOG_SNR_1
+from ulcodec.diffusion.schedule import BIN_WIDTH, LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, PIXEL_LOG_SNR_RANGE
 from ulcodec.errors import ModelError
 from ulcodec.format.container import Layout
 from ulcodec.model.base_model import BaseModel, BaseModelConfig
+from ulcodec.model.config import PATCH_PX
+from ulcodec.model.paper import PaperModel
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import tracked
 from ulcodec.store.model_directory import open_model
 from ulcodec.store.networks import load_weights
 from ulcodec.store.tensor_files import read_consistently, read_document, read_tensors
+from ulcodec.store.trained_run import TrainedRun, open_run
+
+
+class LatentDecoder(ABC):
+    """Decodes latents that a model has drawn.
+
+    `patch`: extent of a latent position along each axis, in frames and pixels; `extents`: usual ones of what is drawn.
+    """
+
+    patch: tuple[int, ...]
+    extents: tuple[int, ...]
+
+    @abstractmethod
+    def decode(self, z_0: Tensor, denoise: Denoiser, n_steps: int, generator: torch.Generator) -> Tensor:
+        """Decode z_0 [B, C, x] at log-SNR 5 to samples [B, 3, X] in [0, 1], not clamped.
+
+        `denoise`: the model that has drawn z_0. `n_steps`: evaluations of a diffusion decoder.
+        """
+
+
+class CodecDecoder(LatentDecoder):
+    """The decoder of a codec. It was trained on quantised latents, unlike the paper's, which takes the noisy z_0.
+
+    Its input is therefore the last estimate of the clean latent, rounded to bins.
+    """
+
+    patch = (PATCH_PX, PATCH_PX)
+    extents = (256, 256)
+
+    def __init__(self, codec: UnifiedLatentModel, quality: float, device: torch.device):
+        self.codec = codec
+        self.quality = torch.tensor([quality], device=device)
+        self.log_snr_0 = torch.tensor([LATENT_LOG_SNR_0], device=device)
+
+    def decode(self, z_0: Tensor, denoise: Denoiser, n_steps: int, generator: torch.Generator) -> Tensor:
+        y = torch.round(denoise(z_0, self.log_snr_0) / BIN_WIDTH).contiguous(memory_format=torch.channels_last)
+        mean: Tensor = self.codec.decoder.trunk(y, self.quality)[1]
+        return mean
+
+
+class DiffusionDecoder(LatentDecoder):
+    """The decoder of a run of stage 1 with the objective `ul`. It samples x from noise, given z_0."""
+
+    def __init__(self, model: UnifiedLatentModel | PaperModel, run: TrainedRun, device: torch.device):
+        self.model, self.patch = model, run.patch
+        crop_px, n_frames = run.settings["crop_px"], run.settings["n_frames"]
+        self.extents = (n_frames, crop_px, crop_px)[-len(run.patch) :]
+        self.quality = torch.tensor([run.quality], device=device)
+
+    def decode(self, z_0: Tensor, denoise: Denoiser, n_steps: int, generator: torch.Generator) -> Tensor:
+        extents = [side * step for side, step in zip(z_0.shape[2:], self.patch, strict=True)]
+        noise = torch.randn(len(z_0), 3, *extents, generator=generator, device=z_0.device)
+
+        def denoise_samples(x_t: Tensor, log_snr: Tensor) -> Tensor:
+            return self.model.denoise_picture(x_t, log_snr, z_0, self.quality)
+
+        first, last = PIXEL_LOG_SNR_RANGE
+        x_0 = sample(denoise_samples, noise, torch.linspace(first, last, n_steps).tolist())
+        return (denoise_samples(x_0, torch.tensor([last], device=z_0.device)) + 1) / 2
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A base model with the codec whose latents it draws, the codec's SHA-256 and its quality in [0, 1]."""
+    """A diffusion model of latents with the decoder of its latents.
 
-    base: BaseModel
-    codec: UnifiedLatentModel
-    codec_sha256: str
-    quality: float
+    `draw_noisiest`: draws z_1 for a shape (B, *x). `step`: number that divides the rows and columns of latents.
+    `origin`: what the latents depend on.
+    """
+
+    denoise: Denoiser
+    draw_noisiest: Callable[[tuple[int, ...], torch.Generator], Tensor]
+    step: int
+    decoder: LatentDecoder
+    origin: dict[str, Any]
     device: torch.device
+
+    @property
+    def draws_clips(self) -> bool:
+        """Whether samples are clips."""
+        return len(self.decoder.patch) == 3
 
     def sample(
         self,
         count: int,
         *,
-        height: int = 256,
-        width: int = 256,
+        height: int | None = None,
+        width: int | None = None,
+        n_frames: int | None = None,
         n_steps: int = 100,
+        decoder_steps: int = 50,
         seed: int = 0,
         guide: "Sampler | None" = None,
         guidance: float = 1.0,
     ) -> Iterator[np.ndarray]:
-        """Draw pictures one after another: uint8 [height, width, 3], sides rounded up to multiples of 16 pixels.
+        """Draw pictures uint8 [height, width, 3] or clips uint8 [n_frames, height, width, 3], one after another.
 
-        The decoder was trained on quantised latents, unlike the paper's, which takes the noisy z_0. Its input here is
-        therefore the last estimate of the clean latent, rounded to bins.
-
-        `n_steps`: evaluations of the base model per picture. `guide`: a weaker base model of the same codec (smaller,
-        or trained for less time); `guidance` above 1 moves away from its samples (autoguidance, Karras et al., arXiv
-        2406.02507, eq. 3). Raises ModelError for a guide of another codec.
+        Extents are rounded up to whole latent positions; by default they are those of the training crops, or 256 pixels
+        for a codec. `n_steps`: evaluations of the model of latents; `decoder_steps`: of a diffusion decoder. `guide`: a
+        weaker model of the same latents (smaller, or trained for less time); `guidance` above 1 moves away from its
+        samples (autoguidance, Karras et al., arXiv 2406.02507, eq. 3). Raises ModelError for a guide of other latents.
         """
-        if guide is not None and (guide.codec_sha256, guide.quality) != (self.codec_sha256, self.quality):
+        if guide is not None and guide.origin != self.origin:
             raise ModelError("the guide was trained on other latents")
         generator = torch.Generator(self.device).manual_seed(seed)
-        denoise = self.base if guide is None else guided(self.base, guide.base, guidance)
-        grid = grid_of(height, width)
-        log_snr_0 = torch.tensor([LATENT_LOG_SNR_0], device=self.device)
-        quality = torch.tensor([self.quality], device=self.device)
+        denoise = self.denoise if guide is None else guided(self.denoise, guide.denoise, guidance)
+        grid = self._grid((n_frames, height, width)[-len(self.decoder.patch) :])
         with torch.inference_mode(), autocast(self.device):
             for _ in tracked(range(count)):
-                z_0 = sample_latents(denoise, self.base.draw_noisiest((1, *grid), generator), n_steps)
-                y = torch.round(denoise(z_0, log_snr_0) / BIN_WIDTH).contiguous(memory_format=torch.channels_last)
-                yield to_samples(channels_last(self.codec.decoder.trunk(y, quality)[1])[0], Layout.RGB)
+                z_0 = sample_latents(denoise, self.draw_noisiest((1, *grid), generator), n_steps)
+                x = self.decoder.decode(z_0, denoise, decoder_steps, generator).float()
+                yield samples_of(x[0])
+
+    def _grid(self, extents: tuple[int | None, ...]) -> tuple[int, ...]:
+        """Return the extents of a latent."""
+        patch = self.decoder.patch
+        chosen = [
+            usual if extent is None else extent for extent, usual in zip(extents, self.decoder.extents, strict=True)
+        ]
+        steps = (1,) * (len(patch) - 2) + (self.step,) * 2
+        return tuple(
+            -(-extent // (side * step)) * step for extent, side, step in zip(chosen, patch, steps, strict=True)
+        )
+
+
+def samples_of(x: Tensor) -> np.ndarray:
+    """[3, H, W] or [3, T, H, W] in [0, 1] -> uint8 [H, W, 3] or [T, H, W, 3]."""
+    frames = x[None] if x.ndim == 3 else x.movedim(1, 0)
+    samples = to_samples(channels_last(frames), Layout.RGB)
+    return samples[0] if x.ndim == 3 else samples
 
 
 def guided(base: Denoiser, guide: Denoiser, guidance: float) -> Denoiser:
@@ -78,29 +171,62 @@ def guided(base: Denoiser, guide: Denoiser, guidance: float) -> Denoiser:
 
 
 def sample_latents(denoise: Denoiser, z_1: Tensor, n_steps: int) -> Tensor:
-    """Sample z_0 [B, C, h, w] at log-SNR 5 from the noisiest latents z_1, in `n_steps` evaluations even in log-SNR."""
+    """Sample z_0 [B, C, x] at log-SNR 5 from the noisiest latents z_1, in `n_steps` evaluations even in log-SNR."""
     return sample(denoise, z_1, torch.linspace(LATENT_LOG_SNR_1, LATENT_LOG_SNR_0, n_steps + 1).tolist())
 
 
 def load_sampler(run_dir: Path, *, model: str | Path | None = None, device: torch.device) -> Sampler:
-    """Load the EMA weights of a stage-2 run and its codec.
+    """Load the EMA weights of a run of stage 2 with the decoder of its latents; or of stage 1 with the objective `ul`.
 
-    `model`: name or directory of the codec, if it is not where it was in training. Raises ModelError without a stage-2
-    checkpoint, or for a codec that did not make the latents of the run.
+    The latter draws latents by its prior. `model`: name or directory of the codec, or of the run of stage 1, if it is
+    not where it was in training. Raises ModelError for any other run, or for networks that did not make its latents.
     """
     checkpoint = run_dir / "checkpoint"
     config, ema = read_consistently(
         checkpoint, lambda: (read_document(checkpoint, "config"), read_tensors(checkpoint, "ema"))
     )
+    if config.get("stage1", {}).get("objective") == "ul":
+        return sampler_of_prior(open_run(run_dir), device)
     if "stage2" not in config:
-        raise ModelError(f"{run_dir} is not a run of stage 2")
+        raise ModelError(f"{run_dir} is a run of neither stage 2 nor stage 1 with the objective ul: it draws nothing")
     trained = config["model"]
-    stored = open_model(model or config["stage2"]["model"])
-    if stored.fingerprint.hex() != trained["codec_sha256"]:
-        raise ModelError(
-            f"{run_dir} draws latents of model {trained['codec_sha256'][:8]}, not of {stored.fingerprint.hex()[:8]}"
-        )
     base = BaseModel(BaseModelConfig(**trained["base"]))
+    decoder, origin = decoder_of(trained, model or config["stage2"]["model"], run_dir, device)
     load_weights(base, ema)
     base = base.to(device).eval().requires_grad_(False)
-    return Sampler(base, stored.networks(device), trained["codec_sha256"], trained["quality"] / 100, device)
+    return Sampler(base, base.draw_noisiest, base.config.step, decoder, origin, device)
+
+
+def decoder_of(
+    trained: dict[str, Any], model: str | Path, run_dir: Path, device: torch.device
+) -> tuple[LatentDecoder, dict[str, Any]]:
+    """Load the decoder of the latents that a base model was trained on, and what they depend on."""
+    if "stage1_sha256" in trained:
+        run = open_run(Path(model))
+        check_origin(run.sha256, trained["stage1_sha256"], run_dir)
+        return DiffusionDecoder(run.networks(device), run, device), {"stage1_sha256": run.sha256}
+    stored = open_model(model)
+    check_origin(stored.fingerprint.hex(), trained["codec_sha256"], run_dir)
+    origin = {"codec_sha256": trained["codec_sha256"], "quality": trained["quality"]}
+    return CodecDecoder(stored.networks(device), trained["quality"] / 100, device), origin
+
+
+def check_origin(found: str, expected: str, run_dir: Path) -> None:
+    """Raise ModelError for a model with another SHA-256."""
+    if found != expected:
+        raise ModelError(f"{run_dir} draws latents of model {expected[:8]}, not of {found[:8]}")
+
+
+def sampler_of_prior(run: TrainedRun, device: torch.device) -> Sampler:
+    """Make a sampler of the prior and the decoder of a run of stage 1."""
+    model = run.networks(device)
+    decoder = DiffusionDecoder(model, run, device)
+
+    def denoise(z_t: Tensor, log_snr: Tensor) -> Tensor:
+        return model.denoise_latent(z_t, log_snr, decoder.quality)
+
+    def draw_noisiest(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        batch, *grid = shape
+        return torch.randn(batch, run.config.latent_channels, *grid, generator=generator, device=device)
+
+    return Sampler(denoise, draw_noisiest, 1, decoder, {"stage1_sha256": run.sha256}, device)

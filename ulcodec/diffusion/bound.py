@@ -20,7 +20,7 @@ def latent_bound_nats(denoise: LatentDenoiser, z: Tensor, generator: torch.Gener
     `L_z = E_t[-lambda' exp(lambda) / 2 |z - z_hat(z_t)|^2] + KL[q(z_1 | x) || N(0, I)]` (arXiv 2602.17270, 3.1).
     """
     log_snr, slope = latent_log_snr(stratified_times(len(z), generator))
-    level = per_picture(log_snr)
+    level = per_picture(log_snr, z)
     z_t = alpha(level) * z + sigma(level) * normal_noise(z, generator)
     squared_error = sum_per_picture((z - denoise(z_t, log_snr)) ** 2)
     return slope * log_snr.exp() / 2 * squared_error + terminal_kl_nats(z)

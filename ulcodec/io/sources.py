@@ -131,6 +131,14 @@ def picture_files(source: Source, left_out: LeftOut) -> Iterator[tuple[str, byte
     return _source_files(source, readable_extensions(), Path.read_bytes, left_out)
 
 
+def video_files(source: Source, left_out: LeftOut) -> Iterator[tuple[str, Path | bytes]]:
+    """Find the videos in a folder (sorted) or a tar shard, or one video: names, and paths or bytes.
+
+    Errors as `picture_files`.
+    """
+    return _source_files(source, VIDEO_SUFFIXES, _checked_path, left_out)
+
+
 def _source_files(
     source: Source, suffixes: Collection[str], read: Callable[[Path], Content], left_out: LeftOut
 ) -> Iterator[tuple[str, Content | bytes]]:

@@ -197,16 +197,22 @@ BASE = ModelConfig(
 )  # fmt: skip
 
 
+Stride = tuple[int, ...]
+"""Positions along each axis that one position of the next stage covers: rows and columns, or frames, rows, columns."""
+
+
 @dataclass(frozen=True)
 class PaperConfig:
-    """Shapes of the three networks of `ulcodec.model.paper`.
+    """Shapes of the three networks of `ulcodec.model.paper`, for pictures or for clips.
 
-    `decoder_blocks` counts the blocks of each stage, on the way down and again on the way up. `prior_width` and
-    `middle_width` are multiples of `head_size`, which is a multiple of 4. Widths of convolutions are multiples of 4
-    below 128, and of 32 from 128 on.
+    `strides`: those of the encoder's four stages. The decoder's three convolution stages and its middle have the same.
+    Their number of axes is that of the data: 2 for pictures, 3 for clips. `decoder_blocks` counts the blocks of each
+    stage, on the way down and again on the way up. `prior_width` and `middle_width` are multiples of `head_size`, which
+    is a multiple of 4. Widths of convolutions are multiples of 4 below 128, and of 32 from 128 on.
     """
 
     name: str
+    strides: tuple[Stride, Stride, Stride, Stride]
     encoder_widths: tuple[int, int, int, int]
     encoder_blocks: tuple[int, int, int, int]
     prior_width: int
@@ -219,13 +225,48 @@ class PaperConfig:
     latent_channels: int = 32
     decoder_dropout: float = 0.1
 
+    @property
+    def n_axes(self) -> int:
+        """Axes of the data: 2 for pictures, 3 for clips."""
+        return len(self.strides[0])
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Extent of one latent position along each axis, in frames and pixels."""
+        return tuple(map(math.prod, zip(*self.strides, strict=True)))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "PaperConfig":
+        """Invert `asdict` through JSON. Raises ModelError for unknown or missing fields."""
+        try:
+            tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+            return cls(**{**values, **tuples, "strides": tuple(map(tuple, values["strides"]))})
+        except (TypeError, KeyError) as error:
+            raise ModelError(f"incomplete model configuration: {error}") from error
+
+
+PICTURE_STRIDES: tuple[Stride, Stride, Stride, Stride] = ((2, 2), (2, 2), (2, 2), (2, 2))
+
+CLIP_STRIDES: tuple[Stride, Stride, Stride, Stride] = ((1, 2, 2), (2, 2, 2), (2, 2, 2), (1, 1, 1))
+"""4 in time, 8 in height and width, as in the paper. It does not state which stage reduces what."""
 
 PAPER = PaperConfig(
-    name="paper", encoder_widths=(128, 256, 512, 512), encoder_blocks=(2, 2, 2, 3), prior_width=1024, prior_blocks=8,
-    decoder_widths=(128, 256, 512), decoder_blocks=2, middle_width=1024, middle_blocks=8, head_size=64,
+    name="paper", strides=PICTURE_STRIDES, encoder_widths=(128, 256, 512, 512), encoder_blocks=(2, 2, 2, 3),
+    prior_width=1024, prior_blocks=8, decoder_widths=(128, 256, 512), decoder_blocks=2, middle_width=1024,
+    middle_blocks=8, head_size=64,
 )  # fmt: skip
 
+PAPER_VIDEO = replace(PAPER, name="paper-video", strides=CLIP_STRIDES)
+
 PAPER_TINY = PaperConfig(
-    name="paper_tiny", encoder_widths=(16, 16, 32, 32), encoder_blocks=(1, 1, 1, 1), prior_width=32, prior_blocks=2,
-    decoder_widths=(16, 16, 32), decoder_blocks=1, middle_width=32, middle_blocks=2, head_size=16,
+    name="paper_tiny", strides=PICTURE_STRIDES, encoder_widths=(16, 16, 32, 32), encoder_blocks=(1, 1, 1, 1),
+    prior_width=32, prior_blocks=2, decoder_widths=(16, 16, 32), decoder_blocks=1, middle_width=32, middle_blocks=2,
+    head_size=16,
 )  # fmt: skip
+
+TINY_VIDEO = PaperConfig(
+    name="tiny-video", strides=CLIP_STRIDES, encoder_widths=(16, 32, 64, 64), encoder_blocks=(1, 1, 1, 1),
+    prior_width=128, prior_blocks=4, decoder_widths=(16, 32, 64), decoder_blocks=1, middle_width=128, middle_blocks=4,
+    head_size=32, latent_channels=16,
+)  # fmt: skip
+"""For a CPU."""

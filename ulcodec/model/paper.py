@@ -1,40 +1,49 @@
-"""The architecture of the Unified Latents paper (arXiv 2602.17270), for 512x512 pictures: an experiment.
+"""The architecture of the Unified Latents paper (arXiv 2602.17270), for pictures and for clips: an experiment.
 
 It trains with the `ul` objective and cannot write files. The codec's model is in `unified.py`.
 
-The paper states: a ResNet encoder with 2x2 patches, widths 128, 256, 512, 512, 2 blocks a stage and 3 in the last,
-32 latent channels at 1/16; a ViT prior with 8 blocks of width 1024; a U-ViT decoder with 2x2 patches, convolution
-stages 128, 256, 512, a middle of 8 transformer blocks of width 1024 and dropout 0.1; a deterministic encoder, whose
-noise is fixed at log-SNR 5.
+For 512x512 pictures, the paper states: a ResNet encoder with 2x2 patches, widths 128, 256, 512, 512, 2 blocks a stage
+and 3 in the last, 32 latent channels at 1/16; a ViT prior with 8 blocks of width 1024; a U-ViT decoder with 2x2
+patches, convolution stages 128, 256, 512, a middle of 8 transformer blocks of width 1024 and dropout 0.1; a
+deterministic encoder, whose noise is fixed at log-SNR 5. For clips of 16 frames of 128x128, it states a reduction of
+4 in time and of 8 in height and width.
 
 It does not state [NS] the following. Choices made here:
 - Target: v-prediction in prior and decoder, as in the authors' earlier work (simple diffusion, arXiv 2301.11093).
-- Transformers: one token per latent position (the decoder's middle is at 1/16 too), head size 64, MLP ratio 4, GELU,
-  pre-norm, normalised queries and keys, adaLN-zero conditioning (DiT, arXiv 2212.09748), rotary positions split
-  between rows and columns, so that any grid size runs.
-- Convolution blocks: two 3x3 convolutions, pre-activation group norm and SiLU. Strided 2x2 convolutions go down,
-  1x1 convolutions and pixel shuffles go up.
+- Transformers: one token per latent position (the decoder's middle has one per latent position too), head size 64, MLP
+  ratio 4, GELU, pre-norm, normalised queries and keys, adaLN-zero conditioning (DiT, arXiv 2212.09748), rotary
+  positions split between the axes of the grid, so that any grid size runs.
+- Convolution blocks: two convolutions with kernels of 3 along each axis, pre-activation group norm and SiLU. Strided
+  convolutions without overlap go down, convolutions of single positions and rearrangement to patches go up.
 - Log-SNR enters as sines and cosines through an MLP: scale, shift and gate in transformer blocks, scale and shift
   in the decoder's convolution blocks.
-- z_0 enters the decoder by 1x1 projections: added to the middle tokens and, repeated over positions, to the input
-  of every convolution stage on the way down.
+- z_0 enters the decoder by projections of single positions: added to the middle tokens and, repeated over positions,
+  to the input of every convolution stage on the way down.
 - Decoder: 2 convolution blocks a stage each way and one additive skip a stage (SiD2, arXiv 2410.19324, argues for
   few skips); dropout in the middle's MLPs (simple diffusion keeps it from the highest resolutions), none elsewhere.
 - Initial values: residual branches and both v heads are zero, so that `x_hat = alpha x_t` at first. The encoder's
   head is not zero: a zero latent would cost the prior nothing and tell the decoder nothing.
+- Clips: the widths and numbers of blocks are those for pictures. The first stage halves height and width, the second
+  and third also halve the time, and the fourth reduces nothing, so that 16x128x128 gives 1024 tokens, as 512x512 does.
+  32 latent channels: one for 24 samples, as for pictures. All convolutions see frames before and after.
 
-B batch, C latent channels, H W pixels (multiples of 16), h w = H/16 W/16. Inputs and outputs are float32, also under
-autocast. The networks accept quality, to have the interface of the codec's model, and ignore it.
+B batch, C latent channels; X is a picture H W, or a clip T H W; x is its latent grid. Inputs and outputs are float32,
+also under autocast. The networks accept quality, to have the interface of the codec's model, and ignore it.
 """
+
+import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ulcodec.diffusion.per_picture import per_picture
 from ulcodec.diffusion.schedule import alpha, sigma
-from ulcodec.model.config import PATCH_PX, PaperConfig
+from ulcodec.model.config import PaperConfig, Stride
 from ulcodec.model.transformer import LevelEmbedding, Transformer, scale_and_shift, zero_init
 
-PATCH_SIZE = 2
+CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+"""Classes of convolutions by the number of axes."""
 
 
 def clean_from_v(noisy: Tensor, v: Tensor, log_snr: Tensor) -> Tensor:
@@ -42,57 +51,88 @@ def clean_from_v(noisy: Tensor, v: Tensor, log_snr: Tensor) -> Tensor:
 
     `v = alpha eps - sigma x`.
     """
-    log_snr = log_snr.float()[:, None, None, None]
-    return alpha(log_snr) * noisy - sigma(log_snr) * v.float()
+    level = per_picture(log_snr.float(), noisy)
+    return alpha(level) * noisy - sigma(level) * v.float()
+
+
+def pointwise(in_channels: int, out_channels: int, n_axes: int) -> nn.Module:
+    """A convolution of single positions: [B, in_channels, ...] -> [B, out_channels, ...]."""
+    return CONVOLUTIONS[n_axes](in_channels, out_channels, 1)
+
+
+def to_patches(in_channels: int, out_channels: int, stride: Stride) -> nn.Module:
+    """A convolution of patches without overlap: divides the extents by `stride`."""
+    return CONVOLUTIONS[len(stride)](in_channels, out_channels, stride, stride=stride)  # type: ignore[arg-type]
+
+
+def from_patches(x: Tensor, stride: Stride) -> Tensor:
+    """Rearrange channels to patches: [B, C prod(stride), *grid] -> [B, C, *(grid * stride)].
+
+    With two equal strides it is `torch.nn.functional.pixel_shuffle`.
+    """
+    n_axes, grid = len(stride), x.shape[2:]
+    split = x.reshape(len(x), -1, *stride, *grid)
+    pairs = [axis for place in range(2, 2 + n_axes) for axis in (place + n_axes, place)]
+    extents = [side * step for side, step in zip(grid, stride, strict=True)]
+    return split.permute(0, 1, *pairs).reshape(len(x), -1, *extents)
 
 
 def _group_norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, width // 4), width)
 
 
-def _check_sides(x: Tensor) -> None:
-    if x.shape[-2] % PATCH_PX or x.shape[-1] % PATCH_PX:
-        raise ValueError(f"picture sides must be multiples of {PATCH_PX}, got {x.shape[-2]}x{x.shape[-1]}")
+def _check_extents(x: Tensor, patch: Sequence[int]) -> None:
+    extents = x.shape[2:]
+    if len(extents) != len(patch) or any(side % step for side, step in zip(extents, patch, strict=True)):
+        expected, got = ("x".join(map(str, sides)) for sides in (patch, extents))
+        raise ValueError(f"extents must be multiples of {expected}, got {got}")
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions. With a `level_width`, the noise level scales and shifts the features between them."""
+    """Two convolutions of 3 positions along each axis.
 
-    def __init__(self, width: int, level_width: int | None = None):
+    With a `level_width`, the noise level scales and shifts the features between them.
+    """
+
+    def __init__(self, width: int, n_axes: int, level_width: int | None = None):
         super().__init__()
-        self.norm_1, self.conv_1 = _group_norm(width), nn.Conv2d(width, width, 3, padding=1)
-        self.norm_2, self.conv_2 = _group_norm(width), zero_init(nn.Conv2d(width, width, 3, padding=1))
+        convolution = CONVOLUTIONS[n_axes]
+        self.norm_1, self.conv_1 = _group_norm(width), convolution(width, width, 3, padding=1)
+        self.norm_2, self.conv_2 = _group_norm(width), zero_init(convolution(width, width, 3, padding=1))
         self.level = None if level_width is None else zero_init(nn.Linear(level_width, 2 * width))
 
     def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
-        """x [B, width, H, W], level [B, level_width] -> [B, width, H, W]."""
+        """x [B, width, X], level [B, level_width] -> [B, width, X]."""
         hidden = self.norm_2(self.conv_1(F.silu(self.norm_1(x))))
         if self.level is not None:
-            hidden = scale_and_shift(hidden, *self.level(level)[:, :, None, None].chunk(2, dim=1))
+            scale, shift = self.level(level).view(len(x), -1, *(1 for _ in x.shape[2:])).chunk(2, dim=1)
+            hidden = scale_and_shift(hidden, scale, shift)
         result: Tensor = x + self.conv_2(F.silu(hidden))
         return result
 
 
 class PaperEncoder(nn.Module):
-    """Deterministic ResNet from a picture to its latent."""
+    """Deterministic ResNet from a picture or clip to its latent."""
 
     def __init__(self, config: PaperConfig):
         super().__init__()
+        self.patch = config.patch
         layers: list[nn.Module] = []
         channels = 3
-        for width, n_blocks in zip(config.encoder_widths, config.encoder_blocks, strict=True):
-            layers.append(nn.Conv2d(channels, width, PATCH_SIZE, stride=PATCH_SIZE))
-            layers += [ResidualBlock(width) for _ in range(n_blocks)]
+        for width, n_blocks, stride in zip(config.encoder_widths, config.encoder_blocks, config.strides, strict=True):
+            layers.append(to_patches(channels, width, stride))
+            layers += [ResidualBlock(width, config.n_axes) for _ in range(n_blocks)]
             channels = width
         self.stages = nn.Sequential(*layers)
-        self.head = nn.Sequential(_group_norm(channels), nn.SiLU(), nn.Conv2d(channels, config.latent_channels, 1))
+        head = pointwise(channels, config.latent_channels, config.n_axes)
+        self.head = nn.Sequential(_group_norm(channels), nn.SiLU(), head)
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
-        """x [B, 3, H, W] in [0, 1] -> clean latent z [B, C, h, w] in units where its fixed noise has log-SNR 5.
+        """x [B, 3, X] in [0, 1] -> clean latent z [B, C, x] in units where its fixed noise has log-SNR 5.
 
-        Raises ValueError if H or W is not a multiple of 16.
+        Raises ValueError if X is not a multiple of the extent of a latent position.
         """
-        _check_sides(x)
+        _check_extents(x, self.patch)
         z: Tensor = self.head(self.stages(2 * x - 1))
         return z.float()
 
@@ -104,12 +144,12 @@ class PaperPrior(nn.Module):
         super().__init__()
         width = config.prior_width
         self.level = LevelEmbedding(width)
-        self.stem = nn.Conv2d(config.latent_channels, width, 1)
+        self.stem = pointwise(config.latent_channels, width, config.n_axes)
         self.transformer = Transformer(width, config.prior_blocks, config.head_size)
-        self.head = zero_init(nn.Conv2d(width, config.latent_channels, 1))
+        self.head = zero_init(pointwise(width, config.latent_channels, config.n_axes))
 
     def forward(self, z_t: Tensor, log_snr: Tensor, quality: Tensor) -> Tensor:
-        """z_t [B, C, h, w], log_snr [B] -> z_hat [B, C, h, w]."""
+        """z_t [B, C, x], log_snr [B] -> z_hat [B, C, x]."""
         v = self.head(self.transformer(self.stem(z_t), self.level(log_snr)))
         return clean_from_v(z_t, v, log_snr)
 
@@ -117,16 +157,18 @@ class PaperPrior(nn.Module):
 class DownStage(nn.Module):
     """Stage on the way down: from the next finer scale to this one, with z_0 added."""
 
-    def __init__(self, config: PaperConfig, in_channels: int, width: int):
+    def __init__(self, config: PaperConfig, in_channels: int, width: int, stride: Stride):
         super().__init__()
-        self.down = nn.Conv2d(in_channels, width, PATCH_SIZE, stride=PATCH_SIZE)
-        self.latent = nn.Conv2d(config.latent_channels, width, 1)
-        self.blocks = nn.ModuleList(ResidualBlock(width, config.middle_width) for _ in range(config.decoder_blocks))
+        self.down = to_patches(in_channels, width, stride)
+        self.latent = pointwise(config.latent_channels, width, config.n_axes)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(width, config.n_axes, config.middle_width) for _ in range(config.decoder_blocks)
+        )
 
     def forward(self, x: Tensor, z_0: Tensor, level: Tensor) -> Tensor:
-        """x [B, in_channels, 2 H', 2 W'], z_0 [B, C, h, w], level [B, middle_width] -> [B, width, H', W']."""
+        """x [B, in_channels, X], z_0 [B, C, x], level [B, middle_width] -> [B, width, X / stride]."""
         x = self.down(x)
-        x = x + F.interpolate(self.latent(z_0), size=x.shape[-2:], mode="nearest")
+        x = x + F.interpolate(self.latent(z_0), size=x.shape[2:], mode="nearest")
         for block in self.blocks:
             x = block(x, level)
         return x
@@ -135,41 +177,48 @@ class DownStage(nn.Module):
 class UpStage(nn.Module):
     """Stage on the way up: from the next coarser scale to this one, with the skip added."""
 
-    def __init__(self, config: PaperConfig, in_channels: int, width: int):
+    def __init__(self, config: PaperConfig, in_channels: int, width: int, stride: Stride):
         super().__init__()
-        self.up = nn.Conv2d(in_channels, PATCH_SIZE**2 * width, 1)
-        self.blocks = nn.ModuleList(ResidualBlock(width, config.middle_width) for _ in range(config.decoder_blocks))
+        self.stride = stride
+        self.up = pointwise(in_channels, math.prod(stride) * width, config.n_axes)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(width, config.n_axes, config.middle_width) for _ in range(config.decoder_blocks)
+        )
 
     def forward(self, x: Tensor, skip: Tensor, level: Tensor) -> Tensor:
-        """x [B, in_channels, H'/2, W'/2], skip [B, width, H', W'], level [B, middle_width] -> [B, width, H', W']."""
-        x = skip + F.pixel_shuffle(self.up(x), PATCH_SIZE)
+        """x [B, in_channels, X / stride], skip [B, width, X], level [B, middle_width] -> [B, width, X]."""
+        x = skip + from_patches(self.up(x), self.stride)
         for block in self.blocks:
             x = block(x, level)
         return x
 
 
 class PaperDecoder(nn.Module):
-    """U-ViT: convolution stages at 1/2, 1/4, 1/8, a transformer at 1/16, and back."""
+    """U-ViT: three convolution stages, a transformer at the scale of the latent, and back."""
 
     def __init__(self, config: PaperConfig):
         super().__init__()
         first, second, third = config.decoder_widths
-        width = config.middle_width
+        strides, width = config.strides, config.middle_width
+        self.patch, self.patch_stride = config.patch, strides[0]
         self.level = LevelEmbedding(width)
-        self.down = nn.ModuleList(DownStage(config, *pair) for pair in ((3, first), (first, second), (second, third)))
-        self.middle_down = nn.Conv2d(third, width, PATCH_SIZE, stride=PATCH_SIZE)
-        self.middle_latent = nn.Conv2d(config.latent_channels, width, 1)
+        down = zip((3, first, second), (first, second, third), strides[:3], strict=True)
+        self.down = nn.ModuleList(DownStage(config, *sizes) for sizes in down)
+        self.middle_down = to_patches(third, width, strides[3])
+        self.middle_latent = pointwise(config.latent_channels, width, config.n_axes)
         self.middle = Transformer(width, config.middle_blocks, config.head_size, config.decoder_dropout)
-        self.up = nn.ModuleList(UpStage(config, *pair) for pair in ((width, third), (third, second), (second, first)))
+        up = zip((width, third, second), (third, second, first), strides[:0:-1], strict=True)
+        self.up = nn.ModuleList(UpStage(config, *sizes) for sizes in up)
         self.norm = _group_norm(first)
-        self.head = zero_init(nn.Conv2d(first, 3 * PATCH_SIZE**2, 1))
+        self.head = zero_init(pointwise(first, 3 * math.prod(strides[0]), config.n_axes))
 
     def forward(self, x_t: Tensor, log_snr: Tensor, z_0: Tensor, quality: Tensor) -> Tensor:
-        """x_t [B, 3, H, W], log_snr [B], z_0 [B, C, h, w] -> x_hat [B, 3, H, W].
+        """x_t [B, 3, X], log_snr [B], z_0 [B, C, x] -> x_hat [B, 3, X].
 
-        Clean pictures are in [-1, 1]; x_hat is not clamped. Raises ValueError if H or W is not a multiple of 16.
+        Clean samples are in [-1, 1]; x_hat is not clamped. Raises ValueError if X is not a multiple of the extent of a
+        latent position.
         """
-        _check_sides(x_t)
+        _check_extents(x_t, self.patch)
         level = self.level(log_snr)
         hidden, skips = x_t, []
         for stage in self.down:
@@ -178,14 +227,15 @@ class PaperDecoder(nn.Module):
         hidden = self.middle(self.middle_down(hidden) + self.middle_latent(z_0), level)
         for stage in self.up:
             hidden = stage(hidden, skips.pop(), level)
-        v = F.pixel_shuffle(self.head(F.silu(self.norm(hidden))), PATCH_SIZE)
+        v = from_patches(self.head(F.silu(self.norm(hidden))), self.patch_stride)
         return clean_from_v(x_t, v, log_snr)
 
 
 class PaperModel(nn.Module):
     """Encoder, prior and decoder, with initial weights.
 
-    With `PAPER` they have 28 M, 154 M and 192 M parameters, and cost 519, 459 and 1394 kMAC a pixel at 512x512.
+    With `PAPER` they have 28 M, 154 M and 192 M parameters, and cost 519, 459 and 1394 kMAC a pixel at 512x512. With
+    `PAPER_VIDEO` they have 81 M, 154 M and 240 M, and cost 954, 459 and 2037 kMAC a pixel of 16 frames of 128x128.
     """
 
     def __init__(self, config: PaperConfig):
@@ -196,16 +246,16 @@ class PaperModel(nn.Module):
         self.decoder = PaperDecoder(config)
 
     def encode_clean(self, x: Tensor, quality: Tensor) -> Tensor:
-        """x [B, 3, H, W] in [0, 1] -> clean latent z [B, C, h, w]."""
+        """x [B, 3, X] in [0, 1] -> clean latent z [B, C, x]."""
         z: Tensor = self.encoder(x, quality)
         return z
 
     def denoise_latent(self, z_t: Tensor, log_snr: Tensor, quality: Tensor) -> Tensor:
-        """z_t [B, C, h, w], log_snr [B] -> z_hat."""
+        """z_t [B, C, x], log_snr [B] -> z_hat."""
         z_hat: Tensor = self.prior(z_t, log_snr, quality)
         return z_hat
 
     def denoise_picture(self, x_t: Tensor, log_snr: Tensor, z_0: Tensor, quality: Tensor) -> Tensor:
-        """x_t [B, 3, H, W] scaled to [-1, 1], log_snr [B], z_0 [B, C, h, w] -> x_hat scaled to [-1, 1]."""
+        """x_t [B, 3, X] scaled to [-1, 1], log_snr [B], z_0 [B, C, x] -> x_hat scaled to [-1, 1]."""
         x_hat: Tensor = self.decoder(x_t, log_snr, z_0, quality)
         return x_hat

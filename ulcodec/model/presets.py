@@ -1,9 +1,22 @@
 """The table of all named configurations."""
 
 from ulcodec.errors import ModelError
-from ulcodec.model.config import BASE, PAPER, PAPER_TINY, SMALL, SMALL_V2, TINY, ModelConfig, PaperConfig
+from ulcodec.model.config import (
+    BASE,
+    PAPER,
+    PAPER_TINY,
+    PAPER_VIDEO,
+    SMALL,
+    SMALL_V2,
+    TINY,
+    TINY_VIDEO,
+    ModelConfig,
+    PaperConfig,
+)
 
-PRESETS: dict[str, ModelConfig | PaperConfig] = {c.name: c for c in (TINY, SMALL, SMALL_V2, BASE, PAPER, PAPER_TINY)}
+PRESETS: dict[str, ModelConfig | PaperConfig] = {
+    c.name: c for c in (TINY, SMALL, SMALL_V2, BASE, PAPER, PAPER_TINY, PAPER_VIDEO, TINY_VIDEO)
+}
 
 
 def preset(name: str) -> ModelConfig | PaperConfig:

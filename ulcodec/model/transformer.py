@@ -1,9 +1,10 @@
-"""Transformer over a grid, with rotary positions and conditioning on the noise level (adaLN-zero).
+"""Transformer over a grid of any dimension, with rotary positions and conditioning on the noise level (adaLN-zero).
 
 The paper's model and the base model share it.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +41,20 @@ class LevelEmbedding(nn.Module):
         return embedding
 
 
-def _rotary_angles(h: int, w: int, head_size: int, device: torch.device) -> Tensor:
-    """Angles of the rotary embedding (arXiv 2104.09864): [h * w, head_size / 2], half by row and half by column."""
-    n_frequencies = head_size // 4
-    frequencies = ROTARY_BASE ** (-torch.arange(n_frequencies, device=device) / n_frequencies)
-    rows = (torch.arange(h, device=device)[:, None] * frequencies)[:, None].expand(h, w, -1)
-    columns = (torch.arange(w, device=device)[:, None] * frequencies)[None].expand(h, w, -1)
-    return torch.cat((rows, columns), dim=-1).flatten(0, 1)
+def rotary_angles(grid: Sequence[int], head_size: int, device: torch.device) -> Tensor:
+    """Angles of the rotary embedding (arXiv 2104.09864) of all positions of a grid: [N, head_size / 2].
+
+    The axes share the frequencies equally. Where their number does not divide, the last axes get one more.
+    """
+    n_pairs, n_axes = head_size // 2, len(grid)
+    angles = []
+    for axis, extent in enumerate(grid):
+        n_frequencies = (n_pairs + axis) // n_axes
+        frequencies = ROTARY_BASE ** (-torch.arange(n_frequencies, device=device) / n_frequencies)
+        along = [-1 if other == axis else 1 for other in range(n_axes)]
+        positions = torch.arange(extent, device=device).view(*along, 1)
+        angles.append((positions * frequencies).expand(*grid, -1))
+    return torch.cat(angles, dim=-1).flatten(0, -2)
 
 
 def _rotate(x: Tensor, angles: Tensor) -> Tensor:
@@ -109,8 +117,8 @@ class Transformer(nn.Module):
         self.level = zero_init(nn.Linear(width, 2 * width))
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """x [B, width, h, w], level [B, width] -> [B, width, h, w]."""
-        angles = _rotary_angles(x.shape[-2], x.shape[-1], self.head_size, x.device)
+        """x [B, width, *grid], level [B, width] -> [B, width, *grid]; the grid has any number of axes."""
+        angles = rotary_angles(x.shape[2:], self.head_size, x.device)
         tokens = x.flatten(2).transpose(1, 2)
         for block in self.blocks:
             tokens = block(tokens, level, angles)

@@ -25,12 +25,19 @@ def load_network(make: Callable[[], Network], tensors: Mapping[str, Tensor], dev
     with _SkipInitialisation():
         network = make()
     # One copy converts dtype, device and layout: the tensors are memory-mapped from their files.
-    placed = {
+    converted = {
         name: tensor.to(device, torch.float32, memory_format=_layout_of(tensor)) for name, tensor in tensors.items()
     }
-    _set_weights(network, placed, assign=True)
-    ready: Network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return ready.eval().requires_grad_(False)
+    _set_weights(network, converted, assign=True)
+    return placed(network, device).eval().requires_grad_(False)
+
+
+def placed(network: Network, device: torch.device) -> Network:
+    """Move a network to a device: channels last for pictures; networks of clips are as fast as they are."""
+    if any(parameter.ndim == 5 for parameter in network.parameters()):
+        return network.to(device)
+    moved: Network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
 
 
 def _layout_of(tensor: Tensor) -> torch.memory_format:

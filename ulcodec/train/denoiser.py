@@ -47,7 +47,7 @@ def denoiser_loss(
     std = log_std.detach().exp()
     r = residual / std
     log_snr, slope = residual_log_snr(stratified_times(len(x), generator))
-    level = per_picture(log_snr)
+    level = per_picture(log_snr, r)
     r_t = alpha(level) * r + sigma(level) * normal_noise(r, generator)
     weight = std / std.mean(1, keepdim=True)
     error = (weight * (r - denoiser(r_t, level, conditions)).square()).flatten(1).mean(1)

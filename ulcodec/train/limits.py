@@ -10,6 +10,7 @@ MOST_MINUTES = 10**8
 MOST_IMAGES = 10**15
 MOST_CROPS = 2**16
 MOST_CROP_PX = 2**14
+MOST_FRAMES = 2**10
 MOST_BATCH_PX = 2**31
 """Pixels in a batch: as float32 they take 24 GiB."""
 
@@ -19,6 +20,7 @@ MOST_CHANNELS, WIDTH_STEP = 1024, 8
 MOST_THREADS = 1024
 MOST_SEED = 2**32 - 1
 MOST_BIAS = 30
+MOST_LOSS_FACTOR = 1e6
 
 
 class RunSettings(Protocol):
@@ -46,14 +48,19 @@ class RunSettings(Protocol):
     def validation_share(self) -> float: ...
 
 
-def check_run(settings: RunSettings, *, crop_step: int) -> None:
-    """Raise TrainingError for a shared field that is out of range. Sides of crops are multiples of `crop_step`."""
+def check_run(settings: RunSettings, *, crop_step: int, n_frames: int = 1) -> None:
+    """Raise TrainingError for a shared field that is out of range.
+
+    Sides of crops are multiples of `crop_step`. `n_frames`: frames of a crop.
+    """
     crop_px, batch_size = settings.crop_px, settings.batch_size
     check_whole("the crop", crop_px, crop_step, MOST_CROP_PX)
     if crop_px % crop_step:
         raise TrainingError(f"the crop must be a multiple of {crop_step} pixels, got {crop_px}")
-    if batch_size * crop_px**2 > MOST_BATCH_PX:
-        raise TrainingError(f"{batch_size} crops of {crop_px} x {crop_px} are more than {MOST_BATCH_PX} pixels a batch")
+    if batch_size * n_frames * crop_px**2 > MOST_BATCH_PX:
+        of_frames = f"{n_frames} x " if n_frames > 1 else ""
+        extent = f"{of_frames}{crop_px} x {crop_px}"
+        raise TrainingError(f"{batch_size} crops of {extent} are more than {MOST_BATCH_PX} pixels a batch")
     check_whole("the seed", settings.seed, 0, MOST_SEED)
     check_whole("the number of threads", settings.threads, 0, MOST_THREADS)
     if settings.limit_pictures is not None:

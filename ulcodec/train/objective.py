@@ -1,5 +1,7 @@
 """Training objectives of stage 1: `codec` (rate and distortion of a file) and `ul` (the losses of the paper).
 
+`ul` takes pictures or clips.
+
 Rates are bounds on the latent's description length; both objectives bound the same quantity. Sums run over all
 dimensions of one picture; a batch is averaged last. B batch, C latent channels, H W pixels, h w latent grid, S reveal
 passes.
@@ -49,15 +51,15 @@ PictureDenoiser = Callable[[Tensor, Tensor], Tensor]
 def picture_loss_nats(
     denoise: PictureDenoiser, x: Tensor, settings: ObjectiveSettings, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Sample the paper's decoder loss L_x for pictures x in [0, 1].
+    """Sample the paper's decoder loss L_x for pictures [B, 3, H, W] or clips [B, 3, T, H, W], x in [0, 1].
 
-    `L_x = E_t[-lambda' / 2 c_lf exp(b) sigmoid(lambda - b) |x - x_hat(x_t, z_0)|^2]`, pictures scaled to [-1, 1].
+    `L_x = E_t[-lambda' / 2 c_lf exp(b) sigmoid(lambda - b) |x - x_hat(x_t, z_0)|^2]`, x scaled to [-1, 1].
     Returns an unbiased sample, [B] nats, and x_hat.
     """
     scaled = 2 * x - 1
     t = stratified_times(len(x), generator)
     log_snr, slope = pixel_log_snr(t, resolution_px=min(x.shape[-2:]))
-    level = per_picture(log_snr)
+    level = per_picture(log_snr, scaled)
     x_t = alpha(level) * scaled + sigma(level) * normal_noise(scaled, generator)
     x_hat = denoise(x_t, log_snr)
     weight = decoder_weight(log_snr, bias=settings.bias, loss_factor=settings.loss_factor)
@@ -221,7 +223,10 @@ def noisy_bits(y: Tensor, prediction: Prediction, generator: torch.Generator) ->
 
 
 class LatentDiffusion(Protocol):
-    """A model that the objective `ul` can train. z, z_0 in the paper's units, x in [0, 1], x_t scaled to [-1, 1]."""
+    """A model of pictures or of clips that the objective `ul` can train.
+
+    z, z_0 in the paper's units, x in [0, 1], x_t scaled to [-1, 1].
+    """
 
     def encode_clean(self, x: Tensor, quality: Tensor) -> Tensor: ...
 
@@ -235,9 +240,10 @@ def ul_loss(
 ) -> tuple[Tensor, Metrics]:
     """Compute the paper's loss `L_z + L_x` in nats per pixel: Gaussian channel, weight 1 on the prior.
 
+    x: pictures [B, 3, H, W] or clips [B, 3, T, H, W]. The pixels of a clip are those of all frames.
     `psnr_db`: PSNR of the prediction in one evaluation at a random noise level, averaged over levels.
     """
-    n_pixels = x.shape[-2] * x.shape[-1]
+    n_pixels = x[0, 0].numel()
     z = model.encode_clean(x, quality)
     bound = latent_bound_nats(lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality), z, generator)
     z_0 = ALPHA_0 * z + SIGMA_0 * normal_noise(z, generator)

@@ -10,13 +10,16 @@ from typing import Any, TypeVar
 
 from ulcodec.errors import TrainingError
 from ulcodec.io.locations import Source, as_source
-from ulcodec.model.config import HYPER_PATCH_PX, PATCH_PX, ModelConfig
+from ulcodec.model.config import HYPER_PATCH_PX, PATCH_PX, ModelConfig, PaperConfig
 from ulcodec.model.presets import preset
 from ulcodec.train.limits import (
     MOST_BLOCKS,
     MOST_CHANNELS,
+    MOST_CROP_PX,
     MOST_CROPS,
+    MOST_FRAMES,
     MOST_IMAGES,
+    MOST_LOSS_FACTOR,
     MOST_MINUTES,
     MOST_VIEWS,
     WIDTH_STEP,
@@ -42,6 +45,7 @@ SHARED_HELP = {
     "warmup": "Images over which the learning rate rises.",
     "decay-share": "Share of the run over which the learning rate falls.",
     "optimizer": "adamw, or soap: slower steps, fewer of them.",
+    "crops-per-shard": "Streaming: crops between one shard and the next.",
     "seed": "Seed of all random numbers.",
     "device": "auto, cpu, cuda, cuda:1 ...",
     "threads": "CPU threads.",
@@ -76,8 +80,8 @@ class ObjectiveSettings:
 
     continuous_share: float = 0.05
     subset: int = 4
-    loss_factor: float = 1.5
-    bias: float = 0.0
+    loss_factor: float = option("loss-factor", 1.5, "Objective ul: loss factor of the decoder.")
+    bias: float = option("bias", 0.0, "Objective ul: bias b of the sigmoid weighting.")
     ul_quality: float = 0.5
     ycbcr_weights: tuple[float, float, float] | None = None
     quality_power: float = 0.5
@@ -155,6 +159,8 @@ The noise costs 0.4 dB and keeps the networks behind the heads from learning (do
 class Stage1Settings:
     """Settings of stage 1. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
+    A configuration of clips (`paper-video`, `tiny-video`) trains on videos. Its images are clips, of `n_frames` frames.
+    `resize_px`: pictures and frames are reduced to this short side before they are cropped.
     `init`: a model directory whose weights the run starts from, with as many blocks or fewer; its dead units are
     reinitialised (`ulcodec.train.revival`). `warmup_images`: images over which the learning rate rises at the start;
     `decay_share`: share of the run over which it falls to zero at the end. `compile`: on GPUs, compile the networks and
@@ -165,13 +171,18 @@ class Stage1Settings:
     data: tuple[Source, ...] = option("data")
     out: Path = option("out")
     config: str = option(
-        "config", "small", "Model configuration: tiny, small, small_v2, base or paper.", show_default=True
+        "config",
+        "small",
+        "Model configuration: tiny, small, small_v2, base; objective ul only: paper, paper-video, tiny-video.",
+        show_default=True,
     )
     objective: str = option("objective", "codec", "codec, or ul: the losses of the paper.", show_default=True)
     minutes: float | None = option("minutes", None)
     n_images: int | None = option("images", None)
     batch_size: int = option("batch-size", 16)
     crop_px: int = option("crop", 256)
+    n_frames: int = option("frames", 16, "Frames of a clip, for configurations of clips.")
+    resize_px: int | None = option("resize", None, "Reduce pictures or frames to this short side first.")
     learning_rate: float = option("learning-rate", 6e-4)
     warmup_images: int = option("warmup", 1600)
     decay_share: float = option("decay-share", 0.2)
@@ -182,7 +193,7 @@ class Stage1Settings:
     validation_share: float = 0.02
     limit_pictures: int | None = None
     shards_in_memory: int = option("shards-in-memory", 0, "Streaming: tar shards in memory. Default: all pictures.")
-    crops_per_shard: int = option("crops-per-shard", 10_000, "Streaming: crops between one shard and the next.")
+    crops_per_shard: int = option("crops-per-shard", 10_000)
     init: Path | None = option("init", None, "Model directory whose weights the run starts from.")
     compile: bool = option("compile", True)
     weights: ObjectiveSettings = field(default_factory=ObjectiveSettings)
@@ -226,11 +237,31 @@ class Stage1Settings:
         if self.objective == "codec" and not isinstance(preset(self.config), ModelConfig):
             raise TrainingError(f"configuration {self.config!r} writes no files: train it with the objective ul")
         self.loop_settings().check()
-        check_run(self, crop_step=HYPER_PATCH_PX)
+        check_number("the loss factor", self.weights.loss_factor, above=0, most=MOST_LOSS_FACTOR)
+        check_bias(self.weights.bias)
+        self._check_crops()
         check_whole("the shards in memory", self.shards_in_memory, 0, MOST_IMAGES)
         check_whole("the crops for every shard", self.crops_per_shard, 1, MOST_IMAGES)
         if self.shards_in_memory and self.limit_pictures is not None:
             raise TrainingError("shards that are streamed cannot be limited to a number of pictures")
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Numbers that divide the extents of crops: frames for a configuration of clips, rows, columns."""
+        model = preset(self.config)
+        return model.patch if isinstance(model, PaperConfig) else (HYPER_PATCH_PX,) * 2
+
+    def _check_crops(self) -> None:
+        """Raise TrainingError for crops that the model cannot take."""
+        patch, n_frames = self.patch, 1
+        if len(patch) == 3:
+            n_frames = self.n_frames
+            check_whole("the number of frames", n_frames, patch[0], MOST_FRAMES)
+            if n_frames % patch[0]:
+                raise TrainingError(f"the number of frames must be a multiple of {patch[0]}, got {n_frames}")
+        check_run(self, crop_step=patch[-1], n_frames=n_frames)
+        if self.resize_px is not None:
+            check_whole("the short side", self.resize_px, self.crop_px, MOST_CROP_PX)
 
 
 @dataclass(frozen=True)
@@ -255,18 +286,22 @@ class CodecRunSettings:
 class Stage2Settings(CodecRunSettings):
     """Settings of stage 2. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
-    `model`: name or directory of the codec; `quality`: quality of its latents, 0 to 100. `bias`: b of the sigmoid
-    weighting. `n_validations`: how often the held-out loss is measured in the run. `shard`: split the weights and the
-    optimiser's state between the processes of torchrun, for models that do not fit one GPU; the model is then not
-    compiled.
+    `model`: name or directory of a codec, or a run of stage 1 with the objective `ul`, for pictures or clips.
+    `quality`: quality of the codec's latents, 0 to 100. `crop_px`: 0 for 256, or for the crop of the run. `bias`: b of
+    the sigmoid weighting. `n_validations`: how often the held-out loss is measured in the run. `shards_in_memory` and
+    `crops_per_shard`: as in `Stage1Settings`. `shard`: split the weights and the optimiser's state between the
+    processes of torchrun, for models that do not fit one GPU; the model is then not compiled.
     """
 
-    config: str = option("config", "small", "Base model: tiny, mini, small, medium or large.")
+    model: str = option(
+        "model", "small", "The codec: name of an installed model, or a directory; or a run of stage 1, objective ul."
+    )
+    config: str = option("config", "small", "Base model: tiny, mini, small, medium, large or paper.")
     quality: int = option("quality", 10, "The codec's quality, 0 to 100, whose latents to learn.")
     minutes: float | None = option("minutes", None)
     n_images: int | None = option("images", None)
     batch_size: int = option("batch-size", 32)
-    crop_px: int = option("crop", 256)
+    crop_px: int = option("crop", 0, "Side of the crops in pixels. Default: 256, or that of the run of stage 1.")
     learning_rate: float = option("learning-rate", 3e-4)
     bias: float = option("bias", 0.0)
     n_validations: int = 10
@@ -275,6 +310,10 @@ class Stage2Settings(CodecRunSettings):
     threads: int = option("threads", 0)
     validation_share: float = 0.02
     limit_pictures: int | None = option("limit", None)
+    shards_in_memory: int = option(
+        "shards-in-memory", 0, "Streaming, with a run of stage 1: tar shards in memory. Default: all data."
+    )
+    crops_per_shard: int = option("crops-per-shard", 10_000)
     shard: bool = option("shard", False, "Split the weights between the processes of torchrun (FSDP2).")
     compile: bool = option("compile", True, "Use torch.compile on GPUs.")
 
@@ -292,9 +331,42 @@ class Stage2Settings(CodecRunSettings):
         """Raise TrainingError for settings that cannot run."""
         self.loop_settings().check()
         check_whole("quality", self.quality, 0, 100)
-        check_run(self, crop_step=PATCH_PX)
         check_bias(self.bias)
         check_whole("the number of validations", self.n_validations, 0, MOST_IMAGES)
+
+    def for_run(self, stage1: dict[str, Any] | None, step: int) -> "Stage2Settings":
+        """Return the settings with the crop chosen, for a codec's latents or those of a run with settings `stage1`.
+
+        `step`: number that divides the sides of latents. Raises TrainingError for settings that do not fit them.
+        """
+        if stage1 is None:
+            chosen = replace(self, crop_px=self.crop_px or 256)
+            check_run(chosen, crop_step=PATCH_PX * step)
+            if self.shards_in_memory:
+                raise TrainingError("shards can be streamed for a run of stage 1 only: a codec's latents are stored")
+            return chosen
+        data = self.data_settings(stage1)
+        data.check()
+        if data.crop_px % (step * data.patch[-1]):
+            raise TrainingError(f"the crop must be a multiple of {step * data.patch[-1]} pixels, got {data.crop_px}")
+        return replace(self, crop_px=data.crop_px)
+
+    def data_settings(self, stage1: dict[str, Any]) -> Stage1Settings:
+        """Return settings of stage 1, for the data of a run of stage 2 on latents of a run with settings `stage1`."""
+        trained = Stage1Settings.from_resolved(stage1)
+        return replace(
+            trained,
+            data=self.data,
+            minutes=self.minutes,
+            n_images=self.n_images,
+            batch_size=self.batch_size,
+            crop_px=self.crop_px or trained.crop_px,
+            seed=self.seed,
+            validation_share=self.validation_share,
+            limit_pictures=self.limit_pictures,
+            shards_in_memory=self.shards_in_memory,
+            crops_per_shard=self.crops_per_shard,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from ulcodec.devices import autocast
 from ulcodec.io.locations import Source
-from ulcodec.io.sources import LeftOut
 from ulcodec.model.build import build_model
 from ulcodec.model.presets import preset
-from ulcodec.train.data.loading import pictures_of_run
-from ulcodec.train.data.pictures import PictureSet
-from ulcodec.train.data.stream import ShardStream
+from ulcodec.store.networks import placed
+from ulcodec.train.data.crops import CropSet, in_layout
+from ulcodec.train.data.training_set import training_set
 from ulcodec.train.graphs import SeededLoss, compile_parts
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
@@ -38,7 +37,7 @@ class Stage1Step(SeededLoss):
     def __init__(
         self,
         model: nn.Module,
-        pictures_at: Callable[[int], PictureSet],
+        pictures_at: Callable[[int], CropSet],
         settings: Stage1Settings,
         workers: Workers | None = None,
     ):
@@ -65,9 +64,7 @@ class Stage1Step(SeededLoss):
         x = self.pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
         quality = self.workers.rows(self.qualities())
         with autocast(self.device):
-            return self.loss(
-                self.model, x.contiguous(memory_format=torch.channels_last), quality, settings.weights, self.generator
-            )
+            return self.loss(self.model, in_layout(x), quality, settings.weights, self.generator)
 
     def qualities(self) -> Tensor:
         """Draw qualities [B] in [0, 1], one in each of B equal strata, shuffled: every batch covers all rates."""
@@ -79,9 +76,9 @@ class Stage1Step(SeededLoss):
         return (order + offsets) / batch
 
 
-def validation_scores(model: nn.Module, pictures: PictureSet, settings: Stage1Settings) -> dict[str, float]:
+def validation_scores(model: nn.Module, pictures: CropSet, settings: Stage1Settings) -> dict[str, float]:
     """Score one fixed crop of every held-out picture at five qualities, in float32: loss, rate and PSNR."""
-    generator = torch.Generator(pictures.pixels.device).manual_seed(1)
+    generator = torch.Generator(pictures.device).manual_seed(1)
     n_crops = max(1, len(pictures))
     objective = OBJECTIVES[settings.objective]
     totals: dict[str, float] = {}
@@ -108,13 +105,13 @@ def train_stage1(settings: Stage1Settings, *, new_length: bool = False) -> Path:
     """
     settings.check()
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
-    model = build_model(preset(settings.config))
+    model: nn.Module = build_model(preset(settings.config))
     if settings.init is not None:
         load_initial_weights(model, settings.init, settings.resolved()["model"])
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = placed(model, device)
     loop = Loop(model, settings.out, settings.loop_settings(), settings.resolved(), workers)
     loop.resume(new_length=new_length)
-    pictures_at, held_out, counts = training_pictures(settings, device)
+    pictures_at, held_out, counts = training_set(settings, device)
     if settings.init is not None and loop.state.n_images == 0:
         counts += "; " + revive(loop, Stage1Step(model, pictures_at, replace(settings, compile=False), workers))
     loop.announce(counts)
@@ -125,30 +122,6 @@ def train_stage1(settings: Stage1Settings, *, new_length: bool = False) -> Path:
 
     loop.run(step, validate)
     return settings.out
-
-
-def training_pictures(
-    settings: Stage1Settings, device: torch.device
-) -> tuple[Callable[[int], PictureSet], PictureSet, str]:
-    """Load the pictures: those to train on after a number of images, those held out, and a line that counts them."""
-    if settings.shards_in_memory:
-        stream = ShardStream(
-            settings.data,
-            n_held=settings.shards_in_memory,
-            crops_per_shard=settings.crops_per_shard,
-            min_side_px=settings.crop_px,
-            validation_share=settings.validation_share,
-            seed=settings.seed,
-            device=device,
-        )
-        held_out = stream.validation()
-        counts = f"{len(stream.shards)} shards, {stream.n_held} at a time, and {len(held_out)} validation pictures"
-        return stream.at, held_out, stream.left_out.after(counts)
-    left_out = LeftOut()
-    training, validation = pictures_of_run(settings, left_out)
-    training = training.to(device)
-    counts = f"{len(training)} training and {len(validation)} validation pictures"
-    return lambda n_images: training, validation.to(device), left_out.after(counts)
 
 
 def resume_stage1(

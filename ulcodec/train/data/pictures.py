@@ -1,19 +1,13 @@
 """A set of pictures or latents in one tensor, and random crops from it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
-RowsOf = Callable[[Tensor], Tensor]
-"""Selects a worker's rows of a batch."""
-
-
-def whole(batch: Tensor) -> Tensor:
-    """Select all rows."""
-    return batch
+from ulcodec.train.data.crops import RowsOf, whole
 
 
 @dataclass(frozen=True)
@@ -36,6 +30,10 @@ class PictureSet:
     def tensors(self) -> dict[str, Tensor]:
         """Return the parts by name, to be written to a file."""
         return {part.name: getattr(self, part.name) for part in fields(self)}
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixels.device
 
     def __len__(self) -> int:
         return len(self.heights)

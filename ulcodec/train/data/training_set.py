@@ -1,0 +1,57 @@
+"""The pictures or clips of a run of stage 1, or of a run on its latents."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from ulcodec.io.sources import LeftOut
+from ulcodec.model.config import PaperConfig
+from ulcodec.model.presets import preset
+from ulcodec.train.data.crops import CropSet
+from ulcodec.train.data.loading import load_run
+from ulcodec.train.data.readers import PictureReader, Reader
+from ulcodec.train.data.stream import ShardStream
+from ulcodec.train.settings import Stage1Settings
+
+
+class TrainingSet(NamedTuple):
+    """The data to train on after a number of images, those held out, and a line that counts them."""
+
+    at: Callable[[int], CropSet]
+    held_out: CropSet
+    counts: str
+
+
+def reader_of(settings: Stage1Settings) -> Reader[Any]:
+    """Make the reader of pictures, or of clips for a configuration of clips."""
+    config = preset(settings.config)
+    if isinstance(config, PaperConfig) and config.n_axes == 3:
+        from ulcodec.train.data.clip_reader import ClipReader  # only runs on clips need the video libraries
+        from ulcodec.train.data.clips import StretchSettings
+
+        stretches = StretchSettings(settings.crop_px, settings.n_frames, config.patch[-1], settings.resize_px)
+        return ClipReader(stretches, settings.seed)
+    return PictureReader(settings.crop_px, settings.resize_px)
+
+
+def training_set(settings: Stage1Settings, device: torch.device) -> TrainingSet:
+    """Load the data of a run, or open its stream of shards. Raises TrainingError."""
+    reader = reader_of(settings)
+    if settings.shards_in_memory:
+        stream = ShardStream(
+            settings.data,
+            reader,
+            n_held=settings.shards_in_memory,
+            crops_per_shard=settings.crops_per_shard,
+            validation_share=settings.validation_share,
+            seed=settings.seed,
+            device=device,
+        )
+        held_out = stream.validation()
+        counts = f"{len(stream.shards)} shards, {stream.n_held} at a time, and {len(held_out)} validation {reader.noun}"
+        return TrainingSet(stream.at, held_out, stream.left_out.after(counts))
+    left_out = LeftOut()
+    training, validation = (part.to(device) for part in load_run(reader, settings, left_out))
+    counts = f"{len(training)} training and {len(validation)} validation {reader.noun}"
+    return TrainingSet(lambda n_images: training, validation, left_out.after(counts))
