@@ -15,7 +15,7 @@
     ├── DeviceError                  a device that torch does not know or cannot use
     ├── MissingPackageError          an optional package is not installed
     ├── TrainingError                a training run cannot start or had to stop
-    └── BenchmarkError               a benchmark cannot start, or a codec in it failed
+    └── BenchmarkError               a benchmark or measure cannot start, or a codec in it failed
 
 Errors of other libraries are wrapped where they enter, so that `except UlcError` is enough.
 """
@@ -82,4 +82,4 @@ class TrainingError(UlcError):
 
 
 class BenchmarkError(UlcError):
-    """A benchmark cannot start, or a codec that it runs failed."""
+    """A benchmark or measure cannot start, or a codec that it runs failed."""

@@ -16,6 +16,8 @@ VIDEO_SUFFIXES = TRANSPORT_SUFFIXES - {".ts"} | {
     ".rmvb", ".vob", ".webm", ".wmv", ".y4m",
 }  # fmt: skip
 """Usual extensions of video files. Most files that end in .ts are no videos."""
+ANIMATION_SUFFIXES = frozenset({".apng", ".gif", ".webp"})
+"""Usual extensions of animations. A still WebP has one of them too."""
 VIDEO_MAGIC = (
     *(b"YUV4MPEG2", b"\x1a\x45\xdf\xa3", b"OggS", b"FLV\x01", b"DKIF", b"\0\0\1\xba", b"\0\0\1\xb3"),
     *(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\x06\x0e\x2b\x34\x02\x05\x01\x01"),

@@ -98,9 +98,11 @@ def pictures_of(sources: Iterable[Source], left_out: LeftOut) -> Iterator[tuple[
     return _files_of(sources, readable_extensions(), Path.read_bytes, left_out)
 
 
-def videos_of(sources: Iterable[Source], left_out: LeftOut) -> Iterator[tuple[str, Path | bytes]]:
+def videos_of(
+    sources: Iterable[Source], left_out: LeftOut, suffixes: Collection[str] = VIDEO_SUFFIXES
+) -> Iterator[tuple[str, Path | bytes]]:
     """Find the videos of several sources: names, and paths or, from shards, bytes. Errors as `pictures_of`."""
-    return _files_of(sources, VIDEO_SUFFIXES, _checked_path, left_out)
+    return _files_of(sources, suffixes, _checked_path, left_out)
 
 
 def _checked_path(path: Path) -> Path | bytes:
