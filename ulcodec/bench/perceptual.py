@@ -1,17 +1,21 @@
-"""Distances between pictures by networks: LPIPS, DISTS and FID, by torchmetrics.
+"""Distances between pictures by networks: LPIPS and DISTS by torchmetrics, FID by `ulcodec.metrics`.
 
-torchmetrics reads their weights from the folder in `TORCH_HOME`, or downloads them there. `AbsentError` reports a
-missing library or missing weights.
+torchmetrics and torch-fidelity read their weights from the folder in `TORCH_HOME`, or download them there.
+`AbsentError` reports a missing library or missing weights.
 """
 
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ulcodec.bench.peers import AbsentError, Pixels
+from ulcodec.errors import UlcError
+from ulcodec.metrics.feature_networks import FeatureNetwork, inception
+from ulcodec.metrics.frechet import FeatureStatistics, frechet_distance
 
 NETWORKS = ("lpips", "dists")
 """Distances between two pictures: Zhang et al. 2018 with AlexNet, and Ding et al. 2020. 0 for equal pictures."""
@@ -20,20 +24,16 @@ INPUT_PX = 256
 
 @cache
 def network(name: str) -> Any:
-    """Load a measure of torchmetrics: one of `NETWORKS`, or "fid". Raises AbsentError."""
+    """Load a measure of torchmetrics, one of `NETWORKS`. Raises AbsentError."""
     try:
         if name == "lpips":
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
             measure = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
-        elif name == "dists":
+        else:
             from torchmetrics.image.dists import DeepImageStructureAndTextureSimilarity
 
             measure = DeepImageStructureAndTextureSimilarity()
-        else:
-            from torchmetrics.image.fid import FrechetInceptionDistance
-
-            return FrechetInceptionDistance(feature=2048)
         probe = torch.zeros(1, 3, INPUT_PX, INPUT_PX)
         measure(probe, probe)
     except (ImportError, OSError, RuntimeError) as error:
@@ -41,12 +41,21 @@ def network(name: str) -> Any:
     return measure
 
 
+@cache
+def inception_network() -> FeatureNetwork:
+    """Load the network of FID. Raises AbsentError."""
+    try:
+        return inception()
+    except (UlcError, RuntimeError) as error:
+        raise AbsentError(" ".join(str(error).split())) from error
+
+
 def absent_networks() -> dict[str, str]:
     """The measures that are not available, with the reason."""
     absent = {}
     for name in (*NETWORKS, "fid"):
         try:
-            network(name)
+            network(name) if name in NETWORKS else inception_network()
         except AbsentError as error:
             absent[name] = str(error)
     return absent
@@ -63,31 +72,30 @@ def distance(name: str, original: Pixels, decoded: Pixels) -> float | None:
         return float(measure(batch(decoded).float() / 255, batch(original).float() / 255))
 
 
-def frechet_distance(pairs: Iterable[tuple[Pixels, Pixels]]) -> float:
+def fid_of_patches(pairs: Iterable[tuple[Pixels, Pixels]]) -> float | None:
     """FID of decoded pictures to their originals, on patches of 256x256 as in HiFiC (Mentzer et al. 2020).
 
     `pairs`: (original, decoded). FID falls with the number of patches: compare it only between codecs on the same
-    pictures. Raises AbsentError.
+    pictures. None for fewer than two patches. Raises AbsentError.
     """
-    measure = network("fid")
-    measure.reset()
-    with torch.no_grad():
-        for original, decoded in pairs:
-            measure.update(hific_patches(original), real=True)
-            measure.update(hific_patches(decoded), real=False)
-        return float(measure.compute())
+    network = inception_network()
+    originals, others = FeatureStatistics(), FeatureStatistics()
+    for pair in pairs:
+        for pixels, statistics in zip(pair, (originals, others), strict=True):
+            network.add(hific_patches(pixels), statistics)
+    return frechet_distance(originals, others) if originals.n > 1 else None
 
 
-def hific_patches(pixels: Pixels) -> Tensor:
-    """Cut non-overlapping patches, and those shifted by half a side: uint8 [N, 3, 256, 256]."""
-    picture = batch(pixels)[0]
-    patches = []
-    for offset in (0, INPUT_PX // 2):
-        shifted = picture[:, offset:, offset:]
-        rows, columns = shifted.shape[1] // INPUT_PX, shifted.shape[2] // INPUT_PX
-        grid = shifted[:, : rows * INPUT_PX, : columns * INPUT_PX].reshape(3, rows, INPUT_PX, columns, INPUT_PX)
-        patches.append(grid.permute(1, 3, 0, 2, 4).reshape(-1, 3, INPUT_PX, INPUT_PX))
-    return torch.cat(patches)
+def hific_patches(pixels: Pixels) -> list[Pixels]:
+    """Cut non-overlapping patches, and those shifted by half a side: uint8 [256, 256, 3]."""
+    picture = pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+    height, width = picture.shape[:2]
+    return [
+        picture[top : top + INPUT_PX, left : left + INPUT_PX]
+        for offset in (0, INPUT_PX // 2)
+        for top in range(offset, height - INPUT_PX + 1, INPUT_PX)
+        for left in range(offset, width - INPUT_PX + 1, INPUT_PX)
+    ]
 
 
 def batch(pixels: Pixels) -> Tensor:

@@ -18,7 +18,7 @@ from ulcodec import metrics
 from ulcodec.bench.journal import measure_missing
 from ulcodec.bench.ours import our_codec, our_peer
 from ulcodec.bench.peers import OURS, PEERS, Peer, Pixels
-from ulcodec.bench.perceptual import NETWORKS, distance, frechet_distance
+from ulcodec.bench.perceptual import NETWORKS, distance, fid_of_patches
 from ulcodec.bench.pictures import Picture
 from ulcodec.codec.image import Codec
 from ulcodec.codec.tensors import quality_tensor, to_padded_tensor
@@ -217,7 +217,7 @@ def add_fid(curves: Mapping[str, list[dict[str, Any]]], pictures: Sequence[Pictu
         peer = find_codec(replace(template, codec=codec))
         for point in points:
             level = point["level"]
-            point["fid"] = frechet_distance(
+            point["fid"] = fid_of_patches(
                 (p.pixels, peer.decode(peer.encode(p.pixels, level), p.pixels.shape)) for p in pictures
             )
 
