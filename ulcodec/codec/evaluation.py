@@ -5,36 +5,53 @@ Pictures are uint8 [H, W, 3] or [H, W].
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ulcodec.codec.image import Codec
-from ulcodec.metrics import bits_per_pixel, psnr_db
+from ulcodec.metrics import FeatureStatistics, bits_per_pixel, frechet_distance, psnr_db
 from ulcodec.progress import tracked
+
+if TYPE_CHECKING:
+    from ulcodec.metrics.feature_networks import FeatureNetwork
 
 Pixels = NDArray[np.uint8]
 
 
 class RatePoint(NamedTuple):
-    """Means over pictures at one quality: bits per pixel of whole files, and PSNR of 8-bit samples."""
+    """Means over pictures at one quality: bits per pixel of whole files, and PSNR of 8-bit samples.
+
+    `fid`: of the decoded pictures to their originals, if it was asked for.
+    """
 
     quality: int
     bpp: float
     psnr_db: float
+    fid: float | None = None
 
 
-def rate_distortion(codec: Codec, pictures: Sequence[Pixels], qualities: Sequence[int]) -> list[RatePoint]:
-    """Encode and decode every picture at every quality."""
+def rate_distortion(
+    codec: Codec, pictures: Sequence[Pixels], qualities: Sequence[int], inception: "FeatureNetwork | None" = None
+) -> list[RatePoint]:
+    """Encode and decode every picture at every quality.
+
+    `inception`: the network of FID, which then needs two pictures or more. Raises BenchmarkError if it fails.
+    """
+    originals = None if inception is None else inception.statistics(pictures)
     points = []
     for quality in tracked(qualities):
-        rates, distortions = [], []
+        rates, distortions, statistics = [], [], FeatureStatistics()
         for pixels in tracked(pictures):
             data = codec.encode(pixels, quality=quality)
             rates.append(bits_per_pixel(len(data), pixels.shape[1], pixels.shape[0]))
-            distortions.append(psnr_db(pixels, codec.decode_array(data)))
-        points.append(RatePoint(quality, fmean(rates), fmean(distortions)))
+            decoded = codec.decode_array(data)
+            distortions.append(psnr_db(pixels, decoded))
+            if inception is not None:
+                inception.add([decoded], statistics)
+        fid = None if originals is None else frechet_distance(originals, statistics)
+        points.append(RatePoint(quality, fmean(rates), fmean(distortions), fid))
     return points
 
 
