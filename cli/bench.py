@@ -78,7 +78,7 @@ def bench(
     ] = None,
     perceptual: Annotated[
         bool,
-        typer.Option("--perceptual", help="Also LPIPS, DISTS and FID (needs torchmetrics). Not for clips."),
+        typer.Option("--perceptual", help="Also LPIPS, DISTS and FID (needs the perceptual extra). Not for clips."),
     ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Few levels, codecs, frames and sources: about two minutes.")
