@@ -36,13 +36,13 @@ def call_in_step(monkeypatch: pytest.MonkeyPatch, objective: str, step: int, act
     """Make later runs call `action` inside a step, counted from 0."""
     original_loss, n_steps = OBJECTIVES[objective], 0
 
-    def loss(*arguments: object) -> tuple[Tensor, Metrics]:
+    def loss(*arguments: object, **options: object) -> tuple[Tensor, Metrics]:
         nonlocal n_steps
         if torch.is_grad_enabled():
             if n_steps == step:
                 action()
             n_steps += 1
-        return original_loss(*arguments)
+        return original_loss(*arguments, **options)
 
     monkeypatch.setitem(OBJECTIVES, objective, loss)
 

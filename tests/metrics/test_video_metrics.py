@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, VideoReformatter
 
-from ulcodec.metrics.video import Planes, plane_psnr, to_yuv420
+from ulcodec.metrics.video import Planes, frame_difference_psnr_db, plane_psnr, to_yuv420
 
 BT601, BT709 = 6, 1
 
@@ -63,3 +63,19 @@ def test_psnr_of_planes() -> None:
     assert plane_psnr(a, Planes(b.y, b.u, b.u)).yuv == pytest.approx((6 * 40 + 2 * 20) / 8)
     with pytest.raises(ValueError, match="different sizes"):
         plane_psnr(a, Planes(a.y[:2], a.u, a.v))
+
+
+def test_differences_of_frames_count_flicker_and_not_constant_errors() -> None:
+    clip = np.random.default_rng(0).integers(20, 200, (5, 6, 7, 3)).astype(np.uint8)
+    assert frame_difference_psnr_db(clip, clip + np.uint8(9)) == float("inf")
+    flicker = clip + np.array([3, 0, 3, 0, 3], np.uint8)[:, None, None, None]
+    assert frame_difference_psnr_db(clip, flicker) == pytest.approx(20 * np.log10(255 / 3))
+    frozen = np.broadcast_to(clip[:1], clip.shape)
+    mean_square = np.mean(np.diff(clip.astype(float), axis=0) ** 2)
+    assert frame_difference_psnr_db(clip, frozen) == pytest.approx(10 * np.log10(255**2 / mean_square))
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 7, 3), (1, 6, 8, 3)])
+def test_differences_need_clips_of_one_size(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="two clips of one size, of two frames or more"):
+        frame_difference_psnr_db(np.zeros((1, 6, 8, 3), np.uint8), np.zeros(shape, np.uint8))

@@ -182,6 +182,16 @@ def test_runs_that_do_not_fit_are_refused(
         train_stage2(Stage2Settings(data=settings.data, out=base_run, model=str(other), config="tiny", n_images=640))
 
 
+def test_runs_of_the_paper_model_make_no_codec(run: Path, photographs: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ["train", "export", str(run), "-o", str(tmp_path / "model")],
+        ["eval", str(photographs), "--model", str(run)],
+    ):
+        refused = CliRunner().invoke(app, arguments)
+        assert refused.exit_code == 2
+        assert "trains tiny-video, which makes no codec: draw from it" in refused.stderr
+
+
 def sampled(run: Path, out: Path, *options: str) -> list[str]:
     """Draw two clips in few steps; return the names of the files."""
     arguments = ["sample", str(run), "-o", str(out), "-n", "2", "--steps", "3", "--decoder-steps", "3"]
@@ -213,6 +223,33 @@ def test_clips_are_drawn(run: Path, base_run: Path, tmp_path: Path, stage: int) 
     assert not np.array_equal(first, second)
 
 
+def test_clips_are_reconstructed(run: Path, base_run: Path, clips: Path, tmp_path: Path) -> None:
+    options = ["--reconstruct", str(clips), "--video", "sheet"]
+    assert sampled(run, tmp_path, *options) == ["sheet.png"]
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (4 * (CROP_PX + 2) - 2, N_FRAMES * (CROP_PX + 2) - 2, 3)
+    files = sampled(
+        base_run, tmp_path, "--reconstruct", str(clips), "--video", "gif", "--height", "24", "--frames", "4"
+    )
+    assert files == ["0000.gif", "0000.gif", "0001.gif", "0001.gif"]
+    for folder in ("originals", "reconstructions"):
+        with Image.open(tmp_path / folder / "0001.gif") as animation:
+            assert (animation.size, animation.n_frames) == ((24, 24), 4)
+
+
+def test_reconstruction_follows_the_original(run: Path) -> None:
+    """The decoder gets the latent of each crop, with its noise: another latent, another reconstruction."""
+    sampler = load_sampler(run, device=torch.device("cpu"))
+    x = torch.rand(2, 3, N_FRAMES, CROP_PX, CROP_PX, generator=torch.Generator().manual_seed(0))
+    x[1] = x[0]
+    first, second = sampler.reconstruct(x, decoder_steps=3)
+    assert not np.array_equal(first, second), "other noise"
+    [again, _] = sampler.reconstruct(x, decoder_steps=3)
+    assert np.array_equal(first, again)
+    [other, _] = sampler.reconstruct(1 - x, decoder_steps=3)
+    assert not np.array_equal(first, other)
+
+
 def test_sample_command_reports_what_it_cannot_do(run: Path, base_run: Path, tmp_path: Path) -> None:
     sampled(base_run, tmp_path, "--video", "sheet", "--guide", str(base_run))
     for arguments, message in (
@@ -220,6 +257,8 @@ def test_sample_command_reports_what_it_cannot_do(run: Path, base_run: Path, tmp
         ([str(base_run), "--guide", str(run), "--force", "--model", str(base_run)], "is not a run of stage 1"),
         ([str(tmp_path)], "config"),
         ([str(tmp_path / "gone")], "no such directory"),
+        ([str(run), "--reconstruct", str(tmp_path)], "found no clips of 8 frames with sides of at least 32 px"),
+        ([str(run), "--reconstruct", str(tmp_path), "--frames", "6"], "must be a multiple of 4, got 6"),
     ):
         refused = CliRunner().invoke(app, ["sample", *arguments, "-o", str(tmp_path), "--device", "cpu"])
         assert refused.exit_code == 2

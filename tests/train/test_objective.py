@@ -1,6 +1,7 @@
 """Training objectives against closed forms."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,16 +9,19 @@ from torch import Tensor
 
 from ulcodec.diffusion.bound import latent_bound_nats, stratified_times, terminal_kl_nats
 from ulcodec.diffusion.schedule import BIN_WIDTH, LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, alpha, sigma
-from ulcodec.model.config import TINY
+from ulcodec.model.config import CLIP_STRIDES, PAPER_TINY, TINY
+from ulcodec.model.paper import PaperModel
 from ulcodec.model.prior import Prediction
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.train.objective import (
     OBJECTIVES,
+    encoder_share_at,
     lagrangians,
     noisy_bits,
     picture_loss_nats,
     round_around,
     symbol_bits,
+    ul_loss,
     ycbcr_distortion,
 )
 from ulcodec.train.settings import ObjectiveSettings
@@ -232,3 +236,34 @@ def test_compiled_objective_gives_the_same_loss(tiny_model: UnifiedLatentModel) 
         for loss in (OBJECTIVES["ul"], torch.compile(OBJECTIVES["ul"], backend="aot_eager"))
     )
     torch.testing.assert_close(compiled, plain)
+
+
+def test_share_of_the_encoder_rises_in_the_second_half_of_the_warm_up() -> None:
+    assert [encoder_share_at(n_images, 100) for n_images in (0, 50, 75, 100, 900)] == [0.0, 0.0, 0.5, 1.0, 1.0]
+    assert encoder_share_at(0, 0) == 1.0
+
+
+@pytest.mark.parametrize("axes", [(32, 48), (8, 16, 24)])
+def test_share_scales_the_gradient_of_the_bits_in_the_encoder(axes: tuple[int, ...]) -> None:
+    """It changes neither the loss nor the gradients of prior and decoder. L_z is the rest of the encoder's gradient."""
+    torch.manual_seed(0)
+    model = PaperModel(PAPER_TINY if len(axes) == 2 else replace(PAPER_TINY, strides=CLIP_STRIDES)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape)
+    x = torch.rand(2, 3, *axes)
+
+    def gradients(share: float) -> tuple[float, dict[str, Tensor]]:
+        generator = torch.Generator().manual_seed(3)
+        loss, _ = ul_loss(model, x, torch.zeros(2), ObjectiveSettings(), generator, encoder_share=share)
+        names, weights = zip(*model.named_parameters(), strict=True)
+        return loss.item(), dict(zip(names, torch.autograd.grad(loss, weights), strict=True))
+
+    (loss, whole), (loss_half, half), (loss_none, none) = map(gradients, (1.0, 0.5, 0.0))
+    assert loss == loss_half == loss_none
+    for name in whole:
+        if name.startswith("encoder."):
+            torch.testing.assert_close(half[name], (whole[name] + none[name]) / 2, rtol=1e-3, atol=1e-5)
+        else:
+            assert torch.equal(whole[name], none[name])
+    assert not torch.allclose(whole["encoder.head.2.weight"], none["encoder.head.2.weight"], rtol=0.1)

@@ -74,6 +74,8 @@ def test_sample_command_draws_pictures(run: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == 2, "the pictures exist"
     refused = CliRunner().invoke(app, [*arguments, "--force", "--video", "gif"])
     assert (refused.exit_code, "draws pictures, not clips" in refused.stderr) == (2, True)
+    refused = CliRunner().invoke(app, ["sample", str(run), "-o", str(tmp_path), "--reconstruct", "photos"])
+    assert (refused.exit_code, "a codec reconstructs by ulcodec encode" in refused.stderr) == (2, True)
     finished = CliRunner().invoke(app, [*arguments, "--force", "--guide", str(run), "--guidance", "3"])
     assert finished.exit_code == 0, finished.output
     guided_first = np.asarray(Image.open(tmp_path / "new" / "0000.png")).astype(int)

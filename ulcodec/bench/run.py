@@ -26,7 +26,7 @@ from ulcodec.diffusion.bound import latent_bound_nats
 from ulcodec.diffusion.schedule import NATS_TO_BITS
 from ulcodec.errors import MissingPackageError
 from ulcodec.metrics import MS_SSIM_MIN_SIDE, SSIMULACRA2_MIN_SIDE, bits_per_pixel, ms_ssim, mse, psnr_db
-from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.model.latent_diffusion import LatentDiffusion
 
 QUICK_STRIDE = 4
 SEARCH_STEPS = 7
@@ -103,14 +103,16 @@ def nearest_level(
     return min(sizes, key=lambda level: abs(sizes[level] - n_bytes))
 
 
-def continuous_bound_bits(model: UnifiedLatentModel, x: torch.Tensor, quality: torch.Tensor) -> float:
-    """Bound `KL[q(z_0 | x) || p(z_0)]` of a picture x [1, 3, H, W] at quality [1], in bits, as Unified Latents do.
+def continuous_bound_bits(model: LatentDiffusion, x: torch.Tensor, quality: torch.Tensor) -> float:
+    """Bound `KL[q(z_0 | x) || p(z_0)]` of a picture x [1, 3, H, W] or a clip [1, 3, T, H, W] at quality [1], in bits.
 
-    It is averaged over `BOUND_LEVELS` stratified noise levels, with the prior without the hyper-latent.
+    As Unified Latents do, averaged over `BOUND_LEVELS` stratified noise levels, with the prior without the
+    hyper-latent.
     """
     generator = torch.Generator(x.device).manual_seed(0)
     with torch.inference_mode():
-        z = model.encode_clean(x, quality).expand(BOUND_LEVELS, -1, -1, -1)
+        z = model.encode_clean(x, quality)
+        z = z.expand(BOUND_LEVELS, *z.shape[1:])
 
         def denoise(z_t: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
             rows = range(BOUND_LEVELS)

@@ -18,12 +18,19 @@ from ulcodec.codec.pixels import to_samples
 from ulcodec.codec.tensors import channels_last
 from ulcodec.devices import autocast
 from ulcodec.diffusion.sampler import Denoiser, sample
-from ulcodec.diffusion.schedule import BIN_WIDTH, LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, PIXEL_LOG_SNR_RANGE
+from ulcodec.diffusion.schedule import (
+    ALPHA_0,
+    BIN_WIDTH,
+    LATENT_LOG_SNR_0,
+    LATENT_LOG_SNR_1,
+    PIXEL_LOG_SNR_RANGE,
+    SIGMA_0,
+)
 from ulcodec.errors import ModelError
 from ulcodec.format.container import Layout
 from ulcodec.model.base_model import BaseModel, BaseModelConfig
 from ulcodec.model.config import PATCH_PX
-from ulcodec.model.paper import PaperModel
+from ulcodec.model.latent_diffusion import LatentDiffusion
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import tracked
 from ulcodec.store.model_directory import open_model
@@ -72,11 +79,16 @@ class CodecDecoder(LatentDecoder):
 class DiffusionDecoder(LatentDecoder):
     """The decoder of a run of stage 1 with the objective `ul`. It samples x from noise, given z_0."""
 
-    def __init__(self, model: UnifiedLatentModel | PaperModel, run: TrainedRun, device: torch.device):
-        self.model, self.patch = model, run.patch
+    def __init__(self, model: LatentDiffusion, run: TrainedRun, device: torch.device):
+        self.model, self.patch, self.settings = model, run.patch, run.settings
         crop_px, n_frames = run.settings["crop_px"], run.settings["n_frames"]
         self.extents = (n_frames, crop_px, crop_px)[-len(run.patch) :]
         self.quality = torch.tensor([run.quality], device=device)
+
+    def encode(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Encode x [B, 3, X] in [0, 1] to z_0 [B, C, x], the latent with its fixed noise."""
+        z = self.model.encode_clean(x, self.quality.expand(len(x)))
+        return ALPHA_0 * z + SIGMA_0 * torch.randn(z.shape, generator=generator, device=z.device)
 
     def decode(self, z_0: Tensor, denoise: Denoiser, n_steps: int, generator: torch.Generator) -> Tensor:
         extents = [side * step for side, step in zip(z_0.shape[2:], self.patch, strict=True)]
@@ -140,6 +152,21 @@ class Sampler:
                 z_0 = sample_latents(denoise, self.draw_noisiest((1, *grid), generator), n_steps)
                 x = self.decoder.decode(z_0, denoise, decoder_steps, generator).float()
                 yield samples_of(x[0])
+
+    def reconstruct(self, x: Tensor, *, decoder_steps: int = 50, seed: int = 0) -> Iterator[np.ndarray]:
+        """Encode pictures [N, 3, H, W] or clips [N, 3, T, H, W], x in [0, 1], and decode them, one after another.
+
+        Returns arrays as `sample` does. Raises ModelError if the decoder is a codec's, and ValueError for extents that
+        are no multiples of a latent position's.
+        """
+        decoder = self.decoder
+        if not isinstance(decoder, DiffusionDecoder):
+            raise ModelError("a codec reconstructs by ulcodec encode and decode")
+        generator = torch.Generator(self.device).manual_seed(seed)
+        with torch.inference_mode(), autocast(self.device):
+            for original in tracked(x.to(self.device)):
+                z_0 = decoder.encode(original[None], generator)
+                yield samples_of(decoder.decode(z_0, self.denoise, decoder_steps, generator).float()[0])
 
     def _grid(self, extents: tuple[int | None, ...]) -> tuple[int, ...]:
         """Return the extents of a latent."""

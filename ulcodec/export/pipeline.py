@@ -23,7 +23,8 @@ from ulcodec.export.calibration import calibrated
 from ulcodec.export.residuals import MEASURED_GROUPS, groups_of_run, residual_costs, with_calibrated_video
 from ulcodec.io.locations import Source, as_source
 from ulcodec.io.sources import read_pictures
-from ulcodec.model.config import ModelConfig
+from ulcodec.model.config import ModelConfig, PaperConfig
+from ulcodec.model.presets import PRESETS
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.progress import share, tracked
 from ulcodec.store.installed import model_directory
@@ -170,6 +171,11 @@ def model_of(checkpoint: Checkpoint, run_dir: Path, name: str | None) -> StoredM
         return with_video(checkpoint, name)
     if "stage1" not in checkpoint.config:
         raise TrainingError(f"{run_dir} is a run of stage 2, which makes no codec: draw from it with ulcodec sample")
+    name_of_config = checkpoint.config["model"].get("name")
+    if isinstance(PRESETS.get(name_of_config), PaperConfig):
+        raise TrainingError(
+            f"{run_dir} trains {name_of_config}, which makes no codec: draw from it with ulcodec sample"
+        )
     return trained_model(checkpoint, name)
 
 

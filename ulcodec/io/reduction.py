@@ -12,6 +12,6 @@ def reduced_sides(height_px: int, width_px: int, short_side_px: int) -> tuple[in
 
 
 def reduced(pixels: NDArray[np.uint8], sides: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resample uint8 [H, W, 3] to `sides` (height, width), by Pillow's bicubic filter with antialiasing."""
+    """Resample uint8 [H, W, 3] to `sides` (height, width), by a Lanczos filter with antialiasing."""
     height, width = sides
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))

@@ -1,4 +1,4 @@
-"""Distortion of video frames in Y'CbCr 4:2:0, the field's measure for video."""
+"""Distortion of video frames in Y'CbCr 4:2:0, the field's measure for video, and of the changes between frames."""
 
 from typing import NamedTuple
 
@@ -63,3 +63,16 @@ def plane_psnr(a: Planes, b: Planes) -> PlanePsnr:
         raise ValueError(f"planes of different sizes: {a.y.shape} and {b.y.shape}")
     errors = (float(np.mean((x - y) ** 2)) for x, y in zip(a, b, strict=True))
     return PlanePsnr(*(float(10 * np.log10(255**2 / error)) if error else float("inf") for error in errors))
+
+
+def frame_difference_psnr_db(original: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """PSNR in dB, peak 255, of the differences of neighbouring frames, of clips uint8 [T, H, W, 3].
+
+    Errors that do not change from frame to frame do not count; flicker counts twice. Infinite for equal differences.
+    Raises ValueError for clips of different sizes, or of a single frame.
+    """
+    if original.shape != other.shape or len(original) < 2:
+        raise ValueError(f"expected two clips of one size, of two frames or more, got {original.shape}, {other.shape}")
+    changes = (np.diff(clip.astype(np.float64), axis=0) for clip in (original, other))
+    error = float(np.mean(np.subtract(*changes) ** 2))
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")

@@ -9,7 +9,7 @@ passes.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from ulcodec.diffusion.schedule import (
 )
 from ulcodec.model.blocks import QualityTable
 from ulcodec.model.config import PATCH_PX, ModelConfig
+from ulcodec.model.latent_diffusion import LatentDiffusion
 from ulcodec.model.likelihood import simulate_coding, unit_bin_bits
 from ulcodec.model.prior import Prediction
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
@@ -222,30 +223,24 @@ def noisy_bits(y: Tensor, prediction: Prediction, generator: torch.Generator) ->
     return unit_bin_bits(y + uniform_noise(y, generator) - prediction.mean.detach(), prediction.log_scale.detach())
 
 
-class LatentDiffusion(Protocol):
-    """A model of pictures or of clips that the objective `ul` can train.
-
-    z, z_0 in the paper's units, x in [0, 1], x_t scaled to [-1, 1].
-    """
-
-    def encode_clean(self, x: Tensor, quality: Tensor) -> Tensor: ...
-
-    def denoise_latent(self, z_t: Tensor, log_snr: Tensor, quality: Tensor) -> Tensor: ...
-
-    def denoise_picture(self, x_t: Tensor, log_snr: Tensor, z_0: Tensor, quality: Tensor) -> Tensor: ...
-
-
 def ul_loss(
-    model: LatentDiffusion, x: Tensor, quality: Tensor, settings: ObjectiveSettings, generator: torch.Generator
+    model: LatentDiffusion,
+    x: Tensor,
+    quality: Tensor,
+    settings: ObjectiveSettings,
+    generator: torch.Generator,
+    encoder_share: Tensor | float = 1.0,
 ) -> tuple[Tensor, Metrics]:
     """Compute the paper's loss `L_z + L_x` in nats per pixel: Gaussian channel, weight 1 on the prior.
 
-    x: pictures [B, 3, H, W] or clips [B, 3, T, H, W]. The pixels of a clip are those of all frames.
+    x: pictures [B, 3, H, W] or clips [B, 3, T, H, W]. The pixels of a clip are those of all frames. `encoder_share`:
+    share of the gradient of L_z that reaches the encoder, from 0 to 1; see `encoder_share_at`.
     `psnr_db`: PSNR of the prediction in one evaluation at a random noise level, averaged over levels.
     """
     n_pixels = x[0, 0].numel()
     z = model.encode_clean(x, quality)
-    bound = latent_bound_nats(lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality), z, generator)
+    coded = z.detach() + encoder_share * (z - z.detach())
+    bound = latent_bound_nats(lambda z_t, log_snr: model.denoise_latent(z_t, log_snr, quality), coded, generator)
     z_0 = ALPHA_0 * z + SIGMA_0 * normal_noise(z, generator)
     decoder, x_hat = picture_loss_nats(
         lambda x_t, log_snr: model.denoise_picture(x_t, log_snr, z_0, quality), x, settings, generator
@@ -258,5 +253,17 @@ def ul_loss(
     }
 
 
-Objective = Callable[[Any, Tensor, Tensor, ObjectiveSettings, torch.Generator], tuple[Tensor, Metrics]]
+def encoder_share_at(n_images: int, warmup_images: int) -> float:
+    """Share of the gradient of L_z that reaches the encoder after a number of images.
+
+    It is 0 in the first half of the warm-up and rises to 1 in the second. A fresh decoder does not use the latent yet.
+    If the encoder has to pay for the latent's bits from the start, it empties the latent before the decoder has learnt
+    to (posterior collapse).
+    """
+    return 1.0 if warmup_images == 0 else min(1.0, max(0.0, 2 * n_images / warmup_images - 1))
+
+
+Objective = Callable[..., tuple[Tensor, Metrics]]
+"""A function of (model, x, quality, settings, generator); `ul_loss` also takes the encoder's share."""
+
 OBJECTIVES: dict[str, Objective] = {"codec": codec_loss, "ul": ul_loss}

@@ -160,7 +160,8 @@ class Stage1Settings:
     """Settings of stage 1. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
     A configuration of clips (`paper-video`, `tiny-video`) trains on videos. Its images are clips, of `n_frames` frames.
-    `resize_px`: pictures and frames are reduced to this short side before they are cropped.
+    `resize_px`: pictures and frames are reduced to this short side before they are cropped. `latent_warmup_images`: see
+    `ulcodec.train.objective.encoder_share_at`.
     `init`: a model directory whose weights the run starts from, with as many blocks or fewer; its dead units are
     reinitialised (`ulcodec.train.revival`). `warmup_images`: images over which the learning rate rises at the start;
     `decay_share`: share of the run over which it falls to zero at the end. `compile`: on GPUs, compile the networks and
@@ -186,6 +187,9 @@ class Stage1Settings:
     learning_rate: float = option("learning-rate", 6e-4)
     warmup_images: int = option("warmup", 1600)
     decay_share: float = option("decay-share", 0.2)
+    latent_warmup_images: int = option(
+        "latent-warmup", 0, "Objective ul: images over which the encoder begins to pay for the latent's bits."
+    )
     optimizer: str = option("optimizer", "adamw")
     seed: int = option("seed", 0)
     device: str = option("device", "auto")
@@ -239,6 +243,7 @@ class Stage1Settings:
         self.loop_settings().check()
         check_number("the loss factor", self.weights.loss_factor, above=0, most=MOST_LOSS_FACTOR)
         check_bias(self.weights.bias)
+        check_whole("the images of the latent's warm-up", self.latent_warmup_images, 0, MOST_IMAGES)
         self._check_crops()
         check_whole("the shards in memory", self.shards_in_memory, 0, MOST_IMAGES)
         check_whole("the crops for every shard", self.crops_per_shard, 1, MOST_IMAGES)

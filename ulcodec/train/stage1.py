@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from ulcodec.train.data.training_set import training_set
 from ulcodec.train.graphs import SeededLoss, compile_parts
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
-from ulcodec.train.objective import OBJECTIVES
+from ulcodec.train.objective import OBJECTIVES, encoder_share_at
 from ulcodec.train.revival import revive
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import Stage1Settings
@@ -47,17 +48,21 @@ class Stage1Step(SeededLoss):
         super().__init__(settings.seed, self.workers.generator(self.device))
         self.is_static = not settings.shards_in_memory
         objective = OBJECTIVES[settings.objective]
-        self.loss = objective
-        if settings.compile and self.device.type == "cuda":
-            if settings.objective == "codec":
+        self.encoder_share = torch.ones((), device=self.device)
+        is_compiled = settings.compile and self.device.type == "cuda"
+        if settings.objective == "codec":
+            self.loss = objective
+            if is_compiled:
                 compile_parts(model)
-            else:
-                self.loss = torch.compile(objective)
+        else:
+            compiled = torch.compile(objective) if is_compiled else objective
+            self.loss = partial(compiled, encoder_share=self.encoder_share)
 
     def seed(self, n_images: int) -> None:
         super().seed(n_images)
         torch.manual_seed(self.generator.initial_seed())  # dropout draws from the global generators
         self.pictures = self.pictures_at(n_images)
+        self.encoder_share.fill_(encoder_share_at(n_images, self.settings.latent_warmup_images))
 
     def draw(self) -> tuple[Tensor, Metrics]:
         settings = self.settings

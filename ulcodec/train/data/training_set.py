@@ -1,10 +1,13 @@
 """The pictures or clips of a run of stage 1, or of a run on its latents."""
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from ulcodec.errors import TrainingError
 from ulcodec.io.sources import LeftOut
 from ulcodec.model.config import PaperConfig
 from ulcodec.model.presets import preset
@@ -33,6 +36,21 @@ def reader_of(settings: Stage1Settings) -> Reader[Any]:
         stretches = StretchSettings(settings.crop_px, settings.n_frames, config.patch[-1], settings.resize_px)
         return ClipReader(stretches, settings.seed)
     return PictureReader(settings.crop_px, settings.resize_px)
+
+
+def some_crops(settings: Stage1Settings, count: int) -> Tensor:
+    """Draw random crops [count, 3, X] in [0, 1] of the first pictures or clips of a run's data.
+
+    Raises TrainingError if there are none.
+    """
+    reader, left_out = reader_of(settings), LeftOut()
+    examples = [
+        example for _, example in islice(reader.examples(reader.files(settings.data, left_out), left_out), count)
+    ]
+    if not examples:
+        raise TrainingError(left_out.after(f"found no {reader.what}"))
+    crops: CropSet = reader.pack(examples)
+    return crops.random_crops(count, settings.crop_px, torch.Generator().manual_seed(settings.seed))
 
 
 def training_set(settings: Stage1Settings, device: torch.device) -> TrainingSet:
