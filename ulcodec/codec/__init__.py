@@ -4,7 +4,7 @@
 `pixels` (pictures and tensors), `tiling` (the networks over tiles), `ulcodec.coding` (the entropy coder) and `extras`
 (metadata and alpha). `video` does the same for clips, with `clips` (frames to encode) and `bitrate`. Both code with a
 `loaded` model. Built on them: `rate_control` (target size or quality), `refinement` (better latents), `realism`
-(sampled detail), `evaluation`, `generate` (new pictures).
+(sampled detail), `evaluation`, `generate` (new pictures and clips).
 
 Import the public names from this package: `load`, `Codec`, `encode_batch` and the others in `__all__`.
 """

@@ -2,8 +2,8 @@
 
 `stage1` trains the codec, `stage2` a base model that draws latents, `prior` a codec's prior alone, `video` the entropy
 model of predicted frames, `denoiser` the decoder's diffusion. Each is a short file over `loop.Loop`; `settings` holds
-what each takes. `objective` has the losses, `data` the pictures and clips, `latents` those of a frozen codec,
-`residuals` those of predicted frames; `entropy` is what `prior` and `video` share.
+what each takes. `objective` has the losses, `data` the pictures and clips, `latent_data` the latents of stage 2,
+`latents` those that are stored, `residuals` those of predicted frames; `entropy` is what `prior` and `video` share.
 
 Import `Stage1Settings`, `Stage2Settings`, `PriorSettings`, `VideoSettings` and `DenoiserSettings` from `settings`, and
 `train_stage1`, `train_stage2`, `train_prior`, `train_video` and `train_denoiser` from the module of each.

@@ -1,4 +1,5 @@
-"""Training data: `pictures` holds pictures in memory, `loading` reads them, `stream` replaces them shard by shard.
+"""Training data: sets of pictures or clips in memory, and random crops of them.
 
-`clips` reads videos.
+`pictures` and `clip_set` hold them, behind the interface of `crops`. `readers` and `clip_reader` read files, `clips`
+the frames of videos. `loading` reads a set at once, `stream` replaces it shard by shard; `training_set` chooses.
 """
