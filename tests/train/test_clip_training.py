@@ -96,7 +96,7 @@ def test_streamed_shards_of_clips_train(settings: Stage1Settings, clips: Path, t
         ({"weights": ObjectiveSettings(bias=float("nan"))}, "the bias must be a number"),
         ({"batch_size": 2**15, "n_frames": 1024}, "32768 crops of 1024 x 16 x 16 are more than"),
         ({"n_frames": 16}, "clips of 16 frames"),
-        ({"resize_px": 80}, "sides of at least 80 px"),
+        ({"crop_px": 80, "resize_px": None}, "clips of 8 frames with sides of at least 80 px"),
     ],
 )
 def test_settings_that_cannot_run_are_refused(
@@ -257,7 +257,7 @@ def test_sample_command_reports_what_it_cannot_do(run: Path, base_run: Path, tmp
         ([str(base_run), "--guide", str(run), "--force", "--model", str(base_run)], "is not a run of stage 1"),
         ([str(tmp_path)], "config"),
         ([str(tmp_path / "gone")], "no such directory"),
-        ([str(run), "--reconstruct", str(tmp_path)], "found no clips of 8 frames with sides of at least 32 px"),
+        ([str(run), "--reconstruct", str(tmp_path)], "found no clips of 8 frames"),
         ([str(run), "--reconstruct", str(tmp_path), "--frames", "6"], "must be a multiple of 4, got 6"),
     ):
         refused = CliRunner().invoke(app, ["sample", *arguments, "-o", str(tmp_path), "--device", "cpu"])

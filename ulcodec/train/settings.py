@@ -160,7 +160,7 @@ class Stage1Settings:
     """Settings of stage 1. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
     A configuration of clips (`paper-video`, `tiny-video`) trains on videos. Its images are clips, of `n_frames` frames.
-    `resize_px`: pictures and frames are reduced to this short side before they are cropped. `latent_warmup_images`: see
+    `resize_px`: pictures and frames are given this short side before they are cropped. `latent_warmup_images`: see
     `ulcodec.train.objective.encoder_share_at`.
     `init`: a model directory whose weights the run starts from, with as many blocks or fewer; its dead units are
     reinitialised (`ulcodec.train.revival`). `warmup_images`: images over which the learning rate rises at the start;
@@ -183,7 +183,7 @@ class Stage1Settings:
     batch_size: int = option("batch-size", 16)
     crop_px: int = option("crop", 256)
     n_frames: int = option("frames", 16, "Frames of a clip, for configurations of clips.")
-    resize_px: int | None = option("resize", None, "Reduce pictures or frames to this short side first.")
+    resize_px: int | None = option("resize", None, "Resample pictures or frames to this short side first.")
     learning_rate: float = option("learning-rate", 6e-4)
     warmup_images: int = option("warmup", 1600)
     decay_share: float = option("decay-share", 0.2)

@@ -25,8 +25,8 @@ class ClipReader(Reader[ClipSet]):
 
     def __init__(self, settings: StretchSettings, seed: int):
         self.settings, self.seed = settings, seed
-        least_px = max(settings.least_px, settings.resize_px or 0)
-        self.what = f"clips of {settings.n_frames} frames with sides of at least {least_px} px"
+        of_sides = "" if settings.resize_px else f" with sides of at least {settings.least_px} px"
+        self.what = f"clips of {settings.n_frames} frames{of_sides}"
         self.suffixes = VIDEO_SUFFIXES
 
     def files(self, sources: Iterable[Source], left_out: LeftOut) -> Files:

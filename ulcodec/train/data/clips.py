@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ulcodec.errors import ImageError
 from ulcodec.io.picture import Picture
-from ulcodec.io.reduction import reduced, reduced_sides
+from ulcodec.io.resampling import resampled, resampled_sides
 from ulcodec.io.sources import TOO_SMALL, UNREADABLE, LeftOut, videos_of
 from ulcodec.io.video_source import VideoInput, VideoSource, open_video
 from ulcodec.model.config import HYPER_PATCH_PX
@@ -44,7 +44,7 @@ class Clip:
 class StretchSettings:
     """What is read of a video: at least `n_frames` frames, of sides from `least_px` up, in multiples of `step_px`.
 
-    `resize_px`: frames are first reduced to this short side; videos with a shorter one are too small.
+    `resize_px`: frames are first given this short side.
     """
 
     least_px: int
@@ -54,7 +54,7 @@ class StretchSettings:
 
     def sides(self, height_px: int, width_px: int) -> tuple[int, int]:
         """Return the sides of frames before the crop."""
-        return (height_px, width_px) if self.resize_px is None else reduced_sides(height_px, width_px, self.resize_px)
+        return (height_px, width_px) if self.resize_px is None else resampled_sides(height_px, width_px, self.resize_px)
 
 
 def clips_of_run(settings: RunSettings, left_out: LeftOut) -> Iterator[Clip]:
@@ -93,11 +93,10 @@ def stretches_of(
     `left_out` counts the video if its frames are too small or too few. Raises ImageError for damaged data, and OSError.
     """
     with _opened(source) as video:
-        shape = video.format.height, video.format.width
-        if min(shape) < max(settings.least_px, settings.resize_px or 0):
+        sides = settings.sides(video.format.height, video.format.width)
+        if min(sides) < settings.least_px:
             left_out[TOO_SMALL] += 1
             return
-        sides = settings.sides(*shape)
         largest = (max(side, settings.least_px) for side in largest_sides(*sides))
         crop = tuple(_span(*lengths, settings.step_px, random) for lengths in zip(sides, largest, strict=True))
         n_read, n_stretches = max(STRETCH_FRAMES, settings.n_frames), 0
@@ -128,7 +127,7 @@ def _opened(source: VideoInput) -> VideoSource:
 
 
 def _read(video: VideoSource, count: int, sides: tuple[int, int], crop: tuple[slice, ...]) -> list[NDArray[np.uint8]]:
-    """Read the frames of a stretch, or those that are left: crops uint8 [H, W, 3] of frames reduced to `sides`."""
+    """Read the frames of a stretch, or those that are left: crops uint8 [H, W, 3] of frames of `sides`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return [_cropped(frame.pixels, sides, crop) for frame in islice(video, count)]
@@ -138,7 +137,7 @@ def _cropped(samples: NDArray[np.integer], sides: tuple[int, int], crop: tuple[s
     """Convert a crop of samples to a copy uint8 [H, W, 3]."""
     if samples.shape[:2] == sides:
         return _rgb(samples[crop])
-    window: NDArray[np.uint8] = reduced(_rgb(samples), sides)[crop].copy()
+    window: NDArray[np.uint8] = resampled(_rgb(samples), sides)[crop].copy()
     return window
 
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from ulcodec.io.locations import Source
 from ulcodec.io.pictures import readable_extensions
-from ulcodec.io.reduction import reduced, reduced_sides
+from ulcodec.io.resampling import resampled, resampled_sides
 from ulcodec.io.sources import (
-    TOO_SMALL,
     LeftOut,
     decode_rgb,
     picture_files,
@@ -64,16 +63,13 @@ class Reader(ABC, Generic[Set]):
 
 
 class PictureReader(Reader[PictureSet]):
-    """Reads pictures with both sides at least `min_side_px`.
-
-    With `resize_px`, each is first reduced to this short side; those with a shorter one are too small.
-    """
+    """Reads pictures with both sides at least `min_side_px`. With `resize_px`, each is first given this short side."""
 
     noun = "pictures"
 
     def __init__(self, min_side_px: int, resize_px: int | None = None):
         self.min_side_px, self.resize_px = min_side_px, resize_px
-        self.what = f"pictures with sides of at least {max(min_side_px, resize_px or 0)} px"
+        self.what = "pictures" if resize_px else f"pictures with sides of at least {min_side_px} px"
         self.suffixes = readable_extensions()
 
     def files(self, sources: Iterable[Source], left_out: LeftOut) -> Files:
@@ -97,9 +93,7 @@ class PictureReader(Reader[PictureSet]):
         if self.resize_px is None or isinstance(pixels, str):
             return pixels
         height, width = pixels.shape[:2]
-        if min(height, width) < self.resize_px:
-            return TOO_SMALL
-        return reduced(pixels, reduced_sides(height, width, self.resize_px))
+        return resampled(pixels, resampled_sides(height, width, self.resize_px))
 
     def pack(self, examples: list[np.ndarray]) -> PictureSet:
         return pack(examples)
