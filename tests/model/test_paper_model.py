@@ -10,8 +10,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ulcodec.diffusion.per_picture import per_picture
 from ulcodec.diffusion.schedule import alpha, sigma
-from ulcodec.model.config import CLIP_STRIDES, PAPER, PAPER_TINY, PAPER_VIDEO, TINY_VIDEO, PaperConfig
-from ulcodec.model.paper import PaperModel, clean_from_v, from_patches
+from ulcodec.model.config import (
+    CLIP_STRIDES,
+    PAPER,
+    PAPER_TINY,
+    PAPER_VIDEO,
+    PICTURE_STRIDES,
+    TINY_VIDEO,
+    PaperConfig,
+    Stride,
+)
+from ulcodec.model.linear_paths import RESIDUAL_STD
+from ulcodec.model.paper import PaperModel, clean_from_v
+from ulcodec.model.patches import from_patches
 from ulcodec.train.objective import ul_loss
 from ulcodec.train.settings import ObjectiveSettings
 
@@ -290,3 +301,32 @@ def test_loss_falls_in_twenty_steps(model: PaperModel, batch: dict[str, Tensor])
         losses.append(((prior_loss / z.square().mean()).item(), decoder_loss.item()))
     assert losses[-1][0] < 0.7 * losses[0][0]
     assert losses[-1][1] < 0.7 * losses[0][1]
+
+
+@pytest.mark.parametrize("strides", [PICTURE_STRIDES, CLIP_STRIDES], ids=["pictures", "clips"])
+def test_linear_paths_start_as_a_cosine_transform(strides: tuple[Stride, Stride, Stride, Stride]) -> None:
+    """With as many channels as samples, the latent alone decodes to the picture."""
+    config = replace(PAPER_TINY, strides=strides, linear_paths=True)
+    config = replace(config, latent_channels=3 * math.prod(config.patch))
+    model = PaperModel(config).eval()
+    extents = [2 * side for side in config.patch]
+    x = torch.rand(1, 3, *extents, generator=torch.Generator().manual_seed(7))
+    z = model.encode_clean(x, torch.zeros(1))
+    x_hat = model.denoise_picture(torch.zeros_like(x), torch.tensor([-60.0]), z, torch.zeros(1))
+    torch.testing.assert_close((x_hat + 1) / 2, x, rtol=0, atol=1e-3)
+
+
+def test_linear_paths_denoise_gaussian_residuals_exactly() -> None:
+    """Around the linear estimate, a fresh decoder has the error of the posterior mean."""
+    model = PaperModel(replace(SMALL_CLIPS, linear_paths=True)).eval()
+    generator = torch.Generator().manual_seed(8)
+    z = torch.randn(8, 32, 2, 2, 2, generator=generator)
+    quality = torch.zeros(8)
+    estimate = model.denoise_picture(torch.zeros(8, 3, 8, 16, 16), torch.full((8,), -60.0), z, quality)
+    residual, noise = torch.randn(2, *estimate.shape, generator=generator)
+    for log_snr in (-3.0, 0.0, 4.0):
+        level = torch.tensor(log_snr)
+        x = estimate + RESIDUAL_STD * residual
+        x_hat = model.denoise_picture(alpha(level) * x + sigma(level) * noise, level.expand(8), z, quality)
+        expected = 1 / (1 / RESIDUAL_STD**2 + level.exp())
+        assert (x_hat - x).square().mean().item() == pytest.approx(expected.item(), rel=0.05)

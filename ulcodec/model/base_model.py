@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ulcodec.diffusion.per_picture import per_picture
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_1, alpha, sigma
 from ulcodec.errors import ModelError
-from ulcodec.model.paper import from_patches, pointwise, to_patches
+from ulcodec.model.patches import from_patches, pointwise, to_patches
 from ulcodec.model.transformer import LevelEmbedding, Transformer, zero_init
 
 

@@ -208,7 +208,8 @@ class PaperConfig:
     `strides`: those of the encoder's four stages. The decoder's three convolution stages and its middle have the same.
     Their number of axes is that of the data: 2 for pictures, 3 for clips. `decoder_blocks` counts the blocks of each
     stage, on the way down and again on the way up. `prior_width` and `middle_width` are multiples of `head_size`, which
-    is a multiple of 4. Widths of convolutions are multiples of 4 below 128, and of 32 from 128 on.
+    is a multiple of 4. Widths of convolutions are multiples of 4 below 128, and of 32 from 128 on. `linear_paths`: give
+    encoder and decoder a linear transform beside their networks, see `ulcodec.model.linear_paths`.
     """
 
     name: str
@@ -224,6 +225,7 @@ class PaperConfig:
     head_size: int
     latent_channels: int = 32
     decoder_dropout: float = 0.1
+    linear_paths: bool = False
 
     @property
     def n_axes(self) -> int:
@@ -267,6 +269,6 @@ PAPER_TINY = PaperConfig(
 TINY_VIDEO = PaperConfig(
     name="tiny-video", strides=CLIP_STRIDES, encoder_widths=(16, 32, 64, 64), encoder_blocks=(1, 1, 1, 1),
     prior_width=128, prior_blocks=4, decoder_widths=(16, 32, 64), decoder_blocks=1, middle_width=128, middle_blocks=4,
-    head_size=32, latent_channels=16,
+    head_size=32, latent_channels=16, linear_paths=True,
 )  # fmt: skip
 """For a CPU."""

@@ -40,10 +40,9 @@ from torch.nn import functional as F
 from ulcodec.diffusion.per_picture import per_picture
 from ulcodec.diffusion.schedule import alpha, sigma
 from ulcodec.model.config import PaperConfig, Stride
+from ulcodec.model.linear_paths import LinearDecoder, LinearEncoder
+from ulcodec.model.patches import CONVOLUTIONS, from_patches, pointwise, to_patches
 from ulcodec.model.transformer import LevelEmbedding, Transformer, scale_and_shift, zero_init
-
-CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
-"""Classes of convolutions by the number of axes."""
 
 
 def clean_from_v(noisy: Tensor, v: Tensor, log_snr: Tensor) -> Tensor:
@@ -53,28 +52,6 @@ def clean_from_v(noisy: Tensor, v: Tensor, log_snr: Tensor) -> Tensor:
     """
     level = per_picture(log_snr.float(), noisy)
     return alpha(level) * noisy - sigma(level) * v.float()
-
-
-def pointwise(in_channels: int, out_channels: int, n_axes: int) -> nn.Module:
-    """A convolution of single positions: [B, in_channels, ...] -> [B, out_channels, ...]."""
-    return CONVOLUTIONS[n_axes](in_channels, out_channels, 1)
-
-
-def to_patches(in_channels: int, out_channels: int, stride: Stride) -> nn.Module:
-    """A convolution of patches without overlap: divides the extents by `stride`."""
-    return CONVOLUTIONS[len(stride)](in_channels, out_channels, stride, stride=stride)  # type: ignore[arg-type]
-
-
-def from_patches(x: Tensor, stride: Stride) -> Tensor:
-    """Rearrange channels to patches: [B, C prod(stride), *grid] -> [B, C, *(grid * stride)].
-
-    With two equal strides it is `torch.nn.functional.pixel_shuffle`.
-    """
-    n_axes, grid = len(stride), x.shape[2:]
-    split = x.reshape(len(x), -1, *stride, *grid)
-    pairs = [axis for place in range(2, 2 + n_axes) for axis in (place + n_axes, place)]
-    extents = [side * step for side, step in zip(grid, stride, strict=True)]
-    return split.permute(0, 1, *pairs).reshape(len(x), -1, *extents)
 
 
 def _group_norm(width: int) -> nn.GroupNorm:
@@ -125,6 +102,9 @@ class PaperEncoder(nn.Module):
             channels = width
         self.stages = nn.Sequential(*layers)
         head = pointwise(channels, config.latent_channels, config.n_axes)
+        self.linear_path = LinearEncoder(config) if config.linear_paths else None
+        if self.linear_path is not None:
+            zero_init(head)
         self.head = nn.Sequential(_group_norm(channels), nn.SiLU(), head)
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
@@ -133,8 +113,9 @@ class PaperEncoder(nn.Module):
         Raises ValueError if X is not a multiple of the extent of a latent position.
         """
         _check_extents(x, self.patch)
-        z: Tensor = self.head(self.stages(2 * x - 1))
-        return z.float()
+        scaled = 2 * x - 1
+        z: Tensor = self.head(self.stages(scaled))
+        return z.float() if self.linear_path is None else z.float() + self.linear_path(scaled).float()
 
 
 class PaperPrior(nn.Module):
@@ -209,6 +190,7 @@ class PaperDecoder(nn.Module):
         self.middle = Transformer(width, config.middle_blocks, config.head_size, config.decoder_dropout)
         up = zip((width, third, second), (third, second, first), strides[:0:-1], strict=True)
         self.up = nn.ModuleList(UpStage(config, *sizes) for sizes in up)
+        self.linear_path = LinearDecoder(config) if config.linear_paths else None
         self.norm = _group_norm(first)
         self.head = zero_init(pointwise(first, 3 * math.prod(strides[0]), config.n_axes))
 
@@ -227,8 +209,11 @@ class PaperDecoder(nn.Module):
         hidden = self.middle(self.middle_down(hidden) + self.middle_latent(z_0), level)
         for stage in self.up:
             hidden = stage(hidden, skips.pop(), level)
-        v = from_patches(self.head(F.silu(self.norm(hidden))), self.patch_stride)
-        return clean_from_v(x_t, v, log_snr)
+        output = from_patches(self.head(F.silu(self.norm(hidden))), self.patch_stride)
+        if self.linear_path is not None:
+            x_hat: Tensor = self.linear_path(x_t, output, log_snr, z_0)
+            return x_hat
+        return clean_from_v(x_t, output, log_snr)
 
 
 class PaperModel(nn.Module):
