@@ -1,6 +1,8 @@
 """Stage 2: training of the base model on latents of the tiny codec, and pictures drawn from it."""
 
 import csv
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +17,9 @@ from ulcodec.errors import ModelError, TrainingError
 from ulcodec.model.config import TINY
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import save_model
-from ulcodec.store.tensor_files import read_tensors
-from ulcodec.train.settings import Stage2Settings
+from ulcodec.store.tensor_files import read_document, read_tensors
+from ulcodec.train.settings import Stage1Settings, Stage2Settings
+from ulcodec.train.stage1 import resume_stage1, train_stage1
 from ulcodec.train.stage2 import resume_stage2, train_stage2
 from ulcodec_cli.main import app
 
@@ -97,3 +100,32 @@ def test_invalid_options_of_stage_2_are_refused(photographs: Path, tmp_path: Pat
     finished = CliRunner().invoke(app, [*arguments, option, value])
     assert finished.exit_code == 2
     assert len(finished.stderr.strip().splitlines()) == 1
+
+
+def test_runs_of_earlier_versions_continue(run: Path, photographs: Path, tmp_path: Path) -> None:
+    """Their configurations had no strides, no second level, and no number of frames."""
+    stage1 = train_stage1(
+        Stage1Settings(
+            data=(photographs,), out=tmp_path / "stage1", config="paper_tiny", objective="ul", n_images=8, batch_size=4,
+            crop_px=48, validation_share=0.2, device="cpu",
+        )
+    )  # fmt: skip
+    base = shutil.copytree(run, tmp_path / "base")
+    for directory, part, added in (
+        (stage1, "model", ("strides",)),
+        (stage1, "stage1", ("n_frames", "resize_px", "latent_warmup_images")),
+        (base, "model", ("base", "n_axes", "fine_width", "fine_blocks")),
+        (base, "stage2", ("shards_in_memory", "crops_per_shard")),
+    ):
+        file = directory / "checkpoint" / "config.json"
+        config = json.loads(file.read_text())
+        values = config[part]["base"] if "base" in added else config[part]
+        for name in set(added) - {"base"}:
+            del values[name]
+        file.write_text(json.dumps(config))
+    assert next(load_sampler(stage1, device=torch.device("cpu")).sample(1, n_steps=1, decoder_steps=2)).shape[-1] == 3
+    resume_stage1(stage1, n_images=16)
+    assert read_document(stage1 / "checkpoint", "progress")["n_images"] == 16
+    n_images = read_document(base / "checkpoint", "progress")["n_images"]
+    resume_stage2(base, n_images=2 * n_images)
+    assert read_document(base / "checkpoint", "progress")["n_images"] == 2 * n_images

@@ -81,7 +81,7 @@ class DiffusionDecoder(LatentDecoder):
 
     def __init__(self, model: LatentDiffusion, run: TrainedRun, device: torch.device):
         self.model, self.patch, self.settings = model, run.patch, run.settings
-        crop_px, n_frames = run.settings["crop_px"], run.settings["n_frames"]
+        crop_px, n_frames = run.settings["crop_px"], run.settings.get("n_frames", 1)
         self.extents = (n_frames, crop_px, crop_px)[-len(run.patch) :]
         self.quality = torch.tensor([run.quality], device=device)
 

@@ -163,9 +163,19 @@ def is_count(value: Any, largest: int) -> bool:
 
 
 def modernised(values: Any) -> Any:
-    """Convert the JSON of an older `ModelConfig`, whose prior was one network; any other value stays as it is."""
-    if isinstance(values, dict) and "reveal" in values and isinstance(values.get("prior_blocks"), int):
+    """Convert the JSON of an older configuration; any other value stays as it is.
+
+    The prior of `ModelConfig` was one network. `PaperConfig` had no strides, and base models had one level: both were
+    for pictures only.
+    """
+    if not isinstance(values, dict):
+        return values
+    if "reveal" in values and isinstance(values.get("prior_blocks"), int):
         return {**values, "prior_blocks": [values["prior_blocks"]], "shared_prior": True}
+    if "encoder_widths" in values:
+        return {"strides": list(map(list, PICTURE_STRIDES)), **values}
+    if isinstance(values.get("base"), dict):
+        return {**values, "base": {"n_axes": 2, "fine_width": 0, "fine_blocks": 0, **values["base"]}}
     return values
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ulcodec.errors import ModelError
 from ulcodec.model.build import build_model
-from ulcodec.model.config import PATCH_PX, ModelConfig, PaperConfig
+from ulcodec.model.config import PATCH_PX, ModelConfig, PaperConfig, modernised
 from ulcodec.model.paper import PaperModel
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.networks import load_network
@@ -60,7 +60,7 @@ def open_run(run_dir: Path) -> TrainedRun:
     settings = config.get("stage1", {})
     if settings.get("objective") != "ul":
         raise ModelError(f"{run_dir} is not a run of stage 1 with the objective ul")
-    model = config["model"]
+    model = modernised(config["model"])
     parsed = PaperConfig.from_json(model) if "strides" in model else ModelConfig.from_json(model)
     return TrainedRun(parsed, settings, ema, digest(model, ema))
 
