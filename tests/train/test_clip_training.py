@@ -1,6 +1,8 @@
 """Stage 1 and stage 2 on latents of the objective `ul`, for clips and pictures, and the samples of their runs."""
 
 import csv
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,81 @@ def test_runs_that_do_not_fit_are_refused(
         train_stage2(Stage2Settings(data=settings.data, out=tmp_path / "base", model=str(finished_run), n_images=8))
     with pytest.raises(TrainingError, match="another model configuration: stage1_sha256"):
         train_stage2(Stage2Settings(data=settings.data, out=base_run, model=str(other), config="tiny", n_images=640))
+
+
+def with_value(run: Path, keys: str, value: Any, out: Path) -> Path:
+    """Copy a run, and change a value of the configuration in its checkpoint."""
+    file = shutil.copytree(run, out, dirs_exist_ok=True) / "checkpoint" / "config.json"
+    config = json.loads(file.read_text())
+    *parents, name = keys.split(".")
+    values = config
+    for parent in parents:
+        values = values[parent]
+    values[name] = value
+    file.write_text(json.dumps(config))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        ("stage1", None),
+        ("stage1", {"objective": "ul"}),
+        ("stage1.n_frames", "8"),
+        ("stage1.crop_px", 10**9),
+        ("stage1.weights", {}),
+        ("stage1.weights.ul_quality", "high"),
+        ("model", None),
+        ("model.strides", 3),
+        ("model.strides", [[2, 2]] * 3),
+        ("model.strides", [[2**40, 2, 2]] * 4),
+        ("model.strides", [[1, 2, 2], [2, 2], [2, 2, 2], [1, 1, 1]]),
+        ("model.head_size", 0),
+        ("model.encoder_widths", 7),
+        ("model.decoder_widths", [1, 2, 3]),
+        ("model.prior_blocks", 10**9),
+        ("model.latent_channels", -1),
+        ("model.decoder_dropout", 5),
+    ],
+)
+def test_damaged_configurations_of_stage_1_are_refused(run: Path, tmp_path: Path, keys: str, value: Any) -> None:
+    with pytest.raises(ModelError):
+        load_sampler(with_value(run, keys, value, tmp_path / "run"), device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        ("stage2", None),
+        ("stage2", {}),
+        ("stage2.model", 5),
+        ("model", None),
+        ("model.base", None),
+        ("model.base", {}),
+        ("model.base.n_axes", 7),
+        ("model.base.n_blocks", 10**9),
+        ("model.base.fine_blocks", 2),
+        ("model.stage1_sha256", 5),
+    ],
+)
+def test_damaged_configurations_of_stage_2_are_refused(base_run: Path, tmp_path: Path, keys: str, value: Any) -> None:
+    with pytest.raises(ModelError):
+        load_sampler(with_value(base_run, keys, value, tmp_path / "run"), device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("keys", "value"), [("stage1.data", 5), ("stage1.weights.other", 1)])
+def test_damaged_settings_of_stage_1_are_refused_by_stage_2(
+    stage2_settings: Stage2Settings, run: Path, tmp_path: Path, keys: str, value: Any
+) -> None:
+    damaged = with_value(run, keys, value, tmp_path / "stage1")
+    with pytest.raises(TrainingError, match="incomplete settings of stage 1"):
+        train_stage2(replace(stage2_settings, out=tmp_path / "run", model=str(damaged)))
+
+
+def test_extents_fit_the_guide_too(run: Path) -> None:
+    sampler = load_sampler(run, device=torch.device("cpu"))
+    [clip] = sampler.sample(1, width=24, n_steps=1, decoder_steps=2, guide=replace(sampler, step=2))
+    assert clip.shape == (N_FRAMES, 16, 32, 3), "sides are multiples of 2x2 latent positions"
 
 
 def test_runs_of_the_paper_model_make_no_codec(run: Path, photographs: Path, tmp_path: Path) -> None:

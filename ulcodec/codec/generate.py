@@ -7,6 +7,7 @@ codec's decoder, or the diffusion decoder of a stage-1 run, as in the paper.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,14 @@ from ulcodec.diffusion.schedule import (
 from ulcodec.errors import ModelError
 from ulcodec.format.container import Layout
 from ulcodec.model.base_model import BaseModel, BaseModelConfig
-from ulcodec.model.config import PATCH_PX
+from ulcodec.model.config import PATCH_PX, is_count, modernised
 from ulcodec.model.latent_diffusion import LatentDiffusion
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import tracked
 from ulcodec.store.model_directory import open_model
 from ulcodec.store.networks import load_weights
 from ulcodec.store.tensor_files import read_consistently, read_document, read_tensors
-from ulcodec.store.trained_run import TrainedRun, open_run
+from ulcodec.store.trained_run import TrainedRun, open_run, part_of
 
 
 class LatentDecoder(ABC):
@@ -81,8 +82,7 @@ class DiffusionDecoder(LatentDecoder):
 
     def __init__(self, model: LatentDiffusion, run: TrainedRun, device: torch.device):
         self.model, self.patch, self.settings = model, run.patch, run.settings
-        crop_px, n_frames = run.settings["crop_px"], run.settings.get("n_frames", 1)
-        self.extents = (n_frames, crop_px, crop_px)[-len(run.patch) :]
+        self.extents = run.extents
         self.quality = torch.tensor([run.quality], device=device)
 
     def encode(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -146,7 +146,8 @@ class Sampler:
             raise ModelError("the guide was trained on other latents")
         generator = torch.Generator(self.device).manual_seed(seed)
         denoise = self.denoise if guide is None else guided(self.denoise, guide.denoise, guidance)
-        grid = self._grid((n_frames, height, width)[-len(self.decoder.patch) :])
+        step = self.step if guide is None else lcm(self.step, guide.step)
+        grid = self._grid((n_frames, height, width)[-len(self.decoder.patch) :], step)
         with torch.inference_mode(), autocast(self.device):
             for _ in tracked(range(count)):
                 z_0 = sample_latents(denoise, self.draw_noisiest((1, *grid), generator), n_steps)
@@ -168,13 +169,13 @@ class Sampler:
                 z_0 = decoder.encode(original[None], generator)
                 yield samples_of(decoder.decode(z_0, self.denoise, decoder_steps, generator).float()[0])
 
-    def _grid(self, extents: tuple[int | None, ...]) -> tuple[int, ...]:
-        """Return the extents of a latent."""
+    def _grid(self, extents: tuple[int | None, ...], step: int) -> tuple[int, ...]:
+        """Return the extents of a latent, whose rows and columns are multiples of `step`."""
         patch = self.decoder.patch
         chosen = [
             usual if extent is None else extent for extent, usual in zip(extents, self.decoder.extents, strict=True)
         ]
-        steps = (1,) * (len(patch) - 2) + (self.step,) * 2
+        steps = (1,) * (len(patch) - 2) + (step,) * 2
         return tuple(
             -(-extent // (side * step)) * step for extent, side, step in zip(chosen, patch, steps, strict=True)
         )
@@ -212,13 +213,13 @@ def load_sampler(run_dir: Path, *, model: str | Path | None = None, device: torc
     config, ema = read_consistently(
         checkpoint, lambda: (read_document(checkpoint, "config"), read_tensors(checkpoint, "ema"))
     )
-    if config.get("stage1", {}).get("objective") == "ul":
+    if part_of(config, "stage1").get("objective") == "ul":
         return sampler_of_prior(open_run(run_dir), device)
     if "stage2" not in config:
         raise ModelError(f"{run_dir} is a run of neither stage 2 nor stage 1 with the objective ul: it draws nothing")
-    trained = config["model"]
-    base = BaseModel(BaseModelConfig(**trained["base"]))
-    decoder, origin = decoder_of(trained, model or config["stage2"]["model"], run_dir, device)
+    trained = modernised(part_of(config, "model"))
+    base = BaseModel(BaseModelConfig.from_json(trained.get("base")))
+    decoder, origin = decoder_of(trained, model or str(part_of(config, "stage2").get("model")), run_dir, device)
     load_weights(base, ema)
     base = base.to(device).eval().requires_grad_(False)
     return Sampler(base, base.draw_noisiest, base.config.step, decoder, origin, device)
@@ -233,15 +234,18 @@ def decoder_of(
         check_origin(run.sha256, trained["stage1_sha256"], run_dir)
         return DiffusionDecoder(run.networks(device), run, device), {"stage1_sha256": run.sha256}
     stored = open_model(model)
-    check_origin(stored.fingerprint.hex(), trained["codec_sha256"], run_dir)
-    origin = {"codec_sha256": trained["codec_sha256"], "quality": trained["quality"]}
-    return CodecDecoder(stored.networks(device), trained["quality"] / 100, device), origin
+    check_origin(stored.fingerprint.hex(), trained.get("codec_sha256"), run_dir)
+    quality: Any = trained.get("quality")
+    if not is_count(quality, 100):
+        raise ModelError(f"{run_dir}: the quality must be a whole number from 0 to 100, got {quality}")
+    origin = {"codec_sha256": trained["codec_sha256"], "quality": quality}
+    return CodecDecoder(stored.networks(device), quality / 100, device), origin
 
 
-def check_origin(found: str, expected: str, run_dir: Path) -> None:
+def check_origin(found: str, expected: Any, run_dir: Path) -> None:
     """Raise ModelError for a model with another SHA-256."""
     if found != expected:
-        raise ModelError(f"{run_dir} draws latents of model {expected[:8]}, not of {found[:8]}")
+        raise ModelError(f"{run_dir} draws latents of model {str(expected)[:8]}, not of {found[:8]}")
 
 
 def sampler_of_prior(run: TrainedRun, device: torch.device) -> Sampler:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ulcodec.diffusion.per_picture import per_picture
 from ulcodec.diffusion.schedule import LATENT_LOG_SNR_1, alpha, sigma
 from ulcodec.errors import ModelError
+from ulcodec.model.config import check_dropout, check_transformer
 from ulcodec.model.patches import from_patches, pointwise, to_patches
 from ulcodec.model.transformer import LevelEmbedding, Transformer, zero_init
 
@@ -36,6 +37,21 @@ class BaseModelConfig:
     n_axes: int = 2
     fine_width: int = 0
     fine_blocks: int = 0
+
+    @classmethod
+    def from_json(cls, values: Any) -> "BaseModelConfig":
+        """Invert `asdict`. Raises ModelError for unknown or missing fields, and for values out of range."""
+        try:
+            config = cls(**values)
+        except TypeError as error:
+            raise ModelError(f"incomplete configuration of the base model: {error}") from error
+        check_transformer(config.width, config.n_blocks, config.head_size, config.latent_channels)
+        if config.fine_blocks:
+            check_transformer(config.fine_width, config.fine_blocks, config.head_size, config.latent_channels)
+        check_dropout(config.dropout)
+        if config.n_axes not in (2, 3):
+            raise ModelError(f"a base model has 2 or 3 axes, got {config.n_axes}")
+        return config
 
     @property
     def step(self) -> int:

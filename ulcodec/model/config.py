@@ -21,8 +21,8 @@ ACTIVATION_LIMIT = 127.0
 HIDDEN_BITS = 4
 """Fraction bits of a block's hidden units, which have eight bits in integers: most products then are of bytes."""
 
-MAX_WIDTH, MAX_BLOCKS = 2**14, 2**8
-"""Bounds on the numbers of channels and of blocks in a configuration: networks of a hostile model would fill memory."""
+MAX_WIDTH, MAX_BLOCKS, MAX_STRIDE = 2**14, 2**8, 2**4
+"""Bounds on numbers of channels and blocks and on strides: networks of a hostile configuration would fill memory."""
 
 WIDTHS = (
     "latent_channels", "hyper_channels", "width_8", "width_16", "prior_width", "hyper_width", "denoiser_width",
@@ -162,6 +162,24 @@ def is_count(value: Any, largest: int) -> bool:
     return type(value) is int and 0 <= value <= largest
 
 
+def check_transformer(width: Any, n_blocks: Any, head_size: Any, channels: Any) -> None:
+    """Raise ModelError for sizes that no transformer on latents can have."""
+    if not (is_count(channels, MAX_WIDTH) and channels):
+        raise ModelError(f"the number of latent channels must be from 1 to {MAX_WIDTH}, got {channels}")
+    if not (is_count(head_size, MAX_WIDTH) and head_size and head_size % 4 == 0):
+        raise ModelError(f"the size of heads must be a multiple of 4 up to {MAX_WIDTH}, got {head_size}")
+    if not (is_count(width, MAX_WIDTH) and width and width % head_size == 0):
+        raise ModelError(f"the width must be a multiple of {head_size} up to {MAX_WIDTH}, got {width}")
+    if not is_count(n_blocks, MAX_BLOCKS):
+        raise ModelError(f"the number of blocks must be from 0 to {MAX_BLOCKS}, got {n_blocks}")
+
+
+def check_dropout(dropout: Any) -> None:
+    """Raise ModelError for anything but a probability."""
+    if type(dropout) not in (int, float) or not 0 <= dropout <= 1:
+        raise ModelError(f"dropout must be a number from 0 to 1, got {dropout}")
+
+
 def modernised(values: Any) -> Any:
     """Convert the JSON of an older configuration; any other value stays as it is.
 
@@ -249,12 +267,33 @@ class PaperConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "PaperConfig":
-        """Invert `asdict` through JSON. Raises ModelError for unknown or missing fields."""
+        """Invert `asdict` through JSON. Raises ModelError for unknown or missing fields, and as `check`."""
         try:
             tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-            return cls(**{**values, **tuples, "strides": tuple(map(tuple, values["strides"]))})
-        except (TypeError, KeyError) as error:
+            config = cls(**{**values, **tuples, "strides": tuple(map(tuple, values["strides"]))})
+        except (TypeError, KeyError, AttributeError) as error:
             raise ModelError(f"incomplete model configuration: {error}") from error
+        config.check()
+        return config
+
+    def check(self) -> None:
+        """Raise ModelError for values that no networks can have."""
+        if len(self.strides) != 4 or {len(stride) for stride in self.strides} not in ({2}, {3}):
+            raise ModelError(f"strides must be 4 lists of 2 or of 3 numbers, got {self.strides}")
+        if not all(is_count(step, MAX_STRIDE) and step for stride in self.strides for step in stride):
+            raise ModelError(f"strides must be whole numbers from 1 to {MAX_STRIDE}, got {self.strides}")
+        for name, length in {"encoder_widths": 4, "encoder_blocks": 4, "decoder_widths": 3}.items():
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or len(values) != length:
+                raise ModelError(f"{name} must be {length} numbers, got {values}")
+        check_transformer(self.prior_width, self.prior_blocks, self.head_size, self.latent_channels)
+        check_transformer(self.middle_width, self.middle_blocks, self.head_size, self.latent_channels)
+        widths = (*self.encoder_widths, *self.decoder_widths)
+        if not all(is_count(width, MAX_WIDTH) and width and width % min(32, width // 4 or 32) == 0 for width in widths):
+            raise ModelError(f"widths of convolutions must be multiples of 4, of 32 from 128 on, got {widths}")
+        if not all(is_count(number, MAX_BLOCKS) for number in (*self.encoder_blocks, self.decoder_blocks)):
+            raise ModelError(f"numbers of blocks must be from 0 to {MAX_BLOCKS}, got {self.encoder_blocks}")
+        check_dropout(self.decoder_dropout)
 
 
 PICTURE_STRIDES: tuple[Stride, Stride, Stride, Stride] = ((2, 2), (2, 2), (2, 2), (2, 2))

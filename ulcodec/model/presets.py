@@ -21,6 +21,6 @@ PRESETS: dict[str, ModelConfig | PaperConfig] = {
 
 def preset(name: str) -> ModelConfig | PaperConfig:
     """Look up a configuration by name. Raises ModelError for an unknown name."""
-    if name not in PRESETS:
+    if name not in tuple(PRESETS):
         raise ModelError(f"unknown configuration {name!r}; known: {', '.join(PRESETS)}")
     return PRESETS[name]

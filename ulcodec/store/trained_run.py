@@ -12,22 +12,27 @@ from torch import Tensor
 
 from ulcodec.errors import ModelError
 from ulcodec.model.build import build_model
-from ulcodec.model.config import PATCH_PX, ModelConfig, PaperConfig, modernised
+from ulcodec.model.config import PATCH_PX, ModelConfig, PaperConfig, is_count, modernised
 from ulcodec.model.paper import PaperModel
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.networks import load_network
 from ulcodec.store.tensor_files import is_written, read_consistently, read_document, read_tensors
+
+MAX_EXTENT = 2**14
 
 
 @dataclass(frozen=True)
 class TrainedRun:
     """A trained encoder with its prior and diffusion decoder.
 
-    `settings`: those of the run, as JSON values. `sha256`: of configuration and weights, in hexadecimal digits.
+    `settings`: those of the run, as JSON values. `quality`: that of the training, in [0, 1]. `extents`: those of the
+    training crops. `sha256`: of configuration and weights, in hexadecimal digits.
     """
 
     config: ModelConfig | PaperConfig
     settings: dict[str, Any]
+    quality: float
+    extents: tuple[int, ...]
     weights: dict[str, Tensor]
     sha256: str
 
@@ -35,11 +40,6 @@ class TrainedRun:
     def patch(self) -> tuple[int, ...]:
         """Extent of a latent position along each axis, in frames and pixels."""
         return self.config.patch if isinstance(self.config, PaperConfig) else (PATCH_PX, PATCH_PX)
-
-    @property
-    def quality(self) -> float:
-        """The quality that the networks were trained with, in [0, 1]."""
-        return float(self.settings["weights"]["ul_quality"])
 
     def networks(self, device: torch.device) -> UnifiedLatentModel | PaperModel:
         """Make the networks, ready to run on a device. Raises ModelError if the weights do not fit them."""
@@ -57,12 +57,33 @@ def open_run(run_dir: Path) -> TrainedRun:
     config, ema = read_consistently(
         checkpoint, lambda: (read_document(checkpoint, "config"), read_tensors(checkpoint, "ema"))
     )
-    settings = config.get("stage1", {})
+    settings = part_of(config, "stage1")
     if settings.get("objective") != "ul":
         raise ModelError(f"{run_dir} is not a run of stage 1 with the objective ul")
-    model = modernised(config["model"])
+    model = modernised(part_of(config, "model"))
     parsed = PaperConfig.from_json(model) if "strides" in model else ModelConfig.from_json(model)
-    return TrainedRun(parsed, settings, ema, digest(model, ema))
+    n_axes = parsed.n_axes if isinstance(parsed, PaperConfig) else 2
+    quality: Any = part_of(settings, "weights").get("ul_quality")
+    if type(quality) not in (int, float) or not 0 <= quality <= 1:
+        raise ModelError(f"{run_dir}: the quality must be a number from 0 to 1, got {quality}")
+    return TrainedRun(parsed, settings, float(quality), usual_extents(settings, n_axes), ema, digest(model, ema))
+
+
+def part_of(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return an object in a JSON object, empty if there is none. Raises ModelError for any other value."""
+    part = values.get(name, {})
+    if not isinstance(part, dict):
+        raise ModelError(f"{name} must be a JSON object, got {type(part).__name__}")
+    return part
+
+
+def usual_extents(settings: dict[str, Any], n_axes: int) -> tuple[int, ...]:
+    """Return frames, if there are any, height and width of the training crops. Raises ModelError."""
+    crop_px: Any = settings.get("crop_px")
+    n_frames: Any = settings.get("n_frames", 1)
+    if not all(is_count(extent, MAX_EXTENT) and extent for extent in (crop_px, n_frames)):
+        raise ModelError(f"crops must have from 1 to {MAX_EXTENT} pixels and frames, got {crop_px} and {n_frames}")
+    return (n_frames, crop_px, crop_px)[-n_axes:]
 
 
 def digest(config: dict[str, Any], weights: Mapping[str, Tensor]) -> str:

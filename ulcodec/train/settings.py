@@ -212,14 +212,17 @@ class Stage1Settings:
 
     @staticmethod
     def from_resolved(values: dict[str, Any]) -> "Stage1Settings":
-        """Invert `resolved()["stage1"]`."""
-        typed = {
-            "data": tuple(map(as_source, values["data"])),
-            "out": Path(values["out"]),
-            "init": Path(values["init"]) if values["init"] else None,
-            "weights": ObjectiveSettings(**values["weights"]),
-        }
-        return Stage1Settings(**{**values, **typed})
+        """Invert `resolved()["stage1"]`. Raises TrainingError for unknown or missing fields."""
+        try:
+            typed = {
+                "data": tuple(map(as_source, values["data"])),
+                "out": Path(values["out"]),
+                "init": Path(values["init"]) if values["init"] else None,
+                "weights": ObjectiveSettings(**values["weights"]),
+            }
+            return Stage1Settings(**{**values, **typed})
+        except (AttributeError, KeyError, TypeError) as error:
+            raise TrainingError(f"incomplete settings of stage 1: {error}") from error
 
     def loop_settings(self) -> LoopSettings:
         return LoopSettings(
