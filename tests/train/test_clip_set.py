@@ -10,7 +10,7 @@ from PIL import Image
 
 from ulcodec.errors import TrainingError
 from ulcodec.io.resampling import resampled, resampled_sides
-from ulcodec.io.sources import LeftOut
+from ulcodec.io.sources import LeftOut, videos_of
 from ulcodec.train.data.clip_reader import ClipReader
 from ulcodec.train.data.clip_set import ClipSet, join_clips, pack_clips
 from ulcodec.train.data.clips import StretchSettings
@@ -93,6 +93,20 @@ def test_videos_are_resampled_and_whole_scenes_held_out(folder: Path) -> None:
         assert set(clips.heights.tolist()) == {40}
         assert set(clips.widths.tolist()) == {72}, "a multiple of 8"
         assert set(clips.lengths.tolist()) == {12}
+
+
+def test_no_more_clips_are_read_than_asked_for(folder: Path) -> None:
+    reader = ClipReader(StretchSettings(32, n_frames=4, step_px=8), seed=0)
+    files = sorted(folder.rglob("*.*"))
+    assert len(list(reader.examples(videos_of([folder], LeftOut()), LeftOut(), 2))) == 2
+    assert len(reader.clips_of((str(files[0]), files[0]), 0)[0]) == 0
+
+
+def test_names_of_videos_may_be_any_bytes(folder: Path) -> None:
+    """File systems of Linux do not require UTF-8; Python then has lone surrogates in the name."""
+    [file, *_] = sorted(folder.rglob("*.*"))
+    [clip, *_], left_out = ClipReader(StretchSettings(32, n_frames=8), seed=0).clips_of(("\udcff.mp4", file))
+    assert (len(clip.frames), left_out) == (12, LeftOut())
 
 
 def test_resampling_is_smooth() -> None:

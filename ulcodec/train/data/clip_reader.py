@@ -1,7 +1,9 @@
 """Read videos as a set of clips in memory."""
 
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -35,21 +37,25 @@ class ClipReader(Reader[ClipSet]):
     def shard_files(self, source: Source, left_out: LeftOut) -> Files:
         return video_files(source, left_out)
 
-    def examples(self, files: Files, left_out: LeftOut) -> Iterator[Example]:
+    def examples(self, files: Files, left_out: LeftOut, limit: int | None = None) -> Iterator[Example]:
+        return islice(self._clips(files, left_out, limit), limit)
+
+    def _clips(self, files: Files, left_out: LeftOut, most: int | None) -> Iterator[Example]:
+        """Read the clips of videos, at most `most` of each."""
         remaining = iter(files)
         with ThreadPoolExecutor() as pool:
             while chunk := list(islice(remaining, READ_AHEAD)):
-                for clips, reasons in pool.map(self.clips_of, chunk):
+                for clips, reasons in pool.map(partial(self.clips_of, most=most), chunk):
                     left_out.update(reasons)
                     for clip in clips:
                         yield clip.scene, clip.frames
 
-    def clips_of(self, file: tuple[str, Path | bytes]) -> tuple[list[Clip], LeftOut]:
-        """Read the clips of a video, and why it was left out."""
+    def clips_of(self, file: tuple[str, Path | bytes], most: int | None = None) -> tuple[list[Clip], LeftOut]:
+        """Read the clips of a video, at most `most`, and why it was left out."""
         name, source = file
         left_out = LeftOut()
-        random = np.random.default_rng((self.seed, *Path(name).name.encode()))
-        return list(clips_in(name, source, self.settings, random, left_out)), left_out
+        random = np.random.default_rng((self.seed, *os.fsencode(Path(name).name)))
+        return list(islice(clips_in(name, source, self.settings, random, left_out), most)), left_out
 
     def pack(self, examples: list[np.ndarray]) -> ClipSet:
         return pack_clips(examples, self.settings.n_frames)

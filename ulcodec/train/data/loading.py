@@ -1,7 +1,6 @@
 """Load training data into memory: decode every file once, split into training and validation."""
 
 from collections.abc import Iterable
-from itertools import islice
 
 from ulcodec.errors import TrainingError
 from ulcodec.io.locations import Source
@@ -60,7 +59,7 @@ def load(
     files that are not used. Raises TrainingError if one of the sets would be empty.
     """
     counted = LeftOut() if left_out is None else left_out
-    examples = islice(reader.examples(reader.files(sources, counted), counted), limit)
+    examples = reader.examples(reader.files(sources, counted), counted, limit)
     training, held_out = split(examples, held_out_every(validation_share))
     if not training:
         found = len(held_out)

@@ -50,8 +50,8 @@ class Reader(ABC, Generic[Set]):
         """Find the files of one source. Errors as `ulcodec.io.sources.picture_files`."""
 
     @abstractmethod
-    def examples(self, files: Files, left_out: LeftOut) -> Iterator[Example]:
-        """Decode the usable ones among files, in order. `left_out` counts the others."""
+    def examples(self, files: Files, left_out: LeftOut, limit: int | None = None) -> Iterator[Example]:
+        """Decode the usable ones among files, in order, at most `limit`. `left_out` counts the others."""
 
     @abstractmethod
     def pack(self, examples: list[np.ndarray]) -> Set:
@@ -78,7 +78,10 @@ class PictureReader(Reader[PictureSet]):
     def shard_files(self, source: Source, left_out: LeftOut) -> Files:
         return picture_files(source, left_out)
 
-    def examples(self, files: Files, left_out: LeftOut) -> Iterator[Example]:
+    def examples(self, files: Files, left_out: LeftOut, limit: int | None = None) -> Iterator[Example]:
+        return islice(self._pictures(files, left_out), limit)
+
+    def _pictures(self, files: Files, left_out: LeftOut) -> Iterator[Example]:
         remaining, number = iter(files), 0
         with ThreadPoolExecutor() as pool:
             while chunk := list(islice(remaining, READ_AHEAD)):

@@ -1,7 +1,6 @@
 """The pictures or clips of a run of stage 1, or of a run on its latents."""
 
 from collections.abc import Callable
-from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -44,9 +43,8 @@ def some_crops(settings: Stage1Settings, count: int) -> Tensor:
     Raises TrainingError if there are none.
     """
     reader, left_out = reader_of(settings), LeftOut()
-    examples = [
-        example for _, example in islice(reader.examples(reader.files(settings.data, left_out), left_out), count)
-    ]
+    files = reader.files(settings.data, left_out)
+    examples = [example for _, example in reader.examples(files, left_out, count)]
     if not examples:
         raise TrainingError(left_out.after(f"found no {reader.what}"))
     crops: CropSet = reader.pack(examples)
