@@ -2,6 +2,7 @@
 
 from enum import Enum
 from errno import EEXIST, ENOENT
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -111,7 +112,7 @@ def sample(
 def with_originals(
     sampler: "Sampler", source: str, count: int, decoder_steps: int, seed: int, extents: dict[str, int | None]
 ) -> "Iterator[np.ndarray]":
-    """Draw crops of pictures or videos, each followed by its reconstruction."""
+    """Read crops of pictures or videos; return an iterator over each, followed by its reconstruction."""
     from dataclasses import replace
 
     from ulcodec.codec.generate import DiffusionDecoder, samples_of
@@ -126,11 +127,9 @@ def with_originals(
     settings = replace(trained, data=(as_source(source),), batch_size=1, seed=seed, **chosen)  # type: ignore[arg-type]
     settings.check()
     crops = some_crops(settings, count)
-    for x, reconstruction in zip(
-        crops, sampler.reconstruct(crops, decoder_steps=decoder_steps, seed=seed), strict=True
-    ):
-        yield samples_of(x)
-        yield reconstruction
+    reconstructions = sampler.reconstruct(crops, decoder_steps=decoder_steps, seed=seed)
+    pairs = ((samples_of(x), reconstruction) for x, reconstruction in zip(crops, reconstructions, strict=True))
+    return chain.from_iterable(pairs)
 
 
 def save_samples(samples: "Iterator[np.ndarray]", files: list[Path], frame_rate: int) -> None:

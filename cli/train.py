@@ -39,6 +39,8 @@ def stage_command(stage: str, settings_type: type[Settings], docstring: str) -> 
             chosen["weights"] = ObjectiveSettings(**weights)
         settings = settings_type(**chosen)
         settings.check()
+        if isinstance(settings, Stage1Settings):
+            check_applicable(settings, values)
         if dry_run:
             resolved = settings.resolved() if isinstance(settings, Stage1Settings) else settings.to_json()
             typer.echo(dumps(resolved, indent=2))
@@ -94,6 +96,16 @@ def chosen_settings(options: dict[str, Field[Any]], values: dict[str, Any]) -> d
             raise TrainingError(f"{name.replace('_', ' ')}: must be at least 1, got 0")
     values["data"] = tuple(map(as_source, values["data"]))
     return given(options, values)
+
+
+def check_applicable(settings: Stage1Settings, values: dict[str, Any]) -> None:
+    """Raise TrainingError for an option that the objective or the configuration would ignore."""
+    needs = {name: "objective ul" for name in ("loss_factor", "bias", "latent_warmup") if settings.objective != "ul"}
+    if len(settings.patch) == 2:
+        needs["frames"] = "configurations of clips"
+    for name, applicable in needs.items():
+        if values[name] is not None:
+            raise TrainingError(f"--{name.replace('_', '-')} is for {applicable} only")
 
 
 def given(options: dict[str, Field[Any]], values: dict[str, Any]) -> dict[str, Any]:

@@ -14,14 +14,18 @@ import torch
 from moving_clips import write_clip_shard, write_clips
 from PIL import Image
 from stage1_runs import assert_same_state
+from torch import Tensor
 from typer.testing import CliRunner
 
 from ulcodec.codec.generate import load_sampler
 from ulcodec.errors import ModelError, TrainingError
+from ulcodec.io.clip_files import save_clip
 from ulcodec.store.tensor_files import read_document, read_tensors
 from ulcodec.store.trained_run import open_run
+from ulcodec.train.data.clip_set import pack_clips
+from ulcodec.train.objective import OBJECTIVES
 from ulcodec.train.settings import ObjectiveSettings, Stage1Settings, Stage2Settings
-from ulcodec.train.stage1 import resume_stage1, train_stage1
+from ulcodec.train.stage1 import resume_stage1, train_stage1, validation_scores
 from ulcodec.train.stage2 import resume_stage2, train_stage2
 from ulcodec_cli.main import app
 
@@ -106,6 +110,38 @@ def test_settings_that_cannot_run_are_refused(
 ) -> None:
     with pytest.raises(TrainingError, match=message):
         train_stage1(replace(settings, out=tmp_path / "run", **changes))
+
+
+def test_held_out_clips_are_scored_in_parts(
+    settings: Stage1Settings, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean is over clips: it is the same in parts of equal content."""
+    model = open_run(run).networks(torch.device("cpu"))
+    shapes, held_out = [], pack_clips([np.zeros((N_FRAMES, CROP_PX, CROP_PX, 3), np.uint8)] * 3, N_FRAMES)
+
+    def objective(model: Any, x: Tensor, *_: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        shapes.append(len(x))
+        return torch.tensor(6.0 / len(x)), {}
+
+    monkeypatch.setattr("ulcodec.train.stage1.VALIDATION_CLIPS", 2)
+    monkeypatch.setitem(OBJECTIVES, "ul", objective)
+    assert validation_scores(model, held_out, settings)["loss"] == pytest.approx((2 * 3 + 6) / 3)
+    assert shapes == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bias", "1"], "--bias is for objective ul only"),
+        (["--loss-factor", "2"], "--loss-factor is for objective ul only"),
+        (["--latent-warmup", "8"], "--latent-warmup is for objective ul only"),
+        (["--frames", "8", "--objective", "ul"], "--frames is for configurations of clips only"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(clips: Path, arguments: list[str], message: str) -> None:
+    base = ["train", "stage1", "--data", str(clips), "--out", "run", "--images", "8", "--config", "tiny", "--dry-run"]
+    refused = CliRunner().invoke(app, [*base, *arguments])
+    assert (refused.exit_code, message in refused.stderr) == (2, True)
 
 
 def test_options_of_the_objective(clips: Path) -> None:
@@ -312,6 +348,19 @@ def test_clips_are_reconstructed(run: Path, base_run: Path, clips: Path, tmp_pat
     for folder in ("originals", "reconstructions"):
         with Image.open(tmp_path / folder / "0001.gif") as animation:
             assert (animation.size, animation.n_frames) == ((24, 24), 4)
+
+
+def test_failed_reconstruction_leaves_no_folders(run: Path, tmp_path: Path) -> None:
+    arguments = ["sample", str(run), "--reconstruct", str(tmp_path), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_fast_animations_have_a_duration_that_viewers_accept(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    save_clip(frames, tmp_path / "fast.gif", 240)
+    with Image.open(tmp_path / "fast.gif") as animation:
+        assert animation.info["duration"] == 20
 
 
 def test_reconstruction_follows_the_original(run: Path) -> None:

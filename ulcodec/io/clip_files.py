@@ -16,6 +16,8 @@ from ulcodec.io.video_target import open_target
 CRF = 10.0
 GAP_PX = 2
 """Space between the frames of a contact sheet."""
+LEAST_GIF_FRAME_MS = 20
+"""GIF counts in steps of 10 ms. Viewers show frames of 0 or 10 ms for 100 ms."""
 
 
 def save_clip(frames: NDArray[np.uint8], path: Path, frame_rate: int) -> None:
@@ -27,7 +29,8 @@ def save_clip(frames: NDArray[np.uint8], path: Path, frame_rate: int) -> None:
     if path.suffix.lower() == ".gif":
         first, *others = map(Image.fromarray, frames)
         file = io.BytesIO()
-        first.save(file, "GIF", save_all=True, append_images=others, duration=round(1000 / frame_rate), loop=0)
+        duration_ms = max(LEAST_GIF_FRAME_MS, round(1000 / frame_rate))
+        first.save(file, "GIF", save_all=True, append_images=others, duration=duration_ms, loop=0)
         atomic_write(path, file.getvalue())
         return
     _, height, width, _ = frames.shape

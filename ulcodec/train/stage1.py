@@ -26,6 +26,8 @@ from ulcodec.train.warm_start import load_initial_weights
 from ulcodec.train.workers import Workers, begin, without_denormals
 
 VALIDATION_QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
+VALIDATION_CLIPS = 32
+"""Clips that are scored at once. Pictures, which are smaller, are scored all at once."""
 
 
 class Stage1Step(SeededLoss):
@@ -82,7 +84,10 @@ class Stage1Step(SeededLoss):
 
 
 def validation_scores(model: nn.Module, pictures: CropSet, settings: Stage1Settings) -> dict[str, float]:
-    """Score one fixed crop of every held-out picture at five qualities, in float32: loss, rate and PSNR."""
+    """Score one fixed crop of every held-out picture or clip, in float32: loss, rate and PSNR.
+
+    At five qualities, or at that of the objective `ul`.
+    """
     generator = torch.Generator(pictures.device).manual_seed(1)
     n_crops = max(1, len(pictures))
     objective = OBJECTIVES[settings.objective]
@@ -91,13 +96,14 @@ def validation_scores(model: nn.Module, pictures: CropSet, settings: Stage1Setti
     model.eval()
     with torch.no_grad():
         for quality in qualities:
-            x = pictures.random_crops(n_crops, settings.crop_px, generator.manual_seed(1))
-            q = torch.full((n_crops,), quality, device=x.device)
-            loss, metrics = objective(model, x, q, settings.weights, generator)
-            for name, value in {"loss": loss, **metrics}.items():
-                totals[name] = totals.get(name, 0.0) + float(value) / len(qualities)
-                if settings.objective == "codec" and name in ("chain_bpp", "psnr_db"):
-                    totals[f"{name}@{quality:g}"] = float(value)
+            crops = pictures.random_crops(n_crops, settings.crop_px, generator.manual_seed(1))
+            for x in torch.split(crops, VALIDATION_CLIPS if crops.ndim == 5 else n_crops):
+                q = torch.full((len(x),), quality, device=x.device)
+                loss, metrics = objective(model, x, q, settings.weights, generator)
+                for name, value in {"loss": loss, **metrics}.items():
+                    totals[name] = totals.get(name, 0.0) + float(value) * len(x) / n_crops / len(qualities)
+                    if settings.objective == "codec" and name in ("chain_bpp", "psnr_db"):
+                        totals[f"{name}@{quality:g}"] = float(value)
     model.train()
     return totals
 
