@@ -289,6 +289,15 @@ def test_damaged_settings_of_stage_1_are_refused_by_stage_2(
         train_stage2(replace(stage2_settings, out=tmp_path / "run", model=str(damaged)))
 
 
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [("stage2", None), ("stage2.data", 3), ("stage2.model", 5), ("stage2.config", ["tiny"]), ("stage2.other", 1)],
+)
+def test_damaged_settings_of_stage_2_are_refused(base_run: Path, tmp_path: Path, keys: str, value: Any) -> None:
+    with pytest.raises((ModelError, TrainingError)):
+        resume_stage2(with_value(base_run, keys, value, tmp_path / "run"))
+
+
 def test_extents_fit_the_guide_too(run: Path) -> None:
     sampler = load_sampler(run, device=torch.device("cpu"))
     [clip] = sampler.sample(1, width=24, n_steps=1, decoder_steps=2, guide=replace(sampler, step=2))

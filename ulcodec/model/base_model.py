@@ -75,7 +75,7 @@ COARSE_SIDE = 2
 
 def base_model_config(name: str, latent_channels: int, n_axes: int = 2) -> BaseModelConfig:
     """Look up a configuration by name. Raises ModelError for an unknown name."""
-    if name not in BASE_MODELS:
+    if name not in tuple(BASE_MODELS):
         raise ModelError(f"unknown base model {name!r}; known: {', '.join(BASE_MODELS)}")
     return BaseModelConfig(latent_channels=latent_channels, n_axes=n_axes, **BASE_MODELS[name])
 

@@ -286,8 +286,16 @@ class CodecRunSettings:
 
     @classmethod
     def from_json(cls: type[Settings], values: dict[str, Any]) -> Settings:
-        """Invert `to_json`."""
-        return cls(**{**values, "data": tuple(map(as_source, values["data"])), "out": Path(values["out"])})
+        """Invert `to_json`. Raises TrainingError for unknown or missing fields."""
+        try:
+            typed = {
+                "data": tuple(map(as_source, values["data"])),
+                "out": Path(values["out"]),
+                "model": str(values["model"]),
+            }
+            return cls(**{**values, **typed})
+        except (AttributeError, KeyError, TypeError) as error:
+            raise TrainingError(f"incomplete settings of the run: {error}") from error
 
 
 @dataclass(frozen=True)
