@@ -191,7 +191,7 @@ def modernised(values: Any) -> Any:
     if "reveal" in values and isinstance(values.get("prior_blocks"), int):
         return {**values, "prior_blocks": [values["prior_blocks"]], "shared_prior": True}
     if "encoder_widths" in values:
-        return {"strides": list(map(list, PICTURE_STRIDES)), **values}
+        return {"strides": list(map(list, PICTURE_STRIDES)), "linear_paths": False, **values}
     if isinstance(values.get("base"), dict):
         return {**values, "base": {"n_axes": 2, "fine_width": 0, "fine_blocks": 0, **values["base"]}}
     return values
