@@ -515,23 +515,19 @@ def test_many_pictures_at_once(page: Any, placed: Any, in_graphs: Codec, photogr
 
 
 def test_page_stays_responsive(page: Any, placed: Any, small: Codec) -> None:
-    """The thread of the page is never busy for long while the worker decodes."""
+    """The thread of the page goes on taking turns while the worker decodes, for a second or more."""
     from skimage.data import coffee
 
     place(page, src=placed(small.encode(coffee(), quality=50), "coffee.ulc"))
-    longest_ms = page.evaluate(
+    n_turns = page.evaluate(
         """async () => {
-          let longest = 0;
-          for (let last = performance.now(); !events.length; ) {
-            await new Promise((resolve) => setTimeout(resolve, 5));
-            longest = Math.max(longest, performance.now() - last);
-            last = performance.now();
-          }
-          return longest;
+          let turns = 0;
+          for (; !events.length; turns++) await new Promise((resolve) => setTimeout(resolve, 5));
+          return turns;
         }"""
     )
     assert page.evaluate("events") == [["load", None]]
-    assert longest_ms < 1000
+    assert n_turns > 60
 
 
 def test_page_of_the_site(browser: Any, site: Site, placed: Any, in_graphs: Codec, photograph: np.ndarray) -> None:
