@@ -91,7 +91,7 @@ def keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def chosen_settings(options: dict[str, Field[Any]], values: dict[str, Any]) -> dict[str, Any]:
     """The fields of settings that are given. Raises TrainingError for a 0 that would mean the default."""
-    for name in ("threads", "shards_in_memory"):
+    for name in ("threads", "shards_in_memory", "crop"):
         if values.get(name) == 0:
             raise TrainingError(f"{name.replace('_', ' ')}: must be at least 1, got 0")
     values["data"] = tuple(map(as_source, values["data"]))

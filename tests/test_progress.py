@@ -10,7 +10,7 @@ import pytest
 
 from ulcodec.codec import tiling
 from ulcodec.codec.evaluation import integer_cost_percent, rate_distortion
-from ulcodec.codec.generate import Sampler
+from ulcodec.codec.generate import CodecDecoder, Sampler
 from ulcodec.codec.image import Codec, decode_batch, encode_batch
 from ulcodec.codec.rate_control import MAX_TRIES, encode_to_quality, encode_to_size
 from ulcodec.codec.realism import Realism
@@ -209,7 +209,8 @@ def test_calibration_reports_progress(tiny_model: UnifiedLatentModel, picture: n
 def test_sampling_reports_progress(tiny_codec: Codec) -> None:
     channels = tiny_codec.model.config.latent_channels
     base = BaseModel(BaseModelConfig(latent_channels=channels, width=32, n_blocks=1, head_size=16)).eval()
-    sampler = Sampler(base.requires_grad_(False), tiny_codec.model, "", 0.5, tiny_codec.device)
+    decoder = CodecDecoder(tiny_codec.model, 0.5, tiny_codec.device)
+    sampler = Sampler(base.requires_grad_(False), base.draw_noisiest, 1, decoder, {}, tiny_codec.device)
     assert record_progress(lambda: list(sampler.sample(2, height=32, width=32, n_steps=4))).increments == pytest.approx(
         [1 / 8] * 8
     )

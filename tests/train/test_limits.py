@@ -33,7 +33,14 @@ OPTIONS = {
         "shards-in-memory": WHOLE,
         "crops-per-shard": WHOLE,
     },
-    "stage2": {**EVERY_STAGE, "bias": ("nan", "inf", "-inf", 1e30), "limit": (*WHOLE, 1), "quality": (-1, 101, HUGE)},
+    "stage2": {
+        **EVERY_STAGE,
+        "bias": ("nan", "inf", "-inf", 1e30),
+        "limit": (*WHOLE, 1),
+        "quality": (-1, 101, HUGE),
+        "shards-in-memory": (*WHOLE, 1),
+        "crops-per-shard": WHOLE,
+    },  # fmt: skip
     "denoiser": {**EVERY_STAGE, "bias": ("nan", "inf", "-inf", 1e30), "limit": (*WHOLE, 1)},
 }
 CASES = [

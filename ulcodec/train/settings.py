@@ -31,6 +31,9 @@ from ulcodec.train.limits import (
 
 Settings = TypeVar("Settings", bound="CodecRunSettings")
 
+LEAST_PATCH_PX = 8
+"""Smallest side of a latent position in pixels, that of `paper-video`."""
+
 OBJECTIVE_NAMES = ("codec", "ul")
 OPTIMIZER_NAMES = ("adamw", "soap")
 
@@ -347,6 +350,9 @@ class Stage2Settings(CodecRunSettings):
         """Raise TrainingError for settings that cannot run."""
         self.loop_settings().check()
         check_whole("quality", self.quality, 0, 100)
+        check_run(replace(self, crop_px=self.crop_px or 256), crop_step=LEAST_PATCH_PX)
+        check_whole("the shards in memory", self.shards_in_memory, 0, MOST_IMAGES)
+        check_whole("the crops for every shard", self.crops_per_shard, 1, MOST_IMAGES)
         check_bias(self.bias)
         check_whole("the number of validations", self.n_validations, 0, MOST_IMAGES)
 
