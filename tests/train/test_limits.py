@@ -38,9 +38,9 @@ OPTIONS = {
         "bias": ("nan", "inf", "-inf", 1e30),
         "limit": (*WHOLE, 1),
         "quality": (-1, 101, HUGE),
-        "shards-in-memory": (*WHOLE, 1),
+        "shards-in-memory": WHOLE,
         "crops-per-shard": WHOLE,
-    },  # fmt: skip
+    },
     "denoiser": {**EVERY_STAGE, "bias": ("nan", "inf", "-inf", 1e30), "limit": (*WHOLE, 1)},
 }
 CASES = [
