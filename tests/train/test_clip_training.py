@@ -395,6 +395,7 @@ def test_sample_command_reports_what_it_cannot_do(run: Path, base_run: Path, tmp
         ([str(base_run), "--video", "sheet"], "exists already; --force overwrites it"),
         ([str(base_run), "--guide", str(run), "--force", "--model", str(base_run)], "is not a run of stage 1"),
         ([str(tmp_path)], "config"),
+        ([str(base_run), "--model", str(tmp_path / "gone"), "--force"], "the run of stage 1 is not at"),
         ([str(tmp_path / "gone")], "no such directory"),
         ([str(run), "--reconstruct", str(tmp_path)], "found no clips of 8 frames"),
         ([str(run), "--reconstruct", str(tmp_path), "--frames", "6"], "must be a multiple of 4, got 6"),

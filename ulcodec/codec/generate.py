@@ -37,7 +37,7 @@ from ulcodec.progress import tracked
 from ulcodec.store.model_directory import open_model
 from ulcodec.store.networks import load_weights
 from ulcodec.store.tensor_files import read_consistently, read_document, read_tensors
-from ulcodec.store.trained_run import TrainedRun, open_run, part_of
+from ulcodec.store.trained_run import TrainedRun, is_run, open_run, part_of
 
 
 class LatentDecoder(ABC):
@@ -230,6 +230,8 @@ def decoder_of(
 ) -> tuple[LatentDecoder, dict[str, Any]]:
     """Load the decoder of the latents that a base model was trained on, and what they depend on."""
     if "stage1_sha256" in trained:
+        if not is_run(Path(model)):
+            raise ModelError(f"the run of stage 1 is not at {model}: name its place as the model")
         run = open_run(Path(model))
         check_origin(run.sha256, trained["stage1_sha256"], run_dir)
         return DiffusionDecoder(run.networks(device), run, device), {"stage1_sha256": run.sha256}
