@@ -46,7 +46,7 @@ CROP_PX = {TINY.name: 256, TINY_VIDEO.name: 64}
 
 OF_CLIPS: dict[str, Any] = {
     "resize_px": 128, "n_frames": 16, "batch_size": 4, "learning_rate": 2e-3, "warmup_images": 400,
-    "latent_warmup_images": 1200, "validation_share": 0.1,
+    "validation_share": 0.1,
 }  # fmt: skip
 """Settings of runs on clips that differ from those on pictures."""
 
