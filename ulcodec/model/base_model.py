@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ulcodec.diffusion.gaussian import corrected_gaussian, noisy_std
 from ulcodec.diffusion.per_picture import per_picture
-from ulcodec.diffusion.schedule import LATENT_LOG_SNR_1, alpha, sigma
+from ulcodec.diffusion.schedule import LATENT_LOG_SNR_1, alpha
 from ulcodec.errors import ModelError
 from ulcodec.model.config import check_dropout, check_transformer
 from ulcodec.model.patches import from_patches, pointwise, to_patches
@@ -137,14 +138,10 @@ class BaseModel(nn.Module):
     def forward(self, z_t: Tensor, log_snr: Tensor) -> Tensor:
         """z_t [B, C, x], log_snr [B] -> z_hat [B, C, x], float32 under autocast too."""
         level = per_picture(log_snr.float(), z_t)
-        a, s = alpha(level), sigma(level)
         mean, std = self._statistics()
-        noisy_std = torch.sqrt((a * std) ** 2 + s**2)
-        centred = z_t - a * mean
-        hidden = self._transformed(self.stem(centred / noisy_std), log_snr)
-        correction = self.head(hidden).float()
-        z_hat: Tensor = mean + (a * std**2 / noisy_std * centred + std * s * correction) / noisy_std
-        return z_hat
+        normalised = (z_t - alpha(level) * mean) / noisy_std(level, std)
+        hidden = self._transformed(self.stem(normalised), log_snr)
+        return corrected_gaussian(z_t, level, mean, std, self.head(hidden).float())
 
     def _transformed(self, hidden: Tensor, log_snr: Tensor) -> Tensor:
         level = self.level(log_snr)
@@ -167,4 +164,4 @@ class BaseModel(nn.Module):
         mean, std = self._statistics()
         batch, *grid = shape
         noise = torch.randn(batch, len(self.mean), *grid, generator=generator, device=device)
-        return alpha(last) * mean + torch.sqrt((alpha(last) * std) ** 2 + sigma(last) ** 2) * noise
+        return alpha(last) * mean + noisy_std(last, std) * noise

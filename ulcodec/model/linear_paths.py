@@ -12,8 +12,8 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from ulcodec.diffusion.gaussian import corrected_gaussian
 from ulcodec.diffusion.per_picture import per_picture
-from ulcodec.diffusion.schedule import alpha, sigma
 from ulcodec.model.config import PaperConfig
 from ulcodec.model.patches import from_patches, pointwise, to_patches
 
@@ -85,9 +85,5 @@ class LinearDecoder(nn.Module):
     def forward(self, x_t: Tensor, correction: Tensor, log_snr: Tensor, z_0: Tensor) -> Tensor:
         """x_t, correction [B, 3, X], log_snr [B], z_0 [B, C, x] -> x_hat [B, 3, X]."""
         level = per_picture(log_snr.float(), x_t)
-        a, s = alpha(level), sigma(level)
-        noisy_std = torch.sqrt((a * RESIDUAL_STD) ** 2 + s**2)
         estimate = from_patches(self.linear(z_0), self.patch).float()
-        gaussian = a * RESIDUAL_STD**2 / noisy_std * (x_t - a * estimate)
-        x_hat: Tensor = estimate + (gaussian + RESIDUAL_STD * s * correction.float()) / noisy_std
-        return x_hat
+        return corrected_gaussian(x_t, level, estimate, RESIDUAL_STD, correction.float())
