@@ -63,6 +63,12 @@ class Picture:
         return self.pixels if self.bit_depth == 8 else ((self.pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
     @property
+    def rgb_8(self) -> NDArray[np.uint8]:
+        """`pixels` at 8 bits as [H, W, 3]: grey is repeated."""
+        pixels = self.pixels_8
+        return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+
+    @property
     def pixels_16(self) -> NDArray[np.uint16]:
         """`pixels` at 16 bits: 257 times a sample of 8, which maps 255 to 65535."""
         return self.pixels if self.bit_depth == 16 else self.pixels.astype(np.uint16) * 257

@@ -182,8 +182,7 @@ def decode_rgb(data: bytes) -> np.ndarray | str:
         return UNREADABLE
     if picture.alpha is not None:
         return TRANSPARENT
-    pixels = picture.pixels_8
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+    return picture.rgb_8
 
 
 def usable(decoded: Iterable[np.ndarray | str], left_out: LeftOut, min_side_px: int = 1) -> Iterator[np.ndarray]:

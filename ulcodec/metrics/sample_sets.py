@@ -90,7 +90,7 @@ def read_clip(source: VideoInput, n_frames: int, rng: np.random.Generator) -> li
         warnings.simplefilter("ignore")  # audio and transparency do not matter here
         with open_video(source) as video:
             frames = random_window((frame.pixels for frame in video), n_frames, rng)
-    return None if frames is None else [_rgb(samples) for samples in frames]
+    return None if frames is None else [Picture(samples).rgb_8 for samples in frames]
 
 
 def random_window(items: Iterable[Item], count: int, rng: np.random.Generator) -> list[Item] | None:
@@ -119,8 +119,3 @@ def fit(pixels: Pixels, size_px: int | None) -> Pixels:
     if size_px is None:
         return pixels
     return np.asarray(ImageOps.fit(Image.fromarray(pixels), (size_px, size_px), Image.Resampling.LANCZOS))
-
-
-def _rgb(samples: NDArray[np.integer]) -> Pixels:
-    pixels = Picture(samples).pixels_8
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)

@@ -135,19 +135,13 @@ def _read(video: VideoSource, count: int, sides: tuple[int, int], crop: tuple[sl
 
 def _cropped(samples: NDArray[np.integer], sides: tuple[int, int], crop: tuple[slice, ...]) -> NDArray[np.uint8]:
     """Convert a crop of samples to a copy uint8 [H, W, 3]."""
-    if samples.shape[:2] == sides:
-        return _rgb(samples[crop])
-    window: NDArray[np.uint8] = resampled(_rgb(samples), sides)[crop].copy()
-    return window
+    has_sides = samples.shape[:2] == sides
+    window = Picture(samples[crop]).rgb_8 if has_sides else resampled(Picture(samples).rgb_8, sides)[crop]
+    copy: NDArray[np.uint8] = window.copy()
+    return copy
 
 
 def _skip(video: VideoSource, count: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         deque(islice(video, max(count, 0)), maxlen=0)
-
-
-def _rgb(samples: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Convert a view of samples to a copy uint8 [H, W, 3]."""
-    pixels = Picture(samples).pixels_8
-    return pixels.copy() if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
