@@ -62,24 +62,17 @@ class ClipSet:
 
 def pack_clips(clips: Sequence[np.ndarray], crop_frames: int) -> ClipSet:
     """Pack clips uint8 [T, H, W, 3] of at least `crop_frames` frames into a set."""
-    sizes = torch.tensor([clip.shape[:3] for clip in clips])
-    lengths, heights, widths = sizes.unbind(1)
-    n_pixels = sizes.prod(1)
-    starts = n_pixels.cumsum(0) - n_pixels
-    pixels = torch.empty((int(n_pixels.sum()), 3), dtype=torch.uint8)
-    for clip, start, count in zip(clips, starts.tolist(), n_pixels.tolist(), strict=True):
-        pixels[start : start + count] = torch.from_numpy(clip.reshape(-1, 3))
-    return ClipSet(pixels, lengths, heights, widths, starts, crop_frames)
+    pixels = torch.cat([torch.from_numpy(clip.reshape(-1, 3)) for clip in clips])
+    return _clip_set(pixels, torch.tensor([clip.shape[:3] for clip in clips]), crop_frames)
 
 
 def join_clips(sets: Sequence[ClipSet]) -> ClipSet:
     """Join several sets whose crops have equally many frames."""
-    offsets = np.concatenate(([0], np.cumsum([len(part.pixels) for part in sets])[:-1]))
-    return ClipSet(
-        torch.cat([part.pixels for part in sets]),
-        torch.cat([part.lengths for part in sets]),
-        torch.cat([part.heights for part in sets]),
-        torch.cat([part.widths for part in sets]),
-        torch.cat([part.starts + int(offset) for part, offset in zip(sets, offsets, strict=True)]),
-        sets[0].crop_frames,
-    )
+    sizes = [torch.stack((part.lengths, part.heights, part.widths), dim=1) for part in sets]
+    return _clip_set(torch.cat([part.pixels for part in sets]), torch.cat(sizes), sets[0].crop_frames)
+
+
+def _clip_set(pixels: Tensor, sizes: Tensor, crop_frames: int) -> ClipSet:
+    """Make a set of clips that follow each other in `pixels`. sizes int64 [N, 3]: lengths, heights and widths."""
+    n_pixels, (lengths, heights, widths) = sizes.prod(1), sizes.unbind(1)
+    return ClipSet(pixels, lengths, heights, widths, n_pixels.cumsum(0) - n_pixels, crop_frames)
