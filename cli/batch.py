@@ -1,55 +1,79 @@
 """Run a plan: one input, or many of which one failure does not stop the others."""
 
+import errno
+import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from ulcodec.errors import UlcError
-from ulcodec.progress import share, tracked
-from ulcodec_cli.common import STANDARD_STREAM, about, is_out_of_memory, output_path, print_json
-from ulcodec_cli.plan import Plan
-from ulcodec_cli.progress import progress_bar
+from ulcodec.io.places import Place
+from ulcodec.progress import share
+from ulcodec_cli.common import STANDARD_STREAM, check_output, print_json
+from ulcodec_cli.plan import Pair, Plan
+from ulcodec_cli.progress import hide_bar, progress_bar
 from ulcodec_cli.record import Record
+from ulcodec_cli.work import Job, Outcome, Task, failure, work, worker_name
 
-WINDOW_PIXELS = 2**22
-"""Pixels that are read before they are coded together."""
+if TYPE_CHECKING:
+    from ulcodec_cli.engines import Engine
 
+ENGINES = ("process", "ray")
 
-class Job(NamedTuple):
-    """An input that has been read, and where its result goes.
+PORTION = 1000
+"""Inputs that are recorded as begun at a time."""
 
-    `n_pixels`: its share of a window; `WINDOW_PIXELS` for an input that goes alone.
-    """
+ROW_KEYS = ("width", "height", "bits_per_pixel", "psnr_db", "sha256")
+"""What a record and a manifest keep of the report of a result, beside its bytes."""
 
-    source: Path
-    target: Path
-    content: Any
-    n_pixels: int
-
-
-class Task(Protocol):
-    """What a command does with its inputs.
-
-    `verb`: for the progress bar; `options`: everything beside the sources that decides the results, as JSON values.
-    """
-
-    verb: str
-    options: object
-
-    def read(self, source: Path) -> tuple[Any, int]:
-        """Read an input; return its content and its number of pixels, see `Job`."""
-
-    def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-        """Make and write the results; return a report of each, with the keys `output` and `line`."""
+EngineOption = Annotated[str, typer.Option(help="Where workers run: process (this machine), or ray (a Ray cluster).")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, max=2**16, help="Workers. Default: this process alone; with ray as many as there is room for."),
+]
+ManifestOption = Annotated[
+    str | None, typer.Option(metavar="FILE", help="List of all results: .jsonl, or .parquet (ulcodec[parquet]).")
+]
+ErrorsOption = Annotated[
+    str | None, typer.Option(metavar="FILE", help="List of all inputs that failed, with the reason, as JSON lines.")
+]
 
 
-def run_plan(plan: Plan, task: Task, *, force: bool, json: bool) -> None:
+class BulkOptions(NamedTuple):
+    """What --engine, --jobs, --manifest and --errors say. `wanted`: what the manifest needs beyond the usual fields."""
+
+    engine: str
+    jobs: int | None
+    manifest: str | None
+    errors: str | None
+    wanted: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise BadParameter for an unknown engine."""
+        if self.engine not in ENGINES:
+            raise typer.BadParameter(f"--engine is one of {', '.join(ENGINES)}, got {self.engine!r}")
+
+    @property
+    def uses_workers(self) -> bool:
+        """Whether the work is done in other processes."""
+        return self.engine != "process" or (self.jobs or 1) > 1
+
+    @property
+    def are_given(self) -> bool:
+        """Whether a single input is handled as many are."""
+        return self.uses_workers or self.manifest is not None or self.errors is not None
+
+
+def run_plan(plan: Plan, task: Task, bulk: BulkOptions, *, force: bool, json: bool) -> None:
     """Run a task on all inputs of a plan and report. Failures among many inputs come last and make the exit code 1."""
-    if plan.many:
-        Batch(plan, task, force).run(json)
+    if bulk.are_given and any(STANDARD_STREAM in pair for pair in plan.pairs):
+        raise typer.BadParameter("--jobs, --engine, --manifest and --errors do not go with standard streams")
+    if plan.many or bulk.are_given:
+        Batch(plan, task, bulk, force, json).run()
         return
     [(source, target)] = plan.pairs
     with progress_bar(task.verb):
@@ -60,108 +84,171 @@ def run_plan(plan: Plan, task: Task, *, force: bool, json: bool) -> None:
 class Batch:
     """A run over many inputs: what is done, and what failed."""
 
-    def __init__(self, plan: Plan, task: Task, force: bool) -> None:
-        self.task, self.force = task, force
-        self.record = Record(task.options)
-        self.pairs = [pair for pair in plan.pairs if force or not self.record.is_current(*pair)]
-        self.n_up_to_date = len(plan.pairs) - len(self.pairs)
-        self.failed = list(plan.failed)
-        self.done: list[dict[str, Any]] = []
+    def __init__(self, plan: Plan, task: Task, bulk: BulkOptions, force: bool, json: bool) -> None:
+        from ulcodec_cli.manifest import ERROR_FIELDS, MANIFEST_FIELDS, Report
 
-    def run(self, json: bool) -> None:
-        """Work through the inputs, window by window, then report and exit."""
-        started = time.perf_counter()
-        window: list[Job] = []
-        n_pixels = 0
-        with progress_bar(self.task.verb):
-            for number, (source, target) in enumerate(self.pairs, start=1):
-                n_left = len(self.pairs) - number
-                note = f"{number} of {len(self.pairs)}, {source.name}"
-                job = self.read(source, target, note)
-                goes_alone = job is not None and job.n_pixels >= WINDOW_PIXELS
-                if window and goes_alone:
-                    self.finish_window(window, n_left + 1, note)
-                    n_pixels = 0
-                if job is not None:
-                    window.append(job)
-                    n_pixels += job.n_pixels
-                if window and (n_pixels >= WINDOW_PIXELS or not n_left):
-                    self.finish_window(window, n_left, note)
-                    n_pixels = 0
-        self.report(time.perf_counter() - started, json)
+        self.plan, self.task, self.bulk, self.force, self.json = plan, task, bulk, force, json
+        self.record = Record(task.options, bulk.wanted)
+        self.failed: list[tuple[str, str]] = []
+        self.n_done = self.n_up_to_date = self.source_bytes = self.output_bytes = 0
+        self.n_total: int | None = None
+        self.started_s = time.perf_counter()
+        self.stdout = sys.stdout
+        with ExitStack() as stack:
+            self.errors = None if bulk.errors is None else Report(bulk.errors, ERROR_FIELDS)
+            if self.errors:
+                stack.callback(self.errors.abort)
+            self.manifest = None if bulk.manifest is None else Report(bulk.manifest, MANIFEST_FIELDS)
+            stack.pop_all()
 
-    def read(self, source: Path, target: Path, note: str) -> Job | None:
-        """Read an input; None if that fails."""
+    def run(self) -> None:
+        """Work through the inputs, then report and exit."""
         try:
-            with share(0, note), about(source):
+            with progress_bar(self.task.verb), self.quiet():
+                for outcome in self.outcomes():
+                    self.take(outcome)
+            self.fail_as_planned()
+            if self.manifest:
+                self.manifest.commit()
+                self.manifest = None
+        finally:
+            self.record.flush()
+            if self.manifest:
+                self.manifest.abort()
+            if self.errors:
+                self.errors.commit()
+        self.summarise(time.perf_counter() - self.started_s)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Context in which standard output is for results only: Ray prints there that a worker has died."""
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if self.bulk.uses_workers else self.stdout):
+            yield
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Do the work, here or in workers, and tell what became of each input that was tried."""
+        groups: Iterable[list[Pair]] = map(self.outdated, self.plan.groups)
+        if isinstance(self.plan.groups, list):
+            groups = list(groups)
+            self.n_total = sum(map(len, groups))
+        pairs = self.begun(groups)
+        if not self.bulk.uses_workers:
+            return work(self.task, pairs, self.n_total)
+        from ulcodec_cli.engines import spread
+
+        return spread(self.engine(), pairs)
+
+    def engine(self) -> "Engine":
+        """Start the engine."""
+        if self.bulk.engine == "ray":
+            from ulcodec_cli.ray_engine import RayEngine
+
+            return RayEngine(self.task, self.bulk.jobs)
+        from ulcodec_cli.engines import Processes
+
+        return Processes(self.task, self.bulk.jobs or 1)
+
+    def outdated(self, group: list[Pair]) -> list[Pair]:
+        """Filter the pairs whose result is missing or not up to date; the manifest gets the others."""
+        self.fail_as_planned()
+        self.record.open(group)
+        if self.force:
+            return group
+        pairs = []
+        for source, target in group:
+            row = self.record.current(source, target)
+            if row is None:
+                pairs.append((source, target))
+                continue
+            self.n_up_to_date += 1
+            if self.manifest:
+                self.manifest.add({"input": str(source), "output": str(target), **row})
+        return pairs
+
+    def fail_as_planned(self) -> None:
+        """Note the inputs of which the plan says that they cannot be tried, as far as it is made."""
+        while self.plan.failed:
+            self.fail(*self.plan.failed.pop(0), worker_name())
+
+    def begun(self, groups: Iterable[list[Pair]]) -> Iterator[Pair]:
+        """Prepare the targets of all pairs, and record portion by portion that they are begun."""
+        for group in groups:
+            for start in range(0, len(group), PORTION):
+                pairs = [pair for pair in group[start : start + PORTION] if self.prepare(*pair)]
+                self.record.begin(pairs)
+                yield from pairs
+
+    def prepare(self, source: Place, target: Place) -> bool:
+        """Make the folder of a target, and look whether it may be written. Returns whether all is well."""
+        may_replace = self.force or self.record.is_ours(source, target)
+        try:
+            if isinstance(target, Path):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                place = output_path(source, target, "", self.force or self.record.is_ours(source, target))
-                self.record.see(source)
-                return Job(source, place, *self.task.read(source))
-        except Exception as error:  # a library may raise anything for a broken file
-            self.failed.append((source, failure(error, source)))
-            return None
+                check_output(source, target, may_replace)
+            elif self.record.state(target) is not None and not may_replace:
+                raise FileExistsError(errno.EEXIST, "exists already; --force overwrites it", str(target))
+        except OSError as error:
+            self.fail(str(source), failure(error, source), worker_name())
+            return False
+        self.record.see(source)
+        return True
 
-    def finish_window(self, window: list[Job], n_left: int, note: str) -> None:
-        """Finish the jobs of a window, and empty it. `n_left`: number of inputs after it."""
-        with share(len(window) / (len(window) + n_left), note):
-            self.finish(window)
-        window.clear()
-
-    def finish(self, jobs: Sequence[Job]) -> None:
-        """Finish jobs together; if that fails, each alone, so that one failure does not stop the others."""
-        try:
-            with about(jobs[0].source if len(jobs) == 1 else None):
-                results = self.task.finish(jobs)
-        except Exception as error:  # a library may raise anything for a broken file
-            if len(jobs) == 1:
-                self.failed.append((jobs[0].source, failure(error, jobs[0].source)))
-                return
+    def take(self, outcome: Outcome) -> None:
+        """Record and report what became of an input."""
+        source, target, result = outcome.source, outcome.target, outcome.result
+        if result is None:
+            self.record.drop(source, target)
+            self.fail(str(source), outcome.error or "", outcome.worker)
         else:
-            for job, result in zip(jobs, results, strict=True):
-                self.record.add(job.source, job.target)
-                self.done.append({"source": str(job.source), "error": None, **result})
-            return
-        for job in tracked(jobs):  # outside of `except`: the traceback would hold the memory of the failed attempt
-            self.finish([job])
+            self.n_done += 1
+            self.source_bytes += result["source_bytes"]
+            self.output_bytes += result["output_bytes"]
+            row = {"bytes": result["output_bytes"], **{key: result[key] for key in ROW_KEYS if key in result}}
+            self.record.add(source, target, row)
+            if self.manifest:
+                self.manifest.add({"input": str(source), "output": str(target), **row})
+            if self.json:
+                hide_bar()
+                with redirect_stdout(self.stdout):
+                    report({"source": str(source), "error": None, **result}, json=True)
+        if self.bulk.uses_workers:
+            self.show_progress()
 
-    def report(self, seconds: float, json: bool) -> None:
-        """Print the results as JSON, the failures, and a summary. Exits with 1 if there are failures, else with 0."""
-        for result in self.done if json else ():
-            report(result, json)
-        for source, message in self.failed:
-            line = " ".join(message.split())
-            if json:
-                print_json({"source": str(source), "output": None, "error": line})
-            typer.echo(f"ulcodec: error: {source}: {line}", err=True)
+    def show_progress(self) -> None:
+        """Move the progress bar, which the workers do not see."""
+        n_tried = self.n_done + len(self.failed)
+        note = f"{n_tried:,}, {n_tried / (time.perf_counter() - self.started_s):.1f} a second"
+        with share(0 if self.n_total is None else 1 / max(self.n_total - n_tried + 1, 1), note):
+            pass
+
+    def fail(self, source: str, reason: str, worker: str) -> None:
+        """Note an input that failed."""
+        line = " ".join(reason.split())
+        self.failed.append((source, line))
+        if self.errors:
+            self.errors.add({"input": source, "reason": line, "worker": worker})
+
+    def summarise(self, seconds: float) -> None:
+        """Print the failures and a summary. Exits with 1 if there are failures, else with 0."""
+        for source, reason in self.failed:
+            if self.json:
+                print_json({"source": source, "output": None, "error": reason})
+            typer.echo(f"ulcodec: error: {source}: {reason}", err=True)
         summary = {
-            "n_done": len(self.done),
+            "n_done": self.n_done,
             "n_up_to_date": self.n_up_to_date,
             "n_failed": len(self.failed),
-            "source_bytes": sum(result["source_bytes"] for result in self.done),
-            "output_bytes": sum(result["output_bytes"] for result in self.done),
+            "source_bytes": self.source_bytes,
+            "output_bytes": self.output_bytes,
             "seconds": seconds,
         }
-        if json:
+        if self.json:
             print_json(summary)
         else:
-            counts = f"{len(self.done)} done, {self.n_up_to_date} up to date, {len(self.failed)} failed"
-            sizes = f"{summary['source_bytes']:,} to {summary['output_bytes']:,} bytes in {seconds:.1f} s"
-            typer.echo(f"{counts}; {sizes}")
+            counts = f"{self.n_done} done, {self.n_up_to_date} up to date, {len(self.failed)} failed"
+            sizes = f"{self.source_bytes:,} to {self.output_bytes:,} bytes in {seconds:.1f} s"
+            typer.echo(f"{counts}; {sizes}, {self.n_done / seconds:.1f} a second")
         raise typer.Exit(1 if self.failed else 0)
-
-
-def failure(error: Exception, source: Path) -> str:
-    """Describe what went wrong with a source, without its name."""
-    if is_out_of_memory(error):
-        return "out of memory"
-    if isinstance(error, UlcError):
-        return str(error)
-    if not isinstance(error, OSError):
-        return f"{type(error).__name__}: {error}"
-    is_elsewhere = error.filename is not None and str(error.filename) != str(source)
-    message = error.strerror or str(error)
-    return f"{error.filename}: {message}" if is_elsewhere else message
 
 
 def report(result: dict[str, Any], json: bool) -> None:

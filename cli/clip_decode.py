@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ulcodec.errors import FormatError, ImageError, TruncatedError
 from ulcodec.info import START_BYTES, is_sequence
+from ulcodec.io.places import Place
 from ulcodec.progress import share
 from ulcodec_cli.common import STANDARD_STREAM, first_bytes, peek, say, write_file
 
@@ -67,8 +68,10 @@ class SequenceInput:
     source: Path
 
 
-def is_sequence_file(source: Path) -> bool:
-    """Whether an input is a sequence; a pipe that has a name is none."""
+def is_sequence_file(source: Place) -> bool:
+    """Whether an input is a sequence; a pipe that has a name is none, nor is a file elsewhere."""
+    if not isinstance(source, Path):
+        return False
     if source == STANDARD_STREAM:
         return is_sequence(peek(START_BYTES))
     return source.is_file() and is_sequence(first_bytes(source, START_BYTES))
@@ -257,9 +260,10 @@ def picture_of(pixels: "NDArray[Any]", clip: "ClipFormat") -> "Picture":
     return Picture(pixels, cicp=None if is_usual else Cicp(clip.primaries, clip.transfer, 0, 1))
 
 
-def with_extension(target: Path, suffix: str) -> Path:
+def with_extension(target: Place, suffix: str) -> Path:
     """Append an extension to a target that has none."""
-    return target if target.suffix else target.with_name(target.name + suffix)
+    name = Path(target.name)
+    return name if name.suffix else name.with_name(target.name + suffix)
 
 
 def with_depth(picture: "Picture", depth: int | None) -> "Picture":

@@ -17,6 +17,7 @@ import typer
 from ulcodec.errors import FormatError, ImageError
 from ulcodec.format.container import MAGIC, SEQUENCE_VERSION
 from ulcodec.info import START_BYTES, is_sequence
+from ulcodec.io.places import Place
 from ulcodec_cli.common import STANDARD_STREAM, first_bytes, peek, read_file, say
 
 try:
@@ -67,10 +68,18 @@ class ClipInput:
         return 0 if self.source == STANDARD_STREAM else self.source.stat().st_size
 
 
-def read_input(source: Path) -> ClipInput | bytes:
-    """Read a picture; a clip is only looked at. A pipe that has a name is a picture."""
+def read_input(source: Place) -> ClipInput | bytes:
+    """Read a picture; a clip is only looked at. A pipe that has a name is a picture.
+
+    Raises ImageError for a clip that is not on this machine.
+    """
     from ulcodec.io.clip_kinds import HEAD_BYTES, is_animation, is_video, may_be_animation
 
+    if not isinstance(source, Path):
+        data = read_file(source)
+        if is_video(data[:HEAD_BYTES], source.name) or (may_be_animation(data[:HEAD_BYTES]) and is_animation(data)):
+            raise ImageError("a video at a URL is not encoded: copy it here first")
+        return data
     is_stdin = source == STANDARD_STREAM
     if not is_stdin and not source.is_file():
         return read_file(source)

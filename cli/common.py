@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from io import BufferedReader, RawIOBase, TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO, overload
 
 import typer
 
 from ulcodec.backends import BACKENDS, Backend
+from ulcodec.errors import LocationError
+from ulcodec.io.places import Place, read_bytes, write_bytes
 from ulcodec.store.installed import model_directory
 from ulcodec_cli.progress import hide_bar
 
@@ -43,20 +45,37 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 """Phrases in torch's RuntimeError when a CPU or a GPU is out of memory."""
 
 
-def output_path(source: Path, output: Path | None, suffix: str, force: bool) -> Path:
+@overload
+def output_path(source: Path, output: Path | None, suffix: str, force: bool) -> Path: ...
+
+
+@overload
+def output_path(source: Place, output: Place | None, suffix: str, force: bool) -> Place: ...
+
+
+def output_path(source: Place, output: Place | None, suffix: str, force: bool) -> Place:
     """Choose the output: `output`, or beside `source` with `suffix`. Raises OSError if it cannot be written there."""
     if STANDARD_STREAM in (output, output or source):
         return STANDARD_STREAM
     output = output or source.with_suffix(suffix)
-    if output.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "is a directory", str(output))
-    if not output.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such directory", str(output.parent))
-    if output.exists() and source.exists() and output.samefile(source):
-        raise FileExistsError(errno.EEXIST, "input and output are the same file", str(output))
-    if output.is_file() and not force:
-        raise FileExistsError(errno.EEXIST, "exists already; --force overwrites it", str(output))
+    check_output(source, output, force)
     return output
+
+
+def check_output(source: Place, output: Place, force: bool) -> None:
+    """Raise OSError if an output cannot be written, or must not be replaced."""
+    if isinstance(output, Path):
+        if output.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a directory", str(output))
+        if not output.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "no such directory", str(output.parent))
+        is_source = isinstance(source, Path) and output.exists() and source.exists() and output.samefile(source)
+    else:
+        is_source = str(source) == str(output)
+    if is_source:
+        raise FileExistsError(errno.EEXIST, "input and output are the same file", str(output))
+    if not force and (output.is_file() if isinstance(output, Path) else output.exists()):
+        raise FileExistsError(errno.EEXIST, "exists already; --force overwrites it", str(output))
 
 
 class ModelOptions(NamedTuple):
@@ -156,27 +175,32 @@ def first_bytes(source: Path, n_bytes: int) -> bytes:
         return file.read(n_bytes)
 
 
-def read_file(source: Path) -> bytes:
+def path_of(target: Place) -> Path:
+    """The path of a target for a video. Raises LocationError for a URL."""
+    if isinstance(target, Path):
+        return target
+    raise LocationError(f"{target}: a video is written to a file on this machine")
+
+
+def read_file(source: Place) -> bytes:
     """Read a file, or standard input."""
-    return sys.stdin.buffer.read() if source == STANDARD_STREAM else source.read_bytes()
+    return sys.stdin.buffer.read() if source == STANDARD_STREAM else read_bytes(source)
 
 
-def write_file(target: Path, data: bytes) -> None:
+def write_file(target: Place, data: bytes) -> None:
     """Write a file atomically, or to standard output."""
-    from ulcodec.io.files import atomic_write
-
     if target == STANDARD_STREAM:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
-        atomic_write(target, data)
+        write_bytes(target, data)
 
 
-_subject: list[Path | None] = [None]
+_subject: list[Place | None] = [None]
 
 
 @contextmanager
-def about(source: Path | None) -> Iterator[None]:
+def about(source: Place | None) -> Iterator[None]:
     """Context in which warnings name this file."""
     _subject.append(source)
     try:
@@ -197,8 +221,24 @@ def show_warnings() -> None:
     warnings.showwarning = show
 
 
+_collected: list[list[str]] = []
+
+
+@contextmanager
+def collected_lines() -> Iterator[list[str]]:
+    """Context in which the lines of `say` go to a list."""
+    _collected.append([])
+    try:
+        yield _collected[-1]
+    finally:
+        _collected.pop()
+
+
 def say(line: str, *, err: bool = False) -> None:
     """Print a line while work goes on; a progress bar is hidden first."""
+    if _collected:
+        _collected[-1].append(line)
+        return
     hide_bar()
     typer.echo(line, err=err)
 

@@ -1,5 +1,6 @@
 """`ulcodec decode`: .ulc files to pictures and videos."""
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ import typer
 
 from ulcodec.errors import ImageError
 from ulcodec.format.container import MAX_PIXELS, N_SEGMENTS, Container, Crop, check_crop
+from ulcodec.info import START_BYTES, is_sequence
+from ulcodec.io.places import Place
 from ulcodec.progress import share, tracked
-from ulcodec_cli.batch import WINDOW_PIXELS, Job, run_plan
+from ulcodec_cli.batch import BulkOptions, EngineOption, ErrorsOption, Jobs, ManifestOption, run_plan
 from ulcodec_cli.clip_decode import (
     DEFAULT_SUFFIX,
     SequenceInput,
@@ -40,12 +43,14 @@ from ulcodec_cli.common import (
     finite,
     load_codec,
     model_identity,
+    path_of,
     read_file,
     say,
     show_warnings,
     write_file,
 )
 from ulcodec_cli.plan import make_plan
+from ulcodec_cli.work import WINDOW_PIXELS, Job
 
 if TYPE_CHECKING:
     from ulcodec.codec import Codec, Recovery
@@ -56,7 +61,7 @@ DECODING_SHARE = 0.85
 
 def decode(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="IN...", help=".ulc files, folders of them, or - for stdin.")
+        list[str], typer.Argument(metavar="IN...", help=".ulc files, folders of them, URLs, or - for stdin.")
     ],
     output: Annotated[
         str | None,
@@ -64,7 +69,7 @@ def decode(
             "--output",
             "-o",
             metavar="PATH",
-            help="File, or folder (made if it ends in /), or - for stdout; for the frames of a video, frames/%04d.png. "
+            help="File, folder (made if it ends in /), URL, or - for stdout; for a video's frames, frames/%04d.png. "
             "Default: IN with the extension of --format.",
         ),
     ] = None,
@@ -125,10 +130,17 @@ def decode(
     threads: Threads = None,
     backend: BackendOption = "auto",
     max_pixels: MaxPixels = MAX_PIXELS,
+    engine: EngineOption = "process",
+    jobs: Jobs = None,
+    manifest: ManifestOption = None,
+    errors: ErrorsOption = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Decode .ulc files."""
+    """Decode .ulc files.
+
+    URLs are those of fsspec: s3://bucket/coded/**, gs://, zip://*.ulc::coded.zip.
+    """
     if depth not in (None, 8, 16):
         raise typer.BadParameter("--depth is 8 or 16")
     area, loading = None if crop is None else parse_crop(crop), ModelOptions.of(model, device, threads, backend)
@@ -141,26 +153,30 @@ def decode(
     time_s = None if at_time is None else parse_time(at_time)
     suffix = None if format is None else "." + format.lower().removeprefix(".")
     sequences = SequenceOptions(suffix, encoder, crf, frame, time_s, depth, recover, force, max_pixels)
-    if output is not None and is_pattern(Path(output)) and not sequences.is_picture and is_sequence_file(sources[0]):
+    first = Path(sources[0])
+    if output is not None and is_pattern(Path(output)) and not sequences.is_picture and is_sequence_file(first):
         Path(output).parent.mkdir(parents=True, exist_ok=True)
 
-    def suffix_of(source: Path) -> str:
+    def suffix_of(source: Place) -> str:
         is_video = is_sequence_file(source) and not sequences.is_picture
         return suffix or (DEFAULT_SUFFIX if is_video else ".png")
 
-    plan = make_plan(sources, output, suffix_of, {".ulc"}, recursive=recursive, force=force)
+    bulk = BulkOptions(engine, jobs, manifest, errors)
+    bulk.check()
+    plan = make_plan(sources, output, suffix_of, lambda: {".ulc"}, recursive=recursive, force=force)
     show_warnings()
 
     from ulcodec.io.picture_files import image_format
 
-    pictures = [pair for pair in plan.pairs if sequences.is_picture or not is_sequence_file(pair[0])]
-    formats = {target: image_format(with_extension(target, suffix or ".png")) for _, target in pictures}
+    for source, target in plan.pairs:  # errors come before the model is loaded
+        if sequences.is_picture or not is_sequence_file(source):
+            image_format(with_extension(target, suffix or ".png"))
     sampling = realism, steps, seed
     picture_only = {"--crop": area, "--realism": realism, "--thumbnail": thumbnail, "--fraction": fraction < 1}
     identity = [suffix, fraction, crop, thumbnail, realism, steps, seed, depth, recover, model_identity(model),
                 frame, time_s, encoder, crf]  # fmt: skip
     task = Decoder(
-        formats=formats,
+        suffix=suffix or ".png",
         crop=area,
         fraction=fraction,
         realism=sampling,
@@ -171,10 +187,10 @@ def decode(
         picture_only=[option for option, value in picture_only.items() if value],
         max_pixels=max_pixels,
         model=loading,
-        many=plan.many,
+        many=plan.many or bulk.are_given,
         options=identity,
     )
-    run_plan(plan, task, force=force, json=json)
+    run_plan(plan, task, bulk, force=force, json=json)
 
 
 def parse_crop(text: str) -> Crop:
@@ -190,13 +206,13 @@ def parse_crop(text: str) -> Crop:
 class Decoder:
     """The task of `ulcodec decode`.
 
-    `formats`: Pillow's name of every target's format; `fraction` and `realism`: see `Codec.decode_picture`;
-    `sequence_options`: for sequences; `picture_only`: the options given that do not apply to them; `model`: how
-    to load the model; `many`: whether there may be several inputs, so that warnings name the file; `options`: what
-    decides the results, see `ulcodec_cli.batch.Task`.
+    `suffix`: extension that decides the format of a target without one; `fraction` and `realism`: see
+    `Codec.decode_picture`; `sequence_options`: for sequences; `picture_only`: the options given that do not apply to
+    them; `model`: how to load the model; `many`: whether there may be several inputs, so that warnings name the file;
+    `options`: what decides the results, see `ulcodec_cli.work.Task`.
     """
 
-    formats: dict[Path, str]
+    suffix: str
     crop: Crop | None
     fraction: float
     realism: tuple[float, int, int]
@@ -217,24 +233,30 @@ class Decoder:
         """The model, loaded when the first input has been read."""
         return load_codec(self.model, None if self.many else self._n_pixels)
 
+    def load(self, n_threads: int) -> None:
+        self.model = self.model._replace(threads=n_threads)
+        _ = self.codec
+
     @property
     def goes_alone(self) -> bool:
         """Whether files are decoded one by one."""
         return self.thumbnail or self.crop is not None or self.realism[0] > 0 or self.fraction < 1
 
-    def read(self, source: Path) -> tuple[bytes | SequenceInput, int]:
+    def read(self, source: Place) -> tuple[bytes | SequenceInput, int]:
         """Read a file; return its bytes, and its pixels or a whole window if it goes alone.
 
         A sequence is read later, frame by frame: its `SequenceInput` is returned.
         """
         options = self.sequence_options
-        if is_sequence_file(source):
+        if isinstance(source, Path) and is_sequence_file(source):
             if self.picture_only:
                 raise ImageError(f"{self.picture_only[0]} is for pictures, and the file is a video")
             return SequenceInput(source), WINDOW_PIXELS
         if options.is_picture or options.encoder is not None or options.crf is not None:
             raise ImageError("--frame, --time, --encoder and --crf are for videos, and the file is a picture")
         data = read_file(source)
+        if not isinstance(source, Path) and is_sequence(data[:START_BYTES]):
+            raise ImageError("a video at a URL is not decoded: copy it here first")
         if self.recover:
             return data, WINDOW_PIXELS
         container = Container.from_bytes(data, max_pixels=self.max_pixels)  # errors come before the model is loaded
@@ -248,10 +270,10 @@ class Decoder:
         """Decode files and write the pictures, or the video of a sequence, which goes alone."""
         is_sequence, options = isinstance(jobs[0].content, SequenceInput), self.sequence_options
         for job in jobs if is_sequence else ():
-            check_options(job.target, options)
+            check_options(path_of(job.target), options)
         codec = self.codec
         if is_sequence:
-            return [decode_sequence(codec, job.content, job.target, options) for job in jobs]
+            return [decode_sequence(codec, job.content, path_of(job.target), options) for job in jobs]
         start = time.perf_counter()
         with share(DECODING_SHARE):
             recovered = self.decode(codec, [job.content for job in jobs])
@@ -277,10 +299,11 @@ class Decoder:
 
     def write(self, job: Job, recovery: "Recovery", decode_ms: float) -> dict[str, Any]:
         """Write a picture and report it, and what was damaged."""
-        from ulcodec.io.picture_files import picture_file
+        from ulcodec.io.picture_files import image_format, picture_file
 
         with about(job.source if self.many else None):
-            file = picture_file(with_depth(recovery.picture, self.depth), self.formats[job.target])
+            format = image_format(with_extension(job.target, self.suffix))
+            file = picture_file(with_depth(recovery.picture, self.depth), format)
         write_file(job.target, file)
         if recovery.damage is not None:
             name = f"{job.source}: " if self.many else ""
@@ -297,6 +320,7 @@ class Decoder:
             "fingerprint": self.codec.fingerprint,
             "n_segments": recovery.n_segments,
             "damage": None if recovery.damage is None else str(recovery.damage),
+            "sha256": hashlib.sha256(file).hexdigest(),
             "decode_ms": decode_ms,
             "line": f"{job.target}: {width}x{height}",
         }

@@ -1,21 +1,21 @@
 """`ulcodec encode`: pictures to .ulc files."""
 
+import hashlib
 import math
-import os
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ulcodec.errors import ImageError
 from ulcodec.format.container import MAX_PIXELS, read_head
+from ulcodec.io.places import Place
 from ulcodec.progress import tracked
-from ulcodec_cli.batch import WINDOW_PIXELS, Job, run_plan
+from ulcodec_cli.batch import BulkOptions, EngineOption, ErrorsOption, Jobs, ManifestOption, run_plan
 from ulcodec_cli.clip_encode import ClipInput, ClipOptions, encode_clip, parse_bitrate, parse_time, read_input
 from ulcodec_cli.common import (
     DEFAULT_MODEL,
@@ -32,10 +32,12 @@ from ulcodec_cli.common import (
     finite,
     load_codec,
     model_identity,
+    path_of,
     show_warnings,
     write_file,
 )
 from ulcodec_cli.plan import make_plan
+from ulcodec_cli.work import WINDOW_PIXELS, Job
 
 if TYPE_CHECKING:
     from ulcodec.codec import Codec
@@ -56,8 +58,10 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
 
 def encode(
     sources: Annotated[
-        list[Path],
-        typer.Argument(metavar="IN...", help="Pictures, videos and animations, folders of them, or - for stdin."),
+        list[str],
+        typer.Argument(
+            metavar="IN...", help="Pictures, videos and animations, folders of them, URLs of pictures, or - for stdin."
+        ),
     ],
     output: Annotated[
         str | None,
@@ -65,7 +69,7 @@ def encode(
             "--output",
             "-o",
             metavar="PATH",
-            help="File, or folder (made if it ends in /), or - for stdout. Default: IN with the extension .ulc.",
+            help="File, folder (made if it ends in /), URL, or - for stdout. Default: IN with the extension .ulc.",
         ),
     ] = None,
     quality: Annotated[
@@ -120,10 +124,18 @@ def encode(
     threads: Threads = None,
     backend: BackendOption = "auto",
     max_pixels: MaxPixels = MAX_PIXELS,
+    engine: EngineOption = "process",
+    jobs: Jobs = None,
+    manifest: ManifestOption = None,
+    errors: ErrorsOption = None,
+    psnr: Annotated[bool, typer.Option("--psnr", help="Decode each picture again and report its PSNR.")] = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Encode pictures and videos."""
+    """Encode pictures and videos.
+
+    URLs are those of fsspec: s3://bucket/photos/**, gs://, zip://*.png::photos.zip. A * stands for pictures only.
+    """
     targets = {"--quality": quality, "--target-bpp": target_bpp, "--target-size": target_size,
                "--target-psnr": target_psnr, "--target-ssim": target_ssim,
                "--target-ssimulacra2": target_ssimulacra2, "--target-bitrate": target_bitrate}  # fmt: skip
@@ -135,19 +147,24 @@ def encode(
     from ulcodec.io.clip_kinds import VIDEO_SUFFIXES
     from ulcodec.io.pictures import readable_extensions
 
-    extensions = readable_extensions() | VIDEO_SUFFIXES if any(map(os.path.isdir, sources)) else set()
-    plan = make_plan(sources, output, lambda _: ".ulc", extensions, recursive=recursive, force=force)
+    bulk = BulkOptions(engine, jobs, manifest, errors, ("psnr_db",) if psnr else ())
+    bulk.check()
+    plan = make_plan(
+        sources, output, lambda _: ".ulc", lambda: readable_extensions() | VIDEO_SUFFIXES,
+        recursive=recursive, force=force,
+    )  # fmt: skip
     show_warnings()
     options = {"alpha_quality": alpha_quality, "strip": strip, "effort": effort}
     part = parse_time(start), None if duration is None else parse_time(duration)
     if part[1] == 0:
         raise typer.BadParameter("--duration is above 0")
-    if resume and "-" in (output, *map(str, sources if output is None else ())):
+    if resume and "-" in (output, *(sources if output is None else ())):
         raise typer.BadParameter("--resume needs a file to go on with")
     clips = ClipOptions(target, effort, gop, *part, resume, force, max_pixels)
     identity = [targets, alpha_quality, effort, strip, keep_orientation, model_identity(model), gop, part]
-    task = Encoder(target, options, clips, keep_orientation, max_pixels, loading, plan.many, identity)
-    run_plan(plan, task, force=force, json=json)
+    many = plan.many or bulk.are_given
+    task = Encoder(target, options, clips, keep_orientation, max_pixels, loading, many, identity, psnr)
+    run_plan(plan, task, bulk, force=force, json=json)
 
 
 def only_target(targets: dict[str, Any]) -> tuple[str, Any]:
@@ -177,7 +194,7 @@ class Encoder:
 
     `target`: an option and its value; `encode_options`: keywords of `encode_batch`; `clip_options`: for videos;
     `model`: how to load the model; `many`: whether there may be several inputs; `options`: what decides the results,
-    see `ulcodec_cli.batch.Task`.
+    see `ulcodec_cli.work.Task`; `measures_psnr`: whether to decode each picture again.
     """
 
     target: tuple[str, Any]
@@ -188,6 +205,7 @@ class Encoder:
     model: ModelOptions
     many: bool
     options: object
+    measures_psnr: bool = False
     verb: str = "encoding"
     _n_pixels: int | None = None
 
@@ -196,7 +214,11 @@ class Encoder:
         """The model, loaded when the first input has been read."""
         return load_codec(self.model, None if self.many else self._n_pixels)
 
-    def read(self, source: Path) -> tuple[Any, int]:
+    def load(self, n_threads: int) -> None:
+        self.model = self.model._replace(threads=n_threads)
+        _ = self.codec
+
+    def read(self, source: Place) -> tuple[Any, int]:
         """Read a picture; return it with the size of its file, and its pixels or a whole window if encoding is slow.
 
         A clip is read later, frame by frame: its `ClipInput` is returned.
@@ -224,7 +246,7 @@ class Encoder:
         """Encode and write pictures, or a clip, which goes alone."""
         codec = self.codec
         if isinstance(jobs[0].content, ClipInput):
-            return [encode_clip(codec, job.content, job.target, self.clip_options) for job in jobs]
+            return [encode_clip(codec, job.content, path_of(job.target), self.clip_options) for job in jobs]
         start = time.perf_counter()
         files = self.encode(codec, [job.content[0] for job in jobs])
         encode_ms = 1000 * (time.perf_counter() - start) / len(jobs)
@@ -258,6 +280,7 @@ class Encoder:
         header = read_head(data).header
         bits_per_pixel = 8 * len(data) / header.n_pixels
         size = f"{header.width}x{header.height}, {len(data)} bytes, {bits_per_pixel:.3f} bits per pixel"
+        measured = {"psnr_db": self.psnr_db(job.content[0], data)} if self.measures_psnr else {}
         return {
             "output": str(job.target),
             "source_bytes": job.content[1],
@@ -269,6 +292,15 @@ class Encoder:
             "quality": header.quality,
             "model": self.codec.name,
             "fingerprint": header.fingerprint.hex(),
+            "sha256": hashlib.sha256(data).hexdigest(),
             "encode_ms": encode_ms,
+            **measured,
             "line": f"{job.target}: {size}, quality {header.quality}",
         }
+
+    def psnr_db(self, picture: "Picture", data: bytes) -> float:
+        """Measure a file, see `encode_to_quality`."""
+        from ulcodec.codec.rate_control import measurement
+        from ulcodec.metrics.distortion import psnr_db
+
+        return measurement(self.codec, picture, psnr_db)(data)

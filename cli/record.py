@@ -1,82 +1,187 @@
-"""Record of a run over many files, so that the next run makes only what has changed."""
+"""Record of a run over many files, so that the next run makes only what is missing or has changed.
+
+A line of JSON stands for a result that was begun, or for one that was written, with what a manifest says of it. The
+last line of a result counts. The lines of a folder are a file in it; where files cannot be appended to, as in a bucket,
+they are the files of a subfolder, one for each portion of lines.
+"""
 
 import json
 import os
+import secrets
+import time
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-NAME = ".ulcodec.jsonl"
-"""File beside the results: one line per result; the last line of a result counts."""
+from ulcodec.io.places import Place, RemoteFile, State, read_many, state_at, states_in
+from ulcodec_cli.plan import Pair
 
-Stamp = list[int]
-"""Size in bytes, and time of the last change in nanoseconds."""
+NAME = ".ulcodec.jsonl"
+"""File beside the results, on this machine."""
+
+FOLDER = ".ulcodec"
+"""Folder beside the results, elsewhere."""
+
+PORTION_LINES, PORTION_S = 1000, 30.0
+"""Lines that wait, and for how long, until they are written as a file."""
+
+Stamp = list[int | str | None]
+"""Size in bytes, and what tells that the contents have changed: a time, or a tag of a listing."""
+
+Entry = dict[str, Any]
 
 
 class Record:
-    """The records of all folders that a run writes to. Without a record, a result newer than its source is current.
+    """The records of the folders that a run writes to. Without a record, a result newer than its source is current.
 
-    `options`: everything beside the sources that decides the results, as JSON values.
+    `options`: everything beside the sources that decides the results, as JSON values; `wanted`: keys that a manifest
+    needs beyond the usual ones.
     """
 
-    def __init__(self, options: object) -> None:
-        self.options = json.dumps(options, sort_keys=True)
-        self.folders: dict[Path, dict[str, dict[str, Any]]] = {}
-        self.read: dict[Path, Stamp | None] = {}
+    def __init__(self, options: object, wanted: Collection[str] = ()) -> None:
+        self.options = sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
+        self.wanted = wanted
+        self.entries: dict[str, dict[str, Entry]] = {}
+        self.states: dict[str, dict[str, State]] = {}
+        self.seen: dict[str, Stamp | None] = {}
+        self.waiting: dict[str, tuple[RemoteFile, list[str]]] = {}
+        self.flushed_s = time.monotonic()
 
-    def entry(self, target: Path) -> dict[str, Any]:
+    def open(self, pairs: Iterable[Pair]) -> None:
+        """Read the records of the folders of these targets, and forget the others."""
+        self.entries, self.states = {}, {}
+        for _, target in pairs:
+            folder = folder_of(target)
+            if folder in self.entries:
+                continue
+            if isinstance(target, Path):
+                lines = lines_of(target.with_name(NAME))
+            else:
+                self.states[folder] = states_in(target.folder)
+                lines = portions_in(target.with_name(FOLDER))
+            self.entries[folder] = {entry["target"]: entry for entry in parsed(lines)}
+
+    def state(self, target: Place) -> State | None:
+        """Look up the state of a target; None if there is no file."""
+        return state_at(target) if isinstance(target, Path) else self.states[folder_of(target)].get(target.name)
+
+    def entry(self, target: Place) -> Entry:
         """Look up a target; empty if it was not recorded, or has been changed since."""
-        if target.parent not in self.folders:
-            self.folders[target.parent] = read_record(target.parent / NAME)
-        entry = self.folders[target.parent].get(target.name, {})
-        return entry if entry.get("written") == stamp(target) else {}
+        entry = self.entries[folder_of(target)].get(target.name, {})
+        if "source" not in entry:  # it failed
+            return {}
+        if "written" in entry and entry["written"] != written_stamp(target, self.state(target)):
+            return {}
+        return entry
 
-    def is_ours(self, source: Path, target: Path) -> bool:
-        """Whether a run wrote the target from this very source, by path, and nothing has changed it since."""
+    def is_ours(self, source: Place, target: Place) -> bool:
+        """Whether a run began or wrote the target from this very source, by path, and nothing has changed it since."""
         return self.entry(target).get("source") == source_name(source, target)
 
-    def is_current(self, source: Path, target: Path) -> bool:
-        """Whether the result is up to date; False if unknown, since reading or writing then gives the error."""
-        now, existing = stamp(source), stamp(target)
-        if now is None or existing is None or not target.is_file():
-            return False
+    def current(self, source: Place, target: Place) -> Entry | None:
+        """What a manifest says of a result that is up to date, as far as that is known; None for any other result."""
+        read, existing = state_at(source), self.state(target)
+        if read is None or existing is None or (isinstance(target, Path) and not target.is_file()):
+            return None  # reading or writing gives the error
         if entry := self.entry(target):
-            same_source = entry.get("source") == source_name(source, target) and entry.get("read") == now
-            return same_source and entry.get("options") == self.options
-        return existing[1] >= now[1]
+            row: Entry = entry.get("row") or {}
+            is_same_source = entry["source"] == source_name(source, target) and entry.get("read") == stamp(read)
+            is_complete = "written" in entry and all(key in row for key in self.wanted)
+            return row if is_same_source and is_complete and entry.get("options") == self.options else None
+        if existing.modified_s is None or read.modified_s is None or existing.modified_s < read.modified_s:
+            return None
+        return {"bytes": existing.size}
 
-    def see(self, source: Path) -> None:
+    def see(self, source: Place) -> None:
         """Note the state of a source before it is read, so that a later change is noticed."""
-        self.read[source] = stamp(source)
+        state = state_at(source)
+        self.seen[str(source)] = None if state is None else stamp(state)
 
-    def add(self, source: Path, target: Path) -> None:
-        """Record that the target was written from the source. A record that cannot be written is no error."""
-        entry = {"target": target.name, "source": source_name(source, target), "read": self.read[source],
-                 "written": stamp(target), "options": self.options}  # fmt: skip
-        self.folders.setdefault(target.parent, {})[target.name] = entry
-        with suppress(OSError), open(target.parent / NAME, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(entry) + "\n")
+    def begin(self, pairs: Iterable[Pair]) -> None:
+        """Record that targets are about to be written: if the run is killed, the next one may replace them."""
+        for source, target in pairs:
+            self._append(target, {"source": source_name(source, target)})
+        self.flush()
+
+    def add(self, source: Place, target: Place, row: Entry) -> None:
+        """Record that the target was written from the source, with what a manifest says of it."""
+        state = state_at(target) if isinstance(target, Path) else State(row.get("bytes"), None, None)
+        entry = {"source": source_name(source, target), "read": self.seen.pop(str(source), None),
+                 "written": written_stamp(target, state), "options": self.options, "row": row}  # fmt: skip
+        self._append(target, entry)
+
+    def drop(self, source: Place, target: Place) -> None:
+        """Record that a target that was begun has not been written."""
+        self.seen.pop(str(source), None)
+        self._append(target, {})
+
+    def flush(self) -> None:
+        """Write the lines that wait. A record that cannot be written is no error."""
+        for folder, lines in self.waiting.values():
+            with suppress(Exception):
+                folder.below(f"{time.time_ns():020d}-{secrets.token_hex(4)}.jsonl").write("".join(lines).encode())
+        self.waiting.clear()
+        self.flushed_s = time.monotonic()
+
+    def _append(self, target: Place, entry: Entry) -> None:
+        line = json.dumps({"target": target.name, **entry}) + "\n"
+        if isinstance(target, Path):
+            with suppress(OSError), open(target.with_name(NAME), "a", encoding="utf-8") as handle:
+                handle.write(line)
+            return
+        self.waiting.setdefault(folder_of(target), (target.with_name(FOLDER), []))[1].append(line)
+        n_lines = sum(len(lines) for _, lines in self.waiting.values())
+        if n_lines >= PORTION_LINES or time.monotonic() > self.flushed_s + PORTION_S:
+            self.flush()
 
 
-def read_record(file: Path) -> dict[str, dict[str, Any]]:
-    """Read the entries of a record by target; unreadable lines are skipped."""
-    entries: dict[str, dict[str, Any]] = {}
-    with suppress(OSError, UnicodeError):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError, KeyError, TypeError):
-                entry = json.loads(line)
-                entries[entry["target"]] = entry
-    return entries
-
-
-def source_name(source: Path, target: Path) -> str:
-    """Path of a source relative to the folder of its target, so that both can be moved together."""
-    return os.path.relpath(os.path.realpath(source), os.path.realpath(target.parent))
-
-
-def stamp(file: Path) -> Stamp | None:
+def lines_of(file: Path) -> list[str]:
     try:
-        status = os.stat(file)
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
+        return []
+
+
+def portions_in(folder: RemoteFile) -> list[str]:
+    """Read the lines of all portions in a folder, oldest first; what cannot be read is skipped."""
+    names = sorted(states_in(folder))
+    contents = read_many([folder.below(name) for name in names])
+    return [
+        line
+        for content in contents
+        if isinstance(content, bytes)
+        for line in content.decode(errors="replace").splitlines()
+    ]
+
+
+def parsed(lines: Iterable[str]) -> Iterator[Entry]:
+    """Parse the lines of a record; unreadable ones are skipped."""
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(entry.get("target"), str):
+                yield entry
+
+
+def folder_of(target: Place) -> str:
+    return str(target.parent if isinstance(target, Path) else target.folder)
+
+
+def source_name(source: Place, target: Place) -> str:
+    """Name a source: by its path relative to the folder of its target, so that both can be moved, or by its URL."""
+    if isinstance(source, Path) and isinstance(target, Path):
+        return os.path.relpath(os.path.realpath(source), os.path.realpath(target.parent))
+    return os.path.realpath(source) if isinstance(source, Path) else str(source)
+
+
+def stamp(state: State) -> Stamp:
+    return [state.size, state.tag]
+
+
+def written_stamp(target: Place, state: State | None) -> Stamp | None:
+    """The stamp of a target that was written. Elsewhere than on this machine, it is known by its size alone."""
+    if state is None:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return stamp(state) if isinstance(target, Path) else [state.size, None]

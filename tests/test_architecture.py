@@ -42,6 +42,7 @@ WITHOUT_TORCH = (
     "io.pictures",
     "io.picture_files",
     "io.locations",
+    "io.places",
     "io.video_target",
     "metrics.video",
     "coding.range_coder",

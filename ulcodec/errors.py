@@ -10,6 +10,7 @@
     │   ├── CorruptDataError         the checksum holds, but no encoder writes such contents
     │   └── ArithmeticMismatchError  decoding gave other symbols than encoding did
     ├── ImageError                   the input is not a picture that can be coded
+    ├── LocationError                a URL that cannot be listed, read or written
     ├── ModelError                   a model directory is missing, incomplete or inconsistent
     │   └── UnknownModelError        the file was made by a model that is not installed
     ├── DeviceError                  a device that torch does not know or cannot use
@@ -59,6 +60,10 @@ class ArithmeticMismatchError(FormatError):
 
 class ImageError(UlcError):
     """The input is not a picture that can be coded."""
+
+
+class LocationError(UlcError):
+    """A URL whose driver is missing, or that cannot be listed, read or written."""
 
 
 class ModelError(UlcError):

@@ -271,9 +271,7 @@ class Encoding:
         self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[check_effort(effort) - 1]
         if self.n_steps:
             codec.torch_networks("effort above 1")
-        visible = picture.pixels if picture.alpha is None else without_hidden(picture.pixels, picture.alpha)
-        self.significant_bits = significant_bits(visible)
-        self.pixels = to_full_range(visible, self.significant_bits)
+        self.pixels, self.significant_bits = samples_to_code(picture)
         self.attachments = attach(picture, self._alpha_encoder(alpha_quality))
         if picture.bit_depth == 16 and self.significant_bits < picture.bit_depth:
             self.attachments += ((Attachment.SIGNIFICANT_BITS, bytes([self.significant_bits])),)
@@ -339,6 +337,13 @@ class Encoding:
                 return Encoding(self.codec, Picture(alpha), exact_if_smaller=False).code_once(check_quality(quality))
 
         return encode
+
+
+def samples_to_code(picture: Picture) -> tuple[np.ndarray, int]:
+    """The samples of a picture without hidden colours, in the whole range of their type; and the bits that they use."""
+    visible = picture.pixels if picture.alpha is None else without_hidden(picture.pixels, picture.alpha)
+    bits = significant_bits(visible)
+    return to_full_range(visible, bits), bits
 
 
 # The road of a picture into a file, and back

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ulcodec.codec.bitrate import FIRST_QUALITY, LOG_SIZE_PER_QUALITY
-from ulcodec.codec.image import Codec, Encoding
+from ulcodec.codec.image import Codec, Encoding, samples_to_code
 from ulcodec.errors import ImageError
 from ulcodec.format.attachments import to_full_range
 from ulcodec.format.container import MAX_QUALITY
@@ -106,6 +106,21 @@ def _search_thrift(search: Search, quality: int, n_bytes: int, least_bytes: floa
         thrift, size = next_thrift, next_size
 
 
+def measurement(codec: Codec, picture: Picture, compare: Callable[..., float]) -> Callable[[bytes], float]:
+    """Return a function that decodes a file of a picture and compares the two, as `encode_to_quality` says."""
+    pixels, bits = samples_to_code(picture)
+    original = Picture(pixels).pixels_8
+    hidden = False if picture.alpha is None else picture.alpha == 0
+
+    def measured(data: bytes) -> float:
+        decoded = codec.decode_picture(data, max_pixels=original.shape[0] * original.shape[1]).pixels
+        samples = Picture(to_full_range(decoded, bits)).pixels_8.copy()
+        samples[hidden] = original[hidden]
+        return compare(original, samples)
+
+    return measured
+
+
 def encode_to_quality(
     codec: Codec,
     picture: Picture,
@@ -131,17 +146,7 @@ def encode_to_quality(
     if min(picture.pixels.shape[:2]) < min_side:
         raise ImageError(f"{name} needs sides of at least {min_side} pixels")
     encoding = Encoding(codec, picture, alpha_quality, strip, effort)
-    alpha, bits = encoding.picture.alpha, encoding.significant_bits
-    hidden = False if alpha is None else alpha == 0
-    original = Picture(encoding.pixels).pixels_8
-
-    def measured(data: bytes) -> float:
-        decoded = codec.decode_picture(data, max_pixels=original.shape[0] * original.shape[1]).pixels
-        samples = Picture(to_full_range(decoded, bits)).pixels_8.copy()
-        samples[hidden] = original[hidden]
-        return compare(original, samples)
-
-    search = Search(encoding, measured)
+    search = Search(encoding, measurement(codec, encoding.picture, compare))
     low, high = -1, 100
     if search.at(100) < value:
         if (exact := encoding.exact_file(MAX_QUALITY)) is not None:

@@ -1,0 +1,71 @@
+"""Workers of a Ray cluster, or of a Ray that is started on this machine for the run."""
+
+import logging
+import os
+from concurrent.futures import Future
+from importlib import import_module
+from typing import Any
+
+from ulcodec.errors import DeviceError, MissingPackageError
+from ulcodec_cli.common import say
+from ulcodec_cli.engines import Chunk, Finished, Started, Worker
+from ulcodec_cli.work import Task
+
+
+class RayEngine:
+    """Actors, each with a share of CPUs and a GPU. They come from the cluster at RAY_ADDRESS if it is set.
+
+    `n_workers`: at most; None for as many as the cluster has room for. Each has the CPUs that the task has threads, one
+    by default. It has a GPU if the device of the task is cuda; and if that is auto and the cluster has any. Raises
+    MissingPackageError without Ray.
+    """
+
+    def __init__(self, task: Task, n_workers: int | None) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            ray: Any = import_module("ray")
+        except ImportError as error:
+            raise MissingPackageError('--engine ray needs a package: pip install "ulcodec[ray]"') from error
+        self.ray = ray
+        self.is_own = not ray.is_initialized()
+        if self.is_own:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        self.task, self.n_threads = task, task.model.threads or 1
+        resources = ray.cluster_resources()
+        n_gpus = int(resources.get("GPU", 0))
+        has_gpu = task.model.device.startswith("cuda") or (task.model.device == "auto" and n_gpus > 0)
+        room = int(resources.get("CPU", 0)) // self.n_threads
+        room = min(room, n_gpus) if has_gpu else room
+        if not room:
+            needs = f"{self.n_threads} CPUs and {int(has_gpu)} GPUs"
+            raise DeviceError(f"the Ray cluster has no room for a worker of {needs}")
+        if n_workers is not None and n_workers > room:
+            say(f"ulcodec: warning: the Ray cluster has room for {room} workers, not {n_workers}", err=True)
+        self.options = {"num_cpus": self.n_threads, "num_gpus": int(has_gpu), "max_restarts": 0}
+        self.n_workers = room if n_workers is None else min(n_workers, room)
+
+    def new(self) -> "RayHandle":
+        actor = self.ray.remote(Worker).options(**self.options).remote(self.task, self.n_threads)
+        return RayHandle(self.ray, actor)
+
+    def close(self) -> None:
+        if self.is_own:
+            self.ray.shutdown()
+
+
+class RayHandle:
+    """An actor."""
+
+    def __init__(self, ray: Any, actor: Any) -> None:
+        self.ray, self.actor = ray, actor
+
+    def start(self) -> "Future[Started]":
+        future: Future[Started] = self.actor.start.remote().future()
+        return future
+
+    def run(self, chunk: Chunk) -> "Future[Finished]":
+        future: Future[Finished] = self.actor.run.remote(chunk).future()
+        return future
+
+    def stop(self) -> None:
+        self.ray.kill(self.actor)
