@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ulcodec.errors import LocationError, UlcError
 from ulcodec.io.places import Place, RemoteFile, protocols_of, read_many, state_at
@@ -102,29 +102,39 @@ class Slot:
     """A worker, and the chunks that it has. `lone`: the one input that it tries, and how many workers died of it."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.handle = engine, engine.new()
+        self.engine = engine
         self.chunks: dict[Future[Finished], Chunk] = {}
         self.lone: tuple[Pair, int] | None = None
         self.name = ""
+        self.start()
 
-    def start(self, starting: "Future[Started]") -> None:
-        """Wait until the worker has loaded the model. Raises UlcError if it cannot."""
+    def start(self) -> None:
+        """Start a worker; its future tells when it has loaded the model."""
+        self.handle = self.engine.new()
+        self.starting: Future[Started] | None = self.handle.start()
+
+    def check_start(self) -> None:
+        """Note that the worker has loaded the model. Raises UlcError if it cannot."""
+        if self.starting is None or not self.starting.done():
+            return
         try:
-            self.name, error = starting.result()
+            self.name, error = self.starting.result()
         except Exception as death:  # engines have their own errors
             raise UlcError(f"a worker died when it loaded the model ({type(death).__name__})") from death
         if error is not None:
             raise UlcError(error)
+        self.starting = None
 
-    def feed(self, chunks: Iterator[Chunk], suspects: deque[tuple[Pair, int]]) -> None:
+    def feed(self, supply: "Supply") -> None:
         """Give the worker its next chunks; after the last one, one of the suspects, alone."""
-        while self.lone is None and len(self.chunks) < CHUNKS_AHEAD and (chunk := next(chunks, None)):
+        while self.starting is None and self.lone is None and len(self.chunks) < CHUNKS_AHEAD and supply.has_chunk():
+            chunk = supply.next_chunk()
             self.chunks[self.handle.run(chunk)] = chunk
-        if suspects and not self.chunks:
-            self.lone = suspects.popleft()
+        if self.starting is None and supply.suspects and not self.chunks:
+            self.lone = supply.suspects.popleft()
             self.chunks[self.handle.run([self.lone[0]])] = [self.lone[0]]
 
-    def collect(self, suspects: deque[tuple[Pair, int]]) -> Iterator[Outcome]:
+    def collect(self, supply: "Supply") -> Iterator[Outcome]:
         """Tell what became of the chunks that are done. If the worker has died, start another."""
         done = [future for future in self.chunks if future.done()]
         for future in done:
@@ -136,23 +146,42 @@ class Slot:
                     say(line, err=True)
                 yield from finished.outcomes
         if any(future in self.chunks for future in done):
-            yield from self.bury(suspects, next(future.exception() for future in done if future in self.chunks))
+            yield from self.bury(supply, next(future.exception() for future in done if future in self.chunks))
 
-    def bury(self, suspects: deque[tuple[Pair, int]], death: BaseException | None) -> Iterator[Outcome]:
+    def bury(self, supply: "Supply", death: BaseException | None) -> Iterator[Outcome]:
         """Replace a worker that has died, and suspect what it had; or give up what it tried alone."""
         if self.lone is None:
-            suspects.extend((pair, 0) for chunk in self.chunks.values() for pair in chunk)
+            supply.suspects.extend((pair, 0) for chunk in self.chunks.values() for pair in chunk)
         else:
             pair, n_deaths = self.lone
             if n_deaths + 1 < LONE_ATTEMPTS:
-                suspects.append((pair, n_deaths + 1))
+                supply.suspects.append((pair, n_deaths + 1))
             else:
                 reason = f"{n_deaths + 1} workers died of it ({type(death).__name__})"
                 yield Outcome(*pair, None, reason, self.name)
         self.handle.stop()
         self.chunks, self.lone = {}, None
-        self.handle = self.engine.new()
-        self.start(self.handle.start())
+        self.start()
+
+
+class Supply:
+    """What is left to do: chunks, and inputs whose worker died, with the number of deaths when they were alone."""
+
+    def __init__(self, pairs: Iterable[Pair]) -> None:
+        self.chunks = chunked(pairs)
+        self.next: Chunk | None = None
+        self.suspects: deque[tuple[Pair, int]] = deque()
+
+    def has_chunk(self) -> bool:
+        self.next = self.next or next(self.chunks, None)
+        return self.next is not None
+
+    def next_chunk(self) -> Chunk:
+        chunk, self.next = self.next or next(self.chunks), None
+        return chunk
+
+    def is_empty(self) -> bool:
+        return not self.suspects and not self.has_chunk()
 
 
 def spread(engine: Engine, pairs: Iterable[Pair]) -> Iterator[Outcome]:
@@ -160,22 +189,20 @@ def spread(engine: Engine, pairs: Iterable[Pair]) -> Iterator[Outcome]:
 
     Raises UlcError if a worker cannot load the model, LocationError for files that only this process sees.
     """
-    chunks = chunked(pairs)
-    suspects: deque[tuple[Pair, int]] = deque()
+    supply = Supply(pairs)
     slots: list[Slot] = []
     try:
-        slots += [Slot(engine) for _ in range(engine.n_workers)]
-        for slot, starting in [(slot, slot.handle.start()) for slot in slots]:
-            slot.start(starting)
-        while True:
+        if not supply.is_empty():
+            slots += [Slot(engine) for _ in range(engine.n_workers)]
+        while not supply.is_empty() or any(slot.chunks for slot in slots):
             for slot in slots:
-                slot.feed(chunks, suspects)
-            futures = [future for slot in slots for future in slot.chunks]
-            if not futures:
-                return
+                slot.feed(supply)
+            futures: list[Future[Any]] = [future for slot in slots for future in slot.chunks]
+            futures += [slot.starting for slot in slots if slot.starting]
             wait(futures, return_when=FIRST_COMPLETED)
             for slot in slots:
-                yield from slot.collect(suspects)
+                slot.check_start()
+                yield from slot.collect(supply)
     finally:
         for slot in slots:
             slot.handle.stop()
@@ -205,7 +232,7 @@ def check_shared(place: Place) -> None:
         raise LocationError(f"{place}: memory:// is in this process only: leave out --jobs and --engine")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FetchedFile(RemoteFile):
     """A remote file that has been read already, or the error of reading it."""
 

@@ -4,6 +4,7 @@ import logging
 import os
 from concurrent.futures import Future
 from importlib import import_module
+from math import ceil
 from typing import Any
 
 from ulcodec.errors import DeviceError, MissingPackageError
@@ -15,9 +16,9 @@ from ulcodec_cli.work import Task
 class RayEngine:
     """Actors, each with a share of CPUs and a GPU. They come from the cluster at RAY_ADDRESS if it is set.
 
-    `n_workers`: at most; None for as many as the cluster has room for. Each has the CPUs that the task has threads, one
-    by default. It has a GPU if the device of the task is cuda; and if that is auto and the cluster has any. Raises
-    MissingPackageError without Ray.
+    `n_workers`: at most; None for as many as the cluster has CPUs for, or GPUs where they are used. Each has the CPUs
+    that the task has threads, one by default. The device cuda takes GPUs, and so does auto if the cluster has any; more
+    workers than GPUs share them evenly. Raises MissingPackageError without Ray, DeviceError without room.
     """
 
     def __init__(self, task: Task, n_workers: int | None) -> None:
@@ -35,14 +36,14 @@ class RayEngine:
         n_gpus = int(resources.get("GPU", 0))
         has_gpu = task.model.device.startswith("cuda") or (task.model.device == "auto" and n_gpus > 0)
         room = int(resources.get("CPU", 0)) // self.n_threads
-        room = min(room, n_gpus) if has_gpu else room
-        if not room:
-            needs = f"{self.n_threads} CPUs and {int(has_gpu)} GPUs"
+        if not room or (has_gpu and not n_gpus):
+            needs = f"{self.n_threads} CPUs and a GPU" if has_gpu else f"{self.n_threads} CPUs"
             raise DeviceError(f"the Ray cluster has no room for a worker of {needs}")
         if n_workers is not None and n_workers > room:
             say(f"ulcodec: warning: the Ray cluster has room for {room} workers, not {n_workers}", err=True)
-        self.options = {"num_cpus": self.n_threads, "num_gpus": int(has_gpu), "max_restarts": 0}
-        self.n_workers = room if n_workers is None else min(n_workers, room)
+        self.n_workers = min(room, n_workers or (n_gpus if has_gpu else room))
+        n_gpus_each = 1 / ceil(self.n_workers / n_gpus) if has_gpu else 0
+        self.options = {"num_cpus": self.n_threads, "num_gpus": n_gpus_each, "max_restarts": 0}
 
     def new(self) -> "RayHandle":
         actor = self.ray.remote(Worker).options(**self.options).remote(self.task, self.n_threads)

@@ -27,6 +27,8 @@ FOLDER = ".ulcodec"
 PORTION_LINES, PORTION_S = 1000, 30.0
 """Lines that wait, and for how long, until they are written as a file."""
 
+PORTIONS_AT_ONCE = 32
+
 Stamp = list[int | str | None]
 """Size in bytes, and what tells that the contents have changed: a time, or a tag of a listing."""
 
@@ -43,25 +45,31 @@ class Record:
     def __init__(self, options: object, wanted: Collection[str] = ()) -> None:
         self.options = sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
         self.wanted = wanted
-        self.entries: dict[str, dict[str, Entry]] = {}
+        self.lines: dict[str, dict[str, str]] = {}
         self.states: dict[str, dict[str, State]] = {}
         self.seen: dict[str, Stamp | None] = {}
         self.waiting: dict[str, tuple[RemoteFile, list[str]]] = {}
         self.flushed_s = time.monotonic()
 
     def open(self, pairs: Iterable[Pair]) -> None:
-        """Read the records of the folders of these targets, and forget the others."""
-        self.entries, self.states = {}, {}
-        for _, target in pairs:
-            folder = folder_of(target)
-            if folder in self.entries:
+        """Read the records of the folders of these targets, and forget the others.
+
+        Lines are parsed when they are asked for: parsed, they would take several times the memory.
+        """
+        targets = {folder_of(target): target for _, target in pairs}
+        self.lines = {folder: lines for folder, lines in self.lines.items() if folder in targets}
+        self.states = {folder: states for folder, states in self.states.items() if folder in targets}
+        for folder, target in targets.items():
+            if folder in self.lines:
                 continue
             if isinstance(target, Path):
-                lines = lines_of(target.with_name(NAME))
+                lines: Iterable[str] = lines_of(target.with_name(NAME))
             else:
-                self.states[folder] = states_in(target.folder)
+                self.states[folder] = {
+                    name: state._replace(tag=None) for name, state in states_in(target.folder).items()
+                }
                 lines = portions_in(target.with_name(FOLDER))
-            self.entries[folder] = {entry["target"]: entry for entry in parsed(lines)}
+            self.lines[folder] = {entry["target"]: line for line, entry in parsed(lines)}
 
     def state(self, target: Place) -> State | None:
         """Look up the state of a target; None if there is no file."""
@@ -69,7 +77,8 @@ class Record:
 
     def entry(self, target: Place) -> Entry:
         """Look up a target; empty if it was not recorded, or has been changed since."""
-        entry = self.entries[folder_of(target)].get(target.name, {})
+        line = self.lines[folder_of(target)].get(target.name)
+        entry: Entry = {} if line is None else json.loads(line)
         if "source" not in entry:  # it failed
             return {}
         if "written" in entry and entry["written"] != written_stamp(target, self.state(target)):
@@ -144,25 +153,22 @@ def lines_of(file: Path) -> list[str]:
         return []
 
 
-def portions_in(folder: RemoteFile) -> list[str]:
+def portions_in(folder: RemoteFile) -> Iterator[str]:
     """Read the lines of all portions in a folder, oldest first; what cannot be read is skipped."""
     names = sorted(states_in(folder))
-    contents = read_many([folder.below(name) for name in names])
-    return [
-        line
-        for content in contents
-        if isinstance(content, bytes)
-        for line in content.decode(errors="replace").splitlines()
-    ]
+    for start in range(0, len(names), PORTIONS_AT_ONCE):
+        for content in read_many([folder.below(name) for name in names[start : start + PORTIONS_AT_ONCE]]):
+            if isinstance(content, bytes):
+                yield from content.decode(errors="replace").splitlines()
 
 
-def parsed(lines: Iterable[str]) -> Iterator[Entry]:
+def parsed(lines: Iterable[str]) -> Iterator[tuple[str, Entry]]:
     """Parse the lines of a record; unreadable ones are skipped."""
     for line in lines:
         with suppress(ValueError, RecursionError):
             entry = json.loads(line)
             if isinstance(entry, dict) and isinstance(entry.get("target"), str):
-                yield entry
+                yield line, entry
 
 
 def folder_of(target: Place) -> str:

@@ -35,7 +35,7 @@ def ray_cluster() -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     paths = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-    ray.init(num_cpus=2, num_gpus=0, runtime_env=paths, **quiet)
+    ray.init(num_cpus=2, num_gpus=1, runtime_env=paths, **quiet)
     yield
     ray.shutdown()
 
@@ -172,10 +172,29 @@ def test_ray_without_room_for_any_worker_is_an_error(ray_cluster: None, tmp_path
     from ulcodec_cli.ray_engine import RayEngine
 
     task = Copying(tmp_path / "log")
-    for model in (task.model._replace(threads=99), task.model._replace(device="cuda")):
-        task.model = model
-        with pytest.raises(DeviceError, match="no room for a worker"):
-            RayEngine(task, None)
+    task.model = task.model._replace(threads=99)
+    with pytest.raises(DeviceError, match="no room for a worker of 99 CPUs"):
+        RayEngine(task, None)
+
+
+@pytest.mark.parametrize(
+    ("device", "n_workers", "n_started", "n_gpus"),
+    [("cpu", None, 2, 0), ("auto", None, 1, 1), ("cuda", None, 1, 1), ("cuda", 2, 2, 0.5)],
+)
+def test_ray_shares_gpus(
+    ray_cluster: None, tmp_path: Path, device: str, n_workers: int | None, n_started: int, n_gpus: float
+) -> None:
+    """The cluster says that it has one GPU; the task needs none."""
+    from ulcodec_cli.ray_engine import RayEngine
+
+    task = Copying(tmp_path / "log")
+    task.model = task.model._replace(device=device)
+    engine = RayEngine(task, n_workers)
+    assert (engine.n_workers, engine.options["num_gpus"]) == (n_started, n_gpus)
+    handles = [engine.new() for _ in range(engine.n_workers)]
+    assert [handle.start().result().error for handle in handles] == [None] * n_started
+    for handle in handles:
+        handle.stop()
 
 
 def test_files_in_this_process_only_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from ulcodec.errors import LocationError
+from ulcodec.io import places
 from ulcodec.io.places import RemoteFile, State, place_at, read_bytes, read_many, search, state_of, write_bytes
 
 FILES = {"a.png": b"a", "b.txt": b"b", "in/c.JPG": b"cc", "in/deep/d.png": b"ddd"}
@@ -71,6 +72,17 @@ def test_search_finds_files_in_folders_and_by_patterns(store: Callable[[Path], s
     assert found(url.format("**/*.png")) == {"a.png": b"a", "in/deep/d.png": b"ddd"}
     assert found(url.format("in/*/?.png")) == {"deep/d.png": b"ddd"}
     assert found(url.format("**/[c-d].*")) == {"in/c.JPG": b"cc", "in/deep/d.png": b"ddd"}
+
+
+def test_large_folders_come_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = f"memory://{uuid4().hex}"
+    for number in range(5):
+        fsspec.filesystem("memory").pipe_file(f"{root}/in/{number}.png", b"")
+    monkeypatch.setattr(places, "PORTION", 2)
+    folders = list(search(f"{root}/**", EXTENSIONS, False, pytest.fail))
+    assert [[folder.path_of(file) for file in folder.files] for folder in folders] == [
+        ["in/0.png", "in/1.png"], ["in/2.png", "in/3.png"], ["in/4.png"]
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("store", STORES)

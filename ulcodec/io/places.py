@@ -29,6 +29,10 @@ TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "creat
 """Keys of listings, in the order of preference."""
 
 
+PORTION = 10_000
+"""Files of a folder that are handed on at a time."""
+
+
 class State(NamedTuple):
     """What a listing says of a file.
 
@@ -41,7 +45,7 @@ class State(NamedTuple):
     modified_s: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RemoteFile:
     """A file that fsspec reads and writes, which may not exist.
 
@@ -178,7 +182,7 @@ def is_pattern(url: str) -> bool:
 
 
 class Folder(NamedTuple):
-    """The files of one folder. `relative`: path of the folder from where the search began, "" there."""
+    """Files of one folder. `relative`: path of the folder from where the search began, "" there."""
 
     relative: str
     files: list[Place]
@@ -193,9 +197,9 @@ def search(
 ) -> Iterator[Folder]:
     """Search a folder, or the folders of a pattern such as s3://bucket/photos/**, for files with one of `extensions`.
 
-    Yields one folder after another, so that memory holds one listing. A pattern decides by itself which folders it
-    takes: `*` stays within one, `**` does not. `failed` takes a folder that cannot be listed, and the reason. Raises
-    LocationError if the first folder cannot be listed.
+    Yields one folder after another, a large one in portions, so that memory holds one listing. A pattern decides by
+    itself which folders it takes: `*` stays within one, `**` does not. `failed` takes a folder that cannot be listed,
+    and the reason. Raises LocationError if the first folder cannot be listed.
     """
     from fsspec.utils import glob_translate
 
@@ -207,11 +211,15 @@ def search(
         recursive = True
     outside = outside_of(url)
     for folder, infos in walk(system, path, recursive, failed):
-        places = [(info["name"], place_of(system, info["name"], outside, state_of(info))) for info in infos]
-        files = [
-            place for name, place in places if place.suffix.lower() in extensions and (matches is None or matches(name))
+        chosen = [
+            info
+            for info in infos
+            if PurePosixPath(info["name"]).suffix.lower() in extensions and (matches is None or matches(info["name"]))
         ]
-        yield Folder(folder[len(path) :].strip("/"), files)
+        for start in range(0, len(chosen), PORTION):
+            portion = chosen[start : start + PORTION]
+            files = [place_of(system, info["name"], outside, state_of(info)) for info in portion]
+            yield Folder(folder[len(path) :].strip("/"), files)
 
 
 def walk(
