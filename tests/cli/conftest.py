@@ -1,5 +1,7 @@
 """Fixtures for tests of the command line."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +51,15 @@ def album(tmp_path: Path) -> Path:
         Image.fromarray(pixels).save(tmp_path / "album" / name)
     (tmp_path / "album" / "notes.txt").write_text("not a picture")
     return tmp_path / "album"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Start Ray on this machine, with room for two workers and, as it says, a GPU."""
+    ray = pytest.importorskip("ray", reason='needs Ray: pip install "ulcodec[ray]"')
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    paths = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    ray.init(num_cpus=2, num_gpus=1, runtime_env=paths, **quiet)
+    yield
+    ray.shutdown()

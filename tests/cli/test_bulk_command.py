@@ -173,9 +173,13 @@ def test_errors_are_listed_with_their_reasons(album: Path, tiny_model_dir: Path,
     assert (tmp_path / "errors.jsonl").read_bytes() == b""
 
 
-def test_two_processes_write_what_one_writes(
-    store: str, album: Path, tiny_model_dir: Path, run: Run, tmp_path: Path
+@pytest.mark.parametrize("engine", ["process", "ray"])
+def test_two_workers_write_what_one_process_writes(
+    store: str, album: Path, tiny_model_dir: Path, run: Run, tmp_path: Path, engine: str, request: pytest.FixtureRequest
 ) -> None:
+    if engine == "ray":
+        request.getfixturevalue("ray_cluster")
+    workers = ("--engine", engine, "--jobs", 2, "--device", "cpu")
     for number in range(40):
         pixels = np.random.default_rng(number).integers(0, 256, (20 + number, 30, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(album / f"{number}.png")
@@ -183,7 +187,7 @@ def test_two_processes_write_what_one_writes(
     model = ("--model", tiny_model_dir, "--manifest", tmp_path / "manifest.jsonl")
     one = run("encode", album, "-r", "-o", tmp_path / "one", *model, "--json")
     rows = rows_of(tmp_path / "manifest.jsonl")
-    two = run("encode", album, "-r", "-o", tmp_path / "two", *model, "--json", "--jobs", 2)
+    two = run("encode", album, "-r", "-o", tmp_path / "two", *model, "--json", *workers)
     assert one.code == two.code == 1
     for key in ("n_done", "n_failed", "source_bytes", "output_bytes"):
         assert one.json[key] == two.json[key]
@@ -195,11 +199,11 @@ def test_two_processes_write_what_one_writes(
         {**row, "output": row["output"].replace("/two/", "/one/")} for row in rows_of(tmp_path / "manifest.jsonl")
     ]
     assert sorted(others, key=str) == sorted(rows, key=str)
-    again = run("encode", album, "-r", "-o", tmp_path / "two", *model, "--jobs", 2)
+    again = run("encode", album, "-r", "-o", tmp_path / "two", *model, *workers)
     assert again.stdout.startswith("0 done, 42 up to date, 1 failed")
-    decoded = run("decode", tmp_path / "two", "-r", "-o", tmp_path / "back", *model, "--jobs", 2, "--json")
+    decoded = run("decode", tmp_path / "two", "-r", "-o", tmp_path / "back", *model, *workers, "--json")
     assert (decoded.code, decoded.json["n_done"]) == (0, 42)
-    assert_refused(run("encode", album, "-o", f"{store}/out", *model, "--jobs", 2), "memory:// is in this process only")
+    assert_refused(run("encode", album, "-o", f"{store}/out", *model, *workers), "memory:// is in this process only")
 
 
 def test_archives_are_read(album: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:

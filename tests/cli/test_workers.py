@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -26,18 +25,6 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals"
 
 N_FILES = 70
 """More than two workers take at a time."""
-
-
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """Start Ray on this machine, with room for two workers."""
-    ray = pytest.importorskip("ray", reason='needs Ray: pip install "ulcodec[ray]"')
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    paths = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-    ray.init(num_cpus=2, num_gpus=1, runtime_env=paths, **quiet)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(params=["process", "ray"])
