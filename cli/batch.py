@@ -162,7 +162,7 @@ class Batch:
                 continue
             self.n_up_to_date += 1
             if self.manifest:
-                self.manifest.add({"input": str(source), "output": str(target), **row})
+                self.manifest.add({**row, "input": str(source), "output": str(target)})
         return pairs
 
     def fail_as_planned(self) -> None:
@@ -203,10 +203,11 @@ class Batch:
             self.n_done += 1
             self.source_bytes += result["source_bytes"]
             self.output_bytes += result["output_bytes"]
-            row = {"bytes": result["output_bytes"], **{key: result[key] for key in ROW_KEYS if key in result}}
+            row = {"bytes": result["output_bytes"]}
+            row |= {key: result.get(key) for key in ROW_KEYS if key in result or key in self.bulk.wanted}
             self.record.add(source, target, row)
             if self.manifest:
-                self.manifest.add({"input": str(source), "output": str(target), **row})
+                self.manifest.add({**row, "input": str(source), "output": str(target)})
             if self.json:
                 hide_bar()
                 with redirect_stdout(self.stdout):

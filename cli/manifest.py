@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from ulcodec.errors import MissingPackageError
 from ulcodec.io.files import AtomicFile
 from ulcodec.io.places import RemoteFile
-from ulcodec_cli.common import without_infinities
 from ulcodec_cli.plan import as_place
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ MANIFEST_FIELDS = {"input": "string", "output": "string", "bytes": "int64", "wid
 """Fields of a manifest, and their types in Parquet. A field that is not known is null."""
 
 ERROR_FIELDS = {"input": "string", "reason": "string", "worker": "string"}
+
+MAX_INTEGER = {"int32": 2**31 - 1, "int64": 2**63 - 1}
 
 PARQUET = ".parquet"
 ROWS_AT_ONCE = 10_000
@@ -46,7 +48,7 @@ class JsonLines:
         self.file = file
 
     def add(self, row: Row) -> None:
-        self.file.write(json.dumps(without_infinities(row), allow_nan=False).encode() + b"\n")
+        self.file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
 
     def finish(self) -> None:
         pass
@@ -62,7 +64,7 @@ class Parquet:
         self.rows: list[Row] = []
 
     def add(self, row: Row) -> None:
-        self.rows.append(row)
+        self.rows.append({name: printable(value) for name, value in row.items()})
         if len(self.rows) >= ROWS_AT_ONCE:
             self.write()
 
@@ -101,8 +103,8 @@ class Report:
         self.writer: Writer = JsonLines(self.file) if schema is None else Parquet(self.file, schema)
 
     def add(self, row: Row) -> None:
-        """Add a row. Fields that it lacks are null."""
-        self.writer.add({name: row.get(name) for name in self.fields})
+        """Add a row. Fields that it lacks, or that have another type, are null."""
+        self.writer.add({name: fitting(row.get(name), kind) for name, kind in self.fields.items()})
 
     def commit(self) -> None:
         """Write the file. Raises OSError, or what the driver of a file system raises."""
@@ -123,6 +125,21 @@ class Report:
         with suppress(OSError):
             self.file.close()
         self.temporary.unlink(missing_ok=True)
+
+
+def fitting(value: Any, kind: str) -> Any:
+    """Return a value if its type is that of a field, else None: a record may be damaged, and a PSNR infinite."""
+    if kind == "string":
+        return value if isinstance(value, str) else None
+    if kind == "float64":
+        is_finite = isinstance(value, int | float) and abs(value) <= sys.float_info.max
+        return float(value) if is_finite else None
+    return value if isinstance(value, int) and abs(value) <= MAX_INTEGER[kind] else None
+
+
+def printable(value: Any) -> Any:
+    """Escape what UTF-8 cannot hold, such as bytes of a file name that is not text."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def parquet_schema(fields: dict[str, str]) -> "pa.Schema":

@@ -15,6 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from ulcodec.format.container import read_head
+from ulcodec_cli.manifest import MANIFEST_FIELDS, Report
 from ulcodec_cli.record import FOLDER
 
 
@@ -285,3 +286,39 @@ def test_reports_at_urls(store: str, album: Path, tiny_model_dir: Path, run: Run
     assert run("encode", album, "--model", tiny_model_dir, *reports).code == 0
     assert len(contents(f"{store}/manifest.jsonl").splitlines()) == 2
     assert contents(f"{store}/errors.jsonl") == b""
+
+
+def test_damaged_record_is_no_error(album: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason='needs pyarrow: pip install "ulcodec[parquet]"')
+    encode = ("encode", album, "--model", tiny_model_dir)
+    assert run(*encode).code == 0
+    record = album / ".ulcodec.jsonl"
+    [*_, line] = record.read_text().splitlines()
+    bad_values = {"bytes": 2**70, "width": "x", "bits_per_pixel": {}, "sha256": 5, "input": "other"}
+    for row in (5, [1], "psnr_db", bad_values):
+        record.write_text(json.dumps({**json.loads(line), "row": row}) + "\n")
+        for manifest in (tmp_path / "m.jsonl", tmp_path / "m.parquet"):
+            finished = run(*encode, "--manifest", manifest)
+            assert (finished.stdout[:28], finished.stderr) == ("0 done, 2 up to date, 0 fail", "")
+        assert {Path(entry["input"]).name for entry in rows_of(tmp_path / "m.jsonl")} == {"a.png", "b.jpg"}
+        assert all(entry["width"] is None for entry in rows_of(tmp_path / "m.jsonl"))
+    record.write_text(json.dumps({**json.loads(line), "row": "psnr_db"}) + "\n")
+    assert run(*encode, "--psnr").code == 0
+
+
+def test_infinite_psnr_and_names_that_are_not_text_in_parquet(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason='needs pyarrow: pip install "ulcodec[parquet]"')
+    report = Report(str(tmp_path / "m.parquet"), MANIFEST_FIELDS)
+    report.add({"input": "\udcff.png", "psnr_db": float("inf")})
+    report.commit()
+    [row] = parquet.read_table(tmp_path / "m.parquet").to_pylist()
+    assert (row["input"], row["psnr_db"]) == ("\\udcff.png", None)
+
+
+def test_video_without_psnr_is_up_to_date(tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (16, 16), (90 * number, 0, 0)) for number in range(3)]
+    (tmp_path / "in").mkdir()
+    frames[0].save(tmp_path / "in" / "clip.gif", save_all=True, append_images=frames[1:])
+    encode = ("encode", tmp_path / "in", "--model", tiny_model_dir, "--psnr")
+    assert run(*encode).stdout.startswith("1 done")
+    assert run(*encode).stdout.startswith("0 done, 1 up to date")
