@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from ulcodec.errors import LocationError
 from ulcodec.io.places import Place
 from ulcodec.progress import share
 from ulcodec_cli.common import STANDARD_STREAM, check_output, print_json
 from ulcodec_cli.plan import Pair, Plan
 from ulcodec_cli.progress import hide_bar, progress_bar
 from ulcodec_cli.record import Record
-from ulcodec_cli.work import Job, Outcome, Task, failure, work, worker_name
+from ulcodec_cli.work import Job, Outcome, Task, describe, failure, work, worker_name
 
 if TYPE_CHECKING:
     from ulcodec_cli.engines import Engine
+    from ulcodec_cli.manifest import Report
 
 ENGINES = ("process", "ray")
 
@@ -53,9 +55,11 @@ class BulkOptions(NamedTuple):
     wanted: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raise BadParameter for an unknown engine."""
+        """Raise BadParameter for an unknown engine, or for one file for both reports."""
         if self.engine not in ENGINES:
             raise typer.BadParameter(f"--engine is one of {', '.join(ENGINES)}, got {self.engine!r}")
+        if self.manifest is not None and self.manifest == self.errors:
+            raise typer.BadParameter("--manifest and --errors name the same file")
 
     @property
     def uses_workers(self) -> bool:
@@ -109,15 +113,23 @@ class Batch:
                     self.take(outcome)
             self.fail_as_planned()
             if self.manifest:
-                self.manifest.commit()
+                self.commit(self.manifest)
                 self.manifest = None
         finally:
             self.record.flush()
             if self.manifest:
                 self.manifest.abort()
             if self.errors:
-                self.errors.commit()
+                self.commit(self.errors)
         self.summarise(time.perf_counter() - self.started_s)
+
+    def commit(self, report: "Report") -> None:
+        """Write a manifest or a list of errors. If that fails, the summary says so, since the results are there."""
+        try:
+            report.commit()
+        except (OSError, LocationError) as error:
+            report.abort()
+            self.failed.append((str(report.place), describe(error)))
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

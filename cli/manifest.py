@@ -9,10 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from ulcodec.errors import MissingPackageError
+from ulcodec.errors import LocationError, MissingPackageError
 from ulcodec.io.files import AtomicFile
-from ulcodec.io.places import RemoteFile
-from ulcodec_cli.plan import as_place
+from ulcodec.io.places import RemoteFile, reason_of
+from ulcodec_cli.plan import FILE_SUFFIXES, as_place
+from ulcodec_cli.record import NAME
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,6 +88,8 @@ class Report:
 
     def __init__(self, location: str, fields: dict[str, str]) -> None:
         self.fields, self.place = fields, as_place(location)
+        if location == "-" or self.place.name == NAME or self.place.suffix.lower() in FILE_SUFFIXES:
+            raise LocationError(f"{location}: name the manifest or the list of errors .jsonl or .parquet")
         is_parquet = self.place.suffix.lower() == PARQUET
         schema = parquet_schema(fields) if is_parquet else None
         self.atomic: AtomicFile | None = None
@@ -107,15 +110,19 @@ class Report:
         self.writer.add({name: fitting(row.get(name), kind) for name, kind in self.fields.items()})
 
     def commit(self) -> None:
-        """Write the file. Raises OSError, or what the driver of a file system raises."""
+        """Write the file. Raises OSError or LocationError."""
         self.writer.finish()
         if self.atomic is not None:
             self.atomic.commit()
             return
         self.file.close()
         assert isinstance(self.place, RemoteFile)
-        self.place.upload(self.temporary)
-        self.temporary.unlink()
+        try:
+            self.place.upload(self.temporary)
+        except Exception as error:  # drivers raise anything
+            raise LocationError(f"cannot be written: {reason_of(error)}") from error
+        finally:
+            self.temporary.unlink()
 
     def abort(self) -> None:
         """Remove what was written so far."""

@@ -73,7 +73,7 @@ def make_plan(
     failed: list[tuple[str, str]] = []
     groups = _groups(places, target, extensions() if folders else (), recursive, failed)
     if not is_local:
-        return Plan(_distinct_groups(groups, suffix, failed), many=True, failed=failed)
+        return Plan(_distinct_groups(_some(groups, sources, failed), suffix, failed), many=True, failed=failed)
     pairs = list(chain.from_iterable(groups))
     if not pairs and not failed:
         raise FileNotFoundError(ENOENT, "nothing to do in this folder", str(folders[0]))
@@ -134,6 +134,16 @@ def _groups(
         else:
             for folder in search(str(place), extensions, recursive, lambda *failure: failed.append(failure)):
                 yield [(file, target_of(file, target, folder.path_of(file))) for file in folder.files]
+
+
+def _some(groups: Iterable[list[Pair]], sources: Sequence[str], failed: list[tuple[str, str]]) -> Iterator[list[Pair]]:
+    """Pass groups on. Raises FileNotFoundError at the end if all are empty, and nothing failed."""
+    is_empty = True
+    for group in groups:
+        is_empty = is_empty and not group and not failed
+        yield group
+    if is_empty and not failed:
+        raise FileNotFoundError(ENOENT, "nothing to do here", sources[0])
 
 
 def _distinct_groups(

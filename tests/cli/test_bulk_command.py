@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 from uuid import uuid4
@@ -252,11 +253,16 @@ def test_unusual_urls_are_errors_in_one_line(
     pattern, to_store = f"{store}/album/**", ("-o", f"{store}/out")
     assert_refused(run("encode", "nonsense://a/**", *to_store), "nonsense")
     assert_refused(run("encode", f"{store}/nowhere/**", *to_store), "No such file")
+    assert_refused(run("encode", f"{store}/album/*.bmp", *to_store), "*.bmp: nothing to do here")
     assert_refused(run("encode", pattern, "-o", f"{store}/*"), "one file or folder")
     assert_refused(run("encode", pattern, "-o", f"{store}/x.ulc"), "this names a file")
     assert_refused(run("encode", pattern, "-o", "-"), "standard streams")
     assert_refused(run("encode", pattern, *to_store, "--manifest", album), "directory")
     assert_refused(run("encode", pattern, *to_store, "--errors", album / "no" / "errors"), "No such file")
+    for name in ("-", album / "a.png", f"{store}/album/b.jpg", album / ".ulcodec.jsonl"):
+        assert_refused(run("encode", pattern, *to_store, "--manifest", name), "name the manifest")
+    wrong = run("encode", pattern, *to_store, "--manifest", "m.jsonl", "--errors", "m.jsonl")
+    assert (wrong.code, "name the same file" in wrong.stderr) == (2, True)
     wrong = run("encode", pattern, *to_store, "--engine", "steam")
     assert (wrong.code, "--engine is one of process, ray" in wrong.stderr) == (2, True)
     wrong = run("encode", "-", "-o", album / "x.ulc", "--jobs", 2)
@@ -322,3 +328,20 @@ def test_video_without_psnr_is_up_to_date(tiny_model_dir: Path, run: Run, tmp_pa
     encode = ("encode", tmp_path / "in", "--model", tiny_model_dir, "--psnr")
     assert run(*encode).stdout.startswith("1 done")
     assert run(*encode).stdout.startswith("0 done, 1 up to date")
+
+
+def test_reports_that_cannot_be_written_are_failures(
+    album: Path, tiny_model_dir: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: MemoryFileSystem, *_: object, **__: object) -> None:
+        raise ValueError("no such bucket")
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", refuse)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    reports = ("--manifest", "memory://m.jsonl", "--errors", "memory://e.jsonl")
+    finished = run("encode", album, "--model", tiny_model_dir, *reports)
+    assert (finished.code, finished.stdout[:30]) == (1, "2 done, 0 up to date, 2 failed")
+    assert finished.stderr.splitlines() == [
+        f"ulcodec: error: memory:///{name}: cannot be written: no such bucket" for name in ("m.jsonl", "e.jsonl")
+    ]
+    assert list(tmp_path.glob("tmp*")) == []

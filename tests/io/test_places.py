@@ -15,7 +15,17 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ulcodec.errors import LocationError
 from ulcodec.io import places
-from ulcodec.io.places import RemoteFile, State, place_at, read_bytes, read_many, search, state_of, write_bytes
+from ulcodec.io.places import (
+    RemoteFile,
+    State,
+    is_pattern,
+    place_at,
+    read_bytes,
+    read_many,
+    search,
+    state_of,
+    write_bytes,
+)
 
 FILES = {"a.png": b"a", "b.txt": b"b", "in/c.JPG": b"cc", "in/deep/d.png": b"ddd"}
 EXTENSIONS = {".png", ".jpg"}
@@ -177,6 +187,12 @@ def test_upload_copies_a_file(tmp_path: Path) -> None:
     assert isinstance(file, RemoteFile)
     file.upload(tmp_path / "a")
     assert (file.read(), file.exists(), file.with_name("b").exists()) == (b"contents", True, False)
+
+
+def test_query_of_a_web_server_is_no_pattern() -> None:
+    assert not is_pattern("https://host/a.png?size=5&tag=*")
+    assert is_pattern("https://host/*.png")
+    assert is_pattern("s3://bucket/?.png")
 
 
 def test_archives_are_not_written(tmp_path: Path) -> None:

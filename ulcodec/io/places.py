@@ -177,8 +177,9 @@ def is_folder(place: Place) -> bool:
 
 
 def is_pattern(url: str) -> bool:
-    """Whether a URL has a `*`, `?` or `[`, in the part that names files."""
-    return MAGIC.search(url.partition("::")[0].partition("://")[2]) is not None
+    """Whether a URL has a `*`, `?` or `[`, in the part that names files. On a web server, `?` begins a query."""
+    protocol, _, path = url.partition("::")[0].partition("://")
+    return MAGIC.search(path.partition("?")[0] if protocol in ("http", "https") else path) is not None
 
 
 class Folder(NamedTuple):
