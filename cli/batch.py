@@ -164,6 +164,10 @@ class Batch:
         """Filter the pairs whose result is missing or not up to date; the manifest gets the others."""
         self.fail_as_planned()
         self.record.open(group)
+        for source, target in group:
+            if problem := self.record.problem(target):
+                self.fail(str(source), f"{target}: its folder cannot be listed: {problem}", worker_name())
+        group = [pair for pair in group if self.record.problem(pair[1]) is None]
         if self.force:
             return group
         pairs = []

@@ -6,6 +6,7 @@ alone, so that an input that kills its worker costs only itself.
 
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -309,6 +310,7 @@ _workers: list[Worker] = []
 def begin_process(task: Task, n_threads: int) -> None:
     """Begin a worker process: it ends when its parent does, and leaves interrupts to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that temporary files are removed
     threading.Thread(target=exit_with_parent, daemon=True).start()
     _workers.append(Worker(task, n_threads))
 
@@ -325,4 +327,7 @@ def start_worker() -> Started:
 
 
 def run_worker(chunk: Chunk) -> Finished:
-    return _workers[0].run(chunk)
+    try:
+        return _workers[0].run(chunk)
+    except SystemExit:  # the pool would go on with the next chunk
+        os._exit(1)

@@ -2,15 +2,22 @@
 
 import logging
 import os
+import signal
+import socket
+import threading
 from concurrent.futures import Future
 from importlib import import_module
 from math import ceil
 from typing import Any
 
 from ulcodec.errors import DeviceError, MissingPackageError
+from ulcodec.io.places import reason_of
 from ulcodec_cli.common import say
 from ulcodec_cli.engines import Chunk, Finished, Started, Worker
 from ulcodec_cli.work import Task
+
+CONNECT_S = 10.0
+"""How long to wait for a cluster to answer."""
 
 
 class RayEngine:
@@ -30,7 +37,7 @@ class RayEngine:
         self.ray = ray
         self.is_own = not ray.is_initialized()
         if self.is_own:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            start(ray)
         self.task, self.n_threads = task, task.model.threads or 1
         resources = ray.cluster_resources()
         n_gpus = int(resources.get("GPU", 0))
@@ -52,6 +59,22 @@ class RayEngine:
     def close(self) -> None:
         if self.is_own:
             self.ray.shutdown()
+
+
+def start(ray: Any) -> None:
+    """Connect to the cluster at RAY_ADDRESS, or start Ray here. Raises DeviceError."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        if host and port.isdecimal():  # Ray itself would try for minutes
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    except Exception as error:  # Ray raises anything
+        place = f"no Ray cluster at RAY_ADDRESS={address}" if address else "Ray does not start"
+        raise DeviceError(f"{place}: {reason_of(error)}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # that of Ray ends the process at once, with a trace
 
 
 class RayHandle:

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ulcodec.io.places import Place, RemoteFile, State, read_many, state_at, states_in
+from ulcodec.io.places import Place, RemoteFile, State, read_many, reason_of, state_at, states_in
 from ulcodec_cli.plan import Pair
 
 NAME = ".ulcodec.jsonl"
@@ -47,6 +47,7 @@ class Record:
         self.wanted = wanted
         self.lines: dict[str, dict[str, str]] = {}
         self.states: dict[str, dict[str, State]] = {}
+        self.unreadable: dict[str, str] = {}
         self.seen: dict[str, Stamp | None] = {}
         self.waiting: dict[str, tuple[RemoteFile, list[str]]] = {}
         self.flushed_s = time.monotonic()
@@ -59,17 +60,25 @@ class Record:
         targets = {folder_of(target): target for _, target in pairs}
         self.lines = {folder: lines for folder, lines in self.lines.items() if folder in targets}
         self.states = {folder: states for folder, states in self.states.items() if folder in targets}
+        self.unreadable = {folder: reason for folder, reason in self.unreadable.items() if folder in targets}
         for folder, target in targets.items():
             if folder in self.lines:
                 continue
-            if isinstance(target, Path):
-                lines: Iterable[str] = lines_of(target.with_name(NAME))
-            else:
-                self.states[folder] = {
-                    name: state._replace(tag=None) for name, state in states_in(target.folder).items()
-                }
-                lines = portions_in(target.with_name(FOLDER))
-            self.lines[folder] = {entry["target"]: line for line, entry in parsed(lines)}
+            self.lines[folder], self.states[folder] = {}, {}
+            try:
+                if isinstance(target, Path):
+                    lines: Iterable[str] = lines_of(target.with_name(NAME))
+                else:
+                    states = states_in(target.folder)
+                    self.states[folder] = {name: state._replace(tag=None) for name, state in states.items()}
+                    lines = portions_in(target.with_name(FOLDER))
+                self.lines[folder] = {entry["target"]: line for line, entry in parsed(lines)}
+            except Exception as error:  # drivers raise anything
+                self.unreadable[folder] = reason_of(error)
+
+    def problem(self, target: Place) -> str | None:
+        """Why nothing is known of what is at a target, if its folder cannot be listed."""
+        return self.unreadable.get(folder_of(target))
 
     def state(self, target: Place) -> State | None:
         """Look up the state of a target; None if there is no file."""

@@ -34,11 +34,21 @@ class Copying:
             file.write(f"{os.getpid()} {n_threads}\n")
 
     def read(self, source: Place) -> tuple[Any, int]:
-        """Read a file. A "poison" kills the process, "frail PATH" only while there is a file at PATH."""
+        """Read a file. A "poison" kills the process, "frail PATH" only while there is a file at PATH.
+
+        A "tidy" takes long, with a temporary file.
+        """
         data = read_file(source)
         word, _, place = data.decode().partition(" ")
         if word == "bad":
             raise ImageError("not good")
+        if word == "tidy":
+            temporary = source.with_name(f"{os.getpid()}.tmp")
+            try:
+                temporary.touch()
+                time.sleep(20)
+            finally:
+                temporary.unlink()
         if word == "slow":
             time.sleep(0.05)
         if word == "frail" and Path(place).exists():

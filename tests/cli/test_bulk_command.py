@@ -345,3 +345,21 @@ def test_reports_that_cannot_be_written_are_failures(
         f"ulcodec: error: memory:///{name}: cannot be written: no such bucket" for name in ("m.jsonl", "e.jsonl")
     ]
     assert list(tmp_path.glob("tmp*")) == []
+
+
+def test_target_folder_that_cannot_be_listed_costs_only_its_inputs(
+    store: str, album: Path, tiny_model_dir: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ls = MemoryFileSystem.ls
+
+    def deny(self: MemoryFileSystem, path: str, **options: object) -> object:
+        if path.endswith("/out/inner"):
+            raise PermissionError("access denied")
+        return ls(self, path, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", deny)
+    finished = run("encode", album, "-r", "-o", f"{store}/out", "--model", tiny_model_dir)
+    assert (finished.code, finished.stdout[:30]) == (1, "2 done, 0 up to date, 1 failed")
+    assert finished.stderr.count("its folder cannot be listed: access denied") == 1
+    monkeypatch.undo()
+    assert names_in(f"{store}/out") == {"a.ulc", "b.ulc"}

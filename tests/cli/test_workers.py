@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -234,6 +235,43 @@ def test_workers_end_with_a_run_that_is_killed_and_the_next_goes_on(
     ended = copied(folder, "process", capsys)
     assert (ended.code, ended.errors) == (0, {})
     assert_copied(folder)
+
+
+def test_interrupted_workers_remove_their_temporary_files(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        file.write_text("tidy")
+    script, paths = tmp_path / "script.py", [str(Path(__file__).parent)]
+    script.write_text(SCRIPT.format(paths=paths, folder=str(folder), out=f"{tmp_path}/out/", log=str(tmp_path / "log")))
+    run = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
+    while not list(folder.glob("*.tmp")):
+        time.sleep(0.01)
+        assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    run.wait(timeout=30)
+    assert list(folder.glob("*.tmp")) == []
+
+
+def test_ray_cluster_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason='needs Ray: pip install "ulcodec[ray]"')
+    from ulcodec_cli.ray_engine import RayEngine
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed.getsockname()[1]}")
+        with pytest.raises(DeviceError, match="no Ray cluster at RAY_ADDRESS"):
+            RayEngine(Copying(tmp_path / "log"), None)
+
+
+def test_ray_leaves_the_handler_of_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason='needs Ray: pip install "ulcodec[ray]"')
+    from ulcodec_cli.ray_engine import start
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", lambda **_: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    start(ray)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_ray_is_missed_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
