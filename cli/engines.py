@@ -263,12 +263,16 @@ class Processes:
     def __init__(self, task: Task, n_workers: int) -> None:
         self.task, self.n_workers = task, n_workers
         self.n_threads = task.model.threads or max((os.cpu_count() or 1) // n_workers, 1)
+        self.handles: list[ProcessHandle] = []
 
     def new(self) -> "ProcessHandle":
-        return ProcessHandle(self.task, self.n_threads)
+        self.handles.append(ProcessHandle(self.task, self.n_threads))
+        return self.handles[-1]
 
     def close(self) -> None:
-        pass
+        """Wait for the workers, which have been told to end: a pool that ends while Python does may raise an error."""
+        for handle in self.handles:
+            handle.pool.shutdown(cancel_futures=True)
 
 
 class ProcessHandle:
@@ -298,7 +302,6 @@ class ProcessHandle:
             return future
 
     def stop(self) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
         if self.process:
             with suppress(ProcessLookupError):
                 os.kill(self.process, signal.SIGTERM)
