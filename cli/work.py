@@ -136,5 +136,5 @@ def describe(error: Exception) -> str:
         return str(error)
     if not isinstance(error, OSError):
         return f"{type(error).__name__}: {error}"
-    message = error.strerror or str(error)
+    message = error.strerror or str(error) or type(error).__name__
     return message if error.filename is None else f"{error.filename}: {message}"

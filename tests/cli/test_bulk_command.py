@@ -18,6 +18,7 @@ from PIL import Image
 from ulcodec.format.container import read_head
 from ulcodec_cli.manifest import MANIFEST_FIELDS, Report
 from ulcodec_cli.record import FOLDER
+from ulcodec_cli.work import describe
 
 
 @pytest.fixture
@@ -363,3 +364,7 @@ def test_target_folder_that_cannot_be_listed_costs_only_its_inputs(
     assert finished.stderr.count("its folder cannot be listed: access denied") == 1
     monkeypatch.undo()
     assert names_in(f"{store}/out") == {"a.ulc", "b.ulc"}
+
+
+def test_error_without_words_is_named() -> None:
+    assert describe(OSError()) == "OSError"
