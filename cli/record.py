@@ -104,7 +104,8 @@ class Record:
         if read is None or existing is None or (isinstance(target, Path) and not target.is_file()):
             return None  # reading or writing gives the error
         if entry := self.entry(target):
-            row: Entry = row if isinstance(row := entry.get("row"), dict) else {}
+            recorded = entry.get("row")
+            row: Entry = recorded if isinstance(recorded, dict) else {}
             is_same_source = entry["source"] == source_name(source, target) and entry.get("read") == stamp(read)
             is_complete = "written" in entry and all(key in row for key in self.wanted)
             return row if is_same_source and is_complete and entry.get("options") == self.options else None
