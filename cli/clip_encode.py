@@ -18,7 +18,7 @@ from ulcodec.errors import FormatError, ImageError
 from ulcodec.format.container import MAGIC, SEQUENCE_VERSION
 from ulcodec.info import START_BYTES, is_sequence
 from ulcodec.io.places import Place
-from ulcodec_cli.common import STANDARD_STREAM, first_bytes, peek, read_file, say
+from ulcodec_cli.common import STANDARD_STREAM, first_bytes, peek, read_file, say, sha256_of
 
 try:
     import fcntl
@@ -266,6 +266,7 @@ def report_of(codec: "Codec", clip: ClipInput, target: Path, seconds: float) -> 
         "source_bytes": clip.size_bytes,
         "output_bytes": fields["file_bytes"],
         **fields,
+        "sha256": sha256_of(target),
         "model": codec.name,
         "encode_ms": 1000 * seconds,
         "frames_per_s": frames_per_s,

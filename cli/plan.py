@@ -118,6 +118,8 @@ def _groups(
     failed: list[tuple[str, str]],
 ) -> Iterator[list[Pair]]:
     """Find the files of all sources, folder by folder, with their places in the target, still with their extensions."""
+    from ulcodec.io.clip_kinds import VIDEO_SUFFIXES
+
     for place in places:
         if isinstance(place, Path):
             inputs = _files_in(place, extensions, recursive, failed) if place.is_dir() else [place]
@@ -132,7 +134,8 @@ def _groups(
             else:
                 yield [(listed, target_of(listed, target, listed.name))]
         else:
-            for folder in search(str(place), extensions, recursive, lambda *failure: failed.append(failure)):
+            pictures = set(extensions) - VIDEO_SUFFIXES
+            for folder in search(str(place), pictures, recursive, lambda *failure: failed.append(failure)):
                 yield [(file, target_of(file, target, folder.path_of(file))) for file in folder.files]
 
 
@@ -155,16 +158,22 @@ def _distinct_groups(
     """
     taken: dict[int, int] = {}
     for group in groups:
-        pairs = _distinct_targets(list(dict(group).items()), suffix)
+        once = {key_of(source): (source, target) for source, target in reversed(group)}
+        pairs = _distinct_targets(list(reversed(once.values())), suffix)
         repeated = _repeated(target for _, target in pairs)
         distinct = []
         for source, target in pairs:
             is_first = hash(str(target)) not in taken
-            if target in repeated or taken.setdefault(hash(str(target)), hash(str(source))) != hash(str(source)):
+            if target in repeated or taken.setdefault(hash(str(target)), hash(key_of(source))) != hash(key_of(source)):
                 failed.append((str(source), f"{target}: would be written by more than one input"))
             elif is_first:
                 distinct.append((source, target))
         yield distinct
+
+
+def key_of(source: Place) -> str:
+    """The same text for a file however it is named, but for links."""
+    return os.path.abspath(source) if isinstance(source, Path) else str(source)
 
 
 def target_of(file: Place, target: Place | None, relative: str) -> Place:

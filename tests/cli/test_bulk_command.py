@@ -248,6 +248,12 @@ def test_inputs_of_one_target_are_done_once(store: str, album: Path, tiny_model_
     assert twice.stdout.startswith("2 done, 0 up to date, 0 failed")
 
 
+def test_file_given_by_path_and_url_is_done_once(album: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+    same = (os.path.relpath(album / "a.png"), album / "a.png", f"file://{album}/a.png")
+    finished = run("encode", *same, "-o", tmp_path / "out", "--model", tiny_model_dir)
+    assert (finished.code, finished.stdout[:30]) == (0, "1 done, 0 up to date, 0 failed")
+
+
 def test_unusual_urls_are_errors_in_one_line(
     store: str, album: Path, tiny_model_dir: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,11 +287,27 @@ def test_videos_at_urls_are_refused(store: str, coded: Path, tiny_model_dir: Pat
     model = ("--model", tiny_model_dir)
     fsspec.filesystem("memory").put_file(str(clip), f"{store}/clip.gif")
     assert_refused(run("encode", f"{store}/clip.gif", *model), "a video at a URL is not encoded")
+    fsspec.filesystem("memory").pipe_file(f"{store}/film.mp4", b"a film")
+    assert_refused(run("encode", f"{store}/*.mp4", *model), "nothing to do here")
     assert_refused(run("encode", clip, "-o", f"{store}/clip.ulc", *model), "a file on this machine")
     assert run("encode", clip, *model).code == 0
     fsspec.filesystem("memory").put_file(str(clip.with_suffix(".ulc")), f"{store}/clip.ulc")
     assert_refused(run("decode", f"{store}/clip.ulc", *model), "a video at a URL is not decoded")
     assert_refused(run("decode", clip.with_suffix(".ulc"), "-o", f"{store}/clip.mp4", *model), "a file on this machine")
+
+
+def test_manifest_lists_videos(album: Path, tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (16, 16), (90 * number, 0, 0)) for number in range(3)]
+    frames[0].save(album / "clip.gif", save_all=True, append_images=frames[1:])
+    manifest = tmp_path / "manifest.jsonl"
+    command = ("--model", tiny_model_dir, "--manifest", manifest, "--jobs", 2)
+    assert run("encode", album / "clip.gif", album / "a.png", "-o", f"{tmp_path}/out/", *command).code == 0
+    rows = {Path(row["output"]).name: row for row in rows_of(manifest)}
+    for name in ("clip.ulc", "a.ulc"):
+        assert rows[name]["sha256"] == hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest()
+    assert run("decode", tmp_path / "out" / "clip.ulc", "-o", tmp_path / "clip.mp4", *command).code == 0
+    [row] = rows_of(manifest)
+    assert row["sha256"] == hashlib.sha256((tmp_path / "clip.mp4").read_bytes()).hexdigest()
 
 
 def test_reports_at_urls(store: str, album: Path, tiny_model_dir: Path, run: Run) -> None:
