@@ -53,13 +53,13 @@ def album(tmp_path: Path) -> Path:
     return tmp_path / "album"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
     """Start Ray on this machine, with room for two workers and, as it says, a GPU."""
     ray = pytest.importorskip("ray", reason='needs Ray: pip install "ulcodec[ray]"')
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     paths = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-    ray.init(num_cpus=2, num_gpus=1, runtime_env=paths, **quiet)
+    ray.init("local", num_cpus=2, num_gpus=1, runtime_env=paths, **quiet)
     yield
     ray.shutdown()
