@@ -17,7 +17,7 @@ from ulcodec.progress import share
 from ulcodec_cli.common import STANDARD_STREAM, check_output, print_json
 from ulcodec_cli.plan import Pair, Plan
 from ulcodec_cli.progress import hide_bar, progress_bar
-from ulcodec_cli.record import Record
+from ulcodec_cli.record import Entry, Record
 from ulcodec_cli.work import Job, Outcome, Task, describe, failure, work, worker_name
 
 if TYPE_CHECKING:
@@ -164,22 +164,21 @@ class Batch:
         """Filter the pairs whose result is missing or not up to date; the manifest gets the others."""
         self.fail_as_planned()
         self.record.open(group)
+        pairs = []
         for source, target in group:
             if problem := self.record.problem(target):
                 self.fail(str(source), f"{target}: its folder cannot be listed: {problem}", worker_name())
-        group = [pair for pair in group if self.record.problem(pair[1]) is None]
-        if self.force:
-            return group
-        pairs = []
-        for source, target in group:
-            row = self.record.current(source, target)
-            if row is None:
+            elif self.force or (row := self.record.current(source, target)) is None:
                 pairs.append((source, target))
-                continue
-            self.n_up_to_date += 1
-            if self.manifest:
-                self.manifest.add({**row, "input": str(source), "output": str(target)})
+            else:
+                self.n_up_to_date += 1
+                self.add_to_manifest(source, target, row)
         return pairs
+
+    def add_to_manifest(self, source: Place, target: Place, row: Entry) -> None:
+        """Add a result to the manifest, if there is one. Paths come last: a record may be damaged."""
+        if self.manifest:
+            self.manifest.add({**row, "input": str(source), "output": str(target)})
 
     def fail_as_planned(self) -> None:
         """Note the inputs of which the plan says that they cannot be tried, as far as it is made."""
@@ -222,8 +221,7 @@ class Batch:
             row = {"bytes": result["output_bytes"]}
             row |= {key: result.get(key) for key in ROW_KEYS if key in result or key in self.bulk.wanted}
             self.record.add(source, target, row)
-            if self.manifest:
-                self.manifest.add({**row, "input": str(source), "output": str(target)})
+            self.add_to_manifest(source, target, row)
             if self.json:
                 hide_bar()
                 with redirect_stdout(self.stdout):

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ulcodec.errors import FormatError, ImageError, TruncatedError
 from ulcodec.info import START_BYTES, is_sequence
+from ulcodec.io.files import sha256_of
 from ulcodec.io.places import Place
 from ulcodec.progress import share
-from ulcodec_cli.common import STANDARD_STREAM, first_bytes, peek, say, sha256_of, write_file
+from ulcodec_cli.common import STANDARD_STREAM, first_bytes, peek, say, write_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,7 +125,7 @@ def decode_sequence(codec: "Codec", sequence: SequenceInput, target: Path, optio
         "width": clip.width,
         "height": clip.height,
         "n_frames": n_frames,
-        "sha256": sha256_of(target),
+        "sha256": sha256_of(target) if target.is_file() else None,
         "model": codec.name,
         "fingerprint": codec.fingerprint,
         "damage": damage,

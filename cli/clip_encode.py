@@ -17,8 +17,9 @@ import typer
 from ulcodec.errors import FormatError, ImageError
 from ulcodec.format.container import MAGIC, SEQUENCE_VERSION
 from ulcodec.info import START_BYTES, is_sequence
+from ulcodec.io.files import sha256_of
 from ulcodec.io.places import Place
-from ulcodec_cli.common import STANDARD_STREAM, first_bytes, peek, read_file, say, sha256_of
+from ulcodec_cli.common import STANDARD_STREAM, first_bytes, peek, read_file, say
 
 try:
     import fcntl

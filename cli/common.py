@@ -2,7 +2,6 @@
 
 import errno
 import gc
-import hashlib
 import json
 import math
 import sys
@@ -181,17 +180,6 @@ def path_of(target: Place) -> Path:
     if isinstance(target, Path):
         return target
     raise LocationError(f"{target}: a video is written to a file on this machine")
-
-
-def sha256_of(file: Path) -> str | None:
-    """SHA-256 of a file in hexadecimal digits; None for a stream, and for the pattern of numbered pictures."""
-    if not file.is_file():
-        return None
-    digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while block := opened.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_file(source: Place) -> bytes:

@@ -1,5 +1,6 @@
 """Write files atomically."""
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -93,3 +94,12 @@ def keep_permissions(source: Path, target: Path) -> None:
                 os.chown(target, owner, group)
     with suppress(PermissionError):
         os.chmod(target, status.st_mode & 0o777)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file of any size, in hexadecimal digits. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ulcodec.errors import BenchmarkError, MissingPackageError
-from ulcodec.io.files import AtomicFile
+from ulcodec.io.files import AtomicFile, sha256_of
 from ulcodec.metrics.frechet import FeatureStatistics
 
 Pixels = NDArray[np.uint8]
@@ -165,14 +165,6 @@ def scripted(path: Path, device: torch.device) -> torch.jit.ScriptModule:
 def name_of(path: Path) -> str:
     """Name of a network in reports: its file, and the beginning of the file's SHA-256."""
     return f"{path.name} ({sha256_of(path)[:8]})"
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(PIECE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def stored_weights(weights: Weights) -> Path:
