@@ -29,7 +29,7 @@ ENGINES = ("process", "ray")
 PORTION = 1000
 """Inputs that are recorded as begun at a time."""
 
-ROW_KEYS = ("width", "height", "bits_per_pixel", "psnr_db", "sha256")
+ROW_KEYS = ("width", "height", "pictures", "bits_per_pixel", "psnr_db", "sha256")
 """What a record and a manifest keep of the report of a result, beside its bytes."""
 
 EngineOption = Annotated[str, typer.Option(help="Where workers run: process (this machine), or ray (a Ray cluster).")]
@@ -94,7 +94,7 @@ class Batch:
         self.plan, self.task, self.bulk, self.force, self.json = plan, task, bulk, force, json
         self.record = Record(task.options, bulk.wanted)
         self.failed: list[tuple[str, str]] = []
-        self.n_done = self.n_up_to_date = self.source_bytes = self.output_bytes = 0
+        self.n_done = self.n_up_to_date = self.n_pictures = self.source_bytes = self.output_bytes = 0
         self.n_total: int | None = None
         self.started_s = time.perf_counter()
         self.stdout = sys.stdout
@@ -173,6 +173,8 @@ class Batch:
             else:
                 self.n_up_to_date += 1
                 self.add_to_manifest(source, target, row)
+                for failed in failures_in(row):
+                    self.fail(*failed, worker_name())
         return pairs
 
     def add_to_manifest(self, source: Place, target: Place, row: Entry) -> None:
@@ -216,10 +218,15 @@ class Batch:
             self.fail(str(source), outcome.error or "", outcome.worker)
         else:
             self.n_done += 1
+            self.n_pictures += result.get("pictures", 1)
             self.source_bytes += result["source_bytes"]
             self.output_bytes += result["output_bytes"]
             row = {"bytes": result["output_bytes"]}
             row |= {key: result.get(key) for key in ROW_KEYS if key in result or key in self.bulk.wanted}
+            if failed := result.pop("failed", []):
+                row["failed"] = failed
+            for member, reason in failed:
+                self.fail(member, reason, outcome.worker)
             self.record.add(source, target, row)
             self.add_to_manifest(source, target, row)
             if self.json:
@@ -232,7 +239,8 @@ class Batch:
     def show_progress(self) -> None:
         """Move the progress bar, which the workers do not see."""
         n_tried = self.n_done + len(self.failed)
-        note = f"{n_tried:,}, {n_tried / (time.perf_counter() - self.started_s):.1f} a second"
+        n_coded = self.n_pictures + len(self.failed)
+        note = f"{n_tried:,}, {n_coded / (time.perf_counter() - self.started_s):.1f} a second"
         with share(0 if self.n_total is None else 1 / max(self.n_total - n_tried + 1, 1), note):
             pass
 
@@ -260,10 +268,18 @@ class Batch:
         if self.json:
             print_json(summary)
         else:
-            counts = f"{self.n_done} done, {self.n_up_to_date} up to date, {len(self.failed)} failed"
+            pictures = f" ({self.n_pictures:,} pictures)" if self.n_pictures > self.n_done else ""
+            counts = f"{self.n_done} done{pictures}, {self.n_up_to_date} up to date, {len(self.failed)} failed"
             sizes = f"{self.source_bytes:,} to {self.output_bytes:,} bytes in {seconds:.1f} s"
-            typer.echo(f"{counts}; {sizes}, {self.n_done / seconds:.1f} a second")
+            typer.echo(f"{counts}; {sizes}, {self.n_pictures / seconds:.1f} a second")
         raise typer.Exit(1 if self.failed else 0)
+
+
+def failures_in(row: Entry) -> list[tuple[str, str]]:
+    """The samples that a shard of an earlier run lacks, with the reasons."""
+    failed = row.get("failed")
+    entries = failed if isinstance(failed, list) else []
+    return [(str(entry[0]), str(entry[1])) for entry in entries if isinstance(entry, list) and len(entry) == 2]
 
 
 def report(result: dict[str, Any], json: bool) -> None:

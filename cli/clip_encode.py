@@ -79,7 +79,7 @@ def read_input(source: Place) -> ClipInput | bytes:
     if not isinstance(source, Path):
         data = read_file(source)
         if is_video(data[:HEAD_BYTES], source.name) or (may_be_animation(data[:HEAD_BYTES]) and is_animation(data)):
-            raise ImageError("a video at a URL is not encoded: copy it here first")
+            raise ImageError("a video in a shard or at a URL is not encoded: copy it here first")
         return data
     is_stdin = source == STANDARD_STREAM
     if not is_stdin and not source.is_file():

@@ -13,6 +13,7 @@ import typer
 from ulcodec.errors import ImageError
 from ulcodec.format.container import MAX_PIXELS, N_SEGMENTS, Container, Crop, check_crop
 from ulcodec.info import START_BYTES, is_sequence
+from ulcodec.io.locations import SHARD_SUFFIX
 from ulcodec.io.places import Place
 from ulcodec.progress import share, tracked
 from ulcodec_cli.batch import BulkOptions, EngineOption, ErrorsOption, Jobs, ManifestOption, run_plan
@@ -49,8 +50,8 @@ from ulcodec_cli.common import (
     show_warnings,
     write_file,
 )
-from ulcodec_cli.plan import make_plan
-from ulcodec_cli.work import WINDOW_PIXELS, Job
+from ulcodec_cli.plan import is_shard, make_plan
+from ulcodec_cli.work import WINDOW_PIXELS, Job, Shard
 
 if TYPE_CHECKING:
     from ulcodec.codec import Codec, Recovery
@@ -61,7 +62,8 @@ DECODING_SHARE = 0.85
 
 def decode(
     sources: Annotated[
-        list[str], typer.Argument(metavar="IN...", help=".ulc files, folders of them, URLs, or - for stdin.")
+        list[str],
+        typer.Argument(metavar="IN...", help=".ulc files, folders of them, tar shards, URLs, or - for stdin."),
     ],
     output: Annotated[
         str | None,
@@ -158,6 +160,8 @@ def decode(
         Path(output).parent.mkdir(parents=True, exist_ok=True)
 
     def suffix_of(source: Place) -> str:
+        if is_shard(source):
+            return SHARD_SUFFIX
         is_video = is_sequence_file(source) and not sequences.is_picture
         return suffix or (DEFAULT_SUFFIX if is_video else ".png")
 
@@ -169,7 +173,7 @@ def decode(
     from ulcodec.io.picture_files import image_format
 
     for source, target in plan.pairs:  # errors come before the model is loaded
-        if sequences.is_picture or not is_sequence_file(source):
+        if sequences.is_picture or not (is_sequence_file(source) or is_shard(source)):
             image_format(with_extension(target, suffix or ".png"))
     sampling = realism, steps, seed
     picture_only = {"--crop": area, "--realism": realism, "--thumbnail": thumbnail, "--fraction": fraction < 1}
@@ -242,11 +246,13 @@ class Decoder:
         """Whether files are decoded one by one."""
         return self.thumbnail or self.crop is not None or self.realism[0] > 0 or self.fraction < 1
 
-    def read(self, source: Place) -> tuple[bytes | SequenceInput, int]:
+    def read(self, source: Place) -> tuple[bytes | SequenceInput | Shard, int]:
         """Read a file; return its bytes, and its pixels or a whole window if it goes alone.
 
-        A sequence is read later, frame by frame: its `SequenceInput` is returned.
+        A sequence is read later, frame by frame: its `SequenceInput` is returned. So is a shard, as `Shard`.
         """
+        if is_shard(source):
+            return Shard(source), WINDOW_PIXELS
         options = self.sequence_options
         if isinstance(source, Path) and is_sequence_file(source):
             if self.picture_only:
@@ -256,7 +262,7 @@ class Decoder:
             raise ImageError("--frame, --time, --encoder and --crf are for videos, and the file is a picture")
         data = read_file(source)
         if not isinstance(source, Path) and is_sequence(data[:START_BYTES]):
-            raise ImageError("a video at a URL is not decoded: copy it here first")
+            raise ImageError("a video in a shard or at a URL is not decoded: copy it here first")
         if self.recover:
             return data, WINDOW_PIXELS
         container = Container.from_bytes(data, max_pixels=self.max_pixels)  # errors come before the model is loaded
@@ -267,7 +273,11 @@ class Decoder:
         return data, WINDOW_PIXELS if self.goes_alone else container.header.n_pixels
 
     def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-        """Decode files and write the pictures, or the video of a sequence, which goes alone."""
+        """Decode files and write the pictures, or the video of a sequence, or a shard; these go alone."""
+        if isinstance(jobs[0].content, Shard):
+            from ulcodec_cli.shards import recode, to_decode
+
+            return [recode(self, job, to_decode, self.suffix) for job in jobs]
         is_sequence, options = isinstance(jobs[0].content, SequenceInput), self.sequence_options
         for job in jobs if is_sequence else ():
             check_options(path_of(job.target), options)

@@ -6,13 +6,14 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ulcodec.errors import ImageError
 from ulcodec.format.container import MAX_PIXELS, read_head
+from ulcodec.io.locations import SHARD_SUFFIX
 from ulcodec.io.places import Place
 from ulcodec.progress import tracked
 from ulcodec_cli.batch import BulkOptions, EngineOption, ErrorsOption, Jobs, ManifestOption, run_plan
@@ -36,8 +37,8 @@ from ulcodec_cli.common import (
     show_warnings,
     write_file,
 )
-from ulcodec_cli.plan import make_plan
-from ulcodec_cli.work import WINDOW_PIXELS, Job
+from ulcodec_cli.plan import is_shard, make_plan
+from ulcodec_cli.work import WINDOW_PIXELS, Job, Shard
 
 if TYPE_CHECKING:
     from ulcodec.codec import Codec
@@ -60,7 +61,7 @@ def encode(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="IN...", help="Pictures, videos and animations, folders of them, URLs of pictures, or - for stdin."
+            metavar="IN...", help="Pictures, videos, folders of them, tar shards, URLs of pictures, or - for stdin."
         ),
     ],
     output: Annotated[
@@ -129,10 +130,17 @@ def encode(
     manifest: ManifestOption = None,
     errors: ErrorsOption = None,
     psnr: Annotated[bool, typer.Option("--psnr", help="Decode each picture again and report its PSNR.")] = False,
+    members: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EXT,...",
+            help="Files of a tar shard to encode, e.g. jpg,left.png. Default: the picture of each sample.",
+        ),
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Encode pictures and videos.
+    """Encode pictures, videos, and the pictures in tar shards.
 
     URLs are those of fsspec: s3://bucket/photos/**, gs://, zip://*.png::photos.zip. A * stands for pictures only.
     """
@@ -150,7 +158,7 @@ def encode(
     bulk = BulkOptions(engine, jobs, manifest, errors, ("psnr_db",) if psnr else ())
     bulk.check()
     plan = make_plan(
-        sources, output, lambda _: ".ulc", lambda: readable_extensions() | VIDEO_SUFFIXES,
+        sources, output, result_suffix, lambda: readable_extensions() | VIDEO_SUFFIXES,
         recursive=recursive, force=force,
     )  # fmt: skip
     show_warnings()
@@ -161,10 +169,17 @@ def encode(
     if resume and "-" in (output, *(sources if output is None else ())):
         raise typer.BadParameter("--resume needs a file to go on with")
     clips = ClipOptions(target, effort, gop, *part, resume, force, max_pixels)
-    identity = [targets, alpha_quality, effort, strip, keep_orientation, model_identity(model), gop, part]
+    chosen = None if members is None else parse_members(members)
+    identity: list[object] = [targets, alpha_quality, effort, strip, keep_orientation, model_identity(model), gop, part]
+    identity += [] if chosen is None else [chosen]  # records of earlier versions have no such entry
     many = plan.many or bulk.are_given
-    task = Encoder(target, options, clips, keep_orientation, max_pixels, loading, many, identity, psnr)
+    task = Encoder(target, options, clips, keep_orientation, max_pixels, loading, many, identity, psnr, chosen)
     run_plan(plan, task, bulk, force=force, json=json)
+
+
+def result_suffix(source: Place) -> str:
+    """Extension of the result of a source."""
+    return SHARD_SUFFIX if is_shard(source) else ".ulc"
 
 
 def only_target(targets: dict[str, Any]) -> tuple[str, Any]:
@@ -188,13 +203,22 @@ def parse_bytes(text: str) -> int:
     return size
 
 
+def parse_members(text: str) -> list[str]:
+    """Parse extensions such as jpg,.left.PNG. Raises BadParameter."""
+    extensions = [extension.strip().removeprefix(".").lower() for extension in text.split(",")]
+    if not all(extensions):
+        raise typer.BadParameter(f"--members names extensions such as jpg,left.png, got {text!r}")
+    return sorted(set(extensions))
+
+
 @dataclass
 class Encoder:
     """The task of `ulcodec encode`.
 
     `target`: an option and its value; `encode_options`: keywords of `encode_batch`; `clip_options`: for videos;
     `model`: how to load the model; `many`: whether there may be several inputs; `options`: what decides the results,
-    see `ulcodec_cli.work.Task`; `measures_psnr`: whether to decode each picture again.
+    see `ulcodec_cli.work.Task`; `measures_psnr`: whether to decode each picture again; `members`: extensions of what is
+    encoded in shards, None for the default.
     """
 
     target: tuple[str, Any]
@@ -206,6 +230,7 @@ class Encoder:
     many: bool
     options: object
     measures_psnr: bool = False
+    members: list[str] | None = None
     verb: str = "encoding"
     _n_pixels: int | None = None
 
@@ -221,8 +246,10 @@ class Encoder:
     def read(self, source: Place) -> tuple[Any, int]:
         """Read a picture; return it with the size of its file, and its pixels or a whole window if encoding is slow.
 
-        A clip is read later, frame by frame: its `ClipInput` is returned.
+        A clip is read later, frame by frame: its `ClipInput` is returned. So is a shard, as `Shard`.
         """
+        if is_shard(source):
+            return Shard(source), WINDOW_PIXELS
         from ulcodec.io.pictures import load_image
 
         option, original = self.target[0], read_input(source)
@@ -243,7 +270,11 @@ class Encoder:
         return (picture, len(original)), WINDOW_PIXELS if is_slow else n_pixels
 
     def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-        """Encode and write pictures, or a clip, which goes alone."""
+        """Encode and write pictures, or a clip or a shard, which goes alone."""
+        if isinstance(jobs[0].content, Shard):
+            from ulcodec_cli.shards import recode, to_encode
+
+            return [recode(self, job, partial(to_encode, self.members), ".ulc") for job in jobs]
         codec = self.codec
         if isinstance(jobs[0].content, ClipInput):
             return [encode_clip(codec, job.content, path_of(job.target), self.clip_options) for job in jobs]

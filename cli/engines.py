@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from ulcodec.errors import LocationError, UlcError
 from ulcodec.io.places import Place, RemoteFile, protocols_of, read_many, state_at
 from ulcodec_cli.common import collected_lines, say, show_warnings
-from ulcodec_cli.plan import Pair
+from ulcodec_cli.plan import Pair, is_shard
 from ulcodec_cli.work import Outcome, Task, describe, work, worker_name
 
 CHUNK_FILES, CHUNK_BYTES = 32, 2**24
@@ -246,8 +246,9 @@ class FetchedFile(RemoteFile):
 
 
 def fetched(chunk: Chunk) -> Chunk:
-    """Read those sources of a chunk whose file system reads many files at the same time."""
-    remote = [source for source, _ in chunk if isinstance(source, RemoteFile) and source.system.async_impl]
+    """Read those sources of a chunk whose file system reads many files at the same time. Shards are streamed."""
+    files = [source for source, _ in chunk if isinstance(source, RemoteFile) and not is_shard(source)]
+    remote = [file for file in files if file.system.async_impl]
     contents = dict(zip(remote, read_many(remote), strict=True))
     return [
         (FetchedFile(source.system, source.path, source.outside, source.state, contents[source]), target)

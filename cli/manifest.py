@@ -2,16 +2,12 @@
 
 import errno
 import json
-import os
 import sys
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from ulcodec.errors import LocationError, MissingPackageError
-from ulcodec.io.files import AtomicFile
-from ulcodec.io.places import RemoteFile, reason_of
+from ulcodec.io.places import NewFile
 from ulcodec_cli.plan import FILE_SUFFIXES, as_place
 from ulcodec_cli.record import NAME
 
@@ -19,7 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MANIFEST_FIELDS = {"input": "string", "output": "string", "bytes": "int64", "width": "int32", "height": "int32",
-                   "bits_per_pixel": "float64", "psnr_db": "float64", "sha256": "string"}  # fmt: skip
+                   "pictures": "int64", "bits_per_pixel": "float64", "psnr_db": "float64",
+                   "sha256": "string"}  # fmt: skip
 """Fields of a manifest, and their types in Parquet. A field that is not known is null."""
 
 ERROR_FIELDS = {"input": "string", "reason": "string", "worker": "string"}
@@ -92,18 +89,11 @@ class Report:
             raise LocationError(f"{location}: name the manifest or the list of errors .jsonl or .parquet")
         is_parquet = self.place.suffix.lower() == PARQUET
         schema = parquet_schema(fields) if is_parquet else None
-        self.atomic: AtomicFile | None = None
-        if isinstance(self.place, RemoteFile):
-            self.place.check_writable()
-            handle, name = tempfile.mkstemp()
-            self.file: BinaryIO = os.fdopen(handle, "wb")
-            self.temporary = Path(name)
-        else:
-            if self.place.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "is a directory", str(self.place))
-            self.atomic = AtomicFile(self.place)
-            self.file = self.atomic.file
-        self.writer: Writer = JsonLines(self.file) if schema is None else Parquet(self.file, schema)
+        if isinstance(self.place, Path) and self.place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a directory", str(self.place))
+        self.output = NewFile(self.place)
+        file = self.output.file
+        self.writer: Writer = JsonLines(file) if schema is None else Parquet(file, schema)
 
     def add(self, row: Row) -> None:
         """Add a row. Fields that it lacks, or that have another type, are null."""
@@ -112,26 +102,11 @@ class Report:
     def commit(self) -> None:
         """Write the file. Raises OSError or LocationError."""
         self.writer.finish()
-        if self.atomic is not None:
-            self.atomic.commit()
-            return
-        self.file.close()
-        assert isinstance(self.place, RemoteFile)
-        try:
-            self.place.upload(self.temporary)
-        except Exception as error:  # drivers raise anything
-            raise LocationError(f"cannot be written: {reason_of(error)}") from error
-        finally:
-            self.temporary.unlink()
+        self.output.commit()
 
     def abort(self) -> None:
         """Remove what was written so far."""
-        if self.atomic is not None:
-            self.atomic.abort()
-            return
-        with suppress(OSError):
-            self.file.close()
-        self.temporary.unlink(missing_ok=True)
+        self.output.abort()
 
 
 def fitting(value: Any, kind: str) -> Any:

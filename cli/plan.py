@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ulcodec.errors import LocationError
+from ulcodec.io.locations import SHARD_SUFFIX
 from ulcodec.io.places import Place, RemoteFile, is_folder, is_pattern, place_at, search
 from ulcodec_cli.common import STANDARD_STREAM, output_path
 
 FILE_SUFFIXES = {".ulc", ".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jxl", ".heic",
-                 ".mp4", ".mov", ".mkv", ".webm", ".y4m"}  # fmt: skip
+                 ".mp4", ".mov", ".mkv", ".webm", ".y4m", SHARD_SUFFIX}  # fmt: skip
 """Extensions that make an output a file, where several inputs need a folder."""
 
 Pair = tuple[Place, Place]
@@ -27,7 +28,7 @@ class Plan(NamedTuple):
     """Groups of pairs of source and target, and the inputs that cannot be tried, with the reason.
 
     `groups`: all pairs at once, or those of one folder after another, which may add to `failed`. `many`: the run
-    collects errors and skips results that are up to date.
+    collects errors and skips results that are up to date; a shard alone counts as many.
     """
 
     groups: Iterable[list[Pair]]
@@ -51,10 +52,10 @@ def make_plan(
 ) -> Plan:
     """Choose the targets of all sources: paths, URLs, and URLs with `*`, `?` or `[`.
 
-    A folder stands for its files with one of `extensions`, sorted by name, and so does a pattern. `suffix` gives the
-    extension of the result of a source. `output` is a file for a single source, or a folder; one that ends in a slash
-    is made. Two sources of one target both keep their extension in its name. Raises OSError or LocationError for a
-    target that cannot be written.
+    A folder stands for its files with one of `extensions`, sorted by name, and so does a pattern, except one that names
+    tar shards. `suffix` gives the extension of the result of a source. `output` is a file for a single source, or a
+    folder; one that ends in a slash is made. Two sources of one target both keep their extension in its name. Raises
+    OSError or LocationError for a target that cannot be written.
     """
     places = [source if is_pattern(source) else as_place(source) for source in sources]
     target = None if output is None else as_place(output)
@@ -78,6 +79,11 @@ def make_plan(
     if not pairs and not failed:
         raise FileNotFoundError(ENOENT, "nothing to do in this folder", str(folders[0]))
     return Plan(list(_distinct_groups([pairs], suffix, failed)), many=True, failed=failed)
+
+
+def is_shard(place: Place) -> bool:
+    """Whether an input is a tar shard, see `ulcodec_cli.shards`."""
+    return place.suffix.lower() == SHARD_SUFFIX
 
 
 def as_place(text: str) -> Place:
@@ -107,7 +113,9 @@ def _single_plan(source: Place | str, target: Place | None, names_folder: bool, 
         if isinstance(target, Path):
             target.mkdir(parents=True, exist_ok=True)
         target = below(target, source.with_suffix(suffix(source)).name)
-    return Plan([[(source, output_path(source, target, suffix(source), force))]], many=False, failed=[])
+    many = is_shard(source)  # a run over many skips what is up to date, and looks whether it may replace the rest
+    target = output_path(source, target, suffix(source), force or many)
+    return Plan([[(source, target)]], many, failed=[])
 
 
 def _groups(
@@ -134,8 +142,9 @@ def _groups(
             else:
                 yield [(listed, target_of(listed, target, listed.name))]
         else:
-            pictures = set(extensions) - VIDEO_SUFFIXES
-            for folder in search(str(place), pictures, recursive, lambda *failure: failed.append(failure)):
+            names_shards = isinstance(place, str) and place.partition("::")[0].lower().endswith(SHARD_SUFFIX)
+            wanted = {SHARD_SUFFIX} if names_shards else set(extensions) - VIDEO_SUFFIXES
+            for folder in search(str(place), wanted, recursive, lambda *failure: failed.append(failure)):
                 yield [(file, target_of(file, target, folder.path_of(file))) for file in folder.files]
 
 
@@ -164,7 +173,11 @@ def _distinct_groups(
         distinct = []
         for source, target in pairs:
             is_first = hash(str(target)) not in taken
-            if target in repeated or taken.setdefault(hash(str(target)), hash(key_of(source))) != hash(key_of(source)):
+            if key_of(source) == key_of(target):
+                failed.append((str(source), "input and output are the same file"))
+            elif target in repeated or taken.setdefault(hash(str(target)), hash(key_of(source))) != hash(
+                key_of(source)
+            ):
                 failed.append((str(source), f"{target}: would be written by more than one input"))
             elif is_first:
                 distinct.append((source, target))

@@ -49,6 +49,7 @@ class Record:
         self.states: dict[str, dict[str, State]] = {}
         self.unreadable: dict[str, str] = {}
         self.seen: dict[str, Stamp | None] = {}
+        self.before: dict[str, str] = {}
         self.waiting: dict[str, tuple[RemoteFile, list[str]]] = {}
         self.flushed_s = time.monotonic()
 
@@ -121,20 +122,22 @@ class Record:
     def begin(self, pairs: Iterable[Pair]) -> None:
         """Record that targets are about to be written: if the run is killed, the next one may replace them."""
         for source, target in pairs:
+            self.before[str(target)] = self.lines[folder_of(target)].get(target.name, "{}")
             self._append(target, {"source": source_name(source, target)})
         self.flush()
 
     def add(self, source: Place, target: Place, row: Entry) -> None:
         """Record that the target was written from the source, with what a manifest says of it."""
+        self.before.pop(str(target), None)
         state = state_at(target) if isinstance(target, Path) else State(row.get("bytes"), None, None)
         entry = {"source": source_name(source, target), "read": self.seen.pop(str(source), None),
                  "written": written_stamp(target, state), "options": self.options, "row": row}  # fmt: skip
         self._append(target, entry)
 
     def drop(self, source: Place, target: Place) -> None:
-        """Record that a target that was begun has not been written."""
+        """Record that a target that was begun has not been written: what was known of it before holds again."""
         self.seen.pop(str(source), None)
-        self._append(target, {})
+        self._append(target, json.loads(self.before.pop(str(target), "{}")))
 
     def flush(self) -> None:
         """Write the lines that wait. A record that cannot be written is no error."""

@@ -28,6 +28,12 @@ class Job(NamedTuple):
     n_pixels: int
 
 
+class Shard(NamedTuple):
+    """A tar shard to work on, which is read later, sample by sample: the content of a `Job`."""
+
+    source: Place
+
+
 class Task(Protocol):
     """What a command does with its inputs. It can be pickled before its model is loaded.
 

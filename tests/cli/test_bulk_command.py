@@ -82,6 +82,15 @@ def test_second_run_does_what_is_missing_or_changed(store: str, tiny_model_dir: 
     assert run(*encode, "--force").stdout.startswith("3 done")
 
 
+def test_run_that_fails_leaves_what_was_known_of_a_result(store: str, tiny_model_dir: Path, run: Run) -> None:
+    encode = ("encode", f"{store}/album/**", "-o", f"{store}/out", "--model", tiny_model_dir)
+    assert run(*encode).code == 0
+    assert run(*encode, "-q", 90, "--max-pixels", 599).stdout.startswith("0 done, 0 up to date, 3 failed")
+    assert run(*encode).stdout.startswith("0 done, 3 up to date, 0 failed")
+    assert run(*encode, "-q", 90, "--max-pixels", 599).stdout.startswith("0 done, 0 up to date, 3 failed")
+    assert run(*encode, "-q", 90).stdout.startswith("3 done, 0 up to date, 0 failed")
+
+
 def test_run_that_was_killed_may_replace_what_it_began(
     store: str, tiny_model_dir: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +135,7 @@ def test_manifest_lists_results_of_this_run_and_of_earlier_ones(
     data = (out / "b.ulc").read_bytes()
     assert rows["b.jpg"] == {
         "input": str(album / "b.jpg"), "output": str(out / "b.ulc"), "bytes": len(data), "width": 30, "height": 20,
-        "bits_per_pixel": 8 * len(data) / 600, "psnr_db": rows["b.jpg"]["psnr_db"],
+        "pictures": None, "bits_per_pixel": 8 * len(data) / 600, "psnr_db": rows["b.jpg"]["psnr_db"],
         "sha256": hashlib.sha256(data).hexdigest(),
     }  # fmt: skip
     Image.new("RGB", (10, 10), (9, 9, 9)).save(album / "d.png")
@@ -153,7 +162,7 @@ def test_manifest_in_parquet(album: Path, tiny_model_dir: Path, run: Run, tmp_pa
     assert finished.code == 0
     table = parquet.read_table(manifest)
     assert table.column_names == [
-        "input", "output", "bytes", "width", "height", "bits_per_pixel", "psnr_db", "sha256"
+        "input", "output", "bytes", "width", "height", "pictures", "bits_per_pixel", "psnr_db", "sha256"
     ]  # fmt: skip
     for row in table.to_pylist():
         data = Path(row["output"]).read_bytes()
@@ -286,13 +295,13 @@ def test_videos_at_urls_are_refused(store: str, coded: Path, tiny_model_dir: Pat
     frames[0].save(clip, save_all=True, append_images=frames[1:])
     model = ("--model", tiny_model_dir)
     fsspec.filesystem("memory").put_file(str(clip), f"{store}/clip.gif")
-    assert_refused(run("encode", f"{store}/clip.gif", *model), "a video at a URL is not encoded")
+    assert_refused(run("encode", f"{store}/clip.gif", *model), "a video in a shard or at a URL is not encoded")
     fsspec.filesystem("memory").pipe_file(f"{store}/film.mp4", b"a film")
     assert_refused(run("encode", f"{store}/*.mp4", *model), "nothing to do here")
     assert_refused(run("encode", clip, "-o", f"{store}/clip.ulc", *model), "a file on this machine")
     assert run("encode", clip, *model).code == 0
     fsspec.filesystem("memory").put_file(str(clip.with_suffix(".ulc")), f"{store}/clip.ulc")
-    assert_refused(run("decode", f"{store}/clip.ulc", *model), "a video at a URL is not decoded")
+    assert_refused(run("decode", f"{store}/clip.ulc", *model), "a video in a shard or at a URL is not decoded")
     assert_refused(run("decode", clip.with_suffix(".ulc"), "-o", f"{store}/clip.mp4", *model), "a file on this machine")
 
 

@@ -1,16 +1,18 @@
 """Files of a collection: paths on this machine, and files of any file system that fsspec opens."""
 
+import os
 import re
+import tempfile
 from calendar import timegm
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from ulcodec.errors import LocationError
-from ulcodec.io.files import atomic_write, temporary_name
+from ulcodec.io.files import AtomicFile, atomic_write, temporary_name
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -138,6 +140,48 @@ class RemoteFile:
 Place = Path | RemoteFile
 
 
+class NewFile:
+    """A file that is written on this machine, and appears at its place as a whole at `commit`.
+
+    `file`: where to write; `commit` or `abort` ends it. Raises OSError, or LocationError if the place is read only.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._atomic: AtomicFile | None = None
+        if isinstance(place, Path):
+            self._atomic = AtomicFile(place)
+            self.file: BinaryIO = self._atomic.file
+            return
+        place.check_writable()
+        handle, name = tempfile.mkstemp()
+        self.file = os.fdopen(handle, "w+b")
+        self._temporary = Path(name)
+
+    def commit(self) -> None:
+        """Give the complete file its place. Raises OSError or LocationError."""
+        if self._atomic is not None:
+            self._atomic.commit()
+            return
+        self.file.close()
+        assert isinstance(self.place, RemoteFile)
+        try:
+            self.place.upload(self._temporary)
+        except Exception as error:  # drivers raise anything
+            raise LocationError(f"cannot be written: {reason_of(error)}") from error
+        finally:
+            self._temporary.unlink()
+
+    def abort(self) -> None:
+        """Remove what was written so far."""
+        if self._atomic is not None:
+            self._atomic.abort()
+            return
+        with suppress(OSError):
+            self.file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
 def state_at(place: Place) -> State | None:
     """Look up the state of a path, or return that of a remote file as it was listed; None if there is no file."""
     if not isinstance(place, Path):
@@ -152,6 +196,14 @@ def state_at(place: Place) -> State | None:
 def read_bytes(place: Place) -> bytes:
     """Read a file. Raises as `RemoteFile.read`."""
     return place.read_bytes() if isinstance(place, Path) else place.read()
+
+
+def open_place(place: Place) -> AbstractContextManager[BinaryIO]:
+    """Open a file to read it from the front to the end. Raises as `RemoteFile.read`."""
+    if isinstance(place, Path):
+        return place.open("rb")
+    opened: AbstractContextManager[BinaryIO] = place.system.open(place.path, "rb")
+    return opened
 
 
 def write_bytes(place: Place, data: bytes) -> None:
