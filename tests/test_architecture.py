@@ -25,7 +25,7 @@ FLOORS = [
     ("graphs",),
     ("info",),
     ("codec",),
-    ("pillow", "train"),
+    ("pillow", "datasets", "train"),
     ("export", "bench"),
 ]
 """Packages and modules of `ulcodec` by floor, from the lowest. A file imports from the same floor and lower ones."""

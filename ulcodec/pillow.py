@@ -10,7 +10,6 @@ that is large enough; `Image.thumbnail` calls it. `options` holds what `Image.op
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import IO, Any
 
 from PIL import Image, ImageFile
@@ -38,11 +37,10 @@ class Options:
 options = Options()
 
 
-@lru_cache(maxsize=2)
 def codec(model: str, device: str) -> Any:
-    from ulcodec.codec.loading import load
+    from ulcodec.codec.loading import load_once
 
-    return load(model, device=device)
+    return load_once(model, device)
 
 
 class UlcImageFile(ImageFile.ImageFile):

@@ -1,5 +1,6 @@
 """Load models into codecs, for either backend."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,12 @@ def load(
     # In inference mode, refinement, which takes gradients, could not use the weights.
     with torch.inference_mode(False), torch.device("cpu"):
         return codec_of(open_model(model), chosen_device)
+
+
+@lru_cache(maxsize=2)
+def load_once(model: str | Path, device: str) -> Codec:
+    """Load a model as `load` does, once in this process."""
+    return load(model, device=device)
 
 
 def default_backend(model: str | Path) -> Backend:

@@ -1,0 +1,200 @@
+"""Train other networks from `.ulc` files: a decoder for WebDataset, and a dataset for `torch.utils.data`.
+
+    decoder = UlcDecoder()
+    shards = wds.WebDataset("train-{000..009}.tar").decode(decoder)                    # one picture at a time
+    shards = wds.WebDataset("train-{000..009}.tar").decode().compose(decoder.samples)  # many at a time
+    pictures = UlcDataset.of_folder("pictures/")                                       # (tensor, class)
+
+Pictures are tensors [3, H, W], on the CPU. `ulcodec encode train.tar -o coded/` makes the shards.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from ulcodec.codec.image import Codec, decode_batch
+from ulcodec.codec.loading import load_once
+from ulcodec.errors import UlcError
+from ulcodec.format.container import MAX_PIXELS
+from ulcodec.io.picture import Picture
+
+Fields = dict[str, Any]
+"""A sample of WebDataset: contents by extension, and names that begin with two underscores."""
+
+
+def reraise(error: Exception) -> bool:
+    """Raise an error, the default of WebDataset's handlers."""
+    raise error
+
+
+class UlcDecoder:
+    """Decodes `.ulc` files to tensors [3, H, W], in every process that it is sent to.
+
+    `model`: name or directory; `device`: "auto" is a GPU if there is one, but the CPU in a worker of a `DataLoader`;
+    `dtype`: torch.uint8, or a floating-point type for values in [0, 1]; `batch_size`: files that are decoded at a time
+    where there are many: those of about one size share the passes of the networks. `max_pixels`: limit for a picture.
+
+    Grey is repeated, alpha is left out, and neither colour profiles nor a kept EXIF orientation are applied. The model
+    is loaded for the first picture. Raises ValueError for another dtype, or a batch size below 1; when decoding what
+    `ulcodec.load` and `Codec.decode` raise.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "small",
+        *,
+        device: str = "auto",
+        dtype: torch.dtype = torch.uint8,
+        batch_size: int = 32,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        if dtype != torch.uint8 and not dtype.is_floating_point:
+            raise ValueError(f"dtype must be torch.uint8 or a floating-point type, got {dtype}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.model, self.device, self.dtype = model, device, dtype
+        self.batch_size, self.max_pixels = batch_size, max_pixels
+
+    @property
+    def codec(self) -> Codec:
+        """The model, loaded once in a process."""
+        is_forked = self.device == "auto" and get_worker_info() is not None  # such a process cannot use CUDA
+        return load_once(self.model, "cpu" if is_forked else self.device)
+
+    def decode(self, files: Sequence[bytes]) -> list[Tensor]:
+        """Decode files of any sizes, `batch_size` at a time."""
+        parts = [files[start : start + self.batch_size] for start in range(0, len(files), self.batch_size)]
+        decoded = (decode_batch(self.codec, part, max_pixels=self.max_pixels) for part in parts)
+        return [self._tensor(picture) for pictures in decoded for picture in pictures]
+
+    def __call__(self, key: str, data: Any) -> Tensor | None:
+        """Decode a field of a sample, as a handler of WebDataset's `decode`; None if it is not a `.ulc` file."""
+        return self.decode([data])[0] if is_ulc(key) else None
+
+    def samples(self, samples: Iterable[Fields], handler: Callable[[Exception], bool] = reraise) -> Iterator[Fields]:
+        """Decode the `.ulc` fields of samples, `batch_size` samples at a time, in their order.
+
+        A stage for WebDataset's `compose`; `samples` may also be a `WebLoader` whose workers read the files. `handler`
+        takes the error of a sample, as those of WebDataset do: it returns whether to go on without the sample, or to
+        end, or raises. An error names the shard and the file.
+        """
+        remaining = iter(samples)
+        while window := list(islice(remaining, self.batch_size)):
+            try:
+                decoded = iter(self.decode([data for sample in window for data in ulc_fields(sample).values()]))
+            except UlcError:
+                decoded = None
+            for sample in window:
+                try:
+                    fields = ulc_fields(sample)
+                    pictures = self._one_by_one(sample) if decoded is None else list(islice(decoded, len(fields)))
+                except UlcError as error:
+                    if not handler(error):
+                        return
+                else:
+                    yield {**sample, **dict(zip(fields, pictures, strict=True))}
+
+    def _one_by_one(self, sample: Fields) -> list[Tensor]:
+        """Decode the fields of a sample whose window has failed. Raises an error that names the field."""
+        pictures = []
+        for key, data in ulc_fields(sample).items():
+            try:
+                pictures += self.decode([data])
+            except UlcError as error:
+                name = f"{sample.get('__url__', '')}: {sample.get('__key__', '')}.{key}"
+                raise type(error)(f"{name.removeprefix(': ')}: {error}") from error
+        return pictures
+
+    def _tensor(self, picture: Picture) -> Tensor:
+        """Convert a picture to a tensor [3, H, W] of `dtype`."""
+        if self.dtype == torch.uint8:
+            return torch.from_numpy(picture.rgb_8.transpose(2, 0, 1).copy())
+        channels = np.atleast_3d(picture.pixels).transpose(2, 0, 1)  # [1 or 3, H, W]
+        values = torch.from_numpy(channels.astype(np.float32) / np.float32(2**picture.bit_depth - 1))
+        return values.to(self.dtype).expand(3, -1, -1).contiguous()
+
+
+def is_ulc(key: str) -> bool:
+    """Whether an extension is that of a `.ulc` file: ulc, or left.ulc."""
+    return key.lower().rpartition(".")[2] == "ulc"
+
+
+def ulc_fields(sample: Fields) -> dict[str, bytes]:
+    """The `.ulc` files among the fields of a sample, without those that are decoded already."""
+    return {key: data for key, data in sample.items() if is_ulc(key) and isinstance(data, bytes)}
+
+
+class UlcDataset(Dataset[Any]):
+    """`.ulc` files on the disk as a dataset for `torch.utils.data`: tensors [3, H, W], or pairs with a target.
+
+    `files`: paths; `targets`: one for each file, None for pictures alone; `transform`: is applied to each tensor. A
+    `DataLoader` gets the pictures of a batch decoded together. Raises ValueError if there are not as many targets as
+    files; reading raises OSError, and decoding as `UlcDecoder`, with the name of the file.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str | Path],
+        targets: Sequence[Any] | None = None,
+        *,
+        decoder: UlcDecoder | None = None,
+        transform: Callable[[Tensor], Any] | None = None,
+    ) -> None:
+        if targets is not None and len(targets) != len(files):
+            raise ValueError(f"{len(files)} files, but {len(targets)} targets")
+        self.files, self.targets = files, targets
+        self.decoder, self.transform = decoder or UlcDecoder(), transform
+        self.classes: list[str] = []
+
+    @classmethod
+    def of_folder(
+        cls,
+        folder: str | Path,
+        *,
+        decoder: UlcDecoder | None = None,
+        transform: Callable[[Tensor], Any] | None = None,
+    ) -> "UlcDataset":
+        """Make a dataset of a folder whose subfolders are classes, searched in depth, as torchvision's `ImageFolder`.
+
+        `classes` has the names of the subfolders in order; the target is the index. Raises FileNotFoundError if there
+        are no `.ulc` files.
+        """
+        folders = sorted(path for path in Path(folder).iterdir() if path.is_dir())
+        found = [
+            (file, target)
+            for target, path in enumerate(folders)
+            for file in sorted(path.rglob("*"))
+            if file.suffix.lower() == ".ulc"
+        ]
+        if not found:
+            raise FileNotFoundError(f"no .ulc files in the subfolders of {folder}")
+        files, targets = zip(*found, strict=True)
+        dataset = cls(files, targets, decoder=decoder, transform=transform)
+        dataset.classes = [path.name for path in folders]
+        return dataset
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The items at several indices, whose pictures are decoded together."""
+        samples = [
+            {"__key__": str(Path(self.files[index]).with_suffix("")), "ulc": self._read(index)} for index in indices
+        ]
+        pictures = [sample["ulc"] for sample in self.decoder.samples(samples)]
+        items = pictures if self.transform is None else [self.transform(picture) for picture in pictures]
+        if self.targets is None:
+            return items
+        return [(item, self.targets[index]) for item, index in zip(items, indices, strict=True)]
+
+    def _read(self, index: int) -> bytes:
+        return Path(self.files[index]).read_bytes()
