@@ -4,6 +4,7 @@ import gc
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Subset
 import ulcodec.datasets
 from ulcodec.codec.image import Codec
 from ulcodec.codec.loading import load_once
+from ulcodec.codec.realism import Realism
 from ulcodec.datasets import UlcDataset, UlcDecoder
 from ulcodec.errors import ChecksumError, FormatError, ModelError
 from ulcodec.io.picture import Picture
@@ -158,6 +160,17 @@ def test_values_and_layouts_of_tensors(picture: np.ndarray, tiny_codec: Codec, t
         assert np.abs(values.numpy().transpose(1, 2, 0) - wanted).max() < 1e-7, name
         [half] = UlcDecoder(tiny_model_dir, device="cpu", dtype=torch.bfloat16).decode([data])
         assert torch.equal(half, values.bfloat16())
+
+
+def test_pictures_with_realism(
+    files: list[bytes], tiny_codec: Codec, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = replace(tiny_codec, has_denoiser=True)
+    monkeypatch.setattr(ulcodec.datasets, "load_once", lambda model, device: codec)
+    sampled = UlcDecoder(tiny_model_dir, realism=Realism(1, 2, 7)).decode(files[:2])
+    for tensor, data in zip(sampled, files, strict=False):
+        alone = codec.decode_array(data, realism=Realism(1, 2, 7)).astype(int)
+        assert np.abs(tensor.numpy().transpose(1, 2, 0) - alone).max() <= 1
 
 
 def test_damaged_file_is_named_or_left_to_the_handler(

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ulcodec.codec.image import Codec, decode_batch
 from ulcodec.codec.loading import load_once
+from ulcodec.codec.realism import Realism
 from ulcodec.errors import UlcError
 from ulcodec.format.container import MAX_PIXELS
 from ulcodec.io.picture import Picture
@@ -38,7 +39,9 @@ class UlcDecoder:
 
     `model`: name or directory; `device`: "auto" is a GPU if there is one, but the CPU in a worker of a `DataLoader`;
     `dtype`: torch.uint8, or a floating-point type for values in [0, 1]; `batch_size`: files that are decoded at a time
-    where there are many: those of about one size share the passes of the networks. `max_pixels`: limit for a picture.
+    where there are many: those of about one size share the passes of the networks. `realism`: from 0, the picture of
+    least squared error, to 1, a sample with natural detail, see `Codec.decode_picture`; networks learn more from small
+    files with it. `max_pixels`: limit for a picture.
 
     Grey is repeated, alpha is left out, and neither colour profiles nor a kept EXIF orientation are applied. The model
     is loaded for the first picture. Raises ValueError for another dtype, or a batch size below 1; when decoding what
@@ -52,6 +55,7 @@ class UlcDecoder:
         device: str = "auto",
         dtype: torch.dtype = torch.uint8,
         batch_size: int = 32,
+        realism: float | Realism = 0.0,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         if dtype != torch.uint8 and not dtype.is_floating_point:
@@ -59,7 +63,7 @@ class UlcDecoder:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.model, self.device, self.dtype = model, device, dtype
-        self.batch_size, self.max_pixels = batch_size, max_pixels
+        self.batch_size, self.realism, self.max_pixels = batch_size, realism, max_pixels
 
     @property
     def codec(self) -> Codec:
@@ -70,7 +74,8 @@ class UlcDecoder:
     def decode(self, files: Sequence[bytes]) -> list[Tensor]:
         """Decode files of any sizes, `batch_size` at a time."""
         parts = [files[start : start + self.batch_size] for start in range(0, len(files), self.batch_size)]
-        decoded = (decode_batch(self.codec, part, max_pixels=self.max_pixels) for part in parts)
+        options: Any = {"realism": self.realism, "max_pixels": self.max_pixels}
+        decoded = (decode_batch(self.codec, part, **options) for part in parts)
         return [self._tensor(picture) for pictures in decoded for picture in pictures]
 
     def __call__(self, key: str, data: Any) -> Tensor | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ulcodec.codec import tiling
-from ulcodec.codec.image import Codec
+from ulcodec.codec.image import Codec, decode_batch
 from ulcodec.codec.realism import Realism
 from ulcodec.errors import ModelError
 from ulcodec.metrics import mse, spectral_power_ratio
@@ -55,6 +55,15 @@ def test_realism_of_grey_and_16_bit_pictures(denoising_codec: Codec, picture: np
     assert denoising_codec.decode_array(deep, realism=1.0).dtype == np.uint16
 
 
+def test_samples_of_a_batch_are_those_of_single_calls(denoising_codec: Codec, picture: np.ndarray) -> None:
+    files = [denoising_codec.encode(pixels, quality=30) for pixels in (picture, np.ascontiguousarray(picture[::-1]))]
+    together = decode_batch(denoising_codec, files, realism=Realism(1, 2, 5))
+    for data, decoded in zip(files, together, strict=True):
+        alone = denoising_codec.decode_array(data, realism=Realism(1, 2, 5)).astype(int)
+        assert np.abs(decoded.pixels - alone).max() <= 1
+        assert mse(decoded.pixels, denoising_codec.decode_array(data)) > 1
+
+
 @pytest.mark.parametrize("options", [{"share": 1.1}, {"share": -0.1}, {"n_steps": 0}, {"n_steps": 51}, {"seed": -1}])
 def test_realism_option_out_of_range_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):
@@ -62,6 +71,8 @@ def test_realism_option_out_of_range_is_refused(options: dict[str, float]) -> No
 
 
 def test_untrained_denoiser_is_refused(tiny_codec: Codec, picture: np.ndarray) -> None:
+    with pytest.raises(ModelError, match="never trained"):
+        decode_batch(tiny_codec, [tiny_codec.encode(picture)], realism=0.5)
     data = tiny_codec.encode(picture)
     tiny_codec.decode_array(data, realism=0)
     with pytest.raises(ModelError, match="never trained"):

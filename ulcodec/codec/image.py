@@ -129,11 +129,7 @@ class Codec(LoadedModel):
         1 (a sample with natural detail), or a `Realism`. Raises ValueError if it is out of range, ModelError if the
         model's denoiser was never trained.
         """
-        realism = realism if isinstance(realism, Realism) else Realism(realism)
-        if realism.share:
-            self.torch_networks("realism")
-        if realism.share and not self.has_denoiser:
-            raise ModelError(f"the denoiser of model {self.name} was never trained: it decodes with realism 0 only")
+        realism = self.checked(realism)
         container = self.open(data, max_pixels)
         if crop is not None:
             check_crop(crop, container.header)
@@ -236,6 +232,15 @@ class Codec(LoadedModel):
     ) -> Video:
         """Open a sequence to decode its frames: `for frame in codec.decode_video("clip.ulc")`; see `Video`."""
         return Video(self, source, recover=recover, max_pixels=max_pixels)
+
+    def checked(self, realism: float | Realism) -> Realism:
+        """Return how to sample detail. Raises ValueError, ModelError, see `decode_picture`."""
+        realism = realism if isinstance(realism, Realism) else Realism(realism)
+        if realism.share:
+            self.torch_networks("realism")
+        if realism.share and not self.has_denoiser:
+            raise ModelError(f"the denoiser of model {self.name} was never trained: it decodes with realism 0 only")
+        return realism
 
     def open(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Container:
         """Parse a file. Raises a FormatError, or UnknownModelError for a file of another model."""
@@ -365,9 +370,12 @@ def encode_batch(
     return encode_pictures(codec, encodings, quality)
 
 
-def decode_batch(codec: Codec, files: Sequence[bytes], *, max_pixels: int = MAX_PIXELS) -> list[Picture]:
-    """Decode files of any sizes; files of one latent grid share a batch. Raises as `Codec.decode`."""
-    return decode_containers(codec, [codec.open(data, max_pixels) for data in files])
+def decode_batch(
+    codec: Codec, files: Sequence[bytes], *, realism: float | Realism = 0.0, max_pixels: int = MAX_PIXELS
+) -> list[Picture]:
+    """Decode files of any sizes; files of one latent grid share a batch. Errors and `realism` as `Codec.decode`."""
+    realism = codec.checked(realism)
+    return decode_containers(codec, [codec.open(data, max_pixels) for data in files], realism=realism)
 
 
 def encode_pictures(codec: Codec, encodings: Sequence[Encoding], quality: int) -> list[bytes]:
