@@ -8,11 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from importlib.resources import files
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -163,12 +162,12 @@ def accuracy_rows(folder: Path, options: argparse.Namespace) -> list[dict[str, A
     return rows
 
 
-def pictures_per_s(read: Callable[[], Iterable[Any]], count: int) -> float:
+def pictures_per_s(samples: Iterable[Any]) -> float:
     """Median over the runs of pictures a second, after a first run that loads the model."""
     rates = []
     for _ in range(1 + RUNS):
         start_s = time.perf_counter()
-        n_read = sum(1 for _ in islice(read(), count))
+        n_read = sum(1 for _ in samples)
         rates.append(n_read / (time.perf_counter() - start_s))
     return median(rates[1:])
 
@@ -192,15 +191,15 @@ def speed_rows(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]
             write_shard(half, part, "ulc")
         both = wds.WebDataset([str(half) for half in halves], shardshuffle=False).decode().compose(many.samples)
         workers = torch.utils.data.DataLoader(both, batch_size=None, num_workers=2, persistent_workers=True)
-        ways: dict[str, Callable[[], Iterable[Any]]] = {
-            "jpeg": lambda: raw(folder / "jpeg.tar").decode("torchrgb8"),
-            "ulc, one at a time": lambda: raw(shard).decode(one),
-            "ulc, batches of 32": lambda: raw(shard).decode().compose(many.samples),
-            "ulc, batches of 32, realism 1": lambda: raw(shard).decode().compose(sampling.samples),
-            "ulc, batches of 32, two workers": lambda: workers,
+        ways: dict[str, Iterable[Any]] = {
+            "jpeg": raw(folder / "jpeg.tar").decode("torchrgb8"),
+            "ulc, one at a time": raw(shard).decode(one),
+            "ulc, batches of 32": raw(shard).decode().compose(many.samples),
+            "ulc, batches of 32, realism 1": raw(shard).decode().compose(sampling.samples),
+            "ulc, batches of 32, two workers": workers,
         }
-        for way, read in ways.items():
-            rows.append({"side_px": side_px, "way": way, "pictures_per_s": pictures_per_s(read, count)})
+        for way, samples in ways.items():
+            rows.append({"side_px": side_px, "way": way, "pictures_per_s": pictures_per_s(samples)})
     return rows
 
 
