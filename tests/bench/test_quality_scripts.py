@@ -1,5 +1,6 @@
-"""`benchmarks/effort.py`, `progressive.py` and `perception.py` with small models."""
+"""`benchmarks/effort.py`, `progressive.py`, `perception.py` and `datasets.py` with small models."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import effort, perception
+from benchmarks import datasets, effort, perception
 from ulcodec.codec.image import Codec
 
 
@@ -54,3 +55,23 @@ def test_perception_report(picture: np.ndarray, tmp_path: Path, capsys: pytest.C
     assert "webp" in {row["codec"] for row in written["rows"]}
     assert "PSNR" in figure.read_text()
     assert "critic" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # WebDataset leaves shards open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_datasets_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped model, since realism needs a trained denoiser."""
+    monkeypatch.setattr(datasets, "RUNS", 1)
+    monkeypatch.setattr(datasets, "SPEED_SIDES_PX", (64,))
+    report = tmp_path / "datasets.json"
+    options = ["--jpeg-qualities", "75", "--qualities", "50", "--realisms", "0", "1", "--seeds", "2", "--epochs", "2"]
+    datasets.main([*options, "--pictures", "8", "-o", str(report)])
+    gc.collect()
+    written = json.loads(report.read_text())
+    original, jpeg, smooth, sampled = written["accuracy"]
+    assert (original["format"], original["psnr_db"]) == ("original", None)
+    assert smooth["bytes_per_picture"] == sampled["bytes_per_picture"] < jpeg["bytes_per_picture"]
+    assert jpeg["psnr_db"] > smooth["psnr_db"] > sampled["psnr_db"] > 25
+    assert all(0 < row["accuracy_percent"] < 100 for row in written["accuracy"])
+    assert [row["side_px"] for row in written["loading"]] == [64] * 5
+    assert all(row["pictures_per_s"] > 0 for row in written["loading"])
