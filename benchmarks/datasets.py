@@ -22,6 +22,7 @@ import webdataset as wds
 from PIL import Image
 from torch import Tensor, nn
 
+import ulcodec
 from benchmarks.batch import crops
 from benchmarks.report import progress, write_text
 from ulcodec.bench.machine import run_record
@@ -239,7 +240,8 @@ def main(arguments: Sequence[str]) -> None:
     lines = [[str(row["side_px"]), row["way"], f"{row['pictures_per_s']:.0f}"] for row in speed]
     print(text_table(["side px", "loading", "pictures a second"], lines))
     if options.output:
-        record = run_record(["python", "-m", "benchmarks.datasets", *arguments])
+        codec = ulcodec.load(options.model, device=options.device)
+        record = run_record(["python", "-m", "benchmarks.datasets", *arguments], codec)
         sizes = {"n_seeds": options.seeds, "n_epochs": options.epochs, "n_timed": options.pictures}
         write_text(options.output, to_json({"run": record, **sizes, "accuracy": accuracy, "loading": speed}))
 
