@@ -77,13 +77,17 @@ class Member:
 
 @dataclass
 class Sample:
-    """Members of one key. `names`: those of the results; `n_left`: pictures still to come; `contents`: the others."""
+    """Members of one key, and what became of its pictures.
+
+    `names`: those of the results; `n_left`: pictures still to come; `contents`, `reports`: results of the others.
+    """
 
     members: list[Member]
     names: dict[str, str] = field(default_factory=dict)
     n_left: int = 0
     has_failed: bool = False
     contents: dict[str, bytes] = field(default_factory=dict)
+    reports: list[dict[str, Any]] = field(default_factory=list)
 
 
 class StrictInfo(tarfile.TarInfo):
@@ -113,6 +117,9 @@ def samples_of(stream: BinaryIO) -> Iterator[Sample]:
                 yield sample
                 sample = Sample([])
             sample.members.append(member)
+        while rest := shard.fileobj.read(2**20):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("there is more behind its end")
     if sample.members:
         yield sample
 
@@ -157,7 +164,7 @@ class Recoding:
         self.system = Members()
         self.waiting: deque[Sample] = deque()
         self.owners: dict[str, Sample] = {}
-        self.results: list[dict[str, Any]] = []
+        self.reports: list[dict[str, Any]] = []
         self.failed: list[tuple[str, str]] = []
 
     def run(self, stream: BinaryIO) -> None:
@@ -168,7 +175,7 @@ class Recoding:
         except DAMAGE as error:
             raise ImageError(f"a damaged tar archive: {error}") from error
         self.write_finished()
-        if not self.results:
+        if not self.reports:
             raise ImageError(self.failed[0][1] if self.failed else f"no pictures to work on in this shard{self.hint()}")
 
     def hint(self) -> str:
@@ -208,7 +215,7 @@ class Recoding:
         if outcome.result is None:
             self.fail(sample, outcome.source, outcome.error or "")
         else:
-            self.results.append(outcome.result)
+            sample.reports.append(outcome.result)
             sample.contents[outcome.source.path] = self.system.contents.pop(outcome.target.path)
 
     def fail(self, sample: Sample, source: Place, reason: str) -> None:
@@ -219,7 +226,10 @@ class Recoding:
         """Write the samples at the front whose pictures are all there, without those that have failed."""
         while self.waiting and not self.waiting[0].n_left:
             sample = self.waiting.popleft()
-            for member in () if sample.has_failed else sample.members:
+            if sample.has_failed:
+                continue
+            self.reports += sample.reports
+            for member in sample.members:
                 data = sample.contents.get(member.name, member.data)
                 assert data is not None
                 info = tarfile.TarInfo(sample.names.get(member.name, member.name))
@@ -244,28 +254,28 @@ def recode(task: Task, job: Job, choose: Choose, suffix: str) -> dict[str, Any]:
     except BaseException:
         output.abort()
         raise
-    results, state = recoding.results, state_at(job.source)
+    reports, state = recoding.reports, state_at(job.source)
     return {
         "output": str(job.target),
         "source_bytes": (state and state.size) or 0,
         "output_bytes": counted.n_bytes,
-        "pictures": len(results),
-        "model": results[-1]["model"],
-        "fingerprint": results[-1]["fingerprint"],
+        "pictures": len(reports),
+        "model": reports[-1]["model"],
+        "fingerprint": reports[-1]["fingerprint"],
         "sha256": counted.digest.hexdigest(),
-        **means(results),
+        **means(reports),
         "failed": recoding.failed,
-        "line": f"{job.target}: {len(results)} pictures, {counted.n_bytes} bytes",
+        "line": f"{job.target}: {len(reports)} pictures, {counted.n_bytes} bytes",
     }
 
 
-def means(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+def means(reports: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Bits per pixel of all pictures together, and the mean PSNR of those that are not exact, as far as measured."""
     measured: dict[str, float] = {}
-    if "bits_per_pixel" in results[0]:
-        n_pixels = sum(result["width"] * result["height"] for result in results)
-        measured["bits_per_pixel"] = 8 * sum(result["output_bytes"] for result in results) / n_pixels
-    psnrs_db = [result["psnr_db"] for result in results if math.isfinite(result.get("psnr_db", math.inf))]
-    if "psnr_db" in results[0]:
+    if "bits_per_pixel" in reports[0]:
+        n_pixels = sum(report["width"] * report["height"] for report in reports)
+        measured["bits_per_pixel"] = 8 * sum(report["output_bytes"] for report in reports) / n_pixels
+    psnrs_db = [report["psnr_db"] for report in reports if math.isfinite(report.get("psnr_db", math.inf))]
+    if "psnr_db" in reports[0]:
         measured["psnr_db"] = sum(psnrs_db) / len(psnrs_db) if psnrs_db else math.inf
     return measured

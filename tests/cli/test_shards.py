@@ -124,6 +124,17 @@ def test_sample_that_fails_is_left_out_and_listed_by_every_run(
     assert run("encode", good, "-o", tmp_path / "b.ulc", *encode[-2:]).code == 0
 
 
+def test_other_pictures_of_a_failed_sample_do_not_count(encode: tuple[object, ...], run: Run, tmp_path: Path) -> None:
+    files = [("1.left.png", png(1)), ("1.right.png", b"broken"), ("2.left.png", png(2)), ("2.right.png", png(3))]
+    (tmp_path / "a.tar").write_bytes(tar_of(files))
+    finished = run(*encode, "--members", "left.png,right.png", "--manifest", tmp_path / "m.jsonl")
+    assert finished.stdout.startswith("1 done (2 pictures), 0 up to date, 1 failed")
+    row = json.loads((tmp_path / "m.jsonl").read_text())
+    coded = dict(files_in(tmp_path / "out" / "a.tar"))
+    assert list(coded) == ["2.left.ulc", "2.right.ulc"]
+    assert (row["pictures"], row["bits_per_pixel"]) == (2, 8 * sum(map(len, coded.values())) / 1200)
+
+
 def test_record_that_was_damaged_is_no_reason_to_fail(encode: tuple[object, ...], run: Run, tmp_path: Path) -> None:
     files = samples(2)
     files[1] = (files[1][0], b"not a picture")
@@ -216,6 +227,8 @@ def damaged_shards() -> dict[str, bytes]:
         "cut in data": whole[: whole.index(b"./part.1/0001.png") + 700],
         "cut behind a member": whole[:second],
         "no end": whole[:end],
+        "zeros": whole[:second] + bytes(512) + whole[second + 512 :],
+        "two archives": whole + whole,
         "no tar": b"not a tar archive" * 100,
         "empty": b"",
         "gzip": gzip.compress(whole)[:-600],
