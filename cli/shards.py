@@ -90,6 +90,35 @@ class Sample:
     reports: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass
+class Totals:
+    """What is known of the pictures of a shard together. `report`: that of the last one."""
+
+    n_pictures: int = 0
+    n_pixels: int = 0
+    n_bytes: int = 0
+    psnrs_db: list[float] = field(default_factory=list)
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, report: dict[str, Any]) -> None:
+        """Count a picture."""
+        self.n_pictures += 1
+        self.n_pixels += report["width"] * report["height"]
+        self.n_bytes += report["output_bytes"]
+        if math.isfinite(report.get("psnr_db", math.inf)):
+            self.psnrs_db.append(report["psnr_db"])
+        self.report = report
+
+    def measures(self) -> dict[str, float]:
+        """Bits per pixel, and the mean PSNR of the pictures that are not exact, as far as they were measured."""
+        measured: dict[str, float] = {}
+        if "bits_per_pixel" in self.report:
+            measured["bits_per_pixel"] = 8 * self.n_bytes / self.n_pixels
+        if "psnr_db" in self.report:
+            measured["psnr_db"] = sum(self.psnrs_db) / len(self.psnrs_db) if self.psnrs_db else math.inf
+        return measured
+
+
 class StrictInfo(tarfile.TarInfo):
     """A header that must be sound: without this, a damaged one would look like the end of the archive."""
 
@@ -108,7 +137,7 @@ def samples_of(stream: BinaryIO) -> Iterator[Sample]:
     sample = Sample([])
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=StrictInfo) as shard:
         for info in shard:
-            shard.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
+            shard.members = []  # type: ignore[attr-defined]  # tarfile would keep all headers
             if info.isdir():
                 continue
             file = shard.extractfile(info) if info.isreg() else None
@@ -164,7 +193,7 @@ class Recoding:
         self.system = Members()
         self.waiting: deque[Sample] = deque()
         self.owners: dict[str, Sample] = {}
-        self.reports: list[dict[str, Any]] = []
+        self.totals = Totals()
         self.failed: list[tuple[str, str]] = []
 
     def run(self, stream: BinaryIO) -> None:
@@ -175,7 +204,7 @@ class Recoding:
         except DAMAGE as error:
             raise ImageError(f"a damaged tar archive: {error}") from error
         self.write_finished()
-        if not self.reports:
+        if not self.totals.n_pictures:
             raise ImageError(self.failed[0][1] if self.failed else f"no pictures to work on in this shard{self.hint()}")
 
     def hint(self) -> str:
@@ -228,7 +257,8 @@ class Recoding:
             sample = self.waiting.popleft()
             if sample.has_failed:
                 continue
-            self.reports += sample.reports
+            for report in sample.reports:
+                self.totals.add(report)
             for member in sample.members:
                 data = sample.contents.get(member.name, member.data)
                 assert data is not None
@@ -237,6 +267,7 @@ class Recoding:
                 info.uid, info.gid = member.info.uid, member.info.gid
                 info.uname, info.gname = member.info.uname, member.info.gname
                 self.shard.addfile(info, BytesIO(data))
+            self.shard.members = []  # type: ignore[attr-defined]
 
 
 def recode(task: Task, job: Job, choose: Choose, suffix: str) -> dict[str, Any]:
@@ -254,28 +285,16 @@ def recode(task: Task, job: Job, choose: Choose, suffix: str) -> dict[str, Any]:
     except BaseException:
         output.abort()
         raise
-    reports, state = recoding.reports, state_at(job.source)
+    totals, state = recoding.totals, state_at(job.source)
     return {
         "output": str(job.target),
         "source_bytes": (state and state.size) or 0,
         "output_bytes": counted.n_bytes,
-        "pictures": len(reports),
-        "model": reports[-1]["model"],
-        "fingerprint": reports[-1]["fingerprint"],
+        "pictures": totals.n_pictures,
+        "model": totals.report["model"],
+        "fingerprint": totals.report["fingerprint"],
         "sha256": counted.digest.hexdigest(),
-        **means(reports),
+        **totals.measures(),
         "failed": recoding.failed,
-        "line": f"{job.target}: {len(reports)} pictures, {counted.n_bytes} bytes",
+        "line": f"{job.target}: {totals.n_pictures} pictures, {counted.n_bytes} bytes",
     }
-
-
-def means(reports: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Bits per pixel of all pictures together, and the mean PSNR of those that are not exact, as far as measured."""
-    measured: dict[str, float] = {}
-    if "bits_per_pixel" in reports[0]:
-        n_pixels = sum(report["width"] * report["height"] for report in reports)
-        measured["bits_per_pixel"] = 8 * sum(report["output_bytes"] for report in reports) / n_pixels
-    psnrs_db = [report["psnr_db"] for report in reports if math.isfinite(report.get("psnr_db", math.inf))]
-    if "psnr_db" in reports[0]:
-        measured["psnr_db"] = sum(psnrs_db) / len(psnrs_db) if psnrs_db else math.inf
-    return measured
