@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from ulcodec_cli.manifest import Report
 
 ENGINES = ("process", "ray")
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Characters that a name may have, and that a terminal would obey."""
 
 PORTION = 1000
 """Inputs that are recorded as begun at a time."""
@@ -256,7 +260,7 @@ class Batch:
         for source, reason in self.failed:
             if self.json:
                 print_json({"source": source, "output": None, "error": reason})
-            typer.echo(f"ulcodec: error: {source}: {reason}", err=True)
+            typer.echo(f"ulcodec: error: {CONTROL.sub(escaped, source)}: {reason}", err=True)
         summary = {
             "n_done": self.n_done,
             "n_up_to_date": self.n_up_to_date,
@@ -273,6 +277,11 @@ class Batch:
             sizes = f"{self.source_bytes:,} to {self.output_bytes:,} bytes in {seconds:.1f} s"
             typer.echo(f"{counts}; {sizes}, {self.n_pictures / seconds:.1f} a second")
         raise typer.Exit(1 if self.failed else 0)
+
+
+def escaped(match: re.Match[str]) -> str:
+    """The way that Python writes a control character."""
+    return repr(match[0])[1:-1]
 
 
 def failures_in(row: Entry) -> list[tuple[str, str]]:

@@ -173,7 +173,7 @@ def decode(
     from ulcodec.io.picture_files import image_format
 
     for source, target in plan.pairs:  # errors come before the model is loaded
-        if sequences.is_picture or not (is_sequence_file(source) or is_shard(source)):
+        if not is_shard(source) and (sequences.is_picture or not is_sequence_file(source)):
             image_format(with_extension(target, suffix or ".png"))
     sampling = realism, steps, seed
     picture_only = {"--crop": area, "--realism": realism, "--thumbnail": thumbnail, "--fraction": fraction < 1}

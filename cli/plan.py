@@ -114,6 +114,8 @@ def _single_plan(source: Place | str, target: Place | None, names_folder: bool, 
             target.mkdir(parents=True, exist_ok=True)
         target = below(target, source.with_suffix(suffix(source)).name)
     many = is_shard(source)  # a run over many skips what is up to date, and looks whether it may replace the rest
+    if many and target is not None and not is_shard(target):
+        raise LocationError(f"{target}: a shard goes to a folder, which exists or ends in /, or to a file named .tar")
     target = output_path(source, target, suffix(source), force or many)
     return Plan([[(source, target)]], many, failed=[])
 

@@ -4,15 +4,18 @@ Files that stand one after another and share a key are a sample: `n01/7.jpg` and
 the extensions `jpg` and `cls`. A picture that fails costs its sample.
 """
 
+import bz2
+import gzip
 import hashlib
 import lzma
-import math
 import tarfile
 import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from io import BytesIO
+from math import inf, isfinite
 from typing import Any, BinaryIO
 
 from fsspec import AbstractFileSystem
@@ -26,24 +29,34 @@ PICTURE_EXTENSIONS = {"jpg", "jpeg", "png", "webp", "avif", "tif", "tiff", "bmp"
                       "ppm", "pgm", "pnm"}  # fmt: skip
 """Extensions of what is encoded unless others are chosen. Those with a dot inside, as `seg.png`, are often masks."""
 
-DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
+DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 
-Choose = Callable[[Sequence[str]], Collection[str]]
-"""Chooses extensions of a sample; raises ImageError if it cannot tell which."""
+PORTION_BYTES = 2**25
+"""Bytes of samples that are read at most before their pictures are finished and they are written."""
+
+COMPRESSED: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
+"""Readers by the first bytes of a file. Those of `tarfile` itself do not check the contents."""
+
+Choose = Callable[[str, Sequence[str]], Collection[str]]
+"""Chooses extensions of a sample, which has a key; raises ImageError if it cannot tell which."""
 
 
-def to_encode(members: Collection[str] | None, extensions: Sequence[str]) -> Collection[str]:
+def to_encode(members: Collection[str] | None, key: str, extensions: Sequence[str]) -> Collection[str]:
     """Choose what to encode of a sample: `members`, by default its one picture. Raises ImageError for several."""
     if members is not None:
         return members
     pictures = [extension for extension in extensions if extension in PICTURE_EXTENSIONS]
     if len(pictures) > 1:
         names = ", ".join(pictures)
-        raise ImageError(f"a sample has several pictures ({names}): choose with --members, as --members {pictures[0]}")
+        raise ImageError(f"{key} has several pictures ({names}): choose with --members, as --members {pictures[0]}")
     return pictures
 
 
-def to_decode(extensions: Sequence[str]) -> Collection[str]:
+def to_decode(key: str, extensions: Sequence[str]) -> Collection[str]:
     """Choose what to decode of a sample: all `.ulc` files."""
     return [extension for extension in extensions if extension.rpartition(".")[2] == "ulc"]
 
@@ -105,7 +118,7 @@ class Totals:
         self.n_pictures += 1
         self.n_pixels += report["width"] * report["height"]
         self.n_bytes += report["output_bytes"]
-        if math.isfinite(report.get("psnr_db", math.inf)):
+        if isfinite(report.get("psnr_db", inf)):
             self.psnrs_db.append(report["psnr_db"])
         self.report = report
 
@@ -115,7 +128,7 @@ class Totals:
         if "bits_per_pixel" in self.report:
             measured["bits_per_pixel"] = 8 * self.n_bytes / self.n_pixels
         if "psnr_db" in self.report:
-            measured["psnr_db"] = sum(self.psnrs_db) / len(self.psnrs_db) if self.psnrs_db else math.inf
+            measured["psnr_db"] = sum(self.psnrs_db) / len(self.psnrs_db) if self.psnrs_db else inf
         return measured
 
 
@@ -132,10 +145,18 @@ class StrictInfo(tarfile.TarInfo):
             raise tarfile.ReadError(str(error) if buf else "it has no end") from error
 
 
+def uncompressed(stream: BinaryIO) -> AbstractContextManager[BinaryIO]:
+    """A stream, or what it contains if it is compressed."""
+    start = stream.read(max(map(len, COMPRESSED)))
+    stream.seek(0)
+    reader = next((reader for magic, reader in COMPRESSED.items() if start.startswith(magic)), nullcontext)
+    return reader(stream)
+
+
 def samples_of(stream: BinaryIO) -> Iterator[Sample]:
-    """Read the samples of a shard, whatever its compression. Folders are left out."""
+    """Read the samples of a shard. Folders are left out."""
     sample = Sample([])
-    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=StrictInfo) as shard:
+    with uncompressed(stream) as contents, tarfile.open(fileobj=contents, mode="r|", tarinfo=StrictInfo) as shard:
         for info in shard:
             shard.members = []  # type: ignore[attr-defined]  # tarfile would keep all headers
             if info.isdir():
@@ -146,7 +167,7 @@ def samples_of(stream: BinaryIO) -> Iterator[Sample]:
                 yield sample
                 sample = Sample([])
             sample.members.append(member)
-        while rest := shard.fileobj.read(2**20):
+        while rest := contents.read(2**20):
             if rest.strip(b"\0"):
                 raise tarfile.ReadError("there is more behind its end")
     if sample.members:
@@ -193,35 +214,44 @@ class Recoding:
         self.system = Members()
         self.waiting: deque[Sample] = deque()
         self.owners: dict[str, Sample] = {}
+        self.names: set[str] = set()
+        self.has_ended = False
         self.totals = Totals()
         self.failed: list[tuple[str, str]] = []
 
     def run(self, stream: BinaryIO) -> None:
         """Work through the shard. Raises ImageError for a damaged one, or one without pictures."""
         try:
-            for outcome in work(self.task, self.pairs(stream)):
-                self.take(outcome)
+            samples = samples_of(stream)
+            while not self.has_ended:
+                for outcome in work(self.task, self.pairs(samples)):
+                    self.take(outcome)
+                self.write_finished()
         except DAMAGE as error:
             raise ImageError(f"a damaged tar archive: {error}") from error
-        self.write_finished()
-        if not self.totals.n_pictures:
-            raise ImageError(self.failed[0][1] if self.failed else f"no pictures to work on in this shard{self.hint()}")
+        if self.totals.n_pictures:
+            return
+        if self.failed:
+            source, reason = self.failed[0]
+            raise ImageError(f"no picture is left, {len(self.failed)} failed, the first at {source}: {reason}")
+        hint = "; --members says which files are pictures" if self.suffix == ".ulc" else ""
+        raise ImageError(f"no pictures to work on in this shard{hint}")
 
-    def hint(self) -> str:
-        return "; --members says which files are pictures" if self.suffix == ".ulc" else ""
-
-    def pairs(self, stream: BinaryIO) -> Iterator[Pair]:
-        """Read samples; give the pictures of each, and where in memory their results go."""
-        for sample in samples_of(stream):
+    def pairs(self, samples: Iterator[Sample]) -> Iterator[Pair]:
+        """Read a portion of the samples; give the pictures of each, and where in memory their results go."""
+        n_bytes = 0
+        for sample in samples:
             self.write_finished()
             self.waiting.append(sample)
-            chosen = self.choose([member.extension for member in sample.members])
+            chosen = self.choose(sample.members[0].stem[0], [member.extension for member in sample.members])
             pictures = [member for member in sample.members if member.extension in chosen]
             sample.names = {member.name: member.with_suffix(self.suffix) for member in pictures}
-            names = [sample.names.get(member.name, member.name) for member in sample.members]
-            if len(set(names)) < len(names) or any(member.name in self.owners for member in pictures):
-                raise ImageError(f"two files of the shard would be named {max(names, key=names.count)}")
             for member in sample.members:
+                name = sample.names.get(member.name, member.name)
+                if name in self.names:
+                    raise ImageError(f"two files of the new shard would be named {name}")
+                self.names.add(name)
+                n_bytes += len(member.data or b"")
                 if member.data is None:
                     self.fail(sample, self.place(member.name), "is a link or a device, not a file")
             if not sample.has_failed:
@@ -229,6 +259,9 @@ class Recoding:
                 self.owners |= {member.name: sample for member in pictures}
                 self.system.contents |= {member.name: member.data or b"" for member in pictures}
                 yield from ((self.place(name), self.place(result)) for name, result in sample.names.items())
+            if n_bytes >= PORTION_BYTES:
+                return
+        self.has_ended = True
 
     def place(self, name: str) -> RemoteFile:
         """A member as a place: its text is the URL at which it can be read."""
@@ -263,7 +296,8 @@ class Recoding:
                 data = sample.contents.get(member.name, member.data)
                 assert data is not None
                 info = tarfile.TarInfo(sample.names.get(member.name, member.name))
-                info.size, info.mode, info.mtime = len(data), member.info.mode, int(member.info.mtime)
+                mtime = member.info.mtime
+                info.size, info.mode, info.mtime = len(data), member.info.mode, int(mtime) if isfinite(mtime) else 0
                 info.uid, info.gid = member.info.uid, member.info.gid
                 info.uname, info.gname = member.info.uname, member.info.gname
                 self.shard.addfile(info, BytesIO(data))

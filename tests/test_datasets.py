@@ -19,8 +19,10 @@ from ulcodec.codec.image import Codec
 from ulcodec.codec.loading import load_once
 from ulcodec.codec.realism import Realism
 from ulcodec.datasets import UlcDataset, UlcDecoder
-from ulcodec.errors import ChecksumError, FormatError, ModelError
+from ulcodec.errors import ChecksumError, FormatError, ModelError, UnknownModelError
 from ulcodec.io.picture import Picture
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store.model_directory import save_model
 
 N_SAMPLES = 10
 
@@ -199,6 +201,23 @@ def test_damaged_file_is_named_or_left_to_the_handler(
     assert isinstance(raised.value.__cause__, ChecksumError)
 
 
+def test_model_that_cannot_be_loaded_is_no_fault_of_a_file(files: list[bytes], tmp_path: Path) -> None:
+    samples = [{"__key__": "a", "ulc": files[0]}]
+    with pytest.raises(ModelError, match="no model"):
+        list(UlcDecoder(tmp_path / "nothing").samples(samples, lambda error: True))
+
+
+def test_file_of_another_model_is_left_to_the_handler(
+    files: list[bytes], shared_prior_model: UnifiedLatentModel, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "other", "other", shared_prior_model, {})
+    samples = [{"__key__": "a", "ulc": files[0]}]
+    other = UlcDecoder(tmp_path / "other", device="cpu")
+    with pytest.raises(UnknownModelError, match=r"^a\.ulc: "):
+        list(other.samples(samples))
+    assert list(other.samples(samples, lambda error: True)) == []
+
+
 def test_samples_that_are_decoded_or_have_no_picture_pass(files: list[bytes], decoder: UlcDecoder) -> None:
     [first] = decoder.decode(files[:1])
     samples = [{"__key__": "a", "ulc": first}, {"__key__": "b", "txt": "x"}, {"__key__": "c", "ULC": files[0]}]
@@ -207,6 +226,8 @@ def test_samples_that_are_decoded_or_have_no_picture_pass(files: list[bytes], de
     assert decoded[1] == {"__key__": "b", "txt": "x"}
     assert torch.equal(decoded[2]["ULC"], first)
     assert decoder(".txt", b"x") is None
+    with pytest.raises(TypeError, match="got list: decode before batching"):
+        list(decoder.samples([{"__key__": ["a", "b"], "ulc": files[:2]}]))
 
 
 def test_dataset_gives_whole_batches_to_the_decoder(
@@ -229,8 +250,9 @@ def test_dataset_gives_whole_batches_to_the_decoder(
     [(pictures, labels)] = DataLoader(Subset(labelled, [7, 2]), batch_size=2)
     assert (labels.tolist(), len(pictures)) == ([7, 2], 2)
     (tmp_path / "3.ulc").write_bytes(files[3][:-3])
-    with pytest.raises(FormatError, match=rf"^{tmp_path}/3\.ulc: "):
-        plain.__getitems__([2, 3])
+    (tmp_path / "3.ulc").rename(tmp_path / "3.x.ULC")
+    with pytest.raises(FormatError, match=rf"^{tmp_path}/3\.x\.ULC: "):
+        UlcDataset([*paths[:3], tmp_path / "3.x.ULC"], decoder=decoder).__getitems__([2, 3])
     with pytest.raises(OSError, match="none"):
         UlcDataset([tmp_path / "none.ulc"], decoder=decoder)[0]
 
@@ -239,6 +261,7 @@ def test_dataset_of_class_folders(files: list[bytes], decoder: UlcDecoder, tmp_p
     for number, name in enumerate(("b/1.ulc", "a/x/2.ulc", "a/1.ULC", "a/notes.txt", "c/none.txt", "top.ulc")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(files[number])
+    (tmp_path / "b" / "folder.ulc").mkdir()
     dataset = UlcDataset.of_folder(tmp_path, decoder=decoder)
     names = [
         (str(file.relative_to(tmp_path)), target) for file, target in zip(dataset.files, dataset.targets, strict=True)
@@ -253,6 +276,12 @@ def test_dataset_of_class_folders(files: list[bytes], decoder: UlcDecoder, tmp_p
 def test_wrong_arguments_are_refused(files: list[bytes], tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="dtype"):
         UlcDecoder(dtype=torch.int16)
+    with pytest.raises(ValueError, match="dtype"):
+        UlcDecoder(dtype="float32")
+    with pytest.raises(ValueError, match="realism"):
+        UlcDecoder(realism=1.5)
+    with pytest.raises(ValueError, match="a sequence of paths"):
+        UlcDataset("a.ulc")
     with pytest.raises(ValueError, match="batch_size"):
         UlcDecoder(batch_size=0)
     with pytest.raises(ValueError, match="2 files, but 1 targets"):

@@ -21,12 +21,16 @@ from torch.utils.data import Dataset, get_worker_info
 from ulcodec.codec.image import Codec, decode_batch
 from ulcodec.codec.loading import load_once
 from ulcodec.codec.realism import Realism
-from ulcodec.errors import UlcError
+from ulcodec.errors import FormatError, UnknownModelError
 from ulcodec.format.container import MAX_PIXELS
 from ulcodec.io.picture import Picture
 
 Fields = dict[str, Any]
 """A sample of WebDataset: contents by extension, and names that begin with two underscores."""
+
+
+FILE_ERRORS = (FormatError, UnknownModelError)
+"""Errors of one file, as opposed to those of a model that cannot be loaded."""
 
 
 def reraise(error: Exception) -> bool:
@@ -44,8 +48,8 @@ class UlcDecoder:
     files with it. `max_pixels`: limit for a picture.
 
     Grey is repeated, alpha is left out, and neither colour profiles nor a kept EXIF orientation are applied. The model
-    is loaded for the first picture. Raises ValueError for another dtype, or a batch size below 1; when decoding what
-    `ulcodec.load` and `Codec.decode` raise.
+    is loaded for the first picture. Raises ValueError for another dtype, a batch size below 1, or realism out of range;
+    when decoding what `ulcodec.load` and `Codec.decode` raise.
     """
 
     def __init__(
@@ -58,12 +62,13 @@ class UlcDecoder:
         realism: float | Realism = 0.0,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        if dtype != torch.uint8 and not dtype.is_floating_point:
+        if dtype != torch.uint8 and not getattr(dtype, "is_floating_point", False):
             raise ValueError(f"dtype must be torch.uint8 or a floating-point type, got {dtype}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.model, self.device, self.dtype = model, device, dtype
-        self.batch_size, self.realism, self.max_pixels = batch_size, realism, max_pixels
+        self.realism = realism if isinstance(realism, Realism) else Realism(realism)
+        self.batch_size, self.max_pixels = batch_size, max_pixels
 
     @property
     def codec(self) -> Codec:
@@ -86,20 +91,21 @@ class UlcDecoder:
         """Decode the `.ulc` fields of samples, `batch_size` samples at a time, in their order.
 
         A stage for WebDataset's `compose`; `samples` may also be a `WebLoader` whose workers read the files. `handler`
-        takes the error of a sample, as those of WebDataset do: it returns whether to go on without the sample, or to
-        end, or raises. An error names the shard and the file.
+        takes the error of a damaged file, as those of WebDataset do: it returns whether to go on without the sample, or
+        to end, or raises. The error names the shard and the file. Raises TypeError for samples in batches.
         """
+        _ = self.codec  # an error of the model is not one of a sample
         remaining = iter(samples)
         while window := list(islice(remaining, self.batch_size)):
             try:
                 decoded = iter(self.decode([data for sample in window for data in ulc_fields(sample).values()]))
-            except UlcError:
+            except FILE_ERRORS:
                 decoded = None
             for sample in window:
                 try:
                     fields = ulc_fields(sample)
                     pictures = self._one_by_one(sample) if decoded is None else list(islice(decoded, len(fields)))
-                except UlcError as error:
+                except FILE_ERRORS as error:
                     if not handler(error):
                         return
                 else:
@@ -107,14 +113,18 @@ class UlcDecoder:
 
     def _one_by_one(self, sample: Fields) -> list[Tensor]:
         """Decode the fields of a sample whose window has failed. Raises an error that names the field."""
-        pictures = []
-        for key, data in ulc_fields(sample).items():
-            try:
-                pictures += self.decode([data])
-            except UlcError as error:
-                name = f"{sample.get('__url__', '')}: {sample.get('__key__', '')}.{key}"
-                raise type(error)(f"{name.removeprefix(': ')}: {error}") from error
-        return pictures
+        place = f"{sample['__url__']}: " if "__url__" in sample else ""
+        return [
+            self.decode_named(f"{place}{sample.get('__key__', '')}.{key}", data)
+            for key, data in ulc_fields(sample).items()
+        ]
+
+    def decode_named(self, name: str, data: bytes) -> Tensor:
+        """Decode a file. An error of the file begins with its name."""
+        try:
+            return self.decode([data])[0]
+        except FILE_ERRORS as error:
+            raise type(error)(f"{name}: {error}") from error
 
     def _tensor(self, picture: Picture) -> Tensor:
         """Convert a picture to a tensor [3, H, W] of `dtype`."""
@@ -131,16 +141,26 @@ def is_ulc(key: str) -> bool:
 
 
 def ulc_fields(sample: Fields) -> dict[str, bytes]:
-    """The `.ulc` files among the fields of a sample, without those that are decoded already."""
-    return {key: data for key, data in sample.items() if is_ulc(key) and isinstance(data, bytes)}
+    """The `.ulc` files among the fields of a sample, without those that are decoded already.
+
+    Raises TypeError for anything else.
+    """
+    fields = {key: data for key, data in sample.items() if is_ulc(key) and not isinstance(data, Tensor)}
+    for key, data in fields.items():
+        if not isinstance(data, bytes):
+            raise TypeError(
+                f"expected the bytes of a file in {key!r}, got {type(data).__name__}: decode before batching"
+            )
+    return fields
 
 
 class UlcDataset(Dataset[Any]):
     """`.ulc` files on the disk as a dataset for `torch.utils.data`: tensors [3, H, W], or pairs with a target.
 
     `files`: paths; `targets`: one for each file, None for pictures alone; `transform`: is applied to each tensor. A
-    `DataLoader` gets the pictures of a batch decoded together. Raises ValueError if there are not as many targets as
-    files; reading raises OSError, and decoding as `UlcDecoder`, with the name of the file.
+    `DataLoader` gets the pictures of a batch decoded together. Raises ValueError for one path in place of a sequence,
+    or if there are not as many targets as files; reading raises OSError, and decoding as `UlcDecoder`, with the name of
+    the file.
     """
 
     def __init__(
@@ -151,6 +171,8 @@ class UlcDataset(Dataset[Any]):
         decoder: UlcDecoder | None = None,
         transform: Callable[[Tensor], Any] | None = None,
     ) -> None:
+        if isinstance(files, str | Path):
+            raise ValueError(f"files is a sequence of paths, got {files!r}")
         if targets is not None and len(targets) != len(files):
             raise ValueError(f"{len(files)} files, but {len(targets)} targets")
         self.files, self.targets = files, targets
@@ -175,7 +197,7 @@ class UlcDataset(Dataset[Any]):
             (file, target)
             for target, path in enumerate(folders)
             for file in sorted(path.rglob("*"))
-            if file.suffix.lower() == ".ulc"
+            if file.suffix.lower() == ".ulc" and file.is_file()
         ]
         if not found:
             raise FileNotFoundError(f"no .ulc files in the subfolders of {folder}")
@@ -192,14 +214,13 @@ class UlcDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """The items at several indices, whose pictures are decoded together."""
-        samples = [
-            {"__key__": str(Path(self.files[index]).with_suffix("")), "ulc": self._read(index)} for index in indices
-        ]
-        pictures = [sample["ulc"] for sample in self.decoder.samples(samples)]
+        files = [Path(self.files[index]).read_bytes() for index in indices]
+        try:
+            pictures = self.decoder.decode(files)
+        except FILE_ERRORS:
+            named = zip(indices, files, strict=True)
+            pictures = [self.decoder.decode_named(str(self.files[index]), data) for index, data in named]
         items = pictures if self.transform is None else [self.transform(picture) for picture in pictures]
         if self.targets is None:
             return items
         return [(item, self.targets[index]) for item, index in zip(items, indices, strict=True)]
-
-    def _read(self, index: int) -> bytes:
-        return Path(self.files[index]).read_bytes()

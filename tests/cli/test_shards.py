@@ -3,10 +3,11 @@
 import gzip
 import io
 import json
+import lzma
 import os
 import re
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from ulcodec.codec.image import Codec, encode_batch
 from ulcodec.format.container import read_head
+from ulcodec_cli import shards
 from ulcodec_cli.work import WINDOW_PIXELS
 
 Files = list[tuple[str, bytes]]
@@ -152,14 +154,14 @@ def test_members_are_chosen_by_extension(encode: tuple[object, ...], run: Run, t
     files = [("1.JPG", png(9)), ("1.mask.png", png(1)), ("2.x.left.png", png(2)), ("2.png", png(3)), ("2.jpg", png(4))]
     (tmp_path / "a.tar").write_bytes(tar_of(files))
     finished = run(*encode)
-    reason = "a sample has several pictures (png, jpg): choose with --members, as --members png"
+    reason = "2 has several pictures (png, jpg): choose with --members, as --members png"
     assert (finished.code, finished.stderr) == (1, f"ulcodec: error: {tmp_path}/a.tar: {reason}\n")
     assert file_names(tmp_path / "out") == {".ulcodec.jsonl"}
     assert run(*encode, "--members", "jpg, .X.left.png").stdout.startswith("1 done (3 pictures), ")
     names = [name for name, _ in files_in(tmp_path / "out" / "a.tar")]
     assert names == ["1.ulc", "1.mask.png", "2.x.left.ulc", "2.png", "2.ulc"]
     finished = run(*encode, "--members", "png,jpg")
-    assert (finished.code, "two files of the shard would be named 2.ulc" in finished.stderr) == (1, True)
+    assert (finished.code, "two files of the new shard would be named 2.ulc" in finished.stderr) == (1, True)
     assert [name for name, _ in files_in(tmp_path / "out" / "a.tar")] == names
     finished = run(*encode, "--members", "webp")
     assert "no pictures to work on in this shard; --members says which files are pictures" in finished.stderr
@@ -231,7 +233,11 @@ def damaged_shards() -> dict[str, bytes]:
         "two archives": whole + whole,
         "no tar": b"not a tar archive" * 100,
         "empty": b"",
-        "gzip": gzip.compress(whole)[:-600],
+        "gzip cut": gzip.compress(whole)[:-600],
+        "gzip without its end": gzip.compress(whole)[:-8],
+        "gzip with another checksum": gzip.compress(whole)[:-8] + bytes(4) + gzip.compress(whole)[-4:],
+        "bytes behind gzip": gzip.compress(whole) + b"more",
+        "xz": lzma.compress(whole)[:-50],
     }
 
 
@@ -256,11 +262,67 @@ def test_compressed_shard_and_large_windows(encode: tuple[object, ...], run: Run
     large = [(f"{number}.png", png(number, side, side)) for number in range(5)]
     large[2] = ("2.png", b"broken")
     files = [("first.txt", b"1"), *large, ("last.txt", b"2")]
-    (tmp_path / "a.tar").write_bytes(gzip.compress(tar_of(files)))
+    whole = tar_of(files)
+    (tmp_path / "a.tar").write_bytes(gzip.compress(whole[:999]) + gzip.compress(whole[999:]))  # as two files in one
     finished = run(*encode, "-q", 5)
     assert (finished.code, finished.stdout.startswith("1 done (4 pictures), 0 up to date, 1 failed")) == (1, True)
     names = [name for name, _ in files_in(tmp_path / "out" / "a.tar")]
     assert names == ["first.txt", "0.ulc", "1.ulc", "3.ulc", "4.ulc", "last.txt"]
+
+
+def test_large_shard_is_worked_on_in_portions(
+    encode: tuple[object, ...], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not more is in memory than one portion, also of small pictures with large files beside them."""
+    monkeypatch.setattr(shards, "PORTION_BYTES", 50_000)
+    largest = 0
+    pairs = shards.Recoding.pairs
+
+    def noted(self: shards.Recoding, samples: object) -> Iterator[shards.Pair]:
+        nonlocal largest
+        for pair in pairs(self, samples):
+            largest = max(largest, sum(len(m.data) for sample in self.waiting for m in sample.members))
+            yield pair
+
+    monkeypatch.setattr(shards.Recoding, "pairs", noted)
+    files = [file for number in range(40) for file in ((f"{number}.bin", bytes(9000)), (f"{number}.png", png(number)))]
+    (tmp_path / "a.tar").write_bytes(tar_of([*files, *((f"x{number}.bin", bytes(9000)) for number in range(40))]))
+    assert run(*encode).code == 0
+    assert 50_000 <= largest < 70_000
+    names = [name for name, _ in files_in(tmp_path / "out" / "a.tar")]
+    assert names == [name.replace("png", "ulc") for name, _ in files] + [f"x{number}.bin" for number in range(40)]
+
+
+@pytest.mark.parametrize("second", ["1.png", "1.jpg", "1.ulc", "2.txt"])
+@pytest.mark.parametrize("portion_bytes", [1, 2**25])
+def test_names_of_a_shard_are_distinct(
+    encode: tuple[object, ...],
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    second: str,
+    portion_bytes: int,
+) -> None:
+    monkeypatch.setattr(shards, "PORTION_BYTES", portion_bytes)
+    files = [("1.jpg", png(1)), ("2.jpg", png(2)), ("2.txt", b""), ("3.jpg", png(3)), (second, png(1))]
+    (tmp_path / "a.tar").write_bytes(tar_of(files))
+    finished = run(*encode)
+    name = "2.txt" if second == "2.txt" else "1.ulc"
+    reason = f"two files of the new shard would be named {name}"
+    assert (finished.code, finished.stderr) == (1, f"ulcodec: error: {tmp_path}/a.tar: {reason}\n")
+    assert file_names(tmp_path / "out") == {".ulcodec.jsonl"}
+
+
+def test_shard_of_which_nothing_is_left_fails(encode: tuple[object, ...], run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of([("1\n\x1b.jpg", b"broken"), ("2.jpg", b""), ("3.txt", b"3")]))
+    finished = run(*encode)
+    [line] = finished.stderr.splitlines()
+    assert line.startswith(f"ulcodec: error: {tmp_path}/a.tar: no picture is left, 2 failed, the first at tar://1")
+    assert finished.code == 1
+    (tmp_path / "a.tar").write_bytes(tar_of([("1\n\x1b.jpg", b"broken"), ("2.jpg", png(2))]))
+    finished = run(*encode)
+    reason = "not a picture in a known format"
+    assert finished.stderr == f"ulcodec: error: tar://1\\n\\x1b.jpg::{tmp_path}/a.tar: {reason}\n"
 
 
 def test_shards_of_a_store_in_several_processes(tiny_model_dir: Path, run: Run, tmp_path: Path) -> None:
@@ -305,6 +367,8 @@ def test_shard_needs_another_place_and_is_not_found_in_folders(
     assert_refused(run("encode", tmp_path, *model), "nothing to do in this folder")
     assert_refused(run("encode", "tar://x::y", "-o", tmp_path / "b.tar", *model))
     assert_refused(run(*encode[:2], tmp_path / "c.tar", "-o", tmp_path / "b.tar", *model), "names a file")
+    for name in ("-", tmp_path / "b.ulc", tmp_path / "b.tar.gz", tmp_path / "b"):
+        assert_refused(run("encode", tmp_path / "a.tar", "-o", name, *model), "a shard goes to a folder")
     (tmp_path / "b.tar").write_bytes(b"somebody else's")
     os.utime(tmp_path / "b.tar", (0, 0))
     finished = run("encode", tmp_path / "a.tar", "-o", tmp_path / "b.tar", *model)
