@@ -167,7 +167,7 @@ def samples_of(stream: BinaryIO) -> Iterator[Sample]:
                 yield sample
                 sample = Sample([])
             sample.members.append(member)
-        while rest := contents.read(2**20):
+        while rest := shard.fileobj.read(2**20):  # that of tarfile, which has read ahead
             if rest.strip(b"\0"):
                 raise tarfile.ReadError("there is more behind its end")
     if sample.members:

@@ -219,6 +219,7 @@ def test_links_fail_and_folders_are_left_out(encode: tuple[object, ...], run: Ru
 
 def damaged_shards() -> dict[str, bytes]:
     whole = tar_of(samples(4))
+    small = tar_of(samples(1))
     second = whole.index(b"./part.1/0001.cls")
     flipped = bytearray(whole)
     flipped[second + 3] ^= 1
@@ -230,6 +231,7 @@ def damaged_shards() -> dict[str, bytes]:
         "cut behind a member": whole[:second],
         "no end": whole[:end],
         "zeros": whole[:second] + bytes(512) + whole[second + 512 :],
+        "zeros in a small shard": small[:1024] + bytes(512) + small[1536:],
         "two archives": whole + whole,
         "no tar": b"not a tar archive" * 100,
         "empty": b"",
