@@ -33,6 +33,9 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 PORTION = 1000
 """Inputs that are recorded as begun at a time."""
 
+MOST_KEPT = 5
+"""Extensions of pictures that are not encoded, of which a warning names so many."""
+
 ROW_KEYS = ("width", "height", "pictures", "bits_per_pixel", "psnr_db", "sha256")
 """What a record and a manifest keep of the report of a result, beside its bytes."""
 
@@ -99,6 +102,7 @@ class Batch:
         self.record = Record(task.options, bulk.wanted)
         self.failed: list[tuple[str, str]] = []
         self.n_done = self.n_up_to_date = self.n_pictures = self.source_bytes = self.output_bytes = 0
+        self.kept: set[str] = set()
         self.n_total: int | None = None
         self.started_s = time.perf_counter()
         self.stdout = sys.stdout
@@ -227,6 +231,7 @@ class Batch:
             self.output_bytes += result["output_bytes"]
             row = {"bytes": result["output_bytes"]}
             row |= {key: result.get(key) for key in ROW_KEYS if key in result or key in self.bulk.wanted}
+            self.kept |= result.pop("kept", set())
             if failed := result.pop("failed", []):
                 row["failed"] = failed
             for member, reason in failed:
@@ -261,6 +266,9 @@ class Batch:
             if self.json:
                 print_json({"source": source, "output": None, "error": reason})
             typer.echo(f"ulcodec: error: {CONTROL.sub(escaped, source)}: {reason}", err=True)
+        if self.kept and self.task.verb == "encoding":
+            some = ", ".join(sorted(self.kept)[:MOST_KEPT]) + (" ..." if len(self.kept) > MOST_KEPT else "")
+            typer.echo(f"ulcodec: warning: pictures in shards left as they are: {some}; see --members", err=True)
         summary = {
             "n_done": self.n_done,
             "n_up_to_date": self.n_up_to_date,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ulcodec.io.places import Place, RemoteFile, State, read_many, reason_of, state_at, states_in
-from ulcodec_cli.plan import Pair
+from ulcodec_cli.plan import Pair, is_shard
 
 NAME = ".ulcodec.jsonl"
 """File beside the results, on this machine."""
@@ -110,6 +110,8 @@ class Record:
             is_same_source = entry["source"] == source_name(source, target) and entry.get("read") == stamp(read)
             is_complete = "written" in entry and all(key in row for key in self.wanted)
             return row if is_same_source and is_complete and entry.get("options") == self.options else None
+        if is_shard(target):  # it may be another shard of the same name, such as a copy of the source
+            return None
         if existing.modified_s is None or read.modified_s is None or existing.modified_s < read.modified_s:
             return None
         return {"bytes": existing.size}

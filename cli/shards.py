@@ -49,7 +49,7 @@ def to_encode(members: Collection[str] | None, key: str, extensions: Sequence[st
     """Choose what to encode of a sample: `members`, by default its one picture. Raises ImageError for several."""
     if members is not None:
         return members
-    pictures = [extension for extension in extensions if extension in PICTURE_EXTENSIONS]
+    pictures = [extension for extension in dict.fromkeys(extensions) if extension in PICTURE_EXTENSIONS]
     if len(pictures) > 1:
         names = ", ".join(pictures)
         raise ImageError(f"{key} has several pictures ({names}): choose with --members, as --members {pictures[0]}")
@@ -206,7 +206,8 @@ class Counted:
 class Recoding:
     """A shard on its way: samples that wait for the results of their pictures, and what is known of those done.
 
-    `choose`: which members of a sample are worked on; `suffix`: extension of the results.
+    `choose`: which members of a sample are worked on; `suffix`: extension of the results. `kept`: extensions of
+    pictures that are not worked on.
     """
 
     def __init__(self, task: Task, source: Place, shard: tarfile.TarFile, choose: Choose, suffix: str) -> None:
@@ -215,6 +216,7 @@ class Recoding:
         self.waiting: deque[Sample] = deque()
         self.owners: dict[str, Sample] = {}
         self.names: set[str] = set()
+        self.kept: set[str] = set()
         self.has_ended = False
         self.totals = Totals()
         self.failed: list[tuple[str, str]] = []
@@ -251,6 +253,8 @@ class Recoding:
                 if name in self.names:
                     raise ImageError(f"two files of the new shard would be named {name}")
                 self.names.add(name)
+                if member not in pictures and member.extension.rpartition(".")[2] in PICTURE_EXTENSIONS:
+                    self.kept.add(member.extension)
                 n_bytes += len(member.data or b"")
                 if member.data is None:
                     self.fail(sample, self.place(member.name), "is a link or a device, not a file")
@@ -330,5 +334,6 @@ def recode(task: Task, job: Job, choose: Choose, suffix: str) -> dict[str, Any]:
         "sha256": counted.digest.hexdigest(),
         **totals.measures(),
         "failed": recoding.failed,
+        "kept": recoding.kept,
         "line": f"{job.target}: {totals.n_pictures} pictures, {counted.n_bytes} bytes",
     }

@@ -47,9 +47,10 @@ class UlcDecoder:
     least squared error, to 1, a sample with natural detail, see `Codec.decode_picture`; networks learn more from small
     files with it. `max_pixels`: limit for a picture.
 
-    Grey is repeated, alpha is left out, and neither colour profiles nor a kept EXIF orientation are applied. The model
-    is loaded for the first picture. Raises ValueError for another dtype, a batch size below 1, or realism out of range;
-    when decoding what `ulcodec.load` and `Codec.decode` raise.
+    Grey is repeated, alpha is left out, and neither colour profiles nor a kept EXIF orientation are applied. Samples
+    can differ by a level or so with the other pictures of a batch, and with the number of threads. The model is loaded
+    for the first picture. Raises ValueError for another dtype, a batch size below 1, or realism out of range; when
+    decoding what `ulcodec.load` and `Codec.decode` raise.
     """
 
     def __init__(
@@ -192,7 +193,7 @@ class UlcDataset(Dataset[Any]):
         `classes` has the names of the subfolders in order; the target is the index. Raises FileNotFoundError if there
         are no `.ulc` files.
         """
-        folders = sorted(path for path in Path(folder).iterdir() if path.is_dir())
+        folders = sorted(path for path in Path(folder).iterdir() if path.is_dir() and path.name[0] != ".")
         found = [
             (file, target)
             for target, path in enumerate(folders)

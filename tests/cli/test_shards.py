@@ -4,7 +4,6 @@ import gzip
 import io
 import json
 import lzma
-import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -73,7 +72,8 @@ def test_pictures_of_a_shard_are_encoded_and_all_else_is_kept(
     files = samples(3)
     (tmp_path / "a.tar").write_bytes(tar_of(files))
     finished = run(*encode, "-q", 30)
-    assert (finished.code, finished.stderr) == (0, "")
+    warning = "ulcodec: warning: pictures in shards left as they are: seg.png; see --members\n"
+    assert (finished.code, finished.stderr) == (0, warning)
     assert finished.stdout.startswith("1 done (3 pictures), 0 up to date, 0 failed; ")
     coded = encode_batch(tiny_codec, [noise(number) for number in range(3)], quality=30)
     expected = [
@@ -114,7 +114,7 @@ def test_sample_that_fails_is_left_out_and_listed_by_every_run(
     for start in ("1 done (2 pictures), 0 up to date, 1 failed", "0 done, 1 up to date, 1 failed"):
         finished = run(*encode, "--errors", tmp_path / "errors.jsonl")
         assert (finished.code, finished.stdout[: len(start)]) == (1, start)
-        assert finished.stderr == f"ulcodec: error: {url}: not a picture in a known format\n"
+        assert finished.stderr.startswith(f"ulcodec: error: {url}: not a picture in a known format\n")
         [row] = map(json.loads, (tmp_path / "errors.jsonl").read_text().splitlines())
         assert (row["input"], row["reason"]) == (url, "not a picture in a known format")
     names = [name for name, _ in files_in(tmp_path / "out" / "a.tar")]
@@ -336,14 +336,14 @@ def test_shards_of_a_store_in_several_processes(tiny_model_dir: Path, run: Run, 
         (tmp_path / f"train-{number}.tar").write_bytes(data)
     memory.pipe_file(f"{url}/in/notes.png", png(1))
     finished = run("encode", f"{url}/in/train-*.tar", "-o", f"{url}/out/", "--manifest", tmp_path / "m.jsonl", *model)
-    assert (finished.code, finished.stderr) == (0, "")
+    assert (finished.code, finished.stderr.count("\n")) == (0, 1)
     assert finished.stdout.startswith("3 done (6 pictures), ")
     assert memory.ls(f"{url}/out", detail=False)[1:] == [f"/{url[9:]}/out/train-{number}.tar" for number in range(3)]
     here = [tmp_path / f"train-{number}.tar" for number in range(3)]
     finished = run(
         "encode", *here, "-o", f"{tmp_path}/out/", "--jobs", 2, "--psnr", "--manifest", tmp_path / "n.jsonl", *model
     )
-    assert (finished.code, finished.stderr) == (0, "")
+    assert (finished.code, finished.stderr.count("\n")) == (0, 1)
     rows = [json.loads(line) for line in (tmp_path / "n.jsonl").read_text().splitlines()]
     assert [(row["pictures"], row["width"]) for row in rows] == [(2, None)] * 3
     assert all(0 < row["bits_per_pixel"] < 8 and 5 < row["psnr_db"] < 99 for row in rows)
@@ -372,7 +372,6 @@ def test_shard_needs_another_place_and_is_not_found_in_folders(
     for name in ("-", tmp_path / "b.ulc", tmp_path / "b.tar.gz", tmp_path / "b"):
         assert_refused(run("encode", tmp_path / "a.tar", "-o", name, *model), "a shard goes to a folder")
     (tmp_path / "b.tar").write_bytes(b"somebody else's")
-    os.utime(tmp_path / "b.tar", (0, 0))
     finished = run("encode", tmp_path / "a.tar", "-o", tmp_path / "b.tar", *model)
     assert (finished.code, "exists already; --force overwrites it" in finished.stderr) == (1, True)
     assert (tmp_path / "b.tar").read_bytes() == b"somebody else's"
