@@ -110,11 +110,11 @@ def trained_on(pictures: Tensor, labels: Tensor, seed: int, epochs: int) -> nn.M
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
-        for batch in torch.randperm(len(labels)).split(32):  # type: ignore[no-untyped-call]
+        for batch in torch.randperm(len(labels)).split(32):  # type: ignore[no-untyped-call]  # torch lacks types
             turned = torch.rot90(pictures[batch], int(torch.randint(4, ())), (2, 3))
             loss = nn.functional.cross_entropy(network(turned), labels[batch])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # likewise
             optimizer.step()
         schedule.step()
     return network.eval()
@@ -128,8 +128,7 @@ def accuracies(
     mse = float((pictures - original).square().mean())
     percent = []
     for seed in range(options.seeds):
-        with torch.inference_mode(False):
-            network = trained_on(pictures, labels, seed, options.epochs)
+        network = trained_on(pictures, labels, seed, options.epochs)
         with torch.inference_mode():
             percent.append(100 * float((network(test[0]).argmax(1) == test[1]).float().mean()))
     return {
@@ -184,18 +183,17 @@ def speed_rows(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]
         write_shard(folder / "png.tar", pictures, "png")
         write_shard(folder / "jpeg.tar", [(jpeg(pixels, 75), label) for pixels, label in pictures], "jpg")
         shard = encoded(folder / "png.tar", SPEED_QUALITY, options.model, options.device)
-        one, many = (UlcDecoder(options.model, device=options.device, batch_size=size) for size in (1, 32))
-        sampling = UlcDecoder(options.model, device=options.device, realism=1.0)
+        decoder, sampling = (UlcDecoder(options.model, device=options.device, realism=share) for share in (0.0, 1.0))
         halves = [folder / f"half-{number}.tar" for number in range(2)]
         data = [(sample["ulc"], 0) for sample in raw(shard)]
         for half, part in zip(halves, (data[: count // 2], data[count // 2 :]), strict=True):
             write_shard(half, part, "ulc")
-        both = wds.WebDataset([str(half) for half in halves], shardshuffle=False).decode().compose(many.samples)
+        both = wds.WebDataset([str(half) for half in halves], shardshuffle=False).decode().compose(decoder.samples)
         workers = torch.utils.data.DataLoader(both, batch_size=None, num_workers=2, persistent_workers=True)
         ways: dict[str, Iterable[Any]] = {
             "jpeg": raw(folder / "jpeg.tar").decode("torchrgb8"),
-            "ulc, one at a time": raw(shard).decode(one),
-            "ulc, batches of 32": raw(shard).decode().compose(many.samples),
+            "ulc, one at a time": raw(shard).decode(decoder),
+            "ulc, batches of 32": raw(shard).decode().compose(decoder.samples),
             "ulc, batches of 32, realism 1": raw(shard).decode().compose(sampling.samples),
             "ulc, batches of 32, two workers": workers,
         }

@@ -266,7 +266,7 @@ class Batch:
             if self.json:
                 print_json({"source": source, "output": None, "error": reason})
             typer.echo(f"ulcodec: error: {CONTROL.sub(escaped, source)}: {reason}", err=True)
-        if self.kept and self.task.verb == "encoding":
+        if self.kept:
             some = ", ".join(sorted(self.kept)[:MOST_KEPT]) + (" ..." if len(self.kept) > MOST_KEPT else "")
             typer.echo(f"ulcodec: warning: pictures in shards left as they are: {some}; see --members", err=True)
         summary = {

@@ -174,7 +174,7 @@ def samples_of(stream: BinaryIO) -> Iterator[Sample]:
         yield sample
 
 
-class Members(AbstractFileSystem):  # type: ignore[misc]
+class Members(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Pictures of a shard, and their results, in memory."""
 
     protocol = ("tar", "memory")  # the first is for names, the second says that writes are whole
@@ -207,7 +207,7 @@ class Recoding:
     """A shard on its way: samples that wait for the results of their pictures, and what is known of those done.
 
     `choose`: which members of a sample are worked on; `suffix`: extension of the results. `kept`: extensions of
-    pictures that are not worked on.
+    pictures that are not encoded.
     """
 
     def __init__(self, task: Task, source: Place, shard: tarfile.TarFile, choose: Choose, suffix: str) -> None:
@@ -220,6 +220,11 @@ class Recoding:
         self.has_ended = False
         self.totals = Totals()
         self.failed: list[tuple[str, str]] = []
+
+    @property
+    def is_encoding(self) -> bool:
+        """Whether pictures become `.ulc` files, so that those that do not are worth a word."""
+        return self.suffix == ".ulc"
 
     def run(self, stream: BinaryIO) -> None:
         """Work through the shard. Raises ImageError for a damaged one, or one without pictures."""
@@ -236,7 +241,7 @@ class Recoding:
         if self.failed:
             source, reason = self.failed[0]
             raise ImageError(f"no picture is left, {len(self.failed)} failed, the first at {source}: {reason}")
-        hint = "; --members says which files are pictures" if self.suffix == ".ulc" else ""
+        hint = "; --members says which files are pictures" if self.is_encoding else ""
         raise ImageError(f"no pictures to work on in this shard{hint}")
 
     def pairs(self, samples: Iterator[Sample]) -> Iterator[Pair]:
@@ -253,7 +258,8 @@ class Recoding:
                 if name in self.names:
                     raise ImageError(f"two files of the new shard would be named {name}")
                 self.names.add(name)
-                if member not in pictures and member.extension.rpartition(".")[2] in PICTURE_EXTENSIONS:
+                is_picture = member.extension.rpartition(".")[2] in PICTURE_EXTENSIONS
+                if self.is_encoding and is_picture and member not in pictures:
                     self.kept.add(member.extension)
                 n_bytes += len(member.data or b"")
                 if member.data is None:
@@ -305,7 +311,7 @@ class Recoding:
                 info.uid, info.gid = member.info.uid, member.info.gid
                 info.uname, info.gname = member.info.uname, member.info.gname
                 self.shard.addfile(info, BytesIO(data))
-            self.shard.members = []  # type: ignore[attr-defined]
+            self.shard.members = []  # type: ignore[attr-defined]  # see `samples_of`
 
 
 def recode(task: Task, job: Job, choose: Choose, suffix: str) -> dict[str, Any]:

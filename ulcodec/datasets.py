@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, get_worker_info
 from ulcodec.codec.image import Codec, decode_batch
 from ulcodec.codec.loading import load_once
 from ulcodec.codec.realism import Realism
-from ulcodec.errors import FormatError, UnknownModelError
+from ulcodec.errors import FormatError, UlcError, UnknownModelError
 from ulcodec.format.container import MAX_PIXELS
 from ulcodec.io.picture import Picture
 
@@ -68,7 +68,7 @@ class UlcDecoder:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.model, self.device, self.dtype = model, device, dtype
-        self.realism = realism if isinstance(realism, Realism) else Realism(realism)
+        self.realism = Realism.of(realism)
         self.batch_size, self.max_pixels = batch_size, max_pixels
 
     @property
@@ -98,34 +98,33 @@ class UlcDecoder:
         _ = self.codec  # an error of the model is not one of a sample
         remaining = iter(samples)
         while window := list(islice(remaining, self.batch_size)):
-            try:
-                decoded = iter(self.decode([data for sample in window for data in ulc_fields(sample).values()]))
-            except FILE_ERRORS:
-                decoded = None
-            for sample in window:
-                try:
-                    fields = ulc_fields(sample)
-                    pictures = self._one_by_one(sample) if decoded is None else list(islice(decoded, len(fields)))
-                except FILE_ERRORS as error:
-                    if not handler(error):
-                        return
-                else:
-                    yield {**sample, **dict(zip(fields, pictures, strict=True))}
+            fields = [ulc_fields(sample) for sample in window]
+            named = [
+                (f"{place_of(sample)}.{key}", data)
+                for sample, files in zip(window, fields, strict=True)
+                for key, data in files.items()
+            ]
+            results = iter(self.attempt(named))
+            for sample, files in zip(window, fields, strict=True):
+                decoded = dict(zip(files, islice(results, len(files)), strict=True))
+                error = next((result for result in decoded.values() if isinstance(result, Exception)), None)
+                if error is None:
+                    yield {**sample, **decoded}
+                elif not handler(error):
+                    return
 
-    def _one_by_one(self, sample: Fields) -> list[Tensor]:
-        """Decode the fields of a sample whose window has failed. Raises an error that names the field."""
-        place = f"{sample['__url__']}: " if "__url__" in sample else ""
-        return [
-            self.decode_named(f"{place}{sample.get('__key__', '')}.{key}", data)
-            for key, data in ulc_fields(sample).items()
-        ]
+    def attempt(self, named: Sequence[tuple[str, bytes]]) -> Sequence[Tensor | UlcError]:
+        """Decode files together; if that fails, each alone. The error of a damaged file begins with its name."""
+        try:
+            return self.decode([data for _, data in named])
+        except FILE_ERRORS:
+            return [self._attempt_alone(name, data) for name, data in named]
 
-    def decode_named(self, name: str, data: bytes) -> Tensor:
-        """Decode a file. An error of the file begins with its name."""
+    def _attempt_alone(self, name: str, data: bytes) -> Tensor | UlcError:
         try:
             return self.decode([data])[0]
         except FILE_ERRORS as error:
-            raise type(error)(f"{name}: {error}") from error
+            return type(error)(f"{name}: {error}")  # without a cause: its traceback would hold the files
 
     def _tensor(self, picture: Picture) -> Tensor:
         """Convert a picture to a tensor [3, H, W] of `dtype`."""
@@ -153,6 +152,12 @@ def ulc_fields(sample: Fields) -> dict[str, bytes]:
                 f"expected the bytes of a file in {key!r}, got {type(data).__name__}: decode before batching"
             )
     return fields
+
+
+def place_of(sample: Fields) -> str:
+    """The shard of a sample, if it is known, and its key."""
+    shard = f"{sample['__url__']}: " if "__url__" in sample else ""
+    return f"{shard}{sample.get('__key__', '')}"
 
 
 class UlcDataset(Dataset[Any]):
@@ -215,13 +220,12 @@ class UlcDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """The items at several indices, whose pictures are decoded together."""
-        files = [Path(self.files[index]).read_bytes() for index in indices]
-        try:
-            pictures = self.decoder.decode(files)
-        except FILE_ERRORS:
-            named = zip(indices, files, strict=True)
-            pictures = [self.decoder.decode_named(str(self.files[index]), data) for index, data in named]
-        items = pictures if self.transform is None else [self.transform(picture) for picture in pictures]
+        files = [(str(self.files[index]), Path(self.files[index]).read_bytes()) for index in indices]
+        items: list[Any] = []
+        for picture in self.decoder.attempt(files):
+            if isinstance(picture, Exception):
+                raise picture
+            items.append(picture if self.transform is None else self.transform(picture))
         if self.targets is None:
             return items
         return [(item, self.targets[index]) for item, index in zip(items, indices, strict=True)]

@@ -235,7 +235,7 @@ class Codec(LoadedModel):
 
     def checked(self, realism: float | Realism) -> Realism:
         """Return how to sample detail. Raises ValueError, ModelError, see `decode_picture`."""
-        realism = realism if isinstance(realism, Realism) else Realism(realism)
+        realism = Realism.of(realism)
         if realism.share:
             self.torch_networks("realism")
         if realism.share and not self.has_denoiser:

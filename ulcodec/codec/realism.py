@@ -33,6 +33,11 @@ class Realism:
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"the seed must be a whole number from 0 to 2^64 - 1, got {self.seed}")
 
+    @classmethod
+    def of(cls, realism: "float | Realism") -> "Realism":
+        """Make one of a share, or return it as it is. Raises ValueError for a share out of range."""
+        return realism if isinstance(realism, Realism) else cls(realism)
+
     def halo(self, config: ModelConfig) -> int:
         """Halo of a sample, in latent positions, beyond the trunk's halo; 0 for the posterior mean."""
         if not self.share:
