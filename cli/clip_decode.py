@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ulcodec.errors import FormatError, ImageError, TruncatedError
+from ulcodec.format.container import FINGERPRINT_BYTES
+from ulcodec.format.primitives import CRC_BYTES
 from ulcodec.info import START_BYTES, is_sequence
 from ulcodec.io.files import sha256_of
 from ulcodec.io.places import Place
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from ulcodec.io.picture import Picture
 
 DEFAULT_SUFFIX = ".mp4"
+SEQUENCE_START_BYTES = START_BYTES + FINGERPRINT_BYTES + 1
+"""Bytes of the header of a sequence up to the one that says how many follow before its checksum."""
 MOST_WARNINGS = 5
 """Errors of a damaged file that are printed."""
 PATTERN = re.compile(r"%0?\d*d")
@@ -76,6 +80,14 @@ def is_sequence_file(source: Place) -> bool:
     if source == STANDARD_STREAM:
         return is_sequence(peek(START_BYTES))
     return source.is_file() and is_sequence(first_bytes(source, START_BYTES))
+
+
+def header_of(sequence: SequenceInput) -> bytes | Path:
+    """Return the header of a sequence on standard input, which stays to be read, or the path of a file."""
+    if sequence.source != STANDARD_STREAM:
+        return sequence.source
+    start = peek(SEQUENCE_START_BYTES)
+    return peek(len(start) + start[-1] + CRC_BYTES) if len(start) == SEQUENCE_START_BYTES else start
 
 
 def is_pattern(target: Path) -> bool:

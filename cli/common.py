@@ -17,6 +17,7 @@ import typer
 
 from ulcodec.backends import BACKENDS, Backend
 from ulcodec.errors import LocationError
+from ulcodec.info import label_of
 from ulcodec.io.places import Place, read_bytes, write_bytes
 from ulcodec.store.installed import model_directory
 from ulcodec_cli.progress import hide_bar
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
     from ulcodec.codec.image import Codec
 
 Model = Annotated[str, typer.Option(help="Name of an installed model, or a model directory.")]
+FileModel = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of an installed model, or a model directory. Default: the model that made the file.",
+        show_default=False,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
@@ -79,28 +87,33 @@ def check_output(source: Place, output: Place, force: bool) -> None:
 
 
 class ModelOptions(NamedTuple):
-    """What `--model`, `--device`, `--threads` and `--backend` say."""
+    """What `--model`, `--device`, `--threads` and `--backend` say. `model`: None for the one that made a file."""
 
-    model: str
+    model: str | None
     device: str
     threads: int | None
     backend: Backend
 
     @classmethod
-    def of(cls, model: str, device: str, threads: int | None, backend: str) -> "ModelOptions":
+    def of(cls, model: str | None, device: str, threads: int | None, backend: str) -> "ModelOptions":
         """Make options of what a command was given. Raises BadParameter for an unknown backend."""
         for known in BACKENDS:
             if backend == known:
                 return cls(model, device, threads, known)
         raise typer.BadParameter(f"--backend is one of {', '.join(BACKENDS)}, got {backend!r}")
 
+    def for_file(self, source: bytes | Path) -> "ModelOptions":
+        """Choose the model for a file, its bytes or its path. Raises as `label_of`."""
+        return self if self.model is not None else self._replace(model=label_of(source))
+
 
 def load_codec(options: ModelOptions, n_pixels: int | None = None) -> "Codec":
-    """Load a model. `n_pixels`: size of the only picture that it is for, None for many pictures, or for a video.
+    """Load a model, by default `small`.
 
-    Raises ModelError, DeviceError or MissingPackageError.
+    `n_pixels`: size of the only picture that it is for, None for many pictures, or for a video. Raises ModelError,
+    DeviceError or MissingPackageError.
     """
-    directory = model_directory(options.model)  # an unknown name is an error before torch is imported
+    directory = model_directory(options.model or DEFAULT_MODEL)  # an unknown name is an error before torch is imported
     backend: Backend = options.backend
     if backend == "auto" and starts_faster(directory, options.device, n_pixels):
         backend = "onnxruntime"
@@ -113,7 +126,7 @@ def load_codec(options: ModelOptions, n_pixels: int | None = None) -> "Codec":
             import torch
 
             torch.set_num_threads(options.threads)
-        return load(options.model, device=options.device, backend=backend, n_threads=options.threads)
+        return load(directory, device=options.device, backend=backend, n_threads=options.threads)
 
 
 def starts_faster(directory: Path, device: str, n_pixels: int | None) -> bool:
@@ -125,8 +138,13 @@ def starts_faster(directory: Path, device: str, n_pixels: int | None) -> bool:
     return find_spec("onnxruntime") is not None and has_present_graphs(directory)
 
 
-def model_identity(model: str) -> str:
-    """SHA-256 of a model's integers; empty if it cannot be read, since loading the model then gives the error."""
+def model_identity(model: str | None) -> str:
+    """SHA-256 of a model's integers; empty for None.
+
+    Empty too if it cannot be read, since loading the model then gives the error.
+    """
+    if model is None:
+        return ""
     try:
         return str(json.loads((model_directory(model) / "config.json").read_text())["coding_sha256"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -10,13 +10,12 @@ from ulcodec.format.container import MAGIC, MAX_PIXELS, read_head
 from ulcodec.progress import share
 from ulcodec_cli.clip_compare import compare_clips, is_moving, named
 from ulcodec_cli.common import (
-    DEFAULT_MODEL,
     BackendOption,
     Device,
+    FileModel,
     Force,
     Json,
     MaxPixels,
-    Model,
     ModelOptions,
     Threads,
     load_codec,
@@ -43,7 +42,7 @@ def compare(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write both side by side, with their difference beside them.")
     ] = None,
-    model: Model = DEFAULT_MODEL,
+    model: FileModel = None,
     device: Device = "auto",
     threads: Threads = None,
     backend: BackendOption = "auto",
@@ -124,7 +123,7 @@ def open_picture(path: Path, loading: ModelOptions, max_pixels: int) -> "Picture
     with named(path):
         if data[: len(MAGIC)] == MAGIC:
             n_pixels = read_head(data, max_pixels=max_pixels).header.n_pixels
-            return load_codec(loading, n_pixels).decode_picture(data, max_pixels=max_pixels).upright()
+            return load_codec(loading.for_file(data), n_pixels).decode_picture(data, max_pixels=max_pixels).upright()
         return load_image(data, max_pixels=max_pixels)
 
 

@@ -3,8 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 
 from ulcodec.errors import ImageError
 from ulcodec.format.container import MAX_PIXELS, N_SEGMENTS, Container, Crop, check_crop
-from ulcodec.info import START_BYTES, is_sequence
+from ulcodec.info import START_BYTES, by_model, is_sequence
 from ulcodec.io.locations import SHARD_SUFFIX
 from ulcodec.io.places import Place
 from ulcodec.progress import share, tracked
@@ -23,6 +22,7 @@ from ulcodec_cli.clip_decode import (
     SequenceOptions,
     check_options,
     decode_sequence,
+    header_of,
     is_pattern,
     is_sequence_file,
     with_depth,
@@ -33,10 +33,10 @@ from ulcodec_cli.common import (
     DEFAULT_MODEL,
     BackendOption,
     Device,
+    FileModel,
     Force,
     Json,
     MaxPixels,
-    Model,
     ModelOptions,
     Recursive,
     Threads,
@@ -127,7 +127,7 @@ def decode(
         ),
     ] = False,
     recursive: Recursive = False,
-    model: Model = DEFAULT_MODEL,
+    model: FileModel = None,
     device: Device = "auto",
     threads: Threads = None,
     backend: BackendOption = "auto",
@@ -231,15 +231,17 @@ class Decoder:
     options: object
     verb: str = "decoding"
     _n_pixels: int | None = None
+    _codecs: "dict[str | None, Codec]" = field(default_factory=dict)
 
-    @cached_property
-    def codec(self) -> "Codec":
-        """The model, loaded when the first input has been read."""
-        return load_codec(self.model, None if self.many else self._n_pixels)
+    def codec(self, options: ModelOptions) -> "Codec":
+        """A model, loaded when its first file has been read."""
+        if options.model not in self._codecs:
+            self._codecs[options.model] = load_codec(options, None if self.many else self._n_pixels)
+        return self._codecs[options.model]
 
     def load(self, n_threads: int) -> None:
         self.model = self.model._replace(threads=n_threads)
-        _ = self.codec
+        self.codec(self.model._replace(model=self.model.model or DEFAULT_MODEL))
 
     @property
     def goes_alone(self) -> bool:
@@ -281,14 +283,26 @@ class Decoder:
         is_sequence, options = isinstance(jobs[0].content, SequenceInput), self.sequence_options
         for job in jobs if is_sequence else ():
             check_options(path_of(job.target), options)
-        codec = self.codec
         if is_sequence:
-            return [decode_sequence(codec, job.content, path_of(job.target), options) for job in jobs]
+            codecs = [self.codec(self.model.for_file(header_of(job.content))) for job in jobs]
+            return [
+                decode_sequence(codec, job.content, path_of(job.target), options)
+                for codec, job in zip(codecs, jobs, strict=True)
+            ]
+        results: dict[int, dict[str, Any]] = {}
+        groups = by_model([job.content for job in jobs], self.model.model)
+        for model, indices in tracked(list(groups.items())):
+            codec = self.codec(self.model._replace(model=str(model)))
+            results.update(zip(indices, self.finish_pictures(codec, [jobs[index] for index in indices]), strict=True))
+        return [results[index] for index in range(len(jobs))]
+
+    def finish_pictures(self, codec: "Codec", jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        """Decode files of one model, and write the pictures."""
         start = time.perf_counter()
         with share(DECODING_SHARE):
             recovered = self.decode(codec, [job.content for job in jobs])
         decode_ms = 1000 * (time.perf_counter() - start) / len(jobs)
-        return [self.write(job, recovery, decode_ms) for job, recovery in zip(jobs, recovered, strict=True)]
+        return [self.write(job, recovery, codec, decode_ms) for job, recovery in zip(jobs, recovered, strict=True)]
 
     def decode(self, codec: "Codec", files: list[bytes]) -> "list[Recovery]":
         """Decode files together or one by one."""
@@ -307,7 +321,7 @@ class Decoder:
             pictures = decode_batch(codec, files, max_pixels=self.max_pixels)
         return [Recovery(picture, N_SEGMENTS, None) for picture in pictures]
 
-    def write(self, job: Job, recovery: "Recovery", decode_ms: float) -> dict[str, Any]:
+    def write(self, job: Job, recovery: "Recovery", codec: "Codec", decode_ms: float) -> dict[str, Any]:
         """Write a picture and report it, and what was damaged."""
         from ulcodec.io.picture_files import image_format, picture_file
 
@@ -326,8 +340,8 @@ class Decoder:
             "output_bytes": len(file),
             "width": width,
             "height": height,
-            "model": self.codec.name,
-            "fingerprint": self.codec.fingerprint,
+            "model": codec.name,
+            "fingerprint": codec.fingerprint,
             "n_segments": recovery.n_segments,
             "damage": None if recovery.damage is None else str(recovery.damage),
             "sha256": hashlib.sha256(file).hexdigest(),

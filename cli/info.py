@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ulcodec.format.container import MAX_PIXELS
-from ulcodec_cli.common import DEFAULT_MODEL, Json, MaxPixels, Model, print_fields, print_json
+from ulcodec_cli.common import FileModel, Json, MaxPixels, print_fields, print_json
 from ulcodec_cli.progress import progress_bar
 
 
@@ -15,7 +15,7 @@ def info(
     bound: Annotated[
         bool, typer.Option("--bound", help="Load the model and print its rate bound beside the file's size.")
     ] = False,
-    model: Model = DEFAULT_MODEL,
+    model: FileModel = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     json: Json = False,
 ) -> None:
@@ -25,7 +25,8 @@ def info(
     fields = ulcodec.info(source, max_pixels=max_pixels)
     if bound:
         with progress_bar("measuring the bound"):
-            fields = {**fields, **ulcodec.load(model).describe(source.read_bytes(), max_pixels=max_pixels)}
+            codec = ulcodec.load_for(source) if model is None else ulcodec.load(model)
+            fields = {**fields, **codec.describe(source.read_bytes(), max_pixels=max_pixels)}
     if json:
         print_json(fields)
     else:

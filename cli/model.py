@@ -1,18 +1,91 @@
-"""`ulcodec model`: describe and export models."""
+"""`ulcodec model`: list, describe, export and package models."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ulcodec_cli.common import Device, Json, Model, print_json
+from ulcodec import __version__
+from ulcodec_cli.common import Device, Force, Json, Model, print_json, show_warnings
 from ulcodec_cli.model_export import export_onnx
+from ulcodec_cli.progress import progress_bar
 
-app = typer.Typer(help="Describe and export models.", no_args_is_help=True)
+app = typer.Typer(help="List, describe, export and package models.", no_args_is_help=True)
 
 
 @app.callback()
 def root() -> None:
     pass
+
+
+@app.command("list")
+def list_models(json: Json = False) -> None:
+    """List the installed models: what --model takes, their fingerprints, and the packages that have them.
+
+    A file has the fingerprint of its model. Sequences with predicted frames have one of their own.
+    """
+    from ulcodec.store.installed import installed_models
+
+    show_warnings()
+    models = list(installed_models())
+    if json:
+        rows = [
+            {
+                "model": model.label,
+                "fingerprint": model.fingerprint,
+                "sequence_fingerprint": model.sequence_fingerprint,
+                "package": model.package,
+                "version": model.version or __version__,
+                "directory": str(model.directory),
+                "bytes": size_of(model.directory),
+            }
+            for model in models
+        ]
+        print_json({"models": rows})
+        return
+    width = max((len(model.label) for model in models), default=0)
+    print_row = f"{{:<{max(width, 5)}}}  {{:<11}}  {{:<9}}  {{:>8}}  {{}}".format
+    typer.echo(print_row("model", "fingerprint", "sequences", "MB", "package"))
+    for model in models:
+        package = f"{model.package} {model.version or __version__}"
+        size_mb = f"{size_of(model.directory) / 1e6:.1f}"
+        typer.echo(print_row(model.label, model.fingerprint, model.sequence_fingerprint, size_mb, package))
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of the files in a directory."""
+    return sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
+
+
+@app.command("package")
+def package_model(
+    model: Annotated[str, typer.Argument(metavar="DIR", help="A model directory, or the name of an installed model.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the wheel goes; made if it is not there.")
+    ] = Path(),
+    version: Annotated[str, typer.Option(help="Version of the package. The fingerprint is that of the model.")] = "1.0",
+    license: Annotated[
+        str | None, typer.Option(metavar="SPDX", help="Licence of the weights, as Apache-2.0 or CC-BY-4.0.")
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Build the wheel ulcodec-model-NAME-FINGERPRINT of a model.
+
+    Where it is installed, decode finds the model by the fingerprint in a file, and --model by its name. A README.md and
+    a LICENSE in DIR become those of the package.
+    """
+    from ulcodec.export.packages import build_package
+
+    with progress_bar("packaging"):
+        try:
+            wheel = build_package(model, output, version=version, license=license, force=force)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    if json:
+        print_json({"output": str(wheel), "bytes": wheel.stat().st_size})
+    else:
+        typer.echo(f"{wheel}: {wheel.stat().st_size / 1e6:.1f} MB; install it with: pip install {wheel}")
 
 
 @app.command("describe")

@@ -118,7 +118,7 @@ def test_automatic_device_is_the_cpu_in_a_worker(tiny_model_dir: Path, monkeypat
     for worker in (None, object()):
         monkeypatch.setattr(ulcodec.datasets, "get_worker_info", lambda worker=worker: worker)
         for device in ("auto", "cuda"):
-            _ = UlcDecoder(tiny_model_dir, device=device).codec
+            UlcDecoder(device=device).codec(tiny_model_dir)
     assert asked == ["auto", "cuda", "cpu", "cuda"]
 
 

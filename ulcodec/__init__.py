@@ -13,15 +13,15 @@ from ulcodec.errors import UlcError
 from ulcodec.info import info
 
 if TYPE_CHECKING:
-    from ulcodec.codec import Codec, load
+    from ulcodec.codec import Codec, load, load_for
 
-__all__ = ["Codec", "UlcError", "__version__", "info", "load"]
+__all__ = ["Codec", "UlcError", "__version__", "info", "load", "load_for"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for."""
-    if name in ("Codec", "load"):
+    if name in ("Codec", "load", "load_for"):
         from ulcodec import codec
 
         return getattr(codec, name)

@@ -23,6 +23,7 @@ from ulcodec.codec.loading import load_once
 from ulcodec.codec.realism import Realism
 from ulcodec.errors import FormatError, UlcError, UnknownModelError
 from ulcodec.format.container import MAX_PIXELS
+from ulcodec.info import by_model
 from ulcodec.io.picture import Picture
 
 Fields = dict[str, Any]
@@ -41,11 +42,11 @@ def reraise(error: Exception) -> bool:
 class UlcDecoder:
     """Decodes `.ulc` files to tensors [3, H, W], in every process that it is sent to.
 
-    `model`: name or directory; `device`: "auto" is a GPU if there is one, but the CPU in a worker of a `DataLoader`;
-    `dtype`: torch.uint8, or a floating-point type for values in [0, 1]; `batch_size`: files that are decoded at a time
-    where there are many: those of about one size share the passes of the networks. `realism`: from 0, the picture of
-    least squared error, to 1, a sample with natural detail, see `Codec.decode_picture`; networks learn more from small
-    files with it. `max_pixels`: limit for a picture.
+    `model`: name or directory, None for the model that made each file; `device`: "auto" is a GPU if there is one, but
+    the CPU in a worker of a `DataLoader`; `dtype`: torch.uint8, or a floating-point type for values in [0, 1];
+    `batch_size`: files that are decoded at a time where there are many: those of about one size share the passes of the
+    networks. `realism`: from 0, the picture of least squared error, to 1, a sample with natural detail, see
+    `Codec.decode_picture`; networks learn more from small files with it. `max_pixels`: limit for a picture.
 
     Grey is repeated, alpha is left out, and neither colour profiles nor a kept EXIF orientation are applied. Samples
     can differ by a level or so with the other pictures of a batch, and with the number of threads. The model is loaded
@@ -55,7 +56,7 @@ class UlcDecoder:
 
     def __init__(
         self,
-        model: str | Path = "small",
+        model: str | Path | None = None,
         *,
         device: str = "auto",
         dtype: torch.dtype = torch.uint8,
@@ -71,18 +72,24 @@ class UlcDecoder:
         self.realism = Realism.of(realism)
         self.batch_size, self.max_pixels = batch_size, max_pixels
 
-    @property
-    def codec(self) -> Codec:
-        """The model, loaded once in a process."""
+    def codec(self, model: str | Path) -> Codec:
+        """A model, loaded once in a process."""
         is_forked = self.device == "auto" and get_worker_info() is not None  # such a process cannot use CUDA
-        return load_once(self.model, "cpu" if is_forked else self.device)
+        return load_once(model, "cpu" if is_forked else self.device)
 
     def decode(self, files: Sequence[bytes]) -> list[Tensor]:
         """Decode files of any sizes, `batch_size` at a time."""
-        parts = [files[start : start + self.batch_size] for start in range(0, len(files), self.batch_size)]
+        parts = (files[start : start + self.batch_size] for start in range(0, len(files), self.batch_size))
+        return [tensor for part in parts for tensor in self._decode_together(part)]
+
+    def _decode_together(self, files: Sequence[bytes]) -> list[Tensor]:
+        """Decode files at a time, those of each model together."""
+        tensors: dict[int, Tensor] = {}
         options: Any = {"realism": self.realism, "max_pixels": self.max_pixels}
-        decoded = (decode_batch(self.codec, part, **options) for part in parts)
-        return [self._tensor(picture) for pictures in decoded for picture in pictures]
+        for model, indices in by_model(files, self.model).items():
+            pictures = decode_batch(self.codec(model), [files[index] for index in indices], **options)
+            tensors.update(zip(indices, map(self._tensor, pictures), strict=True))
+        return [tensors[index] for index in range(len(files))]
 
     def __call__(self, key: str, data: Any) -> Tensor | None:
         """Decode a field of a sample, as a handler of WebDataset's `decode`; None if it is not a `.ulc` file."""
@@ -95,7 +102,8 @@ class UlcDecoder:
         takes the error of a damaged file, as those of WebDataset do: it returns whether to go on without the sample, or
         to end, or raises. The error names the shard and the file. Raises TypeError for samples in batches.
         """
-        _ = self.codec  # an error of the model is not one of a sample
+        if self.model is not None:
+            self.codec(self.model)  # its error is not one of a sample
         remaining = iter(samples)
         while window := list(islice(remaining, self.batch_size)):
             fields = [ulc_fields(sample) for sample in window]

@@ -1,13 +1,23 @@
 """Describe a `.ulc` file without torch and without a model."""
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ulcodec.errors import TruncatedError
-from ulcodec.format.container import MAGIC, MAX_PIXELS, SEQUENCE_VERSION, VERSION, Attachment, Container
-from ulcodec.format.sequence_reader import SequenceReader
-from ulcodec.store.installed import installed_fingerprints
+from ulcodec.errors import TruncatedError, UnknownModelError
+from ulcodec.format.container import (
+    MAGIC,
+    MAX_HEADER_BYTES,
+    MAX_PIXELS,
+    SEQUENCE_VERSION,
+    VERSION,
+    Attachment,
+    Container,
+    read_head,
+)
+from ulcodec.format.sequence_reader import SequenceReader, read_header
+from ulcodec.store.installed import earlier_package, model_of, model_that_made
 
 START_BYTES = len(MAGIC) + 1
 
@@ -31,10 +41,67 @@ def is_sequence(start: bytes) -> bool:
     return start[:START_BYTES] == MAGIC + bytes([SEQUENCE_VERSION])
 
 
+def fingerprint_of(source: bytes | str | Path | BinaryIO) -> bytes:
+    """Read the 4 bytes that name the model in a file, its bytes, its path, or an open file at its start.
+
+    Only the header is read. Raises a FormatError if it is not sound.
+    """
+    if isinstance(source, bytes):
+        return fingerprint_of(BytesIO(source))
+    if isinstance(source, str | Path):
+        with open(source, "rb") as file:
+            return fingerprint_of(file)
+    start = source.read(START_BYTES)
+    if is_sequence(start):
+        source.seek(0)
+        return read_header(source, None).fingerprint
+    return read_head(start + source.read(MAX_HEADER_BYTES)).header.fingerprint
+
+
+def label_of(source: bytes | str | Path) -> str:
+    """Return the label of the model that made a file, its bytes or its path: what `ulcodec.load` takes.
+
+    Raises a FormatError for a file that is not sound as far as it is read, UnknownModelError, which names the package
+    to install, OSError.
+    """
+    try:
+        return model_that_made(fingerprint_of(source)).label
+    except UnknownModelError:
+        check_whole(source)
+        raise
+
+
+def check_whole(source: bytes | str | Path) -> None:
+    """Raise a FormatError for a damaged picture, whose fingerprint can be wrong. A sequence has a checked header."""
+    if not isinstance(source, bytes):
+        with open(source, "rb") as file:
+            start = file.read(START_BYTES)
+            source = start if is_sequence(start) else start + file.read()
+    if not is_sequence(source):
+        Container.from_bytes(source, max_pixels=None)
+
+
+def by_model(files: Sequence[bytes], model: str | Path | None = None) -> dict[str | Path, list[int]]:
+    """Group the indices of files by the label of the model that made each, or by one model for all.
+
+    Raises as `label_of`.
+    """
+    groups: dict[str | Path, list[int]] = {}
+    for index, data in enumerate(files):
+        groups.setdefault(model if model is not None else label_of(data), []).append(index)
+    return groups
+
+
+def model_info(fingerprint: bytes) -> dict[str, str | None]:
+    """Describe the model of a file: its label if it is installed, the package that has it, and the fingerprint."""
+    model = model_of(fingerprint)
+    label, package = (None, earlier_package(fingerprint)) if model is None else (model.label, model.package)
+    return {"model": label, "package": package, "fingerprint": fingerprint.hex()}
+
+
 def picture_info(data: bytes, max_pixels: int | None = MAX_PIXELS) -> dict[str, Any]:
     """Describe a picture. Raises FormatError."""
     container = Container.from_bytes(data, max_pixels=max_pixels)
-    fingerprint = container.header.fingerprint.hex()
     attachments = dict(container.attachments)
     significant_bits = attachments.get(Attachment.SIGNIFICANT_BITS)
     return {
@@ -46,8 +113,7 @@ def picture_info(data: bytes, max_pixels: int | None = MAX_PIXELS) -> dict[str, 
         "significant_bits": significant_bits[0] if significant_bits else container.header.bit_depth,
         "quality": container.header.quality,
         "lossless": container.is_lossless,
-        "model": installed_fingerprints().get(fingerprint),
-        "fingerprint": fingerprint,
+        **model_info(container.header.fingerprint),
         "file_bytes": len(data),
         "overhead_bytes": container.overhead_bytes,
         "attachment_bytes": {kind.name.lower(): len(content) for kind, content in container.attachments},
@@ -79,7 +145,7 @@ def sequence_info(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> dict[s
                 qualities.append(record.quality)
     except TruncatedError:
         is_complete = False
-    file_bytes, fingerprint = reader.size_bytes or 0, reader.header.fingerprint.hex()
+    file_bytes = reader.size_bytes or 0
     duration_s = float(clip.seconds((reader.index.end if reader.index else end) - clip.start))
     video_bits = 8 * (file_bytes - media_bytes)
     return {
@@ -101,8 +167,7 @@ def sequence_info(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> dict[s
         "gop": reader.header.gop,
         "duration_s": duration_s,
         "quality": sum(qualities) / len(qualities) if qualities else None,
-        "model": installed_fingerprints().get(fingerprint),
-        "fingerprint": fingerprint,
+        **model_info(reader.header.fingerprint),
         "complete": is_complete,
         "file_bytes": file_bytes,
         "overhead_bytes": file_bytes - media_bytes - payload_bytes,

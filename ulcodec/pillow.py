@@ -17,6 +17,7 @@ from PIL import Image, ImageFile
 from ulcodec.errors import FormatError, UlcError
 from ulcodec.format.attachments import metadata_field
 from ulcodec.format.container import MAGIC, THUMBNAIL_PX, Attachment, Container, Layout
+from ulcodec.info import label_of
 from ulcodec.io.metadata import EXIF_PREFIX
 from ulcodec.io.pictures import load_image
 
@@ -27,9 +28,12 @@ INFO_NAMES = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp", "cicp": "cicp"
 
 @dataclass
 class Options:
-    """Options of decoding: model, device, and realism from 0 to 1."""
+    """Options of decoding: device, and realism from 0 to 1.
 
-    model: str = "small"
+    `model`: that of all files, and for saving; None for the model that made a file, and `small` for saving.
+    """
+
+    model: str | None = None
     device: str = "auto"
     realism: float = 0.0
 
@@ -37,10 +41,11 @@ class Options:
 options = Options()
 
 
-def codec(model: str, device: str) -> Any:
+def codec(model: str | None, device: str, data: bytes = b"") -> Any:
+    """Load a model, or the one that made a file."""
     from ulcodec.codec.loading import load_once
 
-    return load_once(model, device)
+    return load_once(label_of(data) if model is None else model, device)
 
 
 class UlcImageFile(ImageFile.ImageFile):
@@ -89,7 +94,7 @@ class UlcImageFile(ImageFile.ImageFile):
         if self.file_bytes:
             data, self.file_bytes = self.file_bytes, b""
             try:
-                loaded = codec(options.model, options.device)
+                loaded = codec(options.model, options.device, data)
                 if self.reduced:
                     decoded = loaded.thumbnail(data, max_pixels=2**31).to_pil()
                 else:
@@ -111,7 +116,7 @@ def accept(prefix: bytes) -> bool:
 def save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     """Save an image as `.ulc`. Raises OSError for a picture that cannot be coded."""
     arguments = image.encoderinfo
-    model, quality = arguments.get("model", options.model), arguments.get("quality", 50)
+    model, quality = arguments.get("model", options.model) or "small", arguments.get("quality", 50)
     try:
         picture = load_image(with_metadata(image, arguments), upright=False, max_pixels=2**31)
         data = codec(model, options.device).encode(

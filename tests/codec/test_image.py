@@ -14,7 +14,7 @@ from ulcodec.format.container import Container
 from ulcodec.metrics import psnr_db
 from ulcodec.model.config import TINY, spread_reveal
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.store.installed import installed_fingerprints
+from ulcodec.store.installed import shipped_models
 from ulcodec.store.model_directory import save_model
 
 SIZES = [(1, 1), (7, 1), (17, 5), (64, 64), (96, 80)]
@@ -76,6 +76,7 @@ def test_info_describes_the_header(tiny_codec: Codec, picture: np.ndarray, coded
         "attachment_bytes": {},
         "quality": 70,
         "model": None,
+        "package": None,
         "fingerprint": tiny_codec.fingerprint,
         "file_bytes": len(coded),
         "overhead_bytes": len(coded) - sum(segment_bytes),
@@ -110,7 +111,7 @@ def test_file_of_another_model_is_refused(tiny_codec: Codec, coded: bytes) -> No
 
 
 def test_file_of_an_installed_model_names_it(tiny_codec: Codec, coded: bytes) -> None:
-    digits, whole = next(iter(installed_fingerprints())), Container.from_bytes(coded)
+    digits, whole = shipped_models()[0].fingerprint, Container.from_bytes(coded)
     header = dataclasses.replace(whole.header, fingerprint=bytes.fromhex(digits))
     with pytest.raises(UnknownModelError, match=f"made by model {digits}.*Load the installed model small$"):
         tiny_codec.decode(dataclasses.replace(whole, header=header).to_bytes())
@@ -135,5 +136,5 @@ def test_different_arithmetic_is_not_reported_as_damage(tiny_codec: Codec, coded
 
 def test_missing_model_is_refused(tmp_path: Path) -> None:
     for model in ("no-such-model", tmp_path):
-        with pytest.raises(ModelError, match=r"neither a shipped model .* nor a model directory"):
+        with pytest.raises(ModelError, match=r"neither an installed model .* nor a model directory"):
             ulcodec.load(model)

@@ -6,12 +6,12 @@
 `loaded` model. Built on them: `rate_control` (target size or quality), `refinement` (better latents), `realism`
 (sampled detail), `evaluation`, `generate` (new pictures and clips).
 
-Import the public names from this package: `load`, `Codec`, `encode_batch` and the others in `__all__`.
+Import the public names from this package: `load`, `load_for`, `Codec`, `encode_batch` and the others in `__all__`.
 """
 
 from ulcodec.codec.clip_encoder import WrittenPart
 from ulcodec.codec.image import Codec, Encoding, Recovery, decode_batch, encode_batch
-from ulcodec.codec.loading import load
+from ulcodec.codec.loading import load, load_for
 from ulcodec.codec.rate_control import encode_to_quality, encode_to_size
 from ulcodec.codec.realism import Realism
 from ulcodec.codec.video import Video, VideoFrame
@@ -29,4 +29,5 @@ __all__ = [
     "encode_to_quality",
     "encode_to_size",
     "load",
+    "load_for",
 ]

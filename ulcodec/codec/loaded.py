@@ -7,7 +7,7 @@ from ulcodec.codec.networks import Networks
 from ulcodec.coding.latents import LatentCoder
 from ulcodec.errors import ModelError, UnknownModelError
 from ulcodec.format.sequence import may_predict
-from ulcodec.store.installed import installed_fingerprints
+from ulcodec.store.installed import advice
 
 if TYPE_CHECKING:
     import torch
@@ -59,19 +59,13 @@ class LoadedModel:
         return self.sequence_fingerprint_bytes if may_predict(gop) else self.fingerprint_bytes
 
     def check_fingerprint(self, fingerprint: bytes, expected: bytes | None = None) -> None:
-        """Raise UnknownModelError, which lists the installed models, for a file that another model made.
+        """Raise UnknownModelError, which says which model to load or to install, for a file that another model made.
 
         `expected`: the fingerprint that the file should have, by default that of a picture.
         """
         expected = self.fingerprint_bytes if expected is None else expected
-        if fingerprint == expected:
-            return
-        known = installed_fingerprints()
-        installed = ", ".join(f"{name} ({digits})" for digits, name in known.items()) or "none"
-        advice = "Install the ulcodec release that ships that model, or name its directory with --model"
-        if fingerprint.hex() in known:
-            advice = f"Load the installed model {known[fingerprint.hex()]}"
-        raise UnknownModelError(
-            f"the file was made by model {fingerprint.hex()}; the loaded model is {self.name} ({expected.hex()}); "
-            f"installed: {installed}. {advice}"
-        )
+        if fingerprint != expected:
+            raise UnknownModelError(
+                f"the file was made by model {fingerprint.hex()}; the loaded model is {self.name} ({expected.hex()}). "
+                f"{advice(fingerprint)}"
+            )

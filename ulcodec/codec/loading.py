@@ -11,6 +11,7 @@ from ulcodec.coding.latents import LatentCoder
 from ulcodec.errors import DeviceError, MissingPackageError
 from ulcodec.graphs.graph_files import Graphs, is_deployment
 from ulcodec.graphs.graph_prior import GraphPrior
+from ulcodec.info import label_of
 from ulcodec.store.installed import model_directory
 from ulcodec.store.stored_integers import open_integers
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def load(
     model: str | Path = "small", *, device: str = "auto", backend: Backend = "auto", n_threads: int | None = None
 ) -> Codec:
-    """Load a model: the name of a shipped one, or a directory of `ulcodec train export` or `ulcodec model export-onnx`.
+    """Load a model: the name or the fingerprint of an installed one (`ulcodec model list`), or a model directory.
 
     `device`: "auto" (CUDA if there is one), "cpu", "cuda", ... `backend`: "torch", "onnxruntime" (CPU; the model must
     have ONNX graphs), or "auto" (see `default_backend`). `n_threads`: CPU threads of onnxruntime; torch has its own
@@ -55,7 +56,17 @@ def load(
         return codec_of(open_model(model), chosen_device)
 
 
-@lru_cache(maxsize=2)
+def load_for(
+    source: bytes | str | Path, *, device: str = "auto", backend: Backend = "auto", n_threads: int | None = None
+) -> Codec:
+    """Load the model that made a `.ulc` file, its bytes or its path: `load_for(data).decode(data)`.
+
+    Options are those of `load`. Raises as `ulcodec.info.label_of` and as `load`.
+    """
+    return load(label_of(source), device=device, backend=backend, n_threads=n_threads)
+
+
+@lru_cache(maxsize=8)
 def load_once(model: str | Path, device: str) -> Codec:
     """Load a model as `load` does, once in this process."""
     return load(model, device=device)

@@ -172,8 +172,8 @@ def _discard(staging: Path) -> None:
             staging.rmdir()
 
 
-def _stored_files(path: Path) -> dict[str, Path]:
-    """Map the files of a directory's newest version to their paths, in the directory or in a staging folder."""
+def stored_files(path: Path) -> dict[str, Path]:
+    """Map the names of the files of a directory's newest version to their paths, there or in a staging folder."""
     if not path.is_dir():
         return {}
     files = {name: path / name for name in os.listdir(path) if _is_ours(name)}
@@ -187,7 +187,7 @@ def _stored_files(path: Path) -> dict[str, Path]:
 
 def is_written(path: Path) -> bool:
     """Whether a directory holds files of `write_directory`, whole or damaged."""
-    return bool(_stored_files(path))
+    return bool(stored_files(path))
 
 
 def read_consistently(path: Path, read: Callable[[], Result]) -> Result:
@@ -213,7 +213,7 @@ def read_consistently(path: Path, read: Callable[[], Result]) -> Result:
 def _version_of(path: Path) -> dict[str, tuple[int, int, int]]:
     """Return the inode, size and time of each file of a directory: they differ between versions."""
     version = {}
-    for name, file in _stored_files(path).items():
+    for name, file in stored_files(path).items():
         with suppress(FileNotFoundError):
             status = file.stat()
             version[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
@@ -233,7 +233,7 @@ def read_arrays(path: Path, group: str) -> dict[str, NDArray[Any]]:
 
 
 def _read_group(path: Path, group: str, load: Callable[[Path], dict[str, Loaded]]) -> dict[str, Loaded]:
-    stored = _stored_files(path)
+    stored = stored_files(path)
     files = [
         stored[name] for name in sorted(stored) if (match := SHARD_NAME.fullmatch(name)) and match["group"] == group
     ]
@@ -280,7 +280,7 @@ def tensor_places(path: Path, group: str) -> dict[str, TensorPlace]:
 
 def read_document(path: Path, name: str) -> dict[str, Any]:
     """Read the JSON object `NAME.json`. Raises ModelError if it is missing or damaged."""
-    file = _stored_files(path).get(f"{name}.json", path / f"{name}.json")
+    file = stored_files(path).get(f"{name}.json", path / f"{name}.json")
     try:
         document = json.loads(file.read_text())
     except OSError as error:
