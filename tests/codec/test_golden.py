@@ -68,6 +68,18 @@ def test_golden_sequences_resemble_their_sources(small: Codec, name: str) -> Non
     assert min(psnr_db(original, frame.pixels) for original, frame in zip(originals, frames, strict=True)) > 24
 
 
+def test_sequence_from_before_the_video_part_decodes_to_its_latents(small: Codec) -> None:
+    """The pictures of a model decode the sequences that it made without an entropy model of predicted frames.
+
+    The file is that of the version before these weights had one, with the hash that it wrote.
+    """
+    data = (GOLDEN / "predicted_as_pictures.ulc").read_bytes()
+    video = small.decode_video(data)
+    assert video.reader.header.fingerprint == small.fingerprint_bytes != small.sequence_fingerprint_bytes
+    assert sequence_sha256(small, data) == "4e14ab532a33e9a74865fb09b9df75acea385c01f5e6b93685918151ffff4d5f"
+    assert min(map(psnr_db, clip_frames("predicted"), (frame.pixels for frame in video))) > 24
+
+
 def test_golden_sequence_has_all_kinds_of_frames(small: Codec) -> None:
     with open(GOLDEN / "predicted.ulc", "rb") as file:
         reader = SequenceReader(file)

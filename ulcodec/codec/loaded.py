@@ -1,6 +1,6 @@
 """A model in memory: what pictures and clips are coded with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ulcodec.codec.networks import Networks
@@ -57,6 +57,16 @@ class LoadedModel:
     def fingerprint_of_sequence(self, gop: int) -> bytes:
         """The 4 bytes that name the model in a sequence: those of pictures if every frame is intra, at a GOP of 1."""
         return self.sequence_fingerprint_bytes if may_predict(gop) else self.fingerprint_bytes
+
+    def as_maker_of(self, fingerprint: bytes) -> "LoadedModel":
+        """Return the model as it was when it made a sequence: without an entropy model of predicted frames, if need be.
+
+        Such a model coded all frames as pictures. Raises UnknownModelError as `check_fingerprint`.
+        """
+        if fingerprint == self.fingerprint_bytes:
+            return replace(self, residual_coder=self.coder)
+        self.check_fingerprint(fingerprint, self.sequence_fingerprint_bytes)
+        return self
 
     def check_fingerprint(self, fingerprint: bytes, expected: bytes | None = None) -> None:
         """Raise UnknownModelError, which says which model to load or to install, for a file that another model made.

@@ -85,12 +85,11 @@ class Video:
         self._file = file
         try:
             self.reader = SequenceReader(file, max_pixels=max_pixels, recover=recover)
-            header = self.reader.header
-            loaded.check_fingerprint(header.fingerprint, loaded.fingerprint_of_sequence(header.gop))
+            self.loaded = loaded.as_maker_of(self.reader.header.fingerprint)
         except BaseException:
             self.close()
             raise
-        self.loaded, self.format = loaded, self.reader.clip
+        self.format = self.reader.clip
         self.n_media_bytes = 0
 
     def close(self) -> None:

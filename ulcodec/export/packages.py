@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from errno import EEXIST
 from importlib.util import find_spec
 from pathlib import Path
-from subprocess import CalledProcessError
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -184,7 +183,7 @@ def quoted(text: str) -> str:
 
 def built(project: Path, folder: Path) -> Path:
     """Build the wheel of a project into a folder. Raises ModelError with the last line of the builder if it fails."""
-    from build import BuildException, ProjectBuilder
+    from build import BuildBackendException, BuildException, ProjectBuilder
     from pyproject_hooks import quiet_subprocess_runner
 
     def run(cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
@@ -192,8 +191,7 @@ def built(project: Path, folder: Path) -> Path:
 
     try:
         return Path(ProjectBuilder(project, runner=run).build("wheel", folder))
-    except CalledProcessError as error:
-        output = error.output.decode(errors="replace").strip() or str(error)
-        raise ModelError(f"the wheel cannot be built: {output.splitlines()[-1]}") from error
-    except BuildException as error:
-        raise ModelError(f"the wheel cannot be built: {error}") from error
+    except (BuildException, BuildBackendException) as error:
+        output = getattr(getattr(error, "exception", None), "output", None) or b""
+        reason = output.decode(errors="replace").strip() or str(error)
+        raise ModelError(f"the wheel cannot be built: {reason.splitlines()[-1]}") from error

@@ -1,8 +1,9 @@
 """The models that are installed, their names and fingerprints: without torch, and without running what is installed.
 
 `small` is in the package `ulcodec` itself. Every other model is a package of its own, `ulcodec-model-NAME-FINGERPRINT`,
-with an entry point in the group `ulcodec.models` whose value is the Python package that is the model directory.
-`ulcodec.export.packages` builds them.
+with an entry point in the group `ulcodec.models` whose value is the Python package that is the model directory. If its
+sequences have a fingerprint of their own, the name ends with that, since two models can have the same pictures.
+`ulcodec.export.packages` builds the packages.
 """
 
 import json
@@ -32,7 +33,7 @@ NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 EARLIER = {
     fingerprint: f"small-{fingerprint}"
-    for fingerprint in ("28c0d06c", "3d7eef3b", "e6518767", "b74a1388", "73fbd6d2", "7f215211", "840601ac")
+    for fingerprint in ("40950afe", "28c0d06c", "3d7eef3b", "e6518767", "b74a1388", "73fbd6d2", "7f215211", "840601ac")
 }
 """Labels of the models that `ulcodec` shipped before, by the fingerprints in their files."""
 
@@ -59,17 +60,21 @@ class InstalledModel:
 
     @property
     def full_label(self) -> str:
-        """The name with the fingerprint."""
-        return f"{self.name}-{self.fingerprint}"
+        """The name with the fingerprint, and that of sequences if it is another."""
+        return "-".join([self.name, *dict.fromkeys(self.fingerprints)])
 
     @property
     def label(self) -> str:
-        """The shortest name that always means this model: that of a shipped one, else the name with the fingerprint."""
+        """The name that always means this model, without fingerprints for a shipped one."""
         return self.name if self.is_shipped else self.full_label
 
     @property
     def fingerprints(self) -> tuple[str, str]:
         return self.fingerprint, self.sequence_fingerprint
+
+    def has_name(self, wanted: str) -> bool:
+        """Whether this may be the model that a user means: by name, fingerprint or both."""
+        return wanted in (self.name, *self.fingerprints, f"{self.name}-{self.fingerprint}")
 
 
 def installed_models() -> Iterator[InstalledModel]:
@@ -151,23 +156,24 @@ def package_name(name: str) -> str:
 def model_directory(model: str | Path) -> Path:
     """Find the directory of an installed model by its name or fingerprint, or of any model by its path.
 
-    A name is that of a shipped model, NAME-FINGERPRINT, or NAME if a single package has a model of this name. Raises
-    ModelError if there is none, or several.
+    A shipped model comes before a path, and a path before a package. Raises ModelError if there is none, or if several
+    packages have a model of this name.
     """
     for candidate in (WEIGHTS / str(model), Path(model)):
         if (candidate / "config.json").is_file():
             return candidate
-    wanted = re.sub(r"[-_.]+", "-", str(model)).lower()
-    installed = list(installed_models())
-    for found in installed:
-        if wanted in (found.full_label, *found.fingerprints):
-            return found.directory
-    named = [found for found in installed if found.name == wanted]
-    if len(named) == 1:
-        return named[0].directory
-    if named:
-        labels = ", ".join(found.label for found in named)
-        raise ModelError(f"several installed models have the name {str(model)!r}; choose one: {labels}")
+    wanted, installed = re.sub(r"[-_.]+", "-", str(model)).lower(), list(installed_models())
+    named = [found for found in installed if found.has_name(wanted)]
+    meant = (
+        [found for found in installed if found.full_label == wanted][:1]
+        or [found for found in named if found.is_shipped][:1]
+        or named
+    )
+    if len(meant) == 1:
+        return meant[0].directory
+    if meant:
+        labels = ", ".join(found.label for found in meant)
+        raise ModelError(f"several installed models are {str(model)!r}; choose one: {labels}")
     labels = ", ".join(found.label for found in installed) or "none"
     hint = "".join(f": {install_command(label)}" for digits, label in EARLIER.items() if wanted in (digits, label))
     raise ModelError(
@@ -197,8 +203,8 @@ def advice(fingerprint: bytes) -> str:
         return f"It is not installed: {install_command(EARLIER[digits])}"
     installed = ", ".join(f"{found.label} ({found.fingerprint})" for found in installed_models()) or "none"
     return (
-        f"It is not installed, only {installed}. Install its package, {PACKAGE_PREFIX}NAME-{digits} (a sequence can "
-        "have other digits), or a newer ulcodec, or give the directory of that model"
+        f"It is not installed, only {installed}. Install the package with these digits in its name, "
+        f"{PACKAGE_PREFIX}NAME-{digits}, or a newer ulcodec, or give the directory of that model"
     )
 
 
