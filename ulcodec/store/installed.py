@@ -31,11 +31,11 @@ PACKAGE_PREFIX = "ulcodec-model-"
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 """Names that a model package can have."""
 
-EARLIER = {
-    fingerprint: f"small-{fingerprint}"
-    for fingerprint in ("40950afe", "28c0d06c", "3d7eef3b", "e6518767", "b74a1388", "73fbd6d2", "7f215211", "840601ac")
-}
-"""Labels of the models that `ulcodec` shipped before, by the fingerprints in their files."""
+EARLIER = (
+    "small-40950afe", "small-28c0d06c", "small-3d7eef3b", "small-e6518767", "small-b74a1388", "small-73fbd6d2",
+    "small-7f215211", "small-840601ac",
+)  # fmt: skip
+"""Labels of the models that `ulcodec` shipped before."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,8 @@ def model_directory(model: str | Path) -> Path:
         labels = ", ".join(found.label for found in meant)
         raise ModelError(f"several installed models are {str(model)!r}; choose one: {labels}")
     labels = ", ".join(found.label for found in installed) or "none"
-    hint = "".join(f": {install_command(label)}" for digits, label in EARLIER.items() if wanted in (digits, label))
+    label = wanted if wanted in EARLIER else earlier_label(wanted)
+    hint = "" if label is None else f": {install_command(label)}"
     raise ModelError(
         f"no model {str(model)!r}: it is neither an installed model ({labels}) nor a model directory{hint}"
     )
@@ -199,8 +200,9 @@ def advice(fingerprint: bytes) -> str:
     digits, model = fingerprint.hex(), model_of(fingerprint)
     if model is not None:
         return f"Load the installed model {model.label}"
-    if digits in EARLIER:
-        return f"It is not installed: {install_command(EARLIER[digits])}"
+    label = earlier_label(digits)
+    if label is not None:
+        return f"It is not installed: {install_command(label)}"
     installed = ", ".join(f"{found.label} ({found.fingerprint})" for found in installed_models()) or "none"
     return (
         f"It is not installed, only {installed}. Install the package with these digits in its name, "
@@ -213,7 +215,12 @@ def install_command(label: str) -> str:
     return f"pip install {PACKAGE_PREFIX}{label}"
 
 
+def earlier_label(digits: str) -> str | None:
+    """The label of a model that was shipped before, by one of its fingerprints; None for any other."""
+    return next((label for label in EARLIER if digits in label.split("-")[1:]), None)
+
+
 def earlier_package(fingerprint: bytes) -> str | None:
-    """The package of a model that was shipped before, by its fingerprint; None for any other."""
-    label = EARLIER.get(fingerprint.hex())
+    """The package of a model that was shipped before, by one of its fingerprints; None for any other."""
+    label = earlier_label(fingerprint.hex())
     return None if label is None else PACKAGE_PREFIX + label
