@@ -25,7 +25,7 @@ from ulcodec.store.tensor_files import GRAPHS, SHARD_NAME, read_consistently, st
 MODEL_GROUPS = ("weights", "coding", "video_weights", "video_coding")
 """Groups of tensors of a model. A directory may hold others, of a checkpoint."""
 
-LEAVES = ("README.md", "LICENSE")
+COMPANIONS = ("README.md", "LICENSE")
 """Files that a package takes along if the directory has them: its page, and the terms of the weights."""
 
 EPOCH_S = "315532800"
@@ -86,18 +86,17 @@ def build_package(
     check_packages()
     version, license = normalised(version, license)
     directory = model_directory(model)
-    described = model_at(directory)
-    target = out_dir / f"{module_of(described)}-{version}-py3-none-any.whl"
-    if target.exists() and not force:
-        raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(target))
     with TemporaryDirectory() as folder:
         project = Path(folder) / "project"
-        package = project / module_of(described)
-        package.mkdir(parents=True)
-        read_consistently(directory, lambda: copy_model(directory, package))
+        read_consistently(directory, lambda: copy_model(directory, project / "model"))
+        described = model_at(project / "model")
+        target = out_dir / f"{module_of(described)}-{version}-py3-none-any.whl"
+        if target.exists() and not force:
+            raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(target))
+        package = (project / "model").rename(project / module_of(described))
         with share(LOADING_SHARE, "loading the model"):
             load(package, device="cpu")
-        describe_project(project, model_at(package), version, license)
+        describe_project(project, described, version, license)
         wheel = built(project, Path(folder))
         out_dir.mkdir(parents=True, exist_ok=True)
         atomic_write(target, wheel.read_bytes())
@@ -106,7 +105,7 @@ def build_package(
 
 def check_packages() -> None:
     """Raise MissingPackageError without the packages that build wheels."""
-    if not all(map(find_spec, ("build", "setuptools"))):
+    if not all(map(find_spec, ("build", "setuptools", "packaging.licenses"))):
         raise MissingPackageError('a model package needs packages: pip install "ulcodec[package]"')
 
 
@@ -126,24 +125,24 @@ def module_of(model: InstalledModel) -> str:
     return (PACKAGE_PREFIX + model.full_label).replace("-", "_")
 
 
-def copy_model(directory: Path, package: Path) -> None:
+def copy_model(directory: Path, copy: Path) -> None:
     """Copy the files of a model, and nothing else that its directory may hold. Raises ModelError, OSError."""
-    shutil.rmtree(package)
-    package.mkdir()
-    shards = {name: SHARD_NAME.fullmatch(name) for name in stored_files(directory)}
-    names = ["config.json", *(name for name, match in shards.items() if match and match["group"] in MODEL_GROUPS)]
-    files = {name: stored_files(directory).get(name, directory / name) for name in names}
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir(parents=True)
+    files = {name: file for name, file in stored_files(directory).items() if is_of_model(name)}
     if has_present_graphs(directory):
-        files |= {name: directory / name for name in (f"{GRAPHS}.json", *graph_names(directory))}
-    files |= {name: directory / name for name in LEAVES if (directory / name).is_file()}
+        graphs = [f"{GRAPHS}.json", *(f"{name}.onnx" for name in listed_graphs(directory))]
+        files |= {name: directory / name for name in graphs}
+    files |= {name: directory / name for name in COMPANIONS if (directory / name).is_file()}
     for name, file in files.items():
-        (package / name).write_bytes(file.read_bytes())
-        (package / name).chmod(0o644)  # a wheel keeps modes
+        (copy / name).write_bytes(file.read_bytes())
+        (copy / name).chmod(0o644)  # a wheel keeps modes
 
 
-def graph_names(directory: Path) -> list[str]:
-    """The files of the graphs of a directory."""
-    return [f"{name}.onnx" for name in listed_graphs(directory)]
+def is_of_model(name: str) -> bool:
+    """Whether a file of this name describes a model, or has its tensors."""
+    match = SHARD_NAME.fullmatch(name)
+    return name == "config.json" if match is None else match["group"] in MODEL_GROUPS
 
 
 def describe_project(project: Path, model: InstalledModel, version: str, license: str | None) -> None:
@@ -151,7 +150,7 @@ def describe_project(project: Path, model: InstalledModel, version: str, license
     distribution, package = PACKAGE_PREFIX + model.full_label, project / module_of(model)
     sequences = model.sequence_fingerprint
     of_sequences = "" if sequences == model.fingerprint else f", in sequences {sequences}"
-    own_page, terms = (package / name for name in LEAVES)
+    own_page, terms = (package / name for name in COMPANIONS)
     page = PAGE.format(distribution=distribution, of_sequences=of_sequences, label=model.full_label, **vars(model))
     pages = [page.encode()]  # in UTF-8, which the builder checks
     if own_page.exists():
