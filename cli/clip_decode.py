@@ -21,7 +21,7 @@ from ulcodec.info import START_BYTES, is_sequence
 from ulcodec.io.files import sha256_of
 from ulcodec.io.places import Place
 from ulcodec.progress import share
-from ulcodec_cli.common import STANDARD_STREAM, first_bytes, peek, say, write_file
+from ulcodec_cli.common import STANDARD_STREAM, first_bytes, model_label, peek, say, write_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,7 +138,7 @@ def decode_sequence(codec: "Codec", sequence: SequenceInput, target: Path, optio
         "height": clip.height,
         "n_frames": n_frames,
         "sha256": sha256_of(target) if target.is_file() else None,
-        "model": codec.name,
+        "model": model_label(codec),
         "fingerprint": codec.fingerprint,
         "damage": damage,
         "decode_ms": 1000 * seconds,

@@ -19,7 +19,7 @@ from ulcodec.format.container import MAGIC, SEQUENCE_VERSION
 from ulcodec.info import START_BYTES, is_sequence
 from ulcodec.io.files import sha256_of
 from ulcodec.io.places import Place
-from ulcodec_cli.common import STANDARD_STREAM, first_bytes, peek, read_file, say
+from ulcodec_cli.common import STANDARD_STREAM, first_bytes, model_label, peek, read_file, say
 
 try:
     import fcntl
@@ -268,7 +268,7 @@ def report_of(codec: "Codec", clip: ClipInput, target: Path, seconds: float) -> 
         "output_bytes": fields["file_bytes"],
         **fields,
         "sha256": sha256_of(target),
-        "model": codec.name,
+        "model": model_label(codec),
         "encode_ms": 1000 * seconds,
         "frames_per_s": frames_per_s,
         "line": f"{target}: {size}, {fields['file_bytes']} bytes, {rate}, {frames_per_s:.1f} frames/s",

@@ -17,9 +17,9 @@ import typer
 
 from ulcodec.backends import BACKENDS, Backend
 from ulcodec.errors import LocationError
-from ulcodec.info import label_of
+from ulcodec.info import model_for
 from ulcodec.io.places import Place, read_bytes, write_bytes
-from ulcodec.store.installed import model_directory
+from ulcodec.store.installed import model_directory, model_of
 from ulcodec_cli.progress import hide_bar
 
 if TYPE_CHECKING:
@@ -102,9 +102,13 @@ class ModelOptions(NamedTuple):
                 return cls(model, device, threads, known)
         raise typer.BadParameter(f"--backend is one of {', '.join(BACKENDS)}, got {backend!r}")
 
+    def directory_for(self, source: bytes | Path) -> Path:
+        """Find the directory of the model for a file, its bytes or its path. Raises ModelError, and as `model_for`."""
+        return model_for(source).directory if self.model is None else model_directory(self.model)
+
     def for_file(self, source: bytes | Path) -> "ModelOptions":
-        """Choose the model for a file, its bytes or its path. Raises as `label_of`."""
-        return self if self.model is not None else self._replace(model=label_of(source))
+        """Choose the model for a file. Raises as `directory_for`."""
+        return self._replace(model=str(self.directory_for(source)))
 
 
 def load_codec(options: ModelOptions, n_pixels: int | None = None) -> "Codec":
@@ -149,6 +153,12 @@ def model_identity(model: str | None) -> str:
         return str(json.loads((model_directory(model) / "config.json").read_text())["coding_sha256"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
+
+
+def model_label(codec: "Codec") -> str:
+    """The label of a model that is installed, else its name."""
+    model = model_of(codec.fingerprint_bytes)
+    return codec.name if model is None else model.label
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from ulcodec_cli.common import (
     output_path,
     print_fields,
     print_json,
-    show_warnings,
 )
 from ulcodec_cli.progress import progress_bar
 
@@ -53,7 +52,6 @@ def compare(
     """Print rate, PSNR and MS-SSIM of a .ulc file, or another picture or video, against its original."""
     loading = ModelOptions.of(model, device, threads, backend)
     target = None if output is None else output_path(original, output, ".png", force)
-    show_warnings()
     if is_moving(original) or is_moving(other):
         if target is not None:
             raise typer.BadParameter("--output is for pictures")

@@ -15,6 +15,7 @@ from ulcodec.info import START_BYTES, by_model, is_sequence
 from ulcodec.io.locations import SHARD_SUFFIX
 from ulcodec.io.places import Place
 from ulcodec.progress import share, tracked
+from ulcodec.store.installed import model_directory
 from ulcodec_cli.batch import BulkOptions, EngineOption, ErrorsOption, Jobs, ManifestOption, run_plan
 from ulcodec_cli.clip_decode import (
     DEFAULT_SUFFIX,
@@ -44,10 +45,10 @@ from ulcodec_cli.common import (
     finite,
     load_codec,
     model_identity,
+    model_label,
     path_of,
     read_file,
     say,
-    show_warnings,
     write_file,
 )
 from ulcodec_cli.plan import is_shard, make_plan
@@ -168,7 +169,6 @@ def decode(
     bulk = BulkOptions(engine, jobs, manifest, errors)
     bulk.check()
     plan = make_plan(sources, output, suffix_of, lambda: {".ulc"}, recursive=recursive, force=force)
-    show_warnings()
 
     from ulcodec.io.picture_files import image_format
 
@@ -231,17 +231,19 @@ class Decoder:
     options: object
     verb: str = "decoding"
     _n_pixels: int | None = None
-    _codecs: "dict[str | None, Codec]" = field(default_factory=dict)
+    _codecs: "dict[Path, Codec]" = field(default_factory=dict)
 
-    def codec(self, options: ModelOptions) -> "Codec":
-        """A model, loaded when its first file has been read."""
-        if options.model not in self._codecs:
-            self._codecs[options.model] = load_codec(options, None if self.many else self._n_pixels)
-        return self._codecs[options.model]
+    def codec(self, directory: Path) -> "Codec":
+        """The model of a directory, loaded when its first file has been read."""
+        if directory not in self._codecs:
+            options = self.model._replace(model=str(directory))
+            self._codecs[directory] = load_codec(options, None if self.many else self._n_pixels)
+        return self._codecs[directory]
 
     def load(self, n_threads: int) -> None:
+        """Load a model now, so that an error of the device comes before all files: `small` if each file has its own."""
         self.model = self.model._replace(threads=n_threads)
-        self.codec(self.model._replace(model=self.model.model or DEFAULT_MODEL))
+        self.codec(model_directory(self.model.model or DEFAULT_MODEL))
 
     @property
     def goes_alone(self) -> bool:
@@ -284,15 +286,15 @@ class Decoder:
         for job in jobs if is_sequence else ():
             check_options(path_of(job.target), options)
         if is_sequence:
-            codecs = [self.codec(self.model.for_file(header_of(job.content))) for job in jobs]
+            codecs = [self.codec(self.model.directory_for(header_of(job.content))) for job in jobs]
             return [
                 decode_sequence(codec, job.content, path_of(job.target), options)
                 for codec, job in zip(codecs, jobs, strict=True)
             ]
         results: dict[int, dict[str, Any]] = {}
         groups = by_model([job.content for job in jobs], self.model.model)
-        for model, indices in tracked(list(groups.items())):
-            codec = self.codec(self.model._replace(model=str(model)))
+        for directory, indices in tracked(list(groups.items())):
+            codec = self.codec(directory)
             results.update(zip(indices, self.finish_pictures(codec, [jobs[index] for index in indices]), strict=True))
         return [results[index] for index in range(len(jobs))]
 
@@ -340,7 +342,7 @@ class Decoder:
             "output_bytes": len(file),
             "width": width,
             "height": height,
-            "model": codec.name,
+            "model": model_label(codec),
             "fingerprint": codec.fingerprint,
             "n_segments": recovery.n_segments,
             "damage": None if recovery.damage is None else str(recovery.damage),

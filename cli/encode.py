@@ -33,8 +33,8 @@ from ulcodec_cli.common import (
     finite,
     load_codec,
     model_identity,
+    model_label,
     path_of,
-    show_warnings,
     write_file,
 )
 from ulcodec_cli.plan import is_shard, make_plan
@@ -161,7 +161,6 @@ def encode(
         sources, output, result_suffix, lambda: readable_extensions() | VIDEO_SUFFIXES,
         recursive=recursive, force=force,
     )  # fmt: skip
-    show_warnings()
     options = {"alpha_quality": alpha_quality, "strip": strip, "effort": effort}
     part = parse_time(start), None if duration is None else parse_time(duration)
     if part[1] == 0:
@@ -321,7 +320,7 @@ class Encoder:
             "height": header.height,
             "bits_per_pixel": bits_per_pixel,
             "quality": header.quality,
-            "model": self.codec.name,
+            "model": model_label(self.codec),
             "fingerprint": header.fingerprint.hex(),
             "sha256": hashlib.sha256(data).hexdigest(),
             "encode_ms": encode_ms,

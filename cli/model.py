@@ -1,12 +1,13 @@
 """`ulcodec model`: list, describe, export and package models."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
 from ulcodec import __version__
-from ulcodec_cli.common import Device, Force, Json, Model, print_json, show_warnings
+from ulcodec_cli.common import Device, Force, Json, Model, print_json
 from ulcodec_cli.model_export import export_onnx
 from ulcodec_cli.progress import progress_bar
 
@@ -26,7 +27,6 @@ def list_models(json: Json = False) -> None:
     """
     from ulcodec.store.installed import installed_models
 
-    show_warnings()
     models = list(installed_models())
     if json:
         rows = [
@@ -85,7 +85,7 @@ def package_model(
     if json:
         print_json({"output": str(wheel), "bytes": wheel.stat().st_size})
     else:
-        typer.echo(f"{wheel}: {wheel.stat().st_size / 1e6:.1f} MB; install it with: pip install {wheel}")
+        typer.echo(f"{wheel}: {wheel.stat().st_size / 1e6:.1f} MB; install it with: pip install {quote(str(wheel))}")
 
 
 @app.command("describe")

@@ -72,10 +72,10 @@ class UlcDecoder:
         self.realism = Realism.of(realism)
         self.batch_size, self.max_pixels = batch_size, max_pixels
 
-    def codec(self, model: str | Path) -> Codec:
-        """A model, loaded once in a process."""
+    def codec(self, directory: Path) -> Codec:
+        """The model of a directory, loaded once in a process."""
         is_forked = self.device == "auto" and get_worker_info() is not None  # such a process cannot use CUDA
-        return load_once(model, "cpu" if is_forked else self.device)
+        return load_once(directory, "cpu" if is_forked else self.device)
 
     def decode(self, files: Sequence[bytes]) -> list[Tensor]:
         """Decode files of any sizes, `batch_size` at a time."""
@@ -86,8 +86,8 @@ class UlcDecoder:
         """Decode files at a time, those of each model together."""
         tensors: dict[int, Tensor] = {}
         options: Any = {"realism": self.realism, "max_pixels": self.max_pixels}
-        for model, indices in by_model(files, self.model).items():
-            pictures = decode_batch(self.codec(model), [files[index] for index in indices], **options)
+        for directory, indices in by_model(files, self.model).items():
+            pictures = decode_batch(self.codec(directory), [files[index] for index in indices], **options)
             tensors.update(zip(indices, map(self._tensor, pictures), strict=True))
         return [tensors[index] for index in range(len(files))]
 
@@ -102,8 +102,6 @@ class UlcDecoder:
         takes the error of a damaged file, as those of WebDataset do: it returns whether to go on without the sample, or
         to end, or raises. The error names the shard and the file. Raises TypeError for samples in batches.
         """
-        if self.model is not None:
-            self.codec(self.model)  # its error is not one of a sample
         remaining = iter(samples)
         while window := list(islice(remaining, self.batch_size)):
             fields = [ulc_fields(sample) for sample in window]

@@ -15,9 +15,10 @@ from ulcodec.format.container import (
     Attachment,
     Container,
     read_head,
+    remains,
 )
 from ulcodec.format.sequence_reader import SequenceReader, read_header
-from ulcodec.store.installed import earlier_package, model_of, model_that_made
+from ulcodec.store.installed import InstalledModel, earlier_package, model_directory, model_of, model_that_made
 
 START_BYTES = len(MAGIC) + 1
 
@@ -58,44 +59,49 @@ def fingerprint_of(source: bytes | str | Path | BinaryIO) -> bytes:
     return read_head(start + source.read(MAX_HEADER_BYTES)).header.fingerprint
 
 
-def label_of(source: bytes | str | Path) -> str:
-    """Return the label of the model that made a file, its bytes or its path: what `ulcodec.load` takes.
+def model_for(source: bytes | str | Path) -> InstalledModel:
+    """Find the installed model that made a file, its bytes or its path.
 
     Raises a FormatError for a file that is not sound as far as it is read, UnknownModelError, which names the package
     to install, OSError.
     """
     try:
-        return model_that_made(fingerprint_of(source)).label
+        return model_that_made(fingerprint_of(source))
     except UnknownModelError:
-        check_whole(source)
+        check_front(source)
         raise
 
 
-def check_whole(source: bytes | str | Path) -> None:
-    """Raise a FormatError for a damaged picture, whose fingerprint can be wrong. A sequence has a checked header."""
+def check_front(source: bytes | str | Path) -> None:
+    """Raise a FormatError for a picture that is damaged at its front: its fingerprint can be wrong.
+
+    The header of a sequence has a checksum of its own.
+    """
     if not isinstance(source, bytes):
         with open(source, "rb") as file:
             start = file.read(START_BYTES)
             source = start if is_sequence(start) else start + file.read()
     if not is_sequence(source):
-        Container.from_bytes(source, max_pixels=None)
+        remains(source, max_pixels=None)
 
 
-def by_model(files: Sequence[bytes], model: str | Path | None = None) -> dict[str | Path, list[int]]:
-    """Group the indices of files by the label of the model that made each, or by one model for all.
+def by_model(files: Sequence[bytes], model: str | Path | None = None) -> dict[Path, list[int]]:
+    """Group the indices of files by the directory of the model that made each, or of one model for all.
 
-    Raises as `label_of`.
+    Raises as `model_for`, or ModelError if there is no such model.
     """
-    groups: dict[str | Path, list[int]] = {}
+    if model is not None:
+        return {model_directory(model): list(range(len(files)))}
+    groups: dict[Path, list[int]] = {}
     for index, data in enumerate(files):
-        groups.setdefault(model if model is not None else label_of(data), []).append(index)
+        groups.setdefault(model_for(data).directory, []).append(index)
     return groups
 
 
 def model_info(fingerprint: bytes) -> dict[str, str | None]:
     """Describe the model of a file: its label if it is installed, the package that has it, and the fingerprint."""
     model = model_of(fingerprint)
-    label, package = (None, earlier_package(fingerprint)) if model is None else (model.label, model.package)
+    label, package = (None, earlier_package(fingerprint.hex())) if model is None else (model.label, model.package)
     return {"model": label, "package": package, "fingerprint": fingerprint.hex()}
 
 

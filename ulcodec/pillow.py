@@ -17,9 +17,10 @@ from PIL import Image, ImageFile
 from ulcodec.errors import FormatError, UlcError
 from ulcodec.format.attachments import metadata_field
 from ulcodec.format.container import MAGIC, THUMBNAIL_PX, Attachment, Container, Layout
-from ulcodec.info import label_of
+from ulcodec.info import model_for
 from ulcodec.io.metadata import EXIF_PREFIX
 from ulcodec.io.pictures import load_image
+from ulcodec.store.installed import model_directory
 
 FORMAT = "ULC"
 ALPHA_KINDS = (Attachment.ALPHA, Attachment.ALPHA_ULC)
@@ -45,7 +46,7 @@ def codec(model: str | None, device: str, data: bytes = b"") -> Any:
     """Load a model, or the one that made a file."""
     from ulcodec.codec.loading import load_once
 
-    return load_once(label_of(data) if model is None else model, device)
+    return load_once(model_for(data).directory if model is None else model_directory(model), device)
 
 
 class UlcImageFile(ImageFile.ImageFile):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Run, assert_refused
+from model_packages import install_by_hand
 from PIL import Image
 
 import ulcodec
@@ -111,9 +112,11 @@ def test_errors_name_the_package_until_it_is_installed(run: Run, tmp_path: Path,
         (folder / f"{place.name}.ulc").write_bytes((place / "coffee.ulc").read_bytes())
     digits = DIGITS[VIDEO_MODEL]
     assert_refused(
-        run("decode", folder / f"{VIDEO_MODEL}.ulc"), f"made by model {digits}", f"ulcodec-model-NAME-{digits}"
+        run("decode", folder / f"{VIDEO_MODEL}.ulc"), f"made by model {digits}", f"ulcodec-model-NAME with {digits}"
     )
-    assert_refused(run("decode", EARLIER[0] / "predicted.ulc", "-o", tmp_path / "a.mp4"), "ulcodec-model-NAME-5a14ffd1")
+    assert_refused(
+        run("decode", EARLIER[0] / "predicted.ulc", "-o", tmp_path / "a.mp4"), "ulcodec-model-NAME with 5a14ffd1"
+    )
     some = run("decode", folder, "-o", tmp_path / "decoded")
     assert some.code == 1
     assert "1 done, 0 up to date, 2 failed" in some.stdout
@@ -153,6 +156,8 @@ def test_commands_take_the_model_of_the_file(run: Run, tmp_path: Path) -> None:
     assert run("decode", clip, "--frame", "3", "-o", tmp_path / "3.png").code == 0
     assert run("decode", coded, "--thumbnail", "-o", tmp_path / "small.png").code == 0
     assert Image.open(tmp_path / "small.png").size == (10, 8)
+    finished = run("decode", coded, "--json", "-o", tmp_path / "c.png").json
+    assert finished["model"] == run("info", coded, "--json").json["model"] == "tiny-38eb3cd9-5a14ffd1"
     assert_refused(
         run("decode", coded, "--model", "small", "-o", tmp_path / "b.png"), "Load the installed model tiny-3"
     )
@@ -166,6 +171,31 @@ def test_packaged_models_encode(run: Run, tmp_path: Path) -> None:
         assert run("encode", source, "--model", name, "-o", tmp_path / f"{name}.ulc").code == 0
     assert run("info", tmp_path / "5a14ffd1.ulc", "--json").json["fingerprint"] == "38eb3cd9"
     assert_refused(run("encode", source, "--model", "tiny"), "choose one: tiny-38eb3cd9-5a14ffd1, tiny-b49b2ee2")
+
+
+def test_broken_package_is_one_line_among_many_files(
+    run: Run, tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = install_by_hand(tmp_path, EARLIER[0] / "model", "ulcodec-model-bad", value="not there")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.syspath_prepend(copy.parent)
+    (tmp_path / "coded").mkdir()
+    for number in range(3):
+        (tmp_path / "coded" / f"{number}.ulc").write_bytes((EARLIER[1] / "coffee.ulc").read_bytes())
+    finished = run("decode", tmp_path / "coded", "-o", tmp_path / "decoded")
+    assert finished.code == 0
+    [line] = finished.stderr.splitlines()
+    assert line.startswith(
+        "ulcodec: warning: the model package ulcodec-model-bad is left out: expected one entry point"
+    )
+
+
+def test_damaged_file_of_a_missing_model_names_the_model(run: Run, tmp_path: Path) -> None:
+    data = bytearray((EARLIER[1] / "astronaut.ulc").read_bytes())
+    data[-9] ^= 1
+    (tmp_path / "a.ulc").write_bytes(data)
+    assert_refused(run("decode", tmp_path / "a.ulc", "--recover"), f"made by model {DIGITS[EARLIER[1].name]}")
+    assert_refused(run("decode", tmp_path / "a.ulc"), "checksum")
 
 
 @pytest.mark.usefixtures("installed")

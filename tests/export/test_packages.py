@@ -110,21 +110,32 @@ def test_graphs_of_the_model_are_packed(graph_model_dir: Path, tmp_path: Path) -
     assert re.search(r"fingerprint ([0-9a-f]{8}), in sequences (?!\1)[0-9a-f]{8}\.", fields["page"])
     document = (model_dir / "config.json").read_text()
     (model_dir / "config.json").write_text(document + "\n")
-    stale = {Path(name).name for name in contents(build_package(model_dir, tmp_path, version="2"))}
+    with pytest.warns(UserWarning, match="the ONNX graphs are those of another version, and are left out"):
+        wheel = build_package(model_dir, tmp_path, version="2")
+    stale = {Path(name).name for name in contents(wheel)}
     assert not stale & graphs, "graphs of another version are left out"
 
 
-def test_deployment_is_packed(graph_model_dir: Path, tmp_path: Path) -> None:
-    """A package without the encoder and the video part: smaller, and enough to open pictures."""
+def test_deployment_is_refused(graph_model_dir: Path, tmp_path: Path) -> None:
+    """Its package would have the name of the whole model, and could do less."""
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     from ulcodec.export.deployment import export_deployment
 
     export_deployment(graph_model_dir, tmp_path / "deployment", "decoding")
-    wheel = build_package(tmp_path / "deployment", tmp_path)
-    whole = build_package(graph_model_dir, tmp_path / "whole")
-    pictures, sequences = re.findall("_([0-9a-f]{8})", whole.name)
-    assert re.findall("_([0-9a-f]{8})", wheel.name) == [pictures] != [sequences]
-    assert wheel.stat().st_size < whole.stat().st_size
+    with pytest.raises(ModelError, match="deployment is a deployment, a part of a model: package the whole model"):
+        build_package(tmp_path / "deployment", tmp_path)
+
+
+def test_files_of_another_model_in_the_directory(graph_model_dir: Path, model_dir: Path, tmp_path: Path) -> None:
+    """A model was unpacked over another one: its own shards replaced those of the same names only."""
+    for file in graph_model_dir.glob("video_*.safetensors"):
+        shutil.copy(file, model_dir)
+    names = {Path(name).name for name in contents(build_package(model_dir, tmp_path))}
+    assert "weights-00000.safetensors" in names
+    assert not any(name.startswith("video_") for name in names), "config.json has no video part"
+    shutil.copy(model_dir / "weights-00000.safetensors", model_dir / "weights-00001.safetensors")
+    with pytest.raises(ModelError, match="is in another file, too: the directory holds files of two models"):
+        build_package(model_dir, tmp_path, force=True)
 
 
 def rename(name: object) -> Callable[[Path], object]:
@@ -141,9 +152,9 @@ def damage_weights(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (rename('"my model"'), "the name 'my model' of a model may have letters"),
+        (rename('"my model"'), "the name of a model has a to z.*; got 'my model'"),
         (rename("null"), "does not describe a model"),
-        (damage_weights, "weights-00000.safetensors"),
+        (damage_weights, "model/weights-00000.safetensors"),
         (lambda directory: (directory / "coding-00000.safetensors").unlink(), "no files coding"),
         (lambda directory: (directory / "README.md").write_bytes(b"\xff"), "the wheel cannot be built: .*utf-8"),
     ],
@@ -167,6 +178,8 @@ def test_bad_options_are_refused(model_dir: Path, wheel: Path, monkeypatch: pyte
     assert wheel.read_bytes() == before
     with pytest.raises(ModelError, match="no model 'none'"):
         build_package("none", wheel.parent)
+    with pytest.raises(NotADirectoryError, match="is not a directory"):
+        build_package(model_dir, wheel)
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r'pip install "ulcodec\[package\]"'):
         build_package(model_dir, wheel.parent)

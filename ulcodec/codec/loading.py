@@ -11,7 +11,7 @@ from ulcodec.coding.latents import LatentCoder
 from ulcodec.errors import DeviceError, MissingPackageError
 from ulcodec.graphs.graph_files import Graphs, is_deployment
 from ulcodec.graphs.graph_prior import GraphPrior
-from ulcodec.info import label_of
+from ulcodec.info import model_for
 from ulcodec.store.installed import model_directory
 from ulcodec.store.stored_integers import open_integers
 
@@ -61,9 +61,9 @@ def load_for(
 ) -> Codec:
     """Load the model that made a `.ulc` file, its bytes or its path: `load_for(data).decode(data)`.
 
-    Options are those of `load`. Raises as `ulcodec.info.label_of` and as `load`.
+    Options are those of `load`. Raises as `ulcodec.info.model_for` and as `load`.
     """
-    return load(label_of(source), device=device, backend=backend, n_threads=n_threads)
+    return load(model_for(source).directory, device=device, backend=backend, n_threads=n_threads)
 
 
 @lru_cache(maxsize=8)

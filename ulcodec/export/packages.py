@@ -6,8 +6,9 @@ point in the group `ulcodec.models`, by which `ulcodec.store.installed` finds it
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from errno import EEXIST
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from errno import EEXIST, ENOTDIR
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,14 +17,15 @@ from typing import Any
 from ulcodec import __version__
 from ulcodec.codec.loading import load
 from ulcodec.errors import MissingPackageError, ModelError
-from ulcodec.graphs.graph_files import has_present_graphs, listed_graphs
+from ulcodec.graphs.graph_files import has_graphs, has_present_graphs, is_deployment, listed_graphs
 from ulcodec.io.files import atomic_write
 from ulcodec.progress import share
 from ulcodec.store.installed import GROUP, PACKAGE_PREFIX, InstalledModel, model_at, model_directory
-from ulcodec.store.tensor_files import GRAPHS, SHARD_NAME, read_consistently, stored_files
+from ulcodec.store.tensor_files import GRAPHS, SHARD_NAME, read_consistently, read_document, stored_files
 
-MODEL_GROUPS = ("weights", "coding", "video_weights", "video_coding")
-"""Groups of tensors of a model. A directory may hold others, of a checkpoint."""
+PICTURE_GROUPS, VIDEO_GROUPS = ("weights", "coding"), ("video_weights", "video_coding")
+"""Groups of tensors of a model, and of its video part. A directory may hold others: of a checkpoint, or of a model that
+was there before."""
 
 COMPANIONS = ("README.md", "LICENSE")
 """Files that a package takes along if the directory has them: its page, and the terms of the weights."""
@@ -78,14 +80,19 @@ def build_package(
 
     `model`: directory or name; it is loaded first. A `README.md` and a `LICENSE` in its directory become those of the
     package. `version`: of the package, not of the model, which the fingerprint names; `license`: an SPDX expression.
-    The bytes of the wheel depend on these, on the model and on the versions of `build` and `setuptools` only.
+    The bytes of the wheel depend on these, on the model, on the versions of ulcodec and setuptools, and on the umask.
 
-    Raises ModelError for a missing or broken model, or a name that no package can have, ValueError for a version or a
-    licence that does not parse, FileExistsError for a wheel that is there unless `force`, MissingPackageError, OSError.
+    Raises ModelError for a missing or broken model, a deployment, or a name that no package can have, ValueError for a
+    version or a licence that does not parse, FileExistsError for a wheel that is there unless `force`,
+    MissingPackageError, OSError.
     """
     check_packages()
-    version, license = normalised(version, license)
+    version, license = checked(version, license)
     directory = model_directory(model)
+    if is_deployment(directory):
+        raise ModelError(f"{directory} is a deployment, a part of a model: package the whole model")
+    if out_dir.exists() and not out_dir.is_dir():
+        raise NotADirectoryError(ENOTDIR, "is not a directory", str(out_dir))
     with TemporaryDirectory() as folder:
         project = Path(folder) / "project"
         read_consistently(directory, lambda: copy_model(directory, project / "model"))
@@ -95,12 +102,20 @@ def build_package(
             raise FileExistsError(EEXIST, "exists already; --force overwrites it", str(target))
         package = (project / "model").rename(project / module_of(described))
         with share(LOADING_SHARE, "loading the model"):
-            load(package, device="cpu")
+            check_model(package, directory)
         describe_project(project, described, version, license)
         wheel = built(project, Path(folder))
         out_dir.mkdir(parents=True, exist_ok=True)
         atomic_write(target, wheel.read_bytes())
     return target
+
+
+def check_model(copy: Path, directory: Path) -> None:
+    """Load the copy of a model. Raises ModelError, which names the directory itself."""
+    try:
+        load(copy, device="cpu")
+    except ModelError as error:
+        raise ModelError(str(error).replace(str(copy), str(directory))) from error
 
 
 def check_packages() -> None:
@@ -109,7 +124,7 @@ def check_packages() -> None:
         raise MissingPackageError('a model package needs packages: pip install "ulcodec[package]"')
 
 
-def normalised(version: str, license: str | None) -> tuple[str, str | None]:
+def checked(version: str, license: str | None) -> tuple[str, str | None]:
     """Write a version and a licence as packages have them. Raises ValueError if they do not parse."""
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
     from packaging.version import InvalidVersion, Version
@@ -129,20 +144,23 @@ def copy_model(directory: Path, copy: Path) -> None:
     """Copy the files of a model, and nothing else that its directory may hold. Raises ModelError, OSError."""
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir(parents=True)
-    files = {name: file for name, file in stored_files(directory).items() if is_of_model(name)}
+    groups = PICTURE_GROUPS + (VIDEO_GROUPS if "video" in read_document(directory, "config") else ())
+    files = {name: file for name, file in stored_files(directory).items() if is_of_model(name, groups)}
     if has_present_graphs(directory):
         graphs = [f"{GRAPHS}.json", *(f"{name}.onnx" for name in listed_graphs(directory))]
         files |= {name: directory / name for name in graphs}
+    elif has_graphs(directory):
+        warnings.warn(f"{directory}: the ONNX graphs are those of another version, and are left out", stacklevel=2)
     files |= {name: directory / name for name in COMPANIONS if (directory / name).is_file()}
     for name, file in files.items():
         (copy / name).write_bytes(file.read_bytes())
         (copy / name).chmod(0o644)  # a wheel keeps modes
 
 
-def is_of_model(name: str) -> bool:
-    """Whether a file of this name describes a model, or has its tensors."""
+def is_of_model(name: str, groups: Collection[str]) -> bool:
+    """Whether a file of this name describes a model, or has its tensors, which are in these groups."""
     match = SHARD_NAME.fullmatch(name)
-    return name == "config.json" if match is None else match["group"] in MODEL_GROUPS
+    return name == "config.json" if match is None else match["group"] in groups
 
 
 def describe_project(project: Path, model: InstalledModel, version: str, license: str | None) -> None:

@@ -1,25 +1,26 @@
 """The models that are installed, their names and fingerprints: without torch, and without running what is installed.
 
 `small` is in the package `ulcodec` itself. Every other model is a package of its own, `ulcodec-model-NAME-FINGERPRINT`,
-with an entry point in the group `ulcodec.models` whose value is the Python package that is the model directory. If its
+with one entry point in the group `ulcodec.models`, whose value is the folder that is the model directory. If its
 sequences have a fingerprint of their own, the name ends with that, since two models can have the same pictures.
 `ulcodec.export.packages` builds the packages.
 """
 
 import json
+import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.util import find_spec
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ulcodec.errors import ModelError, UnknownModelError
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import Distribution
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 
@@ -28,8 +29,11 @@ GROUP = "ulcodec.models"
 
 PACKAGE_PREFIX = "ulcodec-model-"
 
-NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-"""Names that a model package can have."""
+NAME = re.compile(r"(?!.{65})[a-z0-9]+(-[a-z0-9]+)*")
+"""Names that a packaged model can have."""
+
+MAX_CONFIG_BYTES = 2**20
+"""Size of `config.json` up to which it is read."""
 
 EARLIER = (
     "small-40950afe", "small-28c0d06c", "small-3d7eef3b", "small-e6518767", "small-b74a1388", "small-73fbd6d2",
@@ -74,7 +78,7 @@ class InstalledModel:
 
     def has_name(self, wanted: str) -> bool:
         """Whether this may be the model that a user means: by name, fingerprint or both."""
-        return wanted in (self.name, *self.fingerprints, f"{self.name}-{self.fingerprint}")
+        return wanted in (self.name, *self.fingerprints, *(f"{self.name}-{digits}" for digits in self.fingerprints))
 
 
 def installed_models() -> Iterator[InstalledModel]:
@@ -93,45 +97,75 @@ def shipped_models() -> tuple[InstalledModel, ...]:
     return tuple(replace(model_at(directory), name=directory.name) for directory in directories)
 
 
-def packaged_models() -> list[InstalledModel]:
-    """The models in packages of their own. A warning names a package that cannot be read."""
-    from importlib.metadata import entry_points  # takes 10 ms, and is rarely needed
+def packaged_models() -> tuple[InstalledModel, ...]:
+    """The models in packages of their own. A warning names a package that cannot be read.
 
-    models = []
-    for entry in entry_points(group=GROUP):
-        try:
-            models.append(packaged_model(entry))
-        except ModelError as error:
-            package = entry.value if entry.dist is None else entry.dist.name
-            warnings.warn(f"the model package {package} is left out: {error}", stacklevel=2)
-    return sorted(models, key=lambda model: model.full_label)
+    They are looked for once, and again when a folder of `sys.path` changes.
+    """
+    return _packaged_models(tuple(map(_state, sys.path)))
 
 
-def packaged_model(entry: "EntryPoint") -> InstalledModel:
-    """Describe the model of an entry point, without importing its package. Raises ModelError."""
+def _state(folder: str) -> tuple[str, int]:
     try:
-        spec = find_spec(entry.module)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise ModelError(f"{entry.module}: {error}") from error
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    if not folders:
-        raise ModelError(f"there is no folder {entry.module}")
-    package, version = (entry.module, None) if entry.dist is None else (entry.dist.name, entry.dist.version)
-    return model_at(Path(folders[0]), package, version)
+        return folder, os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return folder, 0
+
+
+@lru_cache(maxsize=1)
+def _packaged_models(_: tuple[tuple[str, int], ...]) -> tuple[InstalledModel, ...]:
+    from importlib.metadata import distributions  # takes 10 ms, and is rarely needed
+
+    models: dict[str, InstalledModel] = {}
+    for distribution in distributions():
+        try:
+            if GROUP in (distribution.read_text("entry_points.txt") or ""):
+                model = packaged_model(distribution)
+                models.setdefault(model.full_label, model)
+        except Exception as error:  # importlib.metadata raises anything for damaged files
+            warnings.warn(f"the model package {_title(distribution)} is left out: {error}", stacklevel=3)
+    return tuple(models[label] for label in sorted(models))
+
+
+def _title(distribution: "Distribution") -> str:
+    """The name of a distribution, or its folder if it cannot tell."""
+    try:
+        return distribution.metadata["Name"]
+    except Exception:
+        return f"in {distribution.locate_file('')}"
+
+
+def packaged_model(distribution: "Distribution") -> InstalledModel:
+    """Describe the model of a package, without importing it. Raises ModelError."""
+    values = [entry.value for entry in distribution.entry_points if entry.group == GROUP]
+    if len(values) != 1 or not values[0].isidentifier():
+        raise ModelError(f"expected one entry point in {GROUP} that names a folder, got {values}")
+    model = model_at(
+        Path(str(distribution.locate_file(values[0]))), normalised(distribution.metadata["Name"]), distribution.version
+    )
+    if model.package != PACKAGE_PREFIX + model.full_label:
+        raise ModelError(f"it holds the model of {PACKAGE_PREFIX}{model.full_label}")
+    return model
 
 
 def model_at(directory: Path, package: str = "ulcodec", version: str | None = None) -> InstalledModel:
     """Describe the model of a directory by its `config.json`. Raises ModelError."""
     file = directory / "config.json"
     try:
+        if not file.is_file():  # a pipe would block
+            raise ModelError(f"{file} is missing")
+        if file.stat().st_size > MAX_CONFIG_BYTES:
+            raise ModelError(f"{file} has more than {MAX_CONFIG_BYTES} bytes")
         document: Any = json.loads(file.read_text())
         fingerprint = sha256_digits(document["coding_sha256"])
         sequence_fingerprint = sha256_digits(document.get("video", {}).get("sequence_sha256", fingerprint))
-        name = package_name(document["name"])
+        name = normalised(document["name"])
     except OSError as error:
         raise ModelError(f"{file}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file} does not describe a model: {type(error).__name__}: {error}") from error
+    if not NAME.fullmatch(name):
+        raise ModelError(f"{file}: the name of a model has a to z, 0 to 9 and hyphens, at most 64; got {name[:80]!r}")
     return InstalledModel(name, fingerprint, sequence_fingerprint, directory, package, version)
 
 
@@ -142,15 +176,9 @@ def sha256_digits(value: str) -> str:
     return value[:8].lower()
 
 
-def package_name(name: str) -> str:
-    """The name of a model in labels and in the name of its package, as PyPI normalises names: `small_v2`, `small-v2`.
-
-    Raises ModelError for a name that does not become letters and digits with hyphens between them.
-    """
-    normalised = re.sub(r"[-_.]+", "-", name).lower()
-    if not NAME.fullmatch(normalised):
-        raise ModelError(f"the name {name!r} of a model may have letters and digits, with hyphens between them")
-    return normalised
+def normalised(name: str) -> str:
+    """A name as the package index compares names: `small-v2` for `Small_v2`."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def model_directory(model: str | Path) -> Path:
@@ -162,7 +190,7 @@ def model_directory(model: str | Path) -> Path:
     for candidate in (WEIGHTS / str(model), Path(model)):
         if (candidate / "config.json").is_file():
             return candidate
-    wanted, installed = re.sub(r"[-_.]+", "-", str(model)).lower(), list(installed_models())
+    wanted, installed = normalised(str(model)).removeprefix(PACKAGE_PREFIX), list(installed_models())
     named = [found for found in installed if found.has_name(wanted)]
     meant = (
         [found for found in installed if found.full_label == wanted][:1]
@@ -175,8 +203,8 @@ def model_directory(model: str | Path) -> Path:
         labels = ", ".join(found.label for found in meant)
         raise ModelError(f"several installed models are {str(model)!r}; choose one: {labels}")
     labels = ", ".join(found.label for found in installed) or "none"
-    label = wanted if wanted in EARLIER else earlier_label(wanted)
-    hint = "" if label is None else f": {install_command(label)}"
+    package = PACKAGE_PREFIX + wanted if wanted in EARLIER else earlier_package(wanted)
+    hint = "" if package is None else f": pip install {package}"
     raise ModelError(
         f"no model {str(model)!r}: it is neither an installed model ({labels}) nor a model directory{hint}"
     )
@@ -200,27 +228,16 @@ def advice(fingerprint: bytes) -> str:
     digits, model = fingerprint.hex(), model_of(fingerprint)
     if model is not None:
         return f"Load the installed model {model.label}"
-    label = earlier_label(digits)
-    if label is not None:
-        return f"It is not installed: {install_command(label)}"
-    installed = ", ".join(f"{found.label} ({found.fingerprint})" for found in installed_models()) or "none"
+    package = earlier_package(digits)
+    if package is not None:
+        return f"It is not installed: pip install {package}"
+    installed = ", ".join(found.full_label for found in installed_models()) or "none"
     return (
-        f"It is not installed, only {installed}. Install the package with these digits in its name, "
-        f"{PACKAGE_PREFIX}NAME-{digits}, or a newer ulcodec, or give the directory of that model"
+        f"It is not installed, only {installed}. Install its package, {PACKAGE_PREFIX}NAME with {digits} behind it, "
+        "or a newer ulcodec, or load the directory of that model"
     )
 
 
-def install_command(label: str) -> str:
-    """Return the command that installs a model."""
-    return f"pip install {PACKAGE_PREFIX}{label}"
-
-
-def earlier_label(digits: str) -> str | None:
-    """The label of a model that was shipped before, by one of its fingerprints; None for any other."""
-    return next((label for label in EARLIER if digits in label.split("-")[1:]), None)
-
-
-def earlier_package(fingerprint: bytes) -> str | None:
+def earlier_package(digits: str) -> str | None:
     """The package of a model that was shipped before, by one of its fingerprints; None for any other."""
-    label = earlier_label(fingerprint.hex())
-    return None if label is None else PACKAGE_PREFIX + label
+    return next((PACKAGE_PREFIX + label for label in EARLIER if digits in label.split("-")[1:]), None)

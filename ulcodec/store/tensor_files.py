@@ -242,11 +242,14 @@ def _read_group(path: Path, group: str, load: Callable[[Path], dict[str, Loaded]
     tensors: dict[str, Loaded] = {}
     for file in files:
         try:
-            tensors.update(load(file))
+            loaded = load(file)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file}: {error}") from error
         except (KeyError, TypeError, AttributeError) as error:  # types of numbers that NumPy does not have
             raise ModelError(f"{file}: a tensor of a type that cannot be read: {error}") from error
+        if twice := tensors.keys() & loaded.keys():
+            raise ModelError(f"{file}: {min(twice)} is in another file, too: the directory holds files of two models")
+        tensors.update(loaded)
     return tensors
 
 
