@@ -141,7 +141,9 @@ def packaged_model(distribution: "Distribution") -> InstalledModel:
     if len(values) != 1 or not values[0].isidentifier():
         raise ModelError(f"expected one entry point in {GROUP} that names a folder, got {values}")
     model = model_at(
-        Path(str(distribution.locate_file(values[0]))), normalised(distribution.metadata["Name"]), distribution.version
+        Path(str(distribution.locate_file(values[0]))).absolute(),
+        normalised(distribution.metadata["Name"]),
+        distribution.version,
     )
     if model.package != PACKAGE_PREFIX + model.full_label:
         raise ModelError(f"it holds the model of {PACKAGE_PREFIX}{model.full_label}")
