@@ -12,7 +12,7 @@ import typer
 
 from ulcodec.errors import BenchmarkError
 from ulcodec.progress import tracked
-from ulcodec_cli.common import about, say
+from ulcodec_cli.common import about, say, show_warnings
 from ulcodec_cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def bench_clips(
     interpolator_class()  # reports a missing SciPy before anything is measured
     present, absent = available_peers(peers)
     codec = our_codec(ours["model"], ours["device"])
+    show_warnings()
     with TemporaryDirectory() as folder, progress_bar("measuring"):
         clips = []
         for file in files:

@@ -92,7 +92,8 @@ def open_frames(
 
     with named(source):
         if is_sequence_file(source):
-            video = stack.enter_context(load_codec(model.for_file(source)).decode_video(source, max_pixels=max_pixels))
+            codec = load_codec(model.directory_for(source), model)
+            video = stack.enter_context(codec.decode_video(source, max_pixels=max_pixels))
             return video.format, video.n_frames, samples_of(source, video)
         clip = stack.enter_context(open_video(source, max_pixels=max_pixels))
         return clip.format, clip.n_frames, samples_of(source, clip)

@@ -102,22 +102,22 @@ class ModelOptions(NamedTuple):
                 return cls(model, device, threads, known)
         raise typer.BadParameter(f"--backend is one of {', '.join(BACKENDS)}, got {backend!r}")
 
+    @property
+    def directory(self) -> Path:
+        """The directory of the model, without a file that of `small`. Raises ModelError."""
+        return model_directory(DEFAULT_MODEL if self.model is None else self.model)
+
     def directory_for(self, source: bytes | Path) -> Path:
         """Find the directory of the model for a file, its bytes or its path. Raises ModelError, and as `model_for`."""
-        return model_for(source).directory if self.model is None else model_directory(self.model)
-
-    def for_file(self, source: bytes | Path) -> "ModelOptions":
-        """Choose the model for a file. Raises as `directory_for`."""
-        return self._replace(model=str(self.directory_for(source)))
+        return model_for(source).directory if self.model is None else self.directory
 
 
-def load_codec(options: ModelOptions, n_pixels: int | None = None) -> "Codec":
-    """Load a model, by default `small`.
+def load_codec(directory: Path, options: ModelOptions, n_pixels: int | None = None) -> "Codec":
+    """Load the model of a directory.
 
     `n_pixels`: size of the only picture that it is for, None for many pictures, or for a video. Raises ModelError,
     DeviceError or MissingPackageError.
     """
-    directory = model_directory(options.model or DEFAULT_MODEL)  # an unknown name is an error before torch is imported
     backend: Backend = options.backend
     if backend == "auto" and starts_faster(directory, options.device, n_pixels):
         backend = "onnxruntime"

@@ -22,6 +22,7 @@ from ulcodec_cli.common import (
     output_path,
     print_fields,
     print_json,
+    show_warnings,
 )
 from ulcodec_cli.progress import progress_bar
 
@@ -52,6 +53,7 @@ def compare(
     """Print rate, PSNR and MS-SSIM of a .ulc file, or another picture or video, against its original."""
     loading = ModelOptions.of(model, device, threads, backend)
     target = None if output is None else output_path(original, output, ".png", force)
+    show_warnings()
     if is_moving(original) or is_moving(other):
         if target is not None:
             raise typer.BadParameter("--output is for pictures")
@@ -121,7 +123,8 @@ def open_picture(path: Path, loading: ModelOptions, max_pixels: int) -> "Picture
     with named(path):
         if data[: len(MAGIC)] == MAGIC:
             n_pixels = read_head(data, max_pixels=max_pixels).header.n_pixels
-            return load_codec(loading.for_file(data), n_pixels).decode_picture(data, max_pixels=max_pixels).upright()
+            codec = load_codec(loading.directory_for(data), loading, n_pixels)
+            return codec.decode_picture(data, max_pixels=max_pixels).upright()
         return load_image(data, max_pixels=max_pixels)
 
 

@@ -15,7 +15,6 @@ from ulcodec.info import START_BYTES, by_model, is_sequence
 from ulcodec.io.locations import SHARD_SUFFIX
 from ulcodec.io.places import Place
 from ulcodec.progress import share, tracked
-from ulcodec.store.installed import model_directory
 from ulcodec_cli.batch import BulkOptions, EngineOption, ErrorsOption, Jobs, ManifestOption, run_plan
 from ulcodec_cli.clip_decode import (
     DEFAULT_SUFFIX,
@@ -31,7 +30,6 @@ from ulcodec_cli.clip_decode import (
 )
 from ulcodec_cli.clip_encode import parse_time
 from ulcodec_cli.common import (
-    DEFAULT_MODEL,
     BackendOption,
     Device,
     FileModel,
@@ -49,6 +47,7 @@ from ulcodec_cli.common import (
     path_of,
     read_file,
     say,
+    show_warnings,
     write_file,
 )
 from ulcodec_cli.plan import is_shard, make_plan
@@ -169,6 +168,7 @@ def decode(
     bulk = BulkOptions(engine, jobs, manifest, errors)
     bulk.check()
     plan = make_plan(sources, output, suffix_of, lambda: {".ulc"}, recursive=recursive, force=force)
+    show_warnings()
 
     from ulcodec.io.picture_files import image_format
 
@@ -236,14 +236,13 @@ class Decoder:
     def codec(self, directory: Path) -> "Codec":
         """The model of a directory, loaded when its first file has been read."""
         if directory not in self._codecs:
-            options = self.model._replace(model=str(directory))
-            self._codecs[directory] = load_codec(options, None if self.many else self._n_pixels)
+            self._codecs[directory] = load_codec(directory, self.model, None if self.many else self._n_pixels)
         return self._codecs[directory]
 
     def load(self, n_threads: int) -> None:
         """Load a model now, so that an error of the device comes before all files: `small` if each file has its own."""
         self.model = self.model._replace(threads=n_threads)
-        self.codec(model_directory(self.model.model or DEFAULT_MODEL))
+        self.codec(self.model.directory)
 
     @property
     def goes_alone(self) -> bool:
@@ -282,10 +281,10 @@ class Decoder:
             from ulcodec_cli.shards import recode, to_decode
 
             return [recode(self, job, to_decode, self.suffix) for job in jobs]
-        is_sequence, options = isinstance(jobs[0].content, SequenceInput), self.sequence_options
-        for job in jobs if is_sequence else ():
-            check_options(path_of(job.target), options)
-        if is_sequence:
+        if isinstance(jobs[0].content, SequenceInput):
+            options = self.sequence_options
+            for job in jobs:
+                check_options(path_of(job.target), options)
             codecs = [self.codec(self.model.directory_for(header_of(job.content))) for job in jobs]
             return [
                 decode_sequence(codec, job.content, path_of(job.target), options)

@@ -35,6 +35,7 @@ from ulcodec_cli.common import (
     model_identity,
     model_label,
     path_of,
+    show_warnings,
     write_file,
 )
 from ulcodec_cli.plan import is_shard, make_plan
@@ -161,6 +162,7 @@ def encode(
         sources, output, result_suffix, lambda: readable_extensions() | VIDEO_SUFFIXES,
         recursive=recursive, force=force,
     )  # fmt: skip
+    show_warnings()
     options = {"alpha_quality": alpha_quality, "strip": strip, "effort": effort}
     part = parse_time(start), None if duration is None else parse_time(duration)
     if part[1] == 0:
@@ -236,7 +238,7 @@ class Encoder:
     @cached_property
     def codec(self) -> "Codec":
         """The model, loaded when the first input has been read."""
-        return load_codec(self.model, None if self.many else self._n_pixels)
+        return load_codec(self.model.directory, self.model, None if self.many else self._n_pixels)
 
     def load(self, n_threads: int) -> None:
         self.model = self.model._replace(threads=n_threads)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ulcodec.format.container import MAX_PIXELS
-from ulcodec_cli.common import FileModel, Json, MaxPixels, print_fields, print_json
+from ulcodec_cli.common import FileModel, Json, MaxPixels, print_fields, print_json, show_warnings
 from ulcodec_cli.progress import progress_bar
 
 
@@ -22,6 +22,7 @@ def info(
     """Show size, rate, model, and segments or frames of a .ulc file."""
     import ulcodec
 
+    show_warnings()
     fields = ulcodec.info(source, max_pixels=max_pixels)
     if bound:
         with progress_bar("measuring the bound"):

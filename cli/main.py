@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from ulcodec import __version__
 from ulcodec.errors import UlcError
 from ulcodec_cli import bench, compare, decode, encode, evaluate, info, model, sample, truncate, verify
-from ulcodec_cli.common import is_out_of_memory, print_json, show_warnings
+from ulcodec_cli.common import is_out_of_memory, print_json
 
 
 @cache
@@ -92,4 +92,4 @@ def root(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    show_warnings()
+    pass

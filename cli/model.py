@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ulcodec import __version__
-from ulcodec_cli.common import Device, Force, Json, Model, print_json
+from ulcodec_cli.common import Device, Force, Json, Model, print_json, show_warnings
 from ulcodec_cli.model_export import export_onnx
 from ulcodec_cli.progress import progress_bar
 
@@ -16,7 +16,7 @@ app = typer.Typer(help="List, describe, export and package models.", no_args_is_
 
 @app.callback()
 def root() -> None:
-    pass
+    show_warnings()
 
 
 @app.command("list")

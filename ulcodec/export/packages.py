@@ -20,7 +20,7 @@ from ulcodec.errors import MissingPackageError, ModelError
 from ulcodec.graphs.graph_files import has_graphs, has_present_graphs, is_deployment, listed_graphs
 from ulcodec.io.files import atomic_write
 from ulcodec.progress import share
-from ulcodec.store.installed import GROUP, PACKAGE_PREFIX, InstalledModel, model_at, model_directory
+from ulcodec.store.installed import GROUP, InstalledModel, model_at, model_directory
 from ulcodec.store.tensor_files import GRAPHS, SHARD_NAME, read_consistently, read_document, stored_files
 
 PICTURE_GROUPS, VIDEO_GROUPS = ("weights", "coding"), ("video_weights", "video_coding")
@@ -137,7 +137,7 @@ def checked(version: str, license: str | None) -> tuple[str, str | None]:
 
 def module_of(model: InstalledModel) -> str:
     """The name of the Python package of a model."""
-    return (PACKAGE_PREFIX + model.full_label).replace("-", "_")
+    return model.own_package.replace("-", "_")
 
 
 def copy_model(directory: Path, copy: Path) -> None:
@@ -165,7 +165,7 @@ def is_of_model(name: str, groups: Collection[str]) -> bool:
 
 def describe_project(project: Path, model: InstalledModel, version: str, license: str | None) -> None:
     """Write what makes a folder with the files of a model a project that can be built."""
-    distribution, package = PACKAGE_PREFIX + model.full_label, project / module_of(model)
+    distribution, package = model.own_package, project / module_of(model)
     sequences = model.sequence_fingerprint
     of_sequences = "" if sequences == model.fingerprint else f", in sequences {sequences}"
     own_page, terms = (package / name for name in COMPANIONS)

@@ -68,6 +68,11 @@ class InstalledModel:
         return "-".join([self.name, *dict.fromkeys(self.fingerprints)])
 
     @property
+    def own_package(self) -> str:
+        """The name of the package that has this model and nothing else."""
+        return PACKAGE_PREFIX + self.full_label
+
+    @property
     def label(self) -> str:
         """The name that always means this model, without fingerprints for a shipped one."""
         return self.name if self.is_shipped else self.full_label
@@ -145,8 +150,8 @@ def packaged_model(distribution: "Distribution") -> InstalledModel:
         normalised(distribution.metadata["Name"]),
         distribution.version,
     )
-    if model.package != PACKAGE_PREFIX + model.full_label:
-        raise ModelError(f"it holds the model of {PACKAGE_PREFIX}{model.full_label}")
+    if model.package != model.own_package:
+        raise ModelError(f"it holds the model of {model.own_package}")
     return model
 
 
@@ -205,7 +210,7 @@ def model_directory(model: str | Path) -> Path:
         labels = ", ".join(found.label for found in meant)
         raise ModelError(f"several installed models are {str(model)!r}; choose one: {labels}")
     labels = ", ".join(found.label for found in installed) or "none"
-    package = PACKAGE_PREFIX + wanted if wanted in EARLIER else earlier_package(wanted)
+    package = earlier_package(wanted)
     hint = "" if package is None else f": pip install {package}"
     raise ModelError(
         f"no model {str(model)!r}: it is neither an installed model ({labels}) nor a model directory{hint}"
@@ -240,6 +245,6 @@ def advice(fingerprint: bytes) -> str:
     )
 
 
-def earlier_package(digits: str) -> str | None:
-    """The package of a model that was shipped before, by one of its fingerprints; None for any other."""
-    return next((PACKAGE_PREFIX + label for label in EARLIER if digits in label.split("-")[1:]), None)
+def earlier_package(wanted: str) -> str | None:
+    """The package of a model that was shipped before, by its label or a fingerprint; None for any other."""
+    return next((PACKAGE_PREFIX + label for label in EARLIER if wanted in (label, *label.split("-")[1:])), None)
