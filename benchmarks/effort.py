@@ -53,7 +53,8 @@ def row_of(codec: Codec, pictures: Sequence[Picture], curves: Sequence[RateCurve
             savings.append(100 * (len(data) / math.exp(curve(reached_db)) - 1))
     return {
         "effort": effort,
-        "n_steps": EFFORT_STEPS[effort - 1],
+        "n_steps": EFFORT_STEPS[effort - 1].whole,
+        "n_last_pass_steps": EFFORT_STEPS[effort - 1].last_pass,
         "bits_percent": fmean(savings),
         "median_encode_ms": median(times_ms),
     }
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
     rows = [row_of(codec, pictures, curves, effort) for effort in options.efforts]
     progress(f"{len(pictures)} pictures at qualities {', '.join(map(str, QUALITIES))}", last=True)
     cells = [
-        [str(row["effort"]), str(row["n_steps"]), f"{row['bits_percent']:+.1f}", f"{row['median_encode_ms']:.0f}"]
+        "{effort} {n_steps}+{n_last_pass_steps} {bits_percent:+.1f} {median_encode_ms:.0f}".format(**row).split()
         for row in rows
     ]
     print(text_table(["effort", "steps", "bits %", "median encode ms"], cells))

@@ -9,6 +9,8 @@ import torch
 from ulcodec.codec import refinement
 from ulcodec.codec.image import Codec, Encoding
 from ulcodec.codec.rate_control import encode_to_size
+from ulcodec.coding.latents import OpenEncoding, encode_latent
+from ulcodec.format.container import Container
 from ulcodec.io.picture import Picture
 from ulcodec.io.pictures import load_image
 from ulcodec.metrics import mse
@@ -39,6 +41,27 @@ def test_refinement_never_raises_the_loss(tiny_codec: Codec) -> None:
     assert losses[1] <= losses[0] * 1.001
 
 
+def test_effort_2_changes_the_last_pass_alone(small: Codec, photo: np.ndarray) -> None:
+    plain, refined = (Container.from_bytes(small.encode(photo, effort=effort)).segments for effort in (1, 2))
+    assert refined[:3] == plain[:3]
+    assert refined[3] != plain[3]
+
+
+def test_elements_that_are_surely_zero_stay(small: Codec, photo: np.ndarray) -> None:
+    """At quality 0 most channels are empty. Their gradient would be among the largest, and means nothing."""
+    y, hyper = small.analyse(photo, 0)
+    encoding = OpenEncoding(small.coder, y, hyper, 0)
+    grid, coded = (y.shape[0], y.shape[1]), encoding.finish(y)
+    target = refinement.Target(small.model, small.model, small.device, small.coder, photo, 0)
+    slopes = [refinement.slope(target, coded.latent, grid, with_bits=with_bits) for with_bits in (True, False)]
+    still = encoding.parameters.table_index < refinement.STILL_TABLES // 2  # float and integer scales differ a little
+    kept, all_of_them = (encoding.elements.gather(slope.gradient.numpy()[None]) for slope in slopes)
+    assert still.mean() > 0.5
+    assert np.abs(all_of_them[still]).max() > 1
+    assert not kept[still].any()
+    assert kept[encoding.parameters.table_index > 2 * refinement.STILL_TABLES].all()
+
+
 def test_curvature_is_measured_along_a_step() -> None:
     step = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(0))
     assert refinement.measured_curvature(step, 2 * 9.0 * step) == pytest.approx(9)
@@ -60,7 +83,7 @@ def test_tiles_give_the_gradient_of_the_whole_picture(
     """The gradients differ by the context of the prior beyond the halo of a tile."""
     tall = np.concatenate([photo] * 8)[:640]
     y, hyper = small.analyse(tall, 50)
-    latent = refinement.encode_latent(small.coder, y, hyper, 50).latent
+    latent = encode_latent(small.coder, y, hyper, 50).latent
     grid = (y.shape[0], y.shape[1])
     target = refinement.Target(small.model, small.model, small.device, small.coder, tall, 50)
     whole = refinement.slope(target, latent, grid)
@@ -75,7 +98,7 @@ def test_error_bits_equal_those_of_the_file(tiny_codec: Codec) -> None:
     """The sides of the picture are not multiples of 16."""
     pixels = np.random.default_rng(1).integers(0, 256, (45, 70, 3), dtype=np.uint8)
     y, hyper = tiny_codec.analyse(pixels, 40)
-    coded = refinement.encode_latent(tiny_codec.coder, y, hyper, 40)
+    coded = encode_latent(tiny_codec.coder, y, hyper, 40)
     grid = (y.shape[0], y.shape[1])
     target = refinement.Target(*2 * (tiny_codec.model,), tiny_codec.device, tiny_codec.coder, pixels, 40)
     slope = refinement.slope(target, coded.latent, grid)

@@ -273,8 +273,8 @@ class Encoding:
         exact_if_smaller: bool = True,
     ) -> None:
         picture = (picture.without("exif", "xmp") if strip else picture).within_limits()
-        self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[check_effort(effort) - 1]
-        if self.n_steps:
+        self.codec, self.picture, self.steps = codec, picture, EFFORT_STEPS[check_effort(effort) - 1]
+        if self.steps.total:
             codec.torch_networks("effort above 1")
         self.pixels, self.significant_bits = samples_to_code(picture)
         self.attachments = attach(picture, self._alpha_encoder(alpha_quality))
@@ -292,7 +292,7 @@ class Encoding:
         """Encode to a file at a quality from 0 to 100; `thrift` as in `encode_latents`. Keeps the latent for more."""
         if quality not in self.latents:
             [y], [hyper] = analyse_encodings([self], quality)
-            refined = self.refine(y, hyper, quality) if self.n_steps else None
+            refined = self.refine(y, hyper, quality) if self.steps.total else None
             self.latents = {quality: (y if refined is None else refined.y, hyper, refined)}
         y, hyper, refined = self.latents[quality]
         if refined is not None:
@@ -310,7 +310,7 @@ class Encoding:
         """Refine a latent [h, w, C], as the effort says."""
         from ulcodec.codec.refinement import refine_picture
 
-        return refine_picture(self.codec, self.pixels, y, hyper, quality, self.n_steps)
+        return refine_picture(self.codec, self.pixels, y, hyper, quality, self.steps)
 
     def file(self, latent: EncodedLatent | Refined, quality: int) -> bytes:
         """Serialise a coded latent, or the lossless samples if their file is not larger."""
@@ -381,7 +381,7 @@ def decode_batch(
 def encode_pictures(codec: Codec, encodings: Sequence[Encoding], quality: int) -> list[bytes]:
     """Encode prepared pictures: analyse, code the latents, write the files. A picture to refine goes alone."""
     files = [b""] * len(encodings)
-    kinds = [(encoding.grid, index if encoding.n_steps else None) for index, encoding in enumerate(encodings)]
+    kinds = [(encoding.grid, index if encoding.steps.total else None) for index, encoding in enumerate(encodings)]
     for indices in tracked(group_by_grid(codec.networks.positions_at_once, kinds)):
         group = [encodings[index] for index in indices]
         y, hyper = analyse_encodings(group, quality)
@@ -414,7 +414,7 @@ def decode_containers(
 def analyse_encodings(encodings: Sequence[Encoding], quality: int) -> tuple[Array, Array]:
     """Compute the latents of prepared pictures of one latent grid, see `ulcodec.codec.tiling.analyse`."""
     codec = encodings[0].codec
-    with share(ANALYSIS_SHARE / (1 + REFINEMENT_TIME * encodings[0].n_steps)):
+    with share(ANALYSIS_SHARE / (1 + REFINEMENT_TIME * encodings[0].steps.total)):
         return analyse(codec.networks, [encoding.pixels for encoding in encodings], quality)
 
 
@@ -422,7 +422,7 @@ def code_latents(
     encodings: Sequence[Encoding], y: Array, hyper: Array, quality: int
 ) -> Sequence[EncodedLatent | Refined]:
     """Entropy-code latents [B, h, w, C], refined first where the effort asks for it. May overwrite `y`."""
-    if encodings[0].n_steps:
+    if encodings[0].steps.total:
         triples = zip(encodings, y, hyper, strict=True)
         return [encoding.refine(latent, hyper_latent, quality) for encoding, latent, hyper_latent in triples]
     return encode_latents(encodings[0].codec.coder, y, hyper, quality, overwrite_y=True)

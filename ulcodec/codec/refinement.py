@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ulcodec.codec.effort import Refined
+from ulcodec.codec.effort import Refined, Steps
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.networks import Array
 from ulcodec.codec.pixels import in_bins, in_pixels
 from ulcodec.codec.tensors import channels_first, latent_tensor, quality_tensor, to_tensor
-from ulcodec.coding.latents import DecodedLatent, LatentCoder, encode_latent, hyper_grid
+from ulcodec.coding.latents import DecodedLatent, LatentCoder, OpenEncoding, hyper_grid
 from ulcodec.devices import coding_arithmetic
 from ulcodec.model.likelihood import predict_all_passes, unit_bin_bits
+from ulcodec.model.prior import LOG_SCALE_STEP, SCALE_MIN
 from ulcodec.model.tiles import Tile, tiles
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.progress import tracked
@@ -35,6 +36,15 @@ Measured with the present weights: 9 to 15, more at low quality (docs/lab-notes/
 THRIFT = 1.2
 """Thrift of the symbols (see `encode_latents`): the gradient already accounts for the effect of an error on other
 elements."""
+
+STILL_TABLES = 6
+"""Number of the narrowest tables whose elements stay where they are.
+
+They are almost surely zero, and so they were when the decoder was trained: its response to other values is large and
+means nothing."""
+
+LAST_PASS_SHARE = 1.25
+"""Length of a step of the last pass, relative to one of the whole latent: fewer elements move at once."""
 
 GRADIENT_TILE, GRADIENT_HALO = 64, 16
 """Latent positions per side of the tiles that gradients are computed for, and around them; multiples of 4."""
@@ -92,51 +102,61 @@ class Slope(NamedTuple):
     gradient: Tensor
 
 
-def refine(target: Target, latent: Array, hyper: Array, n_steps: int) -> Refined:
-    """Refine a latent [h, w, C] in `n_steps`; return the best one found.
+def refine(target: Target, latent: Array, hyper: Array, steps: Steps) -> Refined:
+    """Refine a latent [h, w, C]; return the best one found.
 
-    Each step starts at the restored latent and goes down the gradient, with more damping from step to step.
+    Each step starts at the restored latent and goes down the gradient, with more damping from step to step. The steps
+    of the last reveal pass come at the end. No elements are predicted from those of that pass, so that these steps need
+    neither the gradient of the bits nor the prior again.
     """
     curvature, least_loss, best, grid = CURVATURE_BITS, math.inf, None, (latent.shape[0], latent.shape[1])
     previous: tuple[Tensor, Tensor] | None = None
     with torch.inference_mode(False):  # an inference mode of the caller would disable gradients
-        for step in tracked(range(n_steps + 1), "refining: step {} of {}"):
-            thrift = THRIFT if step else 1.0
-            coded, gradient = encode_latent(target.coder, latent, hyper, target.quality, thrift), None
-            if step < n_steps:
-                error_bits, gradient = slope(target, coded.latent, grid)
+        for step in tracked(range(steps.total + 1), "refining: step {} of {}"):
+            if step <= steps.whole:
+                thrift = THRIFT if step else 1.0
+                encoding = OpenEncoding(target.coder, latent, hyper, target.quality, thrift)
+            coded, gradient = encoding.finish(latent), None
+            if step < steps.total:
+                error_bits, gradient = slope(target, coded.latent, grid, with_bits=step < steps.whole)
             else:
                 error_bits = decoding_error(target, coded.latent, grid)
             loss = 8 * sum(map(len, coded.segments)) + error_bits
             if best is None or loss < least_loss:
                 least_loss, best = loss, Refined(latent, coded.segments, coded.symbol_check, thrift)
-            if gradient is not None:
-                restored = torch.from_numpy(in_bins(coded.latent.y_16, grid)[0])
+            if gradient is None:
+                break
+            restored = torch.from_numpy(in_bins(coded.latent.y_16, grid)[0])
+            if step < steps.whole:
                 if previous is not None:
                     curvature = measured_curvature(restored - previous[0], gradient - previous[1])
                 previous = restored, gradient
-                better = restored - gradient / (2 * curvature)
+            better = restored - gradient / (2 * curvature)
+            if step < steps.whole:
                 latent = torch.lerp(torch.from_numpy(latent), better, damping(step)).numpy()
+            else:
+                moved = torch.lerp(torch.from_numpy(latent), better, LAST_PASS_SHARE * damping(step)).numpy()
+                latent = encoding.with_last_pass(latent, moved, STILL_TABLES)
     assert best is not None
     return best
 
 
 def refine_picture(
-    loaded: LoadedModel, pixels: np.ndarray, y: Array, hyper: Array, quality: int, n_steps: int
+    loaded: LoadedModel, pixels: np.ndarray, y: Array, hyper: Array, quality: int, steps: Steps
 ) -> Refined:
     """Refine the latent of a picture, see `refine` and `Target`."""
     networks = loaded.torch_networks("effort above 1")
     target = Target(networks.model, networks.model, networks.device, loaded.coder, pixels, quality)
-    return refine(target, y, hyper, n_steps)
+    return refine(target, y, hyper, steps)
 
 
 def refine_residual(
-    loaded: LoadedModel, pixels: np.ndarray, base: Base, residual: Array, hyper: Array, quality: int, n_steps: int
+    loaded: LoadedModel, pixels: np.ndarray, base: Base, residual: Array, hyper: Array, quality: int, steps: Steps
 ) -> Refined:
     """Refine the latent of a predicted frame, which is added to `base`."""
     networks = loaded.torch_networks("effort above 1")
     models, coder = (networks.model, networks.residual_model), loaded.residual_coder
-    return refine(Target(*models, networks.device, coder, pixels, quality, base), residual, hyper, n_steps)
+    return refine(Target(*models, networks.device, coder, pixels, quality, base), residual, hyper, steps)
 
 
 def measured_curvature(step: Tensor, gradient_change: Tensor) -> float:
@@ -150,20 +170,29 @@ def damping(step: int) -> float:
     return 0.4 / (1 + step / 8)
 
 
-def slope(target: Target, latent: DecodedLatent, grid: tuple[int, int]) -> Slope:
-    """Differentiate the loss at a restored latent, tile by tile: error exactly, bits as if a tile were the picture."""
+def slope(target: Target, latent: DecodedLatent, grid: tuple[int, int], *, with_bits: bool = True) -> Slope:
+    """Differentiate the loss at a restored latent, tile by tile: error exactly, bits as if a tile were the picture.
+
+    `with_bits`: False leaves out the bits of the elements that are predicted from an element. Otherwise the gradient of
+    elements that are to stay (`STILL_TABLES`) is zero.
+    """
     device, error_bits, entropy_model = target.device, 0.0, target.entropy_model
     gradient = torch.empty(*grid, entropy_model.config.latent_channels, dtype=torch.float32, device="cpu")
     qualities = quality_tensor(target.quality, device)
     for tile in tiles(grid, GRADIENT_TILE, GRADIENT_HALO):
-        y, hyper = _tile_latent(latent, grid, tile, device), _tile_hyper(latent, grid, tile, device)
+        y = _tile_latent(latent, grid, tile, device)
         with torch.enable_grad(), coding_arithmetic(y.device):
             y.requires_grad_(True)
             error = target.error_map(y, tile)
-            hyper_features = entropy_model.hyper_decoder(hyper, qualities, tile.outer_grid)
-            prediction = predict_all_passes(entropy_model, y, qualities, hyper_features)
-            bits = unit_bin_bits(y.detach() - prediction.mean, prediction.log_scale)
-            (tile_gradient,) = torch.autograd.grad(bits.sum() + error.sum(), y)
+            loss = error.sum()
+            if with_bits:
+                hyper = _tile_hyper(latent, grid, tile, device)
+                hyper_features = entropy_model.hyper_decoder(hyper, qualities, tile.outer_grid)
+                prediction = predict_all_passes(entropy_model, y, qualities, hyper_features)
+                loss = loss + unit_bin_bits(y.detach() - prediction.mean, prediction.log_scale).sum()
+            (tile_gradient,) = torch.autograd.grad(loss, y)
+            if with_bits:
+                tile_gradient *= prediction.log_scale > math.log(SCALE_MIN) + STILL_TABLES * LOG_SCALE_STEP
         error_bits += float(_inner_pixels(error.detach(), tile).sum())
         inner = tile_gradient[0, :, tile.rows.within, tile.columns.within]
         gradient[tile.rows.inner, tile.columns.inner] = inner.permute(1, 2, 0)
