@@ -371,7 +371,7 @@ def test_refinement_lowers_the_cost_of_a_residual(small: Codec, dtype: type, gre
         record = FrameRecord(1, (), 0, 50, coded.payload, coded.symbol_check)
         return cost_bits(record, samples, pixels, small.model.config.lagrangian(0.5))
 
-    costs = [cost(EFFORT_STEPS[effort - 1]) for effort in (1, 2, 5)]
+    costs = [cost(EFFORT_STEPS[effort - 1].of_residual) for effort in (1, 2, 5)]
     assert costs == sorted(costs, reverse=True)
     assert costs[2] < 0.99 * costs[0]
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ulcodec.codec import refinement
+from ulcodec.codec.effort import EFFORT_STEPS
 from ulcodec.codec.image import Codec, Encoding
 from ulcodec.codec.rate_control import encode_to_size
 from ulcodec.coding.latents import OpenEncoding, encode_latent
@@ -47,19 +48,30 @@ def test_effort_2_changes_the_last_pass_alone(small: Codec, photo: np.ndarray) -
     assert refined[3] != plain[3]
 
 
+@pytest.mark.parametrize("effort", [2, 3])
+def test_refined_latent_gives_the_refined_file(small: Codec, photo: np.ndarray, effort: int) -> None:
+    """Rate control and frames of sequences code the latent once more."""
+    y, hyper = small.analyse(photo, 60)
+    refined = refinement.refine_picture(small, photo, y, hyper, 60, EFFORT_STEPS[effort - 1])
+    coded = encode_latent(small.coder, refined.y, hyper, 60, refined.thrift)
+    assert (refined.segments, refined.symbol_check) == (coded.segments, coded.symbol_check)
+
+
 def test_elements_that_are_surely_zero_stay(small: Codec, photo: np.ndarray) -> None:
-    """At quality 0 most channels are empty. Their gradient would be among the largest, and means nothing."""
+    """At quality 0 most channels are empty."""
     y, hyper = small.analyse(photo, 0)
+    refined = refinement.refine_picture(small, photo, y, hyper, 0, EFFORT_STEPS[1])
     encoding = OpenEncoding(small.coder, y, hyper, 0)
-    grid, coded = (y.shape[0], y.shape[1]), encoding.finish(y)
-    target = refinement.Target(small.model, small.model, small.device, small.coder, photo, 0)
-    slopes = [refinement.slope(target, coded.latent, grid, with_bits=with_bits) for with_bits in (True, False)]
-    still = encoding.parameters.table_index < refinement.STILL_TABLES // 2  # float and integer scales differ a little
-    kept, all_of_them = (encoding.elements.gather(slope.gradient.numpy()[None]) for slope in slopes)
-    assert still.mean() > 0.5
-    assert np.abs(all_of_them[still]).max() > 1
-    assert not kept[still].any()
-    assert kept[encoding.parameters.table_index > 2 * refinement.STILL_TABLES].all()
+    changed = encoding.elements.gather((refined.y != y)[None])
+    is_still = encoding.parameters.table_index < refinement.STILL_TABLES
+    assert is_still.mean() > 0.5
+    assert not changed[is_still].any()
+    assert changed[~is_still].all()
+
+
+def test_steps_of_a_residual_move_the_whole_latent() -> None:
+    assert EFFORT_STEPS[0].of_residual == EFFORT_STEPS[0]
+    assert [steps.of_residual for steps in EFFORT_STEPS[1:4]] == [(1, 0), (2, 0), (3, 0)]
 
 
 def test_curvature_is_measured_along_a_step() -> None:

@@ -16,6 +16,11 @@ class Steps(NamedTuple):
         """Number of steps of both kinds."""
         return self.whole + self.last_pass
 
+    @property
+    def of_residual(self) -> "Steps":
+        """Steps for the latent of a predicted frame, where those of the last pass give less."""
+        return Steps(self.whole + 1, 0) if self.total else self
+
 
 NO_STEPS = Steps(0, 0)
 

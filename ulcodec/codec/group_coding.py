@@ -158,7 +158,7 @@ class GroupCoder:
         lagrangian = self._lagrangian(quality)
         plain, prediction = self._compensated(frame, references, lagrangian, is_kept)
         choices = [(plain, predicted_samples(clip, prediction))]
-        coded, y_prediction = encode_residual(loaded, frame.pixels, prediction, quality, self.steps)
+        coded, y_prediction = encode_residual(loaded, frame.pixels, prediction, quality, self.steps.of_residual)
         full = replace(plain, quality=quality, payload=coded.payload, symbol_check=coded.symbol_check)
         choices.append((full, add_residual(loaded, clip, prediction, y_prediction, coded.latent, quality)))
         return min(choices, key=lambda choice: cost_bits(choice[0], choice[1], frame.pixels, lagrangian))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from operator import mul
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -18,7 +19,7 @@ from PIL import Image
 from ulcodec.codec.bitrate import rate_control
 from ulcodec.codec.clip_encoder import DEFAULT_GOP, ClipEncoder, WrittenPart
 from ulcodec.codec.clips import ClipSource, open_clip
-from ulcodec.codec.effort import EFFORT_STEPS, Refined
+from ulcodec.codec.effort import EFFORT_STEPS, Refined, Steps
 from ulcodec.codec.extras import attach, cropped, detach, lossless_pixels
 from ulcodec.codec.grouping import group_by_grid
 from ulcodec.codec.inputs import ImageLike, as_picture, check_effort, check_quality
@@ -61,8 +62,8 @@ from ulcodec.progress import share, tracked
 ANALYSIS_SHARE, DECODING_SHARE, ALPHA_SHARE = 0.4, 0.5, 0.5
 """Rough share of time of the networks in encoding, of the entropy decoder in decoding, and of a lossy alpha channel."""
 
-REFINEMENT_TIME = 3
-"""Rough time of one refinement step, relative to encoding without refinement."""
+REFINEMENT_TIME = Steps(whole=3, last_pass=1)
+"""Rough time of a refinement step of either kind, relative to encoding without refinement."""
 
 
 class Recovery(NamedTuple):
@@ -414,7 +415,8 @@ def decode_containers(
 def analyse_encodings(encodings: Sequence[Encoding], quality: int) -> tuple[Array, Array]:
     """Compute the latents of prepared pictures of one latent grid, see `ulcodec.codec.tiling.analyse`."""
     codec = encodings[0].codec
-    with share(ANALYSIS_SHARE / (1 + REFINEMENT_TIME * encodings[0].steps.total)):
+    time = 1 + sum(map(mul, REFINEMENT_TIME, encodings[0].steps))
+    with share(ANALYSIS_SHARE / time):
         return analyse(codec.networks, [encoding.pixels for encoding in encodings], quality)
 
 

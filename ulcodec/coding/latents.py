@@ -171,15 +171,19 @@ class OpenEncoding:
     """
 
     def __init__(self, coder: LatentCoder, y: Latent, hyper: Latent, quality: int, thrift: float = 1.0):
+        self.tables, self.segments, self.encoder = coder.tables, list[bytes](), SymbolEncoder()
+        walk = EncodingWalk(coder, y[None], hyper[None], quality, thrift, overwrite_y=False)
         last_pass = coder.prior.config.reveal_passes[-1]
-        self.walk = EncodingWalk(coder, y[None], hyper[None], quality, thrift, overwrite_y=False)
-        self.segments = [segment for _ in tracked(range(1, last_pass)) for segment in self.walk.encode_segments()]
-        self.encoder = SymbolEncoder()
-        self.walk.begin([self.encoder])
-        self.elements = self.walk.elements
-        self.parameters = whole_parameters(coder.prior, self.walk.y_16, self.walk.state)
+        for reveal_pass in tracked(range(1, last_pass + 1)):
+            if reveal_pass < last_pass:
+                self.segments += walk.encode_segments()
+            else:
+                walk.begin([self.encoder])
+                self.parameters = whole_parameters(coder.prior, walk.y_16, walk.state)
+        self.elements, self.saved_bits, self.check_value = walk.elements, walk.saved_bits, walk.checks[0].value
+        self.y_16, self.hyper_16 = walk.y_16, walk.hyper_16
 
-    def with_last_pass(self, y: Latent, other: Latent, first_table: int) -> Latent:
+    def with_last_pass(self, y: Latent, other: Latent, first_table: int = 0) -> Latent:
         """Return the latent y [h, w, C] with the last pass's elements of another one.
 
         Elements under the tables before `first_table` stay, too.
@@ -191,19 +195,23 @@ class OpenEncoding:
         return mixed
 
     def finish(self, y: Latent) -> EncodedLatent:
-        """Code the last pass of a latent y [h, w, C]. Its other elements are those that were given first."""
-        walk, encoder, check = self.walk, self.encoder.copy(), SymbolCheck(self.walk.checks[0].value)
-        y_16, group = walk.y_16.copy(), SymbolGroup(walk.coder.tables)
+        """Code the last pass of a latent y [h, w, C]. Its other elements are those that were given first.
+
+        The latent that it returns is valid until the next call.
+        """
+        encoder, check, group = self.encoder.copy(), SymbolCheck(self.check_value), SymbolGroup(self.tables)
         for rows in _row_chunks(self.parameters.mean_16.shape):
             mean_16, table_index = self.parameters.mean_16[:, rows], self.parameters.table_index[:, rows]
             elements = self.elements.gather(y[None, rows], (rows.start, 0))
-            symbols = quantise(elements, CodingParameters(mean_16, table_index), walk.saved_bits)
-            self.elements.scatter(restore(symbols, mean_16), y_16[:, rows], (rows.start, 0))
+            symbols = quantise(elements, CodingParameters(mean_16, table_index), self.saved_bits)
+            self.elements.scatter(restore(symbols, mean_16), self.y_16[:, rows], (rows.start, 0))
             group.add(symbols.ravel(), table_index.ravel())
             check.update(symbols)
         encoder.encode_group(group)
         empty = [b""] * (N_SEGMENTS - len(self.segments) - 1)
-        latent = DecodedLatent(y_16.reshape(-1, y_16.shape[3]), walk.hyper_16)
+        latent = DecodedLatent(self.y_16.reshape(-1, self.y_16.shape[3]), self.hyper_16)
+        if len(latent.y_16) >= LARGE_GRID:
+            release()
         return EncodedLatent((*self.segments, encoder.finish(), *empty), check.value, latent)
 
 
