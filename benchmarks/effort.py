@@ -53,8 +53,7 @@ def row_of(codec: Codec, pictures: Sequence[Picture], curves: Sequence[RateCurve
             savings.append(100 * (len(data) / math.exp(curve(reached_db)) - 1))
     return {
         "effort": effort,
-        "n_steps": EFFORT_STEPS[effort - 1].whole,
-        "n_last_pass_steps": EFFORT_STEPS[effort - 1].last_pass,
+        "n_steps": EFFORT_STEPS[effort - 1],
         "bits_percent": fmean(savings),
         "median_encode_ms": median(times_ms),
     }
@@ -76,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     rows = [row_of(codec, pictures, curves, effort) for effort in options.efforts]
     progress(f"{len(pictures)} pictures at qualities {', '.join(map(str, QUALITIES))}", last=True)
     cells = [
-        "{effort} {n_steps}+{n_last_pass_steps} {bits_percent:+.1f} {median_encode_ms:.0f}".format(**row).split()
+        [str(row["effort"]), str(row["n_steps"]), f"{row['bits_percent']:+.1f}", f"{row['median_encode_ms']:.0f}"]
         for row in rows
     ]
     print(text_table(["effort", "steps", "bits %", "median encode ms"], cells))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ulcodec.codec import refinement, tiling
+from ulcodec.codec import tiling
 from ulcodec.codec.evaluation import integer_cost_percent, rate_distortion
 from ulcodec.codec.generate import CodecDecoder, Sampler
 from ulcodec.codec.image import Codec, decode_batch, encode_batch
@@ -129,7 +129,6 @@ def test_abandoned_iterator_may_be_closed_late() -> None:
 def tiled(tiny_codec: Codec, monkeypatch: pytest.MonkeyPatch) -> Codec:
     """The tiny codec with a denoiser and small tiles, so that every loop has several tiles."""
     monkeypatch.setattr(tiling, "CODEC_TILE", 4)
-    monkeypatch.setattr(refinement, "GRADIENT_TILE", 4)
     monkeypatch.setattr(tiny_codec.coder.prior, "tile", 2)
     return replace(tiny_codec, has_denoiser=True)
 
@@ -199,10 +198,7 @@ def test_notes_count_tries_and_refinement_steps(tiled: Codec, picture: np.ndarra
     assert recorder.notes == [f"try {i + 1} of at most {MAX_TRIES}" for i in range(len(recorder.notes))]
     assert 1 <= len(recorder.notes) <= MAX_TRIES
     recorder = record_progress(lambda: tiled.encode(picture, effort=2))
-    assert recorder.notes == ["refining the last pass: step 1 of 2", "refining the last pass: step 2 of 2"]
-    recorder = record_progress(lambda: tiled.encode(picture, effort=4))
-    steps = ["refining: step 1 of 2", "refining: step 2 of 2", "refining the last pass: step 1 of 1"]
-    assert recorder.notes == steps
+    assert recorder.notes == ["refining: step 1 of 2", "refining: step 2 of 2"]
 
 
 def test_calibration_reports_progress(tiny_model: UnifiedLatentModel, picture: np.ndarray, tmp_path: Path) -> None:

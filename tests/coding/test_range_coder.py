@@ -44,22 +44,6 @@ def test_carries_propagate_through_many_words(entry: int) -> None:
     assert_same_coder([(middle, 1)] * 200 + [(half, entry)] * 3)
 
 
-def test_clones_go_on_by_themselves() -> None:
-    """Words are carried into after the clone was made."""
-    middle, half = [TOTAL // 2 - 1, 2, TOTAL // 2 - 1], [TOTAL // 2, TOTAL // 2]
-    data = []
-    for library in (constriction.stream, range_coder):
-        models = [library.model.Categorical(np.array(row) - 1.0, perfect=False) for row in (middle, half)]
-        encoder = library.queue.RangeEncoder()
-        encoder.encode(np.full(200, 1, dtype=np.int32), models[0])
-        clone = encoder.clone()
-        clone.encode(np.full(3, 0, dtype=np.int32), models[1])
-        encoder.encode(np.full(3, 1, dtype=np.int32), models[1])
-        data.append((shortest_bytes(encoder), shortest_bytes(clone)))
-    assert data[0] == data[1]
-    assert data[0][0] != data[0][1]
-
-
 def test_data_that_no_encoder_writes_is_an_assertion_error() -> None:
     words = np.full(4, 2**32 - 1, dtype=np.uint32)
     for library in (constriction.stream, range_coder):

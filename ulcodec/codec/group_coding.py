@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ulcodec.codec.effort import EFFORT_STEPS, NO_STEPS, Steps
+from ulcodec.codec.effort import EFFORT_STEPS
 from ulcodec.codec.gop import Step, steps_of
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.prediction import add_residual, as_reference, decode_intra, encode_residual, predicted_samples
@@ -89,14 +89,14 @@ class GroupCoder:
     effort: int
 
     @property
-    def steps(self) -> Steps:
+    def n_steps(self) -> int:
         """Refinement steps of a frame's latent."""
         return EFFORT_STEPS[self.effort - 1]
 
     def code_intra(self, frames: Sequence[NewFrame]) -> CodedGroup:
         """Code frames each by itself."""
         pictures = [frame.pixels for frame in frames]
-        coded = encode_pictures_as_frames(self.loaded, pictures, self.quality, steps=self.steps)
+        coded = encode_pictures_as_frames(self.loaded, pictures, self.quality, n_steps=self.n_steps)
         records = [intra_record(frame, self.quality, part) for frame, part in zip(frames, coded, strict=True)]
         return CodedGroup(records)
 
@@ -145,7 +145,7 @@ class GroupCoder:
 
     def _intra(self, frame: NewFrame, quality: int) -> tuple[FrameRecord, NDArray[Any]]:
         """Code an intra frame, and decode it to samples."""
-        [coded] = encode_pictures_as_frames(self.loaded, [frame.pixels], quality, steps=self.steps, precise=True)
+        [coded] = encode_pictures_as_frames(self.loaded, [frame.pixels], quality, n_steps=self.n_steps, precise=True)
         [samples] = decode_intra(self.loaded, self.clip, [coded.latent], quality, precise=True)
         return intra_record(frame, quality, coded), samples
 
@@ -158,7 +158,7 @@ class GroupCoder:
         lagrangian = self._lagrangian(quality)
         plain, prediction = self._compensated(frame, references, lagrangian, is_kept)
         choices = [(plain, predicted_samples(clip, prediction))]
-        coded, y_prediction = encode_residual(loaded, frame.pixels, prediction, quality, self.steps.of_residual)
+        coded, y_prediction = encode_residual(loaded, frame.pixels, prediction, quality, self.n_steps)
         full = replace(plain, quality=quality, payload=coded.payload, symbol_check=coded.symbol_check)
         choices.append((full, add_residual(loaded, clip, prediction, y_prediction, coded.latent, quality)))
         return min(choices, key=lambda choice: cost_bits(choice[0], choice[1], frame.pixels, lagrangian))
@@ -213,17 +213,17 @@ def encode_pictures_as_frames(
     pictures: Sequence[NDArray[Any]],
     quality: int,
     *,
-    steps: Steps = NO_STEPS,
+    n_steps: int = 0,
     precise: bool = False,
 ) -> list[EncodedFrame]:
     """Encode pictures of one size at a quality, each to the payload of an intra frame."""
     y, hyper = analyse(loaded.networks, pictures, quality, precise=precise)
-    if not steps.total:
+    if not n_steps:
         return encode_frames(loaded.coder, y, hyper, quality, overwrite_y=True)
     from ulcodec.codec.refinement import refine_picture
 
     frames = []
     for pixels, latent, hyper_latent in zip(pictures, y, hyper, strict=True):
-        refined = refine_picture(loaded, pixels, latent, hyper_latent, quality, steps)
+        refined = refine_picture(loaded, pixels, latent, hyper_latent, quality, n_steps)
         frames += encode_frames(loaded.coder, refined.y[None], hyper_latent[None], quality, refined.thrift)
     return frames

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from operator import mul
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -19,7 +18,7 @@ from PIL import Image
 from ulcodec.codec.bitrate import rate_control
 from ulcodec.codec.clip_encoder import DEFAULT_GOP, ClipEncoder, WrittenPart
 from ulcodec.codec.clips import ClipSource, open_clip
-from ulcodec.codec.effort import EFFORT_STEPS, Refined, Steps
+from ulcodec.codec.effort import EFFORT_STEPS, Refined
 from ulcodec.codec.extras import attach, cropped, detach, lossless_pixels
 from ulcodec.codec.grouping import group_by_grid
 from ulcodec.codec.inputs import ImageLike, as_picture, check_effort, check_quality
@@ -62,8 +61,8 @@ from ulcodec.progress import share, tracked
 ANALYSIS_SHARE, DECODING_SHARE, ALPHA_SHARE = 0.4, 0.5, 0.5
 """Rough share of time of the networks in encoding, of the entropy decoder in decoding, and of a lossy alpha channel."""
 
-REFINEMENT_TIME = Steps(whole=3, last_pass=1)
-"""Rough time of a refinement step of either kind, relative to encoding without refinement."""
+REFINEMENT_TIME = 3
+"""Rough time of one refinement step, relative to encoding without refinement."""
 
 
 class Recovery(NamedTuple):
@@ -274,8 +273,8 @@ class Encoding:
         exact_if_smaller: bool = True,
     ) -> None:
         picture = (picture.without("exif", "xmp") if strip else picture).within_limits()
-        self.codec, self.picture, self.steps = codec, picture, EFFORT_STEPS[check_effort(effort) - 1]
-        if self.steps.total:
+        self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[check_effort(effort) - 1]
+        if self.n_steps:
             codec.torch_networks("effort above 1")
         self.pixels, self.significant_bits = samples_to_code(picture)
         self.attachments = attach(picture, self._alpha_encoder(alpha_quality))
@@ -293,7 +292,7 @@ class Encoding:
         """Encode to a file at a quality from 0 to 100; `thrift` as in `encode_latents`. Keeps the latent for more."""
         if quality not in self.latents:
             [y], [hyper] = analyse_encodings([self], quality)
-            refined = self.refine(y, hyper, quality) if self.steps.total else None
+            refined = self.refine(y, hyper, quality) if self.n_steps else None
             self.latents = {quality: (y if refined is None else refined.y, hyper, refined)}
         y, hyper, refined = self.latents[quality]
         if refined is not None:
@@ -311,7 +310,7 @@ class Encoding:
         """Refine a latent [h, w, C], as the effort says."""
         from ulcodec.codec.refinement import refine_picture
 
-        return refine_picture(self.codec, self.pixels, y, hyper, quality, self.steps)
+        return refine_picture(self.codec, self.pixels, y, hyper, quality, self.n_steps)
 
     def file(self, latent: EncodedLatent | Refined, quality: int) -> bytes:
         """Serialise a coded latent, or the lossless samples if their file is not larger."""
@@ -382,7 +381,7 @@ def decode_batch(
 def encode_pictures(codec: Codec, encodings: Sequence[Encoding], quality: int) -> list[bytes]:
     """Encode prepared pictures: analyse, code the latents, write the files. A picture to refine goes alone."""
     files = [b""] * len(encodings)
-    kinds = [(encoding.grid, index if encoding.steps.total else None) for index, encoding in enumerate(encodings)]
+    kinds = [(encoding.grid, index if encoding.n_steps else None) for index, encoding in enumerate(encodings)]
     for indices in tracked(group_by_grid(codec.networks.positions_at_once, kinds)):
         group = [encodings[index] for index in indices]
         y, hyper = analyse_encodings(group, quality)
@@ -415,8 +414,7 @@ def decode_containers(
 def analyse_encodings(encodings: Sequence[Encoding], quality: int) -> tuple[Array, Array]:
     """Compute the latents of prepared pictures of one latent grid, see `ulcodec.codec.tiling.analyse`."""
     codec = encodings[0].codec
-    time = 1 + sum(map(mul, REFINEMENT_TIME, encodings[0].steps))
-    with share(ANALYSIS_SHARE / time):
+    with share(ANALYSIS_SHARE / (1 + REFINEMENT_TIME * encodings[0].n_steps)):
         return analyse(codec.networks, [encoding.pixels for encoding in encodings], quality)
 
 
@@ -424,7 +422,7 @@ def code_latents(
     encodings: Sequence[Encoding], y: Array, hyper: Array, quality: int
 ) -> Sequence[EncodedLatent | Refined]:
     """Entropy-code latents [B, h, w, C], refined first where the effort asks for it. May overwrite `y`."""
-    if encodings[0].steps.total:
+    if encodings[0].n_steps:
         triples = zip(encodings, y, hyper, strict=True)
         return [encoding.refine(latent, hyper_latent, quality) for encoding, latent, hyper_latent in triples]
     return encode_latents(encodings[0].codec.coder, y, hyper, quality, overwrite_y=True)

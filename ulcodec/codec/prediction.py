@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ulcodec.codec.effort import NO_STEPS, Steps
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.networks import Array
 from ulcodec.codec.pixels import grid_of, in_bins, to_samples, to_unit_range
@@ -54,22 +53,22 @@ def latent_of_prediction(loaded: LoadedModel, prediction: NDArray[np.uint8], qua
 
 
 def encode_residual(
-    loaded: LoadedModel, pixels: NDArray[Any], prediction: NDArray[np.uint8], quality: int, steps: Steps = NO_STEPS
+    loaded: LoadedModel, pixels: NDArray[Any], prediction: NDArray[np.uint8], quality: int, n_steps: int = 0
 ) -> tuple[EncodedFrame, Array]:
     """Encode what a predicted picture lacks of a frame; return it with E(p), see `latent_of_prediction`.
 
-    `steps`: refinement steps of the latent.
+    `n_steps`: refinement steps of the latent.
     """
     y, _ = analyse(loaded.networks, [pixels, prediction], quality, precise=True)
     residual, y_prediction = y[:1] - y[1:], y[1:]
     hyper, thrift = loaded.networks.analyse_residual(residual, quality), 1.0
-    if steps.total:
+    if n_steps:
         from ulcodec.codec.refinement import Base, refine_residual
 
         [decoded] = posterior_means(loaded.networks, y_prediction, quality)
         height, width = pixels.shape[:2]
         base = Base(y_prediction[0], to_unit_range(prediction) - decoded[:height, :width])
-        refined = refine_residual(loaded, pixels, base, residual[0], hyper[0], quality, steps)
+        refined = refine_residual(loaded, pixels, base, residual[0], hyper[0], quality, n_steps)
         residual, thrift = refined.y[None], refined.thrift
     [coded] = encode_frames(loaded.residual_coder, residual, hyper, quality, thrift)
     return coded, y_prediction

@@ -15,17 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ulcodec.codec.effort import Refined, Steps
+from ulcodec.codec.effort import Refined
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.networks import Array
 from ulcodec.codec.pixels import in_bins, in_pixels
 from ulcodec.codec.tensors import channels_first, latent_tensor, quality_tensor, to_tensor
-from ulcodec.coding.latents import DecodedLatent, EncodedLatent, LatentCoder, OpenEncoding, encode_latent, hyper_grid
+from ulcodec.coding.latents import DecodedLatent, LatentCoder, encode_latent, hyper_grid
 from ulcodec.devices import coding_arithmetic
 from ulcodec.model.likelihood import predict_all_passes, unit_bin_bits
+from ulcodec.model.prior import LOG_SCALE_STEP, SCALE_MIN
 from ulcodec.model.tiles import Tile, tiles
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
-from ulcodec.progress import share, tracked
+from ulcodec.progress import tracked
 
 CURVATURE_BITS, CURVATURE_RANGE = 11.0, (6.0, 20.0)
 """Half the second derivative of the loss, in bits per squared bin: its first guess, and limits on its measurement.
@@ -34,19 +35,13 @@ Measured with the present weights: 9 to 15, more at low quality (docs/lab-notes/
 
 THRIFT = 1.2
 """Thrift of the symbols (see `encode_latents`): the gradient already accounts for the effect of an error on other
-elements. Before any step of the whole latent, it is 1."""
+elements."""
 
-LAST_PASS_SHARE = 1.25
-"""Length of a step of the last pass, relative to one of the whole latent: fewer elements move at once."""
-
-STILL_TABLES = 6
-"""Number of the narrowest tables whose elements steps of the last pass leave where they are.
+STILL_TABLES = 3
+"""Number of the narrowest tables whose elements have no gradient, in pictures.
 
 They are almost surely zero, and so they were when the decoder was trained: its response to other values is large and
-means nothing."""
-
-WHOLE_TIME, CODING_SHARE = 3, 0.3
-"""Rough time of a step of the whole latent relative to one of the last pass, and the coder's share of the former."""
+means nothing. Residuals of predicted frames are added to latents that are not zero."""
 
 GRADIENT_TILE, GRADIENT_HALO = 64, 16
 """Latent positions per side of the tiles that gradients are computed for, and around them; multiples of 4."""
@@ -104,88 +99,51 @@ class Slope(NamedTuple):
     gradient: Tensor
 
 
-class BestFile:
-    """The file of least loss among those that were seen; `loss` in bits."""
-
-    def __init__(self) -> None:
-        self.loss, self.refined = math.inf, Refined(np.empty(0, np.float32), (), 0, 1.0)
-
-    def judge(self, latent: Array, coded: EncodedLatent, thrift: float, error_bits: float) -> None:
-        """Look at the file of a latent, whose picture has a weighted squared error in bits."""
-        loss = 8 * sum(map(len, coded.segments)) + error_bits
-        if loss < self.loss:
-            self.loss, self.refined = loss, Refined(latent, coded.segments, coded.symbol_check, thrift)
-
-
-def refine(target: Target, latent: Array, hyper: Array, steps: Steps) -> Refined:
-    """Refine a latent [h, w, C]; return the best one found.
+def refine(target: Target, latent: Array, hyper: Array, n_steps: int) -> Refined:
+    """Refine a latent [h, w, C] in `n_steps`; return the best one found.
 
     Each step starts at the restored latent and goes down the gradient, with more damping from step to step.
     """
-    best, last_time = BestFile(), steps.last_pass + 1
-    with torch.inference_mode(False):  # an inference mode of the caller would disable gradients
-        with share(1 - last_time / (last_time + WHOLE_TIME * steps.whole)):
-            latent, curvature = refine_whole(target, latent, hyper, steps.whole, best)
-        refine_last_pass(target, latent, hyper, steps, curvature, best)
-    return best.refined
-
-
-def refine_whole(target: Target, latent: Array, hyper: Array, n_steps: int, best: BestFile) -> tuple[Array, float]:
-    """Move all elements in each step; return the latent after the last one, and the curvature."""
-    curvature, grid = CURVATURE_BITS, (latent.shape[0], latent.shape[1])
+    curvature, least_loss, best, grid = CURVATURE_BITS, math.inf, None, (latent.shape[0], latent.shape[1])
     previous: tuple[Tensor, Tensor] | None = None
-    for step in tracked(range(n_steps), "refining: step {} of {}"):
-        thrift = THRIFT if step else 1.0
-        with share(CODING_SHARE):
-            coded = encode_latent(target.coder, latent, hyper, target.quality, thrift)
-        error_bits, gradient = slope(target, coded.latent, grid)
-        best.judge(latent, coded, thrift, error_bits)
-        restored = torch.from_numpy(in_bins(coded.latent.y_16, grid)[0])
-        if previous is not None:
-            curvature = measured_curvature(restored - previous[0], gradient - previous[1])
-        previous = restored, gradient
-        better = restored - gradient / (2 * curvature)
-        latent = torch.lerp(torch.from_numpy(latent), better, damping(step)).numpy()
-    return latent, curvature
-
-
-def refine_last_pass(
-    target: Target, latent: Array, hyper: Array, steps: Steps, curvature: float, best: BestFile
-) -> None:
-    """Move only the elements of the last reveal pass, in the steps after those of the whole latent.
-
-    No elements are predicted from them. So a step needs neither the gradient of the bits nor the prior again.
-    """
-    grid, thrift = (latent.shape[0], latent.shape[1]), THRIFT if steps.whole else 1.0
-    with share(CODING_SHARE / (steps.last_pass + 1)):
-        encoding = OpenEncoding(target.coder, latent, hyper, target.quality, thrift)
-    for step in tracked(range(steps.whole, steps.total), "refining the last pass: step {} of {}"):
-        coded = encoding.finish(latent)
-        error_bits, gradient = slope(target, coded.latent, grid, with_bits=False)
-        best.judge(latent, coded, thrift, error_bits)
-        better = torch.from_numpy(in_bins(coded.latent.y_16, grid)[0]) - gradient / (2 * curvature)
-        moved = torch.lerp(torch.from_numpy(latent), better, LAST_PASS_SHARE * damping(step)).numpy()
-        latent = encoding.with_last_pass(latent, moved, STILL_TABLES)
-    coded = encoding.finish(latent)
-    best.judge(latent, coded, thrift, decoding_error(target, coded.latent, grid))
+    with torch.inference_mode(False):  # an inference mode of the caller would disable gradients
+        for step in tracked(range(n_steps + 1), "refining: step {} of {}"):
+            thrift = THRIFT if step else 1.0
+            coded, gradient = encode_latent(target.coder, latent, hyper, target.quality, thrift), None
+            if step < n_steps:
+                error_bits, gradient = slope(target, coded.latent, grid)
+            else:
+                error_bits = decoding_error(target, coded.latent, grid)
+            loss = 8 * sum(map(len, coded.segments)) + error_bits
+            if best is None or loss < least_loss:
+                least_loss, best = loss, Refined(latent, coded.segments, coded.symbol_check, thrift)
+            if gradient is not None:
+                restored = torch.from_numpy(in_bins(coded.latent.y_16, grid)[0])
+                if previous is not None:
+                    curvature = measured_curvature(restored - previous[0], gradient - previous[1])
+                previous = restored, gradient
+                better = restored - gradient / (2 * curvature)
+                latent = torch.lerp(torch.from_numpy(latent), better, damping(step)).numpy()
+    assert best is not None
+    return best
 
 
 def refine_picture(
-    loaded: LoadedModel, pixels: np.ndarray, y: Array, hyper: Array, quality: int, steps: Steps
+    loaded: LoadedModel, pixels: np.ndarray, y: Array, hyper: Array, quality: int, n_steps: int
 ) -> Refined:
     """Refine the latent of a picture, see `refine` and `Target`."""
     networks = loaded.torch_networks("effort above 1")
     target = Target(networks.model, networks.model, networks.device, loaded.coder, pixels, quality)
-    return refine(target, y, hyper, steps)
+    return refine(target, y, hyper, n_steps)
 
 
 def refine_residual(
-    loaded: LoadedModel, pixels: np.ndarray, base: Base, residual: Array, hyper: Array, quality: int, steps: Steps
+    loaded: LoadedModel, pixels: np.ndarray, base: Base, residual: Array, hyper: Array, quality: int, n_steps: int
 ) -> Refined:
     """Refine the latent of a predicted frame, which is added to `base`."""
     networks = loaded.torch_networks("effort above 1")
     models, coder = (networks.model, networks.residual_model), loaded.residual_coder
-    return refine(Target(*models, networks.device, coder, pixels, quality, base), residual, hyper, steps)
+    return refine(Target(*models, networks.device, coder, pixels, quality, base), residual, hyper, n_steps)
 
 
 def measured_curvature(step: Tensor, gradient_change: Tensor) -> float:
@@ -199,26 +157,25 @@ def damping(step: int) -> float:
     return 0.4 / (1 + step / 8)
 
 
-def slope(target: Target, latent: DecodedLatent, grid: tuple[int, int], *, with_bits: bool = True) -> Slope:
+def slope(target: Target, latent: DecodedLatent, grid: tuple[int, int]) -> Slope:
     """Differentiate the loss at a restored latent, tile by tile: error exactly, bits as if a tile were the picture.
 
-    `with_bits`: False leaves out the bits of the elements that are predicted from an element.
+    The gradient of elements of a picture that are surely zero (`STILL_TABLES`) is set to zero.
     """
     device, error_bits, entropy_model = target.device, 0.0, target.entropy_model
     gradient = torch.empty(*grid, entropy_model.config.latent_channels, dtype=torch.float32, device="cpu")
     qualities = quality_tensor(target.quality, device)
-    for tile in tracked(list(tiles(grid, GRADIENT_TILE, GRADIENT_HALO))):
-        y = _tile_latent(latent, grid, tile, device)
+    for tile in tiles(grid, GRADIENT_TILE, GRADIENT_HALO):
+        y, hyper = _tile_latent(latent, grid, tile, device), _tile_hyper(latent, grid, tile, device)
         with torch.enable_grad(), coding_arithmetic(y.device):
             y.requires_grad_(True)
             error = target.error_map(y, tile)
-            loss = error.sum()
-            if with_bits:
-                hyper = _tile_hyper(latent, grid, tile, device)
-                hyper_features = entropy_model.hyper_decoder(hyper, qualities, tile.outer_grid)
-                prediction = predict_all_passes(entropy_model, y, qualities, hyper_features)
-                loss = loss + unit_bin_bits(y.detach() - prediction.mean, prediction.log_scale).sum()
-            (tile_gradient,) = torch.autograd.grad(loss, y)
+            hyper_features = entropy_model.hyper_decoder(hyper, qualities, tile.outer_grid)
+            prediction = predict_all_passes(entropy_model, y, qualities, hyper_features)
+            bits = unit_bin_bits(y.detach() - prediction.mean, prediction.log_scale)
+            (tile_gradient,) = torch.autograd.grad(bits.sum() + error.sum(), y)
+            if target.base is None:
+                tile_gradient *= prediction.log_scale > math.log(SCALE_MIN) + (STILL_TABLES - 0.5) * LOG_SCALE_STEP
         error_bits += float(_inner_pixels(error.detach(), tile).sum())
         inner = tile_gradient[0, :, tile.rows.within, tile.columns.within]
         gradient[tile.rows.inner, tile.columns.inner] = inner.permute(1, 2, 0)
@@ -228,7 +185,7 @@ def slope(target: Target, latent: DecodedLatent, grid: tuple[int, int], *, with_
 def decoding_error(target: Target, latent: DecodedLatent, grid: tuple[int, int]) -> float:
     """Measure the weighted squared error alone, as in `slope`, in bits."""
     error_bits = 0.0
-    for tile in tracked(list(tiles(grid, GRADIENT_TILE, GRADIENT_HALO))):
+    for tile in tiles(grid, GRADIENT_TILE, GRADIENT_HALO):
         y = _tile_latent(latent, grid, tile, target.device)
         with torch.inference_mode(), coding_arithmetic(y.device):
             error_bits += float(_inner_pixels(target.error_map(y, tile), tile).sum())

@@ -163,58 +163,6 @@ def decode_latents(
     return walk.latents
 
 
-class OpenEncoding:
-    """A latent coded like `encode_latent`, up to its last pass, which can be coded again and again.
-
-    No element is predicted from those of the last pass. So other values for them change no distribution, and cost no
-    more evaluations of the prior.
-    """
-
-    def __init__(self, coder: LatentCoder, y: Latent, hyper: Latent, quality: int, thrift: float = 1.0):
-        self.tables, self.segments, self.encoder = coder.tables, list[bytes](), SymbolEncoder()
-        walk = EncodingWalk(coder, y[None], hyper[None], quality, thrift, overwrite_y=False)
-        last_pass = coder.prior.config.reveal_passes[-1]
-        for reveal_pass in tracked(range(1, last_pass + 1)):
-            if reveal_pass < last_pass:
-                self.segments += walk.encode_segments()
-            else:
-                walk.begin([self.encoder])
-                self.parameters = whole_parameters(coder.prior, walk.y_16, walk.state)
-        self.elements, self.saved_bits, self.check_value = walk.elements, walk.saved_bits, walk.checks[0].value
-        self.y_16, self.hyper_16 = walk.y_16, walk.hyper_16
-
-    def with_last_pass(self, y: Latent, other: Latent, first_table: int = 0) -> Latent:
-        """Return the latent y [h, w, C] with the last pass's elements of another one.
-
-        Elements under the tables before `first_table` stay, too.
-        """
-        mixed: Latent = y.copy()
-        is_taken = self.parameters.table_index >= first_table
-        elements = np.where(is_taken, *(self.elements.gather(latent[None]) for latent in (other, y)))
-        self.elements.scatter(elements, mixed[None])
-        return mixed
-
-    def finish(self, y: Latent) -> EncodedLatent:
-        """Code the last pass of a latent y [h, w, C]. Its other elements are those that were given first.
-
-        The latent that it returns is valid until the next call.
-        """
-        encoder, check, group = self.encoder.copy(), SymbolCheck(self.check_value), SymbolGroup(self.tables)
-        for rows in _row_chunks(self.parameters.mean_16.shape):
-            mean_16, table_index = self.parameters.mean_16[:, rows], self.parameters.table_index[:, rows]
-            elements = self.elements.gather(y[None, rows], (rows.start, 0))
-            symbols = quantise(elements, CodingParameters(mean_16, table_index), self.saved_bits)
-            self.elements.scatter(restore(symbols, mean_16), self.y_16[:, rows], (rows.start, 0))
-            group.add(symbols.ravel(), table_index.ravel())
-            check.update(symbols)
-        encoder.encode_group(group)
-        empty = [b""] * (N_SEGMENTS - len(self.segments) - 1)
-        latent = DecodedLatent(self.y_16.reshape(-1, self.y_16.shape[3]), self.hyper_16)
-        if len(latent.y_16) >= LARGE_GRID:
-            release()
-        return EncodedLatent((*self.segments, encoder.finish(), *empty), check.value, latent)
-
-
 # Frames of a sequence: one payload each
 
 
@@ -341,17 +289,16 @@ class EncodingWalk(_Walk):
 
     def encode_pass(self, encoders: Sequence[SymbolEncoder]) -> None:
         """Encode each picture's next pass, and its hyper-latent before the first one."""
-        self.begin(encoders)
+        if self.n_passes == 0:
+            self._encode_hyper(encoders)
         for encoder, group in zip(encoders, self._group_by_picture(self._quantise_rows()), strict=True):
             encoder.encode_group(group)
         self.advance()
         if math.prod(self.grid) >= LARGE_GRID:
             release()
 
-    def begin(self, encoders: Sequence[SymbolEncoder]) -> None:
-        """Before the first pass, encode each picture's hyper-latent, and keep what a decoder restores of it."""
-        if self.n_passes:
-            return
+    def _encode_hyper(self, encoders: Sequence[SymbolEncoder]) -> None:
+        """Encode each picture's hyper-latent, and keep what a decoder restores of it."""
         flat = self.coder.prior.hyper_parameters(self.quality, math.prod(self.hyper.shape[:3]))
         parameters = flat.each(lambda part: part.reshape(self.hyper.shape))
         symbols = quantise(self.hyper, parameters)
@@ -491,8 +438,8 @@ class SymbolCheck:
     It tells a decoder that its arithmetic differs from the encoder's: a sound file then gives other symbols.
     """
 
-    def __init__(self, value: int = 0xFFFF) -> None:
-        self.value = value
+    def __init__(self) -> None:
+        self.value = 0xFFFF
 
     def update(self, symbols: np.ndarray) -> None:
         self.value = crc_hqx(symbols.astype("<i4", order="C", copy=False).data, self.value)
@@ -524,19 +471,13 @@ def next_parameters(prior: CodingPrior, y_16: Integers, state: PriorWalk) -> Cod
 
     y_16 [B, h, w, C] is the latent of whole pictures in sixteenths of a bin.
     """
-    parameters = whole_parameters(prior, y_16, state)
-    state.advance()
-    return parameters.each(lambda part: part.ravel())
-
-
-def whole_parameters(prior: CodingPrior, y_16: Integers, state: PriorWalk) -> CodingParameters:
-    """Predict all elements of the next pass: parameters [B, h, w, K]."""
     shape = (*y_16.shape[:3], PassElements(prior.config, state.reveal_pass).n_channels)
     whole = CodingParameters(np.empty(shape, np.int32), np.empty(shape, np.uint8))
     for tile in prior.tiles(state):
         for target, part in zip(whole, prior(tile.outer_of(y_16), state, tile), strict=True):
             tile.inner_of(target)[:] = part
-    return whole
+    state.advance()
+    return whole.each(lambda part: part.ravel())
 
 
 # Quantisation

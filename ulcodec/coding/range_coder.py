@@ -31,12 +31,6 @@ class RangeEncoder:
         self.low, self.width = 0, STATE - 1
         self.words: list[int] = []
 
-    def clone(self) -> "RangeEncoder":
-        """Return an encoder that goes on from here by itself."""
-        other = copy(self)
-        other.words = self.words.copy()
-        return other
-
     def encode(self, entries: NDArray[np.int32], model: Categorical) -> None:
         low, width = self.low, self.width
         frequencies, below = model.frequencies, model.below

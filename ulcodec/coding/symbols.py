@@ -38,12 +38,6 @@ class SymbolEncoder:
     def __init__(self) -> None:
         self._coder = range_encoder()
 
-    def copy(self) -> "SymbolEncoder":
-        """Return an encoder that goes on from here by itself."""
-        other = SymbolEncoder()
-        other._coder = self._coder.clone()
-        return other
-
     def encode(self, symbols: Int32Array, table_index: IntArray, tables: FrequencyTables) -> None:
         """Encode a group of symbols; see `SymbolGroup.add`. If that raises, nothing is appended."""
         group = SymbolGroup(tables)
