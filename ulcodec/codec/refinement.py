@@ -23,7 +23,6 @@ from ulcodec.codec.tensors import channels_first, latent_tensor, quality_tensor,
 from ulcodec.coding.latents import DecodedLatent, LatentCoder, encode_latent, hyper_grid
 from ulcodec.devices import coding_arithmetic
 from ulcodec.model.likelihood import predict_all_passes, unit_bin_bits
-from ulcodec.model.prior import LOG_SCALE_STEP, SCALE_MIN
 from ulcodec.model.tiles import Tile, tiles
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.progress import tracked
@@ -37,11 +36,11 @@ THRIFT = 1.2
 """Thrift of the symbols (see `encode_latents`): the gradient already accounts for the effect of an error on other
 elements."""
 
-STILL_TABLES = 3
-"""Number of the narrowest tables whose elements have no gradient, in pictures.
+STILL_SCALE = 0.15
+"""Predicted standard deviation in bins below which an element of a picture has no gradient.
 
-They are almost surely zero, and so they were when the decoder was trained: its response to other values is large and
-means nothing. Residuals of predicted frames are added to latents that are not zero."""
+Such elements are almost surely zero, and so they were when the decoder was trained: its response to other values is
+large and means nothing. Residuals of predicted frames are added to latents that are not zero."""
 
 GRADIENT_TILE, GRADIENT_HALO = 64, 16
 """Latent positions per side of the tiles that gradients are computed for, and around them; multiples of 4."""
@@ -160,7 +159,7 @@ def damping(step: int) -> float:
 def slope(target: Target, latent: DecodedLatent, grid: tuple[int, int]) -> Slope:
     """Differentiate the loss at a restored latent, tile by tile: error exactly, bits as if a tile were the picture.
 
-    The gradient of elements of a picture that are surely zero (`STILL_TABLES`) is set to zero.
+    The gradient of elements of a picture that are surely zero (`STILL_SCALE`) is set to zero.
     """
     device, error_bits, entropy_model = target.device, 0.0, target.entropy_model
     gradient = torch.empty(*grid, entropy_model.config.latent_channels, dtype=torch.float32, device="cpu")
@@ -175,7 +174,7 @@ def slope(target: Target, latent: DecodedLatent, grid: tuple[int, int]) -> Slope
             bits = unit_bin_bits(y.detach() - prediction.mean, prediction.log_scale)
             (tile_gradient,) = torch.autograd.grad(bits.sum() + error.sum(), y)
             if target.base is None:
-                tile_gradient *= prediction.log_scale > math.log(SCALE_MIN) + (STILL_TABLES - 0.5) * LOG_SCALE_STEP
+                tile_gradient *= prediction.log_scale > math.log(STILL_SCALE)
         error_bits += float(_inner_pixels(error.detach(), tile).sum())
         inner = tile_gradient[0, :, tile.rows.within, tile.columns.within]
         gradient[tile.rows.inner, tile.columns.inner] = inner.permute(1, 2, 0)
