@@ -51,7 +51,8 @@ def write_videos(folder: Path, step: int, count: int = 8) -> Path:
     """Write animations of a texture that moves by `step` pixels a frame."""
     folder.mkdir()
     for number in range(count):
-        pixels = np.asarray(Image.effect_noise((70, 40), 60).filter(ImageFilter.GaussianBlur(1)))
+        noise = np.random.default_rng((step, number)).normal(128, 60, (40, 70)).clip(0, 255).astype(np.uint8)
+        pixels = np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(1)))
         frames = [Image.fromarray(pixels[:, step * t : step * t + 32]) for t in range(N_FRAMES + number)]
         frames[0].save(folder / f"{number}.gif", save_all=True, append_images=frames[1:], duration=40)
     return folder
