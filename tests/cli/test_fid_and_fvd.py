@@ -39,11 +39,17 @@ def drawn(tmp_path: Path) -> Path:
     return folder
 
 
+def noise(seed: tuple[int, ...], width: int, height: int) -> Image.Image:
+    """Draw grey noise."""
+    samples = np.random.default_rng(seed).normal(128, 60, (height, width))
+    return Image.fromarray(samples.clip(0, 255).astype(np.uint8))
+
+
 def write_pictures(folder: Path, blur: int, count: int = 30) -> Path:
     folder.mkdir()
     for number in range(count):
-        noise = Image.effect_noise((40 + number % 3, 36), 60).convert("RGB")
-        noise.filter(ImageFilter.GaussianBlur(1 + blur)).save(folder / f"{number:02d}.png")
+        picture = noise((blur, number), 40 + number % 3, 36).convert("RGB")
+        picture.filter(ImageFilter.GaussianBlur(1 + blur)).save(folder / f"{number:02d}.png")
     return folder
 
 
@@ -51,8 +57,7 @@ def write_videos(folder: Path, step: int, count: int = 8) -> Path:
     """Write animations of a texture that moves by `step` pixels a frame."""
     folder.mkdir()
     for number in range(count):
-        noise = np.random.default_rng((step, number)).normal(128, 60, (40, 70)).clip(0, 255).astype(np.uint8)
-        pixels = np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(1)))
+        pixels = np.asarray(noise((step, number), 70, 40).filter(ImageFilter.GaussianBlur(1)))
         frames = [Image.fromarray(pixels[:, step * t : step * t + 32]) for t in range(N_FRAMES + number)]
         frames[0].save(folder / f"{number}.gif", save_all=True, append_images=frames[1:], duration=40)
     return folder
