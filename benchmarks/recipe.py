@@ -153,6 +153,9 @@ TRIALS: dict[str, Trial] = {
     "decay over half of the run": Trial(settings={"decay_share": 0.5}),
     "decay from the start": Trial(settings={"decay_share": 1.0}),
     "half the batch": Trial(settings={"batch_size": 8}),
+    "all eight orientations": Trial(settings={"turns": True}),
+    "half of the crops reduced by 1 to 2": Trial(settings={"reduction": 2.0}),
+    "both": Trial(settings={"turns": True, "reduction": 2.0}),
     "crops of 256, a quarter of them": Trial(settings={"crop_px": 256, "batch_size": 4}, images=0.25),
     "crops of 256 while the rate falls": Trial(late_side=2),
 }

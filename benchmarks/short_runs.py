@@ -12,6 +12,7 @@ from ulcodec.model.build import build_model
 from ulcodec.model.config import ModelConfig, PaperConfig
 from ulcodec.store.networks import placed
 from ulcodec.train.data.crops import CropSet
+from ulcodec.train.data.training_set import augmented
 from ulcodec.train.loop import Loop
 from ulcodec.train.settings import Stage1Settings
 from ulcodec.train.stage1 import Stage1Step
@@ -34,10 +35,15 @@ def trained(
     if change is not None:
         change(model)
     model = placed(model, torch.device("cpu"))
+
+    def step(settings: Stage1Settings) -> Stage1Step:
+        crops = augmented(pictures, settings)
+        return Stage1Step(model, lambda n_images: crops, settings)
+
     with TemporaryDirectory() as folder:
         for settings in legs:
             loop = Loop(model, Path(folder), settings.loop_settings(), settings.resolved())
             loop.resume()
-            loop.run(Stage1Step(model, lambda n_images: pictures, settings), lambda scored: {})
+            loop.run(step(settings), lambda scored: {})
     loop.state.ema_weights().swap()
     return model.eval().requires_grad_(False), loop.state.seconds

@@ -21,6 +21,7 @@ from ulcodec.train.settings import (
     VideoSettings,
 )
 from ulcodec_cli.export import export
+from ulcodec_cli.photographs import shards
 
 app = typer.Typer(name="train", help="Train a codec.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -184,3 +185,4 @@ def resume(
 
 
 app.command("export")(export)
+app.command("shards")(shards)

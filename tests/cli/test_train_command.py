@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 from command_line import Run, assert_refused, file_names
+from PIL import Image
 
 
 def test_dry_run_prints_settings_and_writes_nothing(run: Run, tmp_path: Path) -> None:
@@ -39,3 +41,21 @@ def test_settings_of_video_are_printed_or_refused_in_one_line(run: Run, tmp_path
     assert_refused(run(*arguments, "--prior-blocks", "1,x"), "the prior's blocks must be numbers")
     assert_refused(run(*arguments, "--views", 65), "the number of views must be a whole number from 1 to 64")
     assert_refused(run(*arguments), "found clips of 0 scenes")
+
+
+def test_shards_are_built_and_refused_in_one_line(run: Run, picture: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(picture).save(tmp_path / "photos" / name)
+    shards = ("train", "shards", tmp_path / "photos", "--out", tmp_path / "shards", "--shortest-side", 64)
+    assert (
+        run(*shards).stdout
+        == f"{tmp_path / 'shards'}: pictures added: 1, shards added: 1; left out: 1 near-duplicate\n"
+    )
+    assert run(*shards).stdout == f"{tmp_path / 'shards'}: pictures added: 0, shards added: 0\n"
+    (tmp_path / "shards" / "photos-00000.csv").write_text("")
+    assert_refused(run(*shards, "--quality", 200), "the quality must be a whole number from 0 to 100, got 200")
+    assert_refused(run("train", "shards", tmp_path / "none", "--out", tmp_path / "new"), "is not a folder")
+    (tmp_path / "file").write_text("")
+    assert_refused(run(*shards[:3], "--out", tmp_path / "file"), "file")
+    assert_refused(run(*shards), "the file is empty")

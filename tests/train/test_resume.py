@@ -53,12 +53,14 @@ def test_interrupted_run_resumes(settings: Stage1Settings, finished_run: Path, m
     assert_same_state(settings.out, finished_run)
 
 
-def test_run_on_streamed_shards_resumes(photographs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("augmentation", [{}, {"reduction": 1.1, "turns": True}], ids=["plain", "augmented"])
+def test_run_on_streamed_shards_resumes(photographs: Path, tmp_path: Path, augmentation: dict[str, object]) -> None:
     for number in range(3):
         with tarfile.open(tmp_path / f"{number}.tar", "w") as shard:
             for file in sorted(photographs.glob("*.png"))[3 * number : 3 * number + 3]:
                 shard.add(file, arcname=file.name)
     values = {**SETTINGS, "validation_share": 0.4, "shards_in_memory": 2, "crops_per_shard": 2 * BATCH_SIZE}
+    values |= augmentation
     unbroken = Stage1Settings(data=(tmp_path,), out=tmp_path / "unbroken", **values)
     train_stage1(unbroken)
     resumed = replace(unbroken, out=tmp_path / "resumed")

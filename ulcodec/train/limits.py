@@ -11,6 +11,7 @@ MOST_IMAGES = 10**15
 MOST_CROPS = 2**16
 MOST_CROP_PX = 2**14
 MOST_FRAMES = 2**10
+MOST_REDUCTION = 8
 MOST_BATCH_PX = 2**31
 """Pixels in a batch: as float32 they take 24 GiB."""
 
@@ -53,19 +54,24 @@ def check_run(settings: RunSettings, *, crop_step: int, n_frames: int = 1) -> No
 
     Sides of crops are multiples of `crop_step`. `n_frames`: frames of a crop.
     """
-    crop_px, batch_size = settings.crop_px, settings.batch_size
+    crop_px = settings.crop_px
     check_whole("the crop", crop_px, crop_step, MOST_CROP_PX)
     if crop_px % crop_step:
         raise TrainingError(f"the crop must be a multiple of {crop_step} pixels, got {crop_px}")
-    if batch_size * n_frames * crop_px**2 > MOST_BATCH_PX:
-        of_frames = f"{n_frames} x " if n_frames > 1 else ""
-        extent = f"{of_frames}{crop_px} x {crop_px}"
-        raise TrainingError(f"{batch_size} crops of {extent} are more than {MOST_BATCH_PX} pixels a batch")
+    check_batch(settings.batch_size, crop_px, n_frames)
     check_whole("the seed", settings.seed, 0, MOST_SEED)
     check_whole("the number of threads", settings.threads, 0, MOST_THREADS)
     if settings.limit_pictures is not None:
         check_whole("the limit of pictures", settings.limit_pictures, 2, MOST_IMAGES)
     check_number("the share of pictures held out", settings.validation_share, above=0, most=0.5)
+
+
+def check_batch(batch_size: int, side_px: int, n_frames: int = 1) -> None:
+    """Raise TrainingError for a batch of crops that exceeds `MOST_BATCH_PX`."""
+    if batch_size * n_frames * side_px**2 > MOST_BATCH_PX:
+        of_frames = f"{n_frames} x " if n_frames > 1 else ""
+        extent = f"{of_frames}{side_px} x {side_px}"
+        raise TrainingError(f"{batch_size} crops of {extent} are more than {MOST_BATCH_PX} pixels a batch")
 
 
 def check_whole(name: str, value: Any, least: int, most: int) -> None:

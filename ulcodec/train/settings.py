@@ -5,6 +5,7 @@ A field made by `option` is an option of the command line too, with the same def
 
 import json
 from dataclasses import asdict, dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +22,10 @@ from ulcodec.train.limits import (
     MOST_IMAGES,
     MOST_LOSS_FACTOR,
     MOST_MINUTES,
+    MOST_REDUCTION,
     MOST_VIEWS,
     WIDTH_STEP,
+    check_batch,
     check_bias,
     check_number,
     check_run,
@@ -163,7 +166,8 @@ class Stage1Settings:
     """Settings of stage 1. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
     A configuration of clips (`paper-video`, `tiny-video`) trains on videos. Its images are clips, of `n_frames` frames.
-    `resize_px`: pictures and frames are given this short side before they are cropped. `latent_warmup_images`: see
+    `resize_px`: pictures and frames are given this short side before they are cropped. `reduction`, `turns`: see
+    `ulcodec.train.data.augmentation`; for pictures only. `latent_warmup_images`: see
     `ulcodec.train.objective.encoder_share_at`.
     `init`: a model directory whose weights the run starts from, with as many blocks or fewer; its dead units are
     reinitialised (`ulcodec.train.revival`). `warmup_images`: images over which the learning rate rises at the start;
@@ -187,6 +191,8 @@ class Stage1Settings:
     crop_px: int = option("crop", 256)
     n_frames: int = option("frames", 16, "Frames of a clip, for configurations of clips.")
     resize_px: int | None = option("resize", None, "Resample pictures or frames to this short side first.")
+    reduction: float | None = option("reduction", None, "Reduce half of the crops, by random factors up to this one.")
+    turns: bool = option("turns", False, "Draw crops in all eight orientations, not only mirrored.")
     learning_rate: float = option("learning-rate", 6e-4)
     warmup_images: int = option("warmup", 1600)
     decay_share: float = option("decay-share", 0.2)
@@ -273,6 +279,11 @@ class Stage1Settings:
         check_run(self, crop_step=patch[-1], n_frames=n_frames)
         if self.resize_px is not None:
             check_whole("the short side", self.resize_px, self.crop_px, MOST_CROP_PX)
+        if len(patch) == 3 and (self.reduction is not None or self.turns):
+            raise TrainingError("reduced and turned crops are for pictures only")
+        if self.reduction is not None:
+            check_number("the reduction", self.reduction, above=1, most=MOST_REDUCTION)
+            check_batch(self.batch_size, ceil(self.crop_px * self.reduction))
 
 
 @dataclass(frozen=True)
@@ -383,6 +394,8 @@ class Stage2Settings(CodecRunSettings):
             n_images=self.n_images,
             batch_size=self.batch_size,
             crop_px=self.crop_px or trained.crop_px,
+            reduction=None,
+            turns=False,
             seed=self.seed,
             validation_share=self.validation_share,
             limit_pictures=self.limit_pictures,

@@ -94,9 +94,13 @@ class PictureSet:
         columns = torch.arange(side, device=device).expand(len(chosen), side)
         if mirrored:
             columns = torch.where(draw()[:, None] < 0.5, columns, columns.flip(1))
-        columns = columns + lefts[:, None]
-        rows = (torch.arange(side, device=device) + tops[:, None]) * widths[:, None] + self.starts[chosen][:, None]
-        return self.pixels[rows[:, :, None] + columns[:, None, :]]
+        rows = torch.arange(side, device=device) + tops[:, None]
+        return self.gather(chosen, rows, columns + lefts[:, None])
+
+    def gather(self, chosen: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Read chosen [B] pictures at rows [B, h] and columns [B, w]: [B, h, w, C] of the stored dtype."""
+        starts = rows * self.widths[chosen][:, None] + self.starts[chosen][:, None]
+        return self.pixels[starts[:, :, None] + columns[:, None, :]]
 
     def random_crops(
         self,

@@ -10,8 +10,10 @@ from ulcodec.errors import TrainingError
 from ulcodec.io.sources import LeftOut
 from ulcodec.model.config import PaperConfig
 from ulcodec.model.presets import preset
+from ulcodec.train.data.augmentation import AugmentedPictures
 from ulcodec.train.data.crops import CropSet
 from ulcodec.train.data.loading import load_run
+from ulcodec.train.data.pictures import PictureSet
 from ulcodec.train.data.readers import PictureReader, Reader
 from ulcodec.train.data.stream import ShardStream
 from ulcodec.train.settings import Stage1Settings
@@ -51,6 +53,14 @@ def some_crops(settings: Stage1Settings, count: int) -> Tensor:
     return crops.random_crops(count, settings.crop_px, torch.Generator().manual_seed(settings.seed))
 
 
+def augmented(data: CropSet, settings: Stage1Settings) -> CropSet:
+    """Change the crops of a run's pictures at random, if its settings say so."""
+    if settings.reduction is None and not settings.turns:
+        return data
+    assert isinstance(data, PictureSet)  # settings for clips are refused
+    return AugmentedPictures(data, settings.reduction or 1.0, settings.turns)
+
+
 def training_set(settings: Stage1Settings, device: torch.device) -> TrainingSet:
     """Load the data of a run, or open its stream of shards. Raises TrainingError."""
     reader = reader_of(settings)
@@ -66,8 +76,10 @@ def training_set(settings: Stage1Settings, device: torch.device) -> TrainingSet:
         )
         held_out = stream.validation()
         counts = f"{len(stream.shards)} shards, {stream.n_held} at a time, and {len(held_out)} validation {reader.noun}"
-        return TrainingSet(stream.at, held_out, stream.left_out.after(counts))
+        counts = stream.left_out.after(counts)
+        return TrainingSet(lambda n_images: augmented(stream.at(n_images), settings), held_out, counts)
     left_out = LeftOut()
     training, validation = (part.to(device) for part in load_run(reader, settings, left_out))
     counts = f"{len(training)} training and {len(validation)} validation {reader.noun}"
-    return TrainingSet(lambda n_images: training, validation, left_out.after(counts))
+    crops = augmented(training, settings)
+    return TrainingSet(lambda n_images: crops, validation, left_out.after(counts))
