@@ -137,6 +137,25 @@ def test_views_cover_all_qualities(tiny_model: UnifiedLatentModel, pictures: Pic
     assert [int(6 * q) for q in quality] == list(range(6))
 
 
+def test_half_of_the_views_are_reduced(tiny_model: UnifiedLatentModel) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (192, 300, 3), dtype=np.uint8)
+    pictures = pack([pixels, np.repeat(np.repeat(pixels[:160, :160], 2, axis=0), 2, axis=1)])
+    plain, mixed = (
+        LatentSet.of(encode_views(tiny_model, pictures, 40, 0, reduction, least_px=128)) for reduction in (1.0, 2.0)
+    )
+    assert torch.equal(plain.qualities, mixed.qualities)
+    areas = mixed.latents.heights * mixed.latents.widths
+    n_plain, shapes = 0, set()
+    for index in range(80):
+        latent, expected = mixed.latents.picture(index), plain.latents.picture(index)
+        n_plain += latent.shape == expected.shape and torch.equal(latent, expected)
+        shapes.add(tuple(sorted(latent.shape[:2])))
+    assert 25 < n_plain < 55
+    assert shapes >= {(12, 16), (8, 12), (20, 20), (16, 16), (12, 12)}
+    assert min(min(shape) for shape in shapes) == 8, "no side is below 128 pixels"
+    assert areas.max() == 400
+
+
 def test_orientations_differ() -> None:
     x = torch.arange(6.0).view(1, 1, 2, 3)
     views = [oriented(x, orientation) for orientation in range(8)]

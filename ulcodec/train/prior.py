@@ -14,6 +14,7 @@ from ulcodec.io.sources import LeftOut
 from ulcodec.model.config import HYPER_PATCH_PX, PATCH_PX, ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import StoredModel, open_model
+from ulcodec.train.data.augmentation import reduced, reduction_factors
 from ulcodec.train.data.loading import pictures_of_run
 from ulcodec.train.data.pictures import PictureSet, empty_set
 from ulcodec.train.entropy import train_on_latents
@@ -27,25 +28,40 @@ from ulcodec.train.warm_start import grown_weights
 from ulcodec.train.workers import begin, without_denormals
 
 N_ORIENTATIONS = 8
+ROUNDING_PX = 1e-2
+"""Added to sides that were divided, so that they do not fall below a whole number."""
 
 
 @torch.no_grad()
-def encode_views(model: UnifiedLatentModel, pictures: PictureSet, n_views: int, seed: int) -> Tensors:
+def encode_views(
+    model: UnifiedLatentModel,
+    pictures: PictureSet,
+    n_views: int,
+    seed: int,
+    reduction: float = 1.0,
+    least_px: int = HYPER_PATCH_PX,
+) -> Tensors:
     """Encode every picture `n_views` times, each time mirrored and turned at random, and at another quality.
 
-    The qualities are spread evenly over [0, 1]. Returns the tensors of a `LatentSet`.
+    The qualities are spread evenly over [0, 1]. Half of the views are reduced, by random factors up to `reduction`, to
+    sides of at least `least_px`. Returns the tensors of a `LatentSet`.
     """
     device, random = next(model.parameters()).device, np.random.default_rng(seed)
     count = n_views * len(pictures)
     qualities = torch.from_numpy((np.arange(count) + random.random(count)) / count).float()
     numbers, orientations = random.permutation(count) // n_views, random.integers(N_ORIENTATIONS, size=count)
-    sizes = torch.stack((pictures.heights, pictures.widths), dim=1).numpy()[numbers] // HYPER_PATCH_PX
-    sizes = np.where(is_turned(orientations)[:, None], sizes[:, ::-1], sizes) * (HYPER_PATCH_PX // PATCH_PX)
-    latents = empty_set(sizes, model.config.latent_channels, torch.float16)
+    sides = torch.stack((pictures.heights, pictures.widths), dim=1)[numbers]
+    largest = (sides.amin(1) / least_px).clamp(1, reduction)
+    factors = reduction_factors(torch.from_numpy(random.random(count)).float(), largest)
+    sizes = (sides / factors[:, None] + ROUNDING_PX).long().numpy() // HYPER_PATCH_PX
+    turned = np.where(is_turned(orientations)[:, None], sizes[:, ::-1], sizes) * (HYPER_PATCH_PX // PATCH_PX)
+    latents = empty_set(turned, model.config.latent_channels, torch.float16)
     for view, (number, orientation, quality) in enumerate(zip(numbers, orientations, qualities, strict=True)):
-        pixels = pictures.picture(int(number)).to(device)
-        height, width = (side - side % HYPER_PATCH_PX for side in pixels.shape[:2])
-        x = oriented(pixels[:height, :width].permute(2, 0, 1)[None].float() / 255, int(orientation))
+        pixels = pictures.picture(int(number)).to(device).permute(2, 0, 1)[None].float()
+        height, width = (int(side) * HYPER_PATCH_PX for side in sizes[view])
+        factor = factors[view].to(device)
+        chosen = reduced(pixels, factor, height, width) if factor > 1 else pixels[..., :height, :width]
+        x = oriented(chosen / 255, int(orientation))
         with autocast(device):
             y, _ = model.encoder(x.contiguous(memory_format=torch.channels_last), quality[None].to(device))
         latents.picture(view).copy_(y[0].permute(1, 2, 0))
@@ -100,7 +116,7 @@ def train_prior(settings: PriorSettings, *, new_length: bool = False) -> Path:
     def encode(left_out: LeftOut) -> tuple[Tensors, Tensors]:
         training, validation = pictures_of_run(settings, left_out)
         return (
-            encode_views(model, training, settings.views, settings.seed),
+            encode_views(model, training, settings.views, settings.seed, settings.reduction or 1.0, settings.crop_px),
             encode_views(model, validation, settings.views, settings.seed + 1),
         )
 
@@ -108,6 +124,8 @@ def train_prior(settings: PriorSettings, *, new_length: bool = False) -> Path:
         return prior_loss(model, y, quality, settings.weights, generator)
 
     origin = {**identity, "views": settings.views, "seed": settings.seed}
+    if settings.reduction is not None:
+        origin["reduction"] = settings.reduction
     latents = latents_of_run(settings.out / "latents", origin, encode, workers)
     train_on_latents(loop, loss, latents, settings, "views")
     return settings.out

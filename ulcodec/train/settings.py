@@ -281,9 +281,15 @@ class Stage1Settings:
             check_whole("the short side", self.resize_px, self.crop_px, MOST_CROP_PX)
         if len(patch) == 3 and (self.reduction is not None or self.turns):
             raise TrainingError("reduced and turned crops are for pictures only")
+        check_reduction(self.reduction)
         if self.reduction is not None:
-            check_number("the reduction", self.reduction, above=1, most=MOST_REDUCTION)
             check_batch(self.batch_size, ceil(self.crop_px * self.reduction))
+
+
+def check_reduction(reduction: float | None) -> None:
+    """Raise TrainingError for a largest reduction that cannot be."""
+    if reduction is not None:
+        check_number("the reduction", reduction, above=1, most=MOST_REDUCTION)
 
 
 @dataclass(frozen=True)
@@ -481,13 +487,20 @@ class PriorSettings(EntropySettings):
 
     `model`: name or directory of the codec, whose encoder and decoder stay as they are. `prior_blocks`: blocks of a
     prior that starts from the codec's; by default the codec's own goes on. `views`: how often each picture is encoded,
-    each time at another quality and in another orientation.
+    each time at another quality and in another orientation. `reduction`: half of the training views are reduced, by
+    random factors up to this one.
     """
 
     prior_blocks: str | None = option(
         "prior-blocks", None, "Blocks of a new prior in each pass, as 4,6,8,10. Default: the codec's prior goes on."
     )
     views: int = option("views", 2, "Encodings of each picture: other qualities, turned and mirrored.")
+    reduction: float | None = option("reduction", None, "Reduce half of the views, by random factors up to this one.")
+
+    def check(self) -> None:
+        """Raise TrainingError for settings that cannot run."""
+        super().check()
+        check_reduction(self.reduction)
 
     def model_config(self, codec: ModelConfig) -> ModelConfig:
         """Return the configuration of a codec with the prior of the run.

@@ -52,8 +52,7 @@ class AugmentedPictures:
         rows, columns = (positions(draw(), side, extents, window_px) for side in sides)
         crops = self.pictures.gather(chosen, rows, columns).permute(0, 3, 1, 2).float()
         if self.reduction > 1:
-            weights = area_weights(factors, crop_px, window_px)[:, None]
-            crops = (weights @ crops @ weights.mT).round()
+            crops = reduced(crops, factors, crop_px, crop_px)
         crops = where(draw() < 0.5, crops.flip(3), crops)
         if self.turns:
             crops = where(draw() < 0.5, crops.flip(2), crops)
@@ -75,14 +74,23 @@ def positions(draws: Tensor, sides: Tensor, extents: Tensor, window_px: int) -> 
     return torch.minimum(first[:, None] + torch.arange(window_px, device=draws.device), sides[:, None] - 1)
 
 
-def area_weights(factors: Tensor, crop_px: int, window_px: int) -> Tensor:
-    """Weights of pixels that an area reduction averages, [B, crop, window], for factors [B].
+def reduced(x: Tensor, factors: Tensor, height: int, width: int) -> Tensor:
+    """Average areas of pictures [B, C, H, W], in levels of 8 bits: [B, C, height, width] from the upper left on.
+
+    `factors`: of each picture [B], or a single one. The result is rounded to whole levels.
+    """
+    down, across = area_weights(factors, height, x.shape[2]), area_weights(factors, width, x.shape[3])
+    return (down[:, None] @ x @ across[:, None].mT).round()
+
+
+def area_weights(factors: Tensor, length: int, window: int) -> Tensor:
+    """Weights of pixels that an area reduction averages, [B, length, window], for factors [B] or a single one.
 
     Reduced pixel i covers the pixels from `i factor` to `(i + 1) factor`.
     """
-    device, factors = factors.device, factors[:, None, None]
-    first = torch.arange(crop_px, device=device)[:, None] * factors
-    pixels = torch.arange(window_px, device=device)
+    device, factors = factors.device, factors.reshape(-1, 1, 1)
+    first = torch.arange(length, device=device)[:, None] * factors
+    pixels = torch.arange(window, device=device)
     overlap = torch.minimum(first + factors, pixels + 1) - torch.maximum(first, pixels)
     return overlap.clamp(min=0) / factors
 
