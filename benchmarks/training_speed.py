@@ -25,6 +25,7 @@ from ulcodec.model.build import build_model
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.presets import preset
 from ulcodec.train.data.pictures import PictureSet, pack
+from ulcodec.train.data.training_set import augmented
 from ulcodec.train.graphs import WARM_UP_STEPS, GraphedStep, own_stream
 from ulcodec.train.loop import Loop
 from ulcodec.train.optimizers import OPTIMIZERS
@@ -87,7 +88,7 @@ def time_batch(settings: Stage1Settings, device: torch.device, n_steps: int, gfl
     config = preset(settings.config)
     assert isinstance(config, ModelConfig)  # what the objective asks for: see Stage1Settings.check
     model = build_model(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pictures = noise_pictures(device)
+    pictures = augmented(noise_pictures(device), settings)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with TemporaryDirectory() as folder, own_stream(device):
@@ -99,12 +100,15 @@ def time_batch(settings: Stage1Settings, device: torch.device, n_steps: int, gfl
         if isinstance(loop.state.optimizer, Soap):
             renewal_ms = median_ms(device, partial(renew_all, loop.state.optimizer), N_ROUNDS)
         gradients_ms = median_ms(device, gradients_only(loop, step), N_ROUNDS, n_steps)
+        draw = partial(pictures.random_crops, settings.batch_size, settings.crop_px, torch.Generator(device))
+        crops_ms = median_ms(device, draw, N_ROUNDS, n_steps)
     return {
         "batch": settings.batch_size,
         "crops_per_s": 1000 * settings.batch_size / step_ms,
         "tflop_per_s": gflop * settings.batch_size / step_ms,
         "step_ms": step_ms,
         "gradients_ms": gradients_ms,
+        "crops_ms": crops_ms,
         "renewal_ms": renewal_ms,
         "start_s": start_ms / 1000,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None,
@@ -112,10 +116,10 @@ def time_batch(settings: Stage1Settings, device: torch.device, n_steps: int, gfl
 
 
 def printed(report: dict[str, Any]) -> str:
-    header = ["batch", "crops/s", "TFLOP/s", "step ms", "gradients ms", "renewal ms", "start s", "peak GB"]
+    header = ["batch", "crops/s", "TFLOP/s", "step ms", "gradients ms", "crops ms", "renewal ms", "start s", "peak GB"]
     rows = [
         [str(row["batch"])]
-        + [decimals(row[name], 1) for name in ("crops_per_s", "tflop_per_s", "step_ms", "gradients_ms")]
+        + [decimals(row[name], 1) for name in ("crops_per_s", "tflop_per_s", "step_ms", "gradients_ms", "crops_ms")]
         + [decimals(row["renewal_ms"], 1), decimals(row["start_s"], 1), decimals(row["peak_gb"], 1)]
         for row in report["rows"]
     ]
@@ -131,6 +135,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--config", default="small", help="model configuration")
     result.add_argument("--batch-sizes", type=int, nargs="+", default=[8], help="crops a step, a row each")
     result.add_argument("--crop", type=int, default=256, help="side of the crops in pixels")
+    result.add_argument("--reduction", type=float, help="largest random reduction of crops, as for training")
+    result.add_argument("--turns", action="store_true", help="crops in all orientations")
     result.add_argument("--optimizer", choices=sorted(OPTIMIZERS), default="soap")
     result.add_argument("--steps", type=int, default=10, help="timed at a stretch, three times")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda")
@@ -149,6 +155,8 @@ def main(arguments: Sequence[str]) -> None:
         n_images=10**9,
         crop_px=options.crop,
         optimizer=options.optimizer,
+        reduction=options.reduction,
+        turns=options.turns,
         compile=not options.no_compile,
     )
     try:

@@ -13,11 +13,13 @@ from ulcodec.bench.pictures import Picture
 def test_training_speed_report(tmp_path: Path) -> None:
     output = tmp_path / "training-speed.json"
     size = ["--config", "tiny", "--crop", "64", "--steps", "2", "--threads", "1", "--device", "cpu"]
-    training_speed.main([*size, "--batch-sizes", "2", "4", "-o", str(output)])
+    augmentation = ["--reduction", "1.5", "--turns"]
+    training_speed.main([*size, *augmentation, "--batch-sizes", "2", "4", "-o", str(output)])
     report = json.loads(output.read_text())
     assert [row["batch"] for row in report["rows"]] == [2, 4]
     for row in report["rows"]:
         assert row["gradients_ms"] > 0
+        assert row["crops_ms"] > 0
         assert row["renewal_ms"] > 0
         assert row["crops_per_s"] == pytest.approx(1000 * row["batch"] / row["step_ms"], rel=0.01)
         assert row["tflop_per_s"] == pytest.approx(row["crops_per_s"] * report["gflop_per_crop"] / 1000, rel=0.02)

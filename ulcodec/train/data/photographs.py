@@ -38,8 +38,8 @@ TABLE_SUFFIX = ".csv"
 CHUNK = 64
 """Files that are read at a time."""
 
-SPEED = 8
-"""Speed of the AVIF encoder: a third of the time of its default, for the same size."""
+SPEED = 9
+"""Speed of the AVIF encoder: a ninth of the time of its default, 6, for 5 % more bytes."""
 
 
 @dataclass(frozen=True)
