@@ -49,9 +49,32 @@ def test_lower_qualities_need_more_reduction() -> None:
         ("JPEG", "RGB", {"quality": 100, "subsampling": 2}, 2.0),
         ("JPEG", "L", {"quality": 100}, 1.0),
         ("PNG", "RGB", {}, 1.0),
+        ("PNG", "P", {}, 2.0),
+        ("GIF", "P", {}, 2.0),
         ("TIFF", "RGB", {}, 1.0),
+        ("TIFF", "RGB", {"compression": "tiff_lzw"}, 1.0),
+        ("TIFF", "RGB", {"compression": "jpeg"}, 2.0),
         ("WEBP", "RGB", {}, 2.0),
     ],
 )
 def test_reduction_by_format(kind: str, mode: str, options: dict[str, object], reduction: float) -> None:
     assert artefact_reduction(saved(PHOTOGRAPH.convert(mode), kind, **options)) == reduction
+
+
+@pytest.mark.parametrize(("sampling", "reduction"), [(0x11, 1.0), (0x21, 2.0), (0x22, 2.0), (0x41, 4.0), (0x14, 4.0)])
+def test_chroma_of_any_sampling_is_restored(sampling: int, reduction: float) -> None:
+    file = io.BytesIO()
+    PHOTOGRAPH.save(file, "JPEG", quality=100, subsampling=2)
+    data = bytearray(file.getvalue())
+    data[data.index(b"\xff\xc0") + 11] = sampling  # of luma, in the frame header
+    assert artefact_reduction(Image.open(io.BytesIO(data))) == reduction
+
+
+def test_table_of_luma_counts() -> None:
+    file = io.BytesIO()
+    PHOTOGRAPH.save(file, "JPEG", qtables=[[1] * 64, [90] * 64], subsampling=0)
+    data = bytearray(file.getvalue())
+    frame = data.index(b"\xff\xc0")
+    assert artefact_reduction(Image.open(io.BytesIO(data))) == 1.0
+    data[frame + 12] = 1  # luma with the coarse table
+    assert artefact_reduction(Image.open(io.BytesIO(data))) > 4

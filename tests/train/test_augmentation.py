@@ -47,6 +47,7 @@ def test_half_of_the_crops_are_reduced_within_their_pictures() -> None:
     """In pictures whose samples are their positions, the step from row to row is the factor."""
     crop_px, pictures = 32, [numbered(0, 70, 200), numbered(1, 100, 90), numbered(2, 34, 60)]
     crops = AugmentedPictures(pack(pictures), reduction=2.0, turns=False).random_crops(900, crop_px, generator()) * 255
+    assert torch.allclose(crops, crops.round(), atol=1e-3), "levels of 8 bits"
     numbers = crops[:, 2].amax((1, 2)).round().int()
     assert torch.equal(numbers, crops[:, 2].amin((1, 2)).round().int())
     rows, columns = crops[:, 0, :, 0], crops[:, 1, 0]

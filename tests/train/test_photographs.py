@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from PIL import Image
 from skimage import data
 
 from ulcodec.errors import TrainingError
-from ulcodec.train.data import photographs
+from ulcodec.train.data import photographs, shard_files
 from ulcodec.train.data.loading import load_pictures
 from ulcodec.train.data.photographs import ShardSettings, build_shards
+from ulcodec.train.data.shard_files import Row
 
 
 def crops(name: str) -> list[np.ndarray]:
@@ -37,6 +39,7 @@ def folder(tmp_path: Path) -> Path:
     Image.new("RGBA", (300, 300), (9, 9, 9, 99)).save(directory / "transparent.png")
     (directory / "broken.jpg").write_bytes(b"no picture")
     (directory / "notes.txt").write_text("text")
+    (directory / "gone.png").symlink_to("nowhere.png")
     os.mkfifo(directory / "pipe.png")
     return directory
 
@@ -49,7 +52,7 @@ def settings(folder: Path, tmp_path: Path) -> ShardSettings:
 def rows_of(out: Path) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     for table in sorted(out.glob("*.csv")):
-        with table.open(newline="") as file:
+        with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows += csv.DictReader(file)
     return rows
 
@@ -68,7 +71,7 @@ def pictures_in(out: Path) -> dict[str, np.ndarray]:
 def test_folder_becomes_a_shard_that_training_reads(settings: ShardSettings, folder: Path) -> None:
     built = build_shards(settings)
     assert (built.n_shards, built.n_pictures) == (1, 8)
-    assert built.left_out == {"near-duplicate": 1, "too small": 1, "transparent": 1, "unreadable": 1}
+    assert built.left_out == {"near-duplicate": 1, "too small": 1, "transparent": 1, "unreadable": 2}
     assert sorted(file.name for file in settings.out.iterdir()) == ["photos-00000.csv", "photos-00000.tar"]
     [duplicate] = [row for row in rows_of(settings.out) if row["left_out"] == "near-duplicate"]
     assert {Path(duplicate["file"]).name, Path(duplicate["near"]).name} == {"mirrored.jpg", "5.png"}
@@ -93,7 +96,7 @@ def test_photographs_are_reduced(settings: ShardSettings, folder: Path) -> None:
     assert shapes["0.png"] == (256, 256)
     reductions = {Path(row["file"]).name: row["reduction"] for row in rows_of(settings.out)}
     assert (reductions["rocket.png"], reductions["chelsea.jpg"], reductions["0.png"]) == ("2.0", "2.0", "1.0")
-    build_shards(replace(settings, out=settings.out.with_name("halves"), reduction=2.0))
+    build_shards(replace(settings, out=settings.out.with_name("halves"), least_reduction=2.0))
     assert pictures_in(settings.out.with_name("halves"))[str(folder / "deep" / "0.png")].shape == (128, 128, 3)
 
 
@@ -119,20 +122,99 @@ def test_excluded_pictures_are_left_out(settings: ShardSettings, tmp_path: Path)
     half.save(excluded / "half.png")
     (excluded / "broken.png").write_bytes(b"")
     built = build_shards(replace(settings, exclude=(excluded,)))
-    assert (built.n_pictures, built.left_out["near-duplicate"], built.not_compared) == (7, 2, {"unreadable": 1})
+    assert (built.n_pictures, built.left_out["near-duplicate"]) == (7, 2)
+    assert (built.n_compared, built.n_unreadable, built.n_older) == (1, 1, 0)
     assert str(excluded / "half.png") in {row["near"] for row in rows_of(settings.out)}
 
 
+def test_excluded_pictures_in_older_shards_are_counted(settings: ShardSettings, tmp_path: Path) -> None:
+    build_shards(settings)
+    excluded = tmp_path / "tests"
+    excluded.mkdir()
+    Image.fromarray(crops("astronaut")[0]).rotate(90).save(excluded / "turned.png")
+    Image.fromarray(data.rocket()).save(excluded / "rocket.png")
+    assert build_shards(replace(settings, exclude=(excluded,)))[3:] == (2, 0, 1)
+
+
+def test_paths_that_name_one_folder_are_one(settings: ShardSettings, folder: Path) -> None:
+    (folder.parent / "link").symlink_to(folder)
+    several = replace(settings, folders=(folder, folder / "deep", folder / "deep" / "..", folder.parent / "link"))
+    built = build_shards(several)
+    assert (built.n_pictures, built.left_out["near-duplicate"]) == (8, 1)
+
+
+def test_unreadable_files_are_read_the_next_time(settings: ShardSettings, folder: Path) -> None:
+    build_shards(settings)
+    Image.fromarray(data.rocket()).save(folder / "broken.jpg", quality=100, subsampling=0)
+    assert build_shards(settings).n_pictures == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a system with names of any bytes")
+def test_names_of_any_bytes_are_kept(settings: ShardSettings, folder: Path) -> None:
+    directory = os.fsencode(folder) + b"/\xff, \"'\n"
+    os.mkdir(directory)
+    with open(directory + b"/\xfe.png", "wb") as file:
+        Image.fromarray(data.rocket()).save(file, "PNG")
+    assert build_shards(settings).n_pictures == 9
+    assert build_shards(settings).n_pictures == 0
+
+
+def test_nothing_is_replaced(
+    settings: ShardSettings, monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    """A run that finds a shard of another run at its name stops, and both keep their pictures."""
+    more = tmp_path / "more"
+    more.mkdir()
+    Image.fromarray(data.rocket()).save(more / "rocket.png")
+    compress = photographs.avif
+
+    def while_another_run_ends(*arguments: object) -> bytes | None:
+        monkeypatch.setattr(photographs, "avif", compress)
+        build_shards(replace(settings, folders=(more,)))
+        return compress(*arguments)
+
+    monkeypatch.setattr(photographs, "avif", while_another_run_ends)
+    with pytest.raises(TrainingError, match="another run has written"):
+        build_shards(settings)
+    assert set(pictures_in(settings.out)) == {str(more / "rocket.png")}
+    assert build_shards(settings).n_pictures == 8
+    assert sorted(file.name for file in settings.out.iterdir()) == [
+        f"photos-0000{number}.{kind}" for number in (0, 1) for kind in ("csv", "tar")
+    ]
+
+
+def test_run_killed_between_table_and_shard_goes_on(settings: ShardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        write_table = shard_files.write_table
+
+        def write_and_die(path: Path, rows: list[Row]) -> None:
+            write_table(path, rows)
+            raise KeyboardInterrupt
+
+        patch.setattr(shard_files, "write_table", write_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            build_shards(settings)
+    assert [file.name for file in settings.out.iterdir()] == ["photos-00000.csv"]
+    assert build_shards(settings)[:2] == (1, 8)
+    assert len(pictures_in(settings.out)) == 8
+
+
+def test_missing_shard_is_built_again(settings: ShardSettings) -> None:
+    build_shards(settings)
+    (settings.out / "photos-00000.tar").unlink()
+    assert build_shards(settings)[:2] == (1, 8)
+
+
 def test_interrupted_run_goes_on(settings: ShardSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards that were finished stay, an unfinished one is removed, and the end is that of an unbroken run."""
+    """Shards that were finished stay, an unfinished one is removed, and in the end the same pictures are there."""
     monkeypatch.setattr(photographs, "CHUNK", 3)
-    monkeypatch.setattr(photographs.ShardSettings, "check", lambda self: None)
-    small = replace(settings, shard_bytes=40_000)
+    monkeypatch.setattr(photographs, "MEGABYTE", 1000)
+    small = replace(settings, shard_mb=70)
     unbroken = replace(small, out=small.out.with_name("unbroken"))
     build_shards(unbroken)
     files = {file.name: file.read_bytes() for file in unbroken.out.iterdir()}
     assert len(files) > 4
-    assert all(len(content) <= 40_000 + 10_240 for content in files.values())  # tar rounds up to its record
+    assert all(len(content) <= 70_000 for content in files.values())
     compress, calls = photographs.avif, []
 
     def interrupted(*arguments: object) -> bytes | None:
@@ -167,9 +249,9 @@ def test_order_depends_on_the_seed(settings: ShardSettings) -> None:
     [
         ({"folders": (Path("nowhere"),)}, "nowhere is not a folder of photographs"),
         ({"longest_side_px": 90}, "the longest side must be a whole number from 100 to 16384, got 90"),
-        ({"reduction": 0.0}, "the reduction must be a number above 0 and at most 8, got 0.0"),
+        ({"least_reduction": 0.0}, "the least reduction must be a number above 0 and at most 8, got 0.0"),
         ({"quality": 101}, "the quality must be a whole number from 0 to 100, got 101"),
-        ({"shard_bytes": 10}, "the size of a shard in bytes must be"),
+        ({"shard_mb": 0}, "the size of a shard in megabytes must be a whole number from 1 to 1000000, got 0"),
         ({"exclude": (Path("nowhere.tar"),)}, "cannot read training data nowhere.tar"),
     ],
 )
@@ -179,22 +261,34 @@ def test_invalid_settings_are_refused(settings: ShardSettings, changes: dict[str
     assert not settings.out.exists() or not list(settings.out.iterdir())
 
 
+def test_empty_folders_are_refused(settings: ShardSettings, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainingError, match=r"found no photographs in .*empty"):
+        build_shards(replace(settings, folders=(tmp_path / "empty",)))
+    assert not settings.out.exists()
+    with pytest.raises(TrainingError, match=r"no pictures to exclude in .*empty"):
+        build_shards(replace(settings, exclude=(tmp_path / "empty",)))
+
+
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("text", "message"),
     [
-        ("photos-00000.csv", "", "the file is empty"),
-        ("photos-00000.csv", "file,other\na,b\n", "cannot read the table"),
-        ("photos-00000.csv", "file,member,hash\na,b,12\n", "a hash has 256 bits, got 8"),
-        ("photos-00000.csv", "file,member,hash\na,b,xy\n", "cannot read the table"),
-        ("photos-00000.csv", "file,member\0,hash\na", "cannot read the table"),
-        ("photos-00001.csv", "file,member,hash\n", "is not the table of shard 0"),
-        ("photos-00000.tar", "", "has no table beside it"),
+        (None, "has no table beside it"),
+        ("", "the file is empty"),
+        ("file,other\na,b\n", "cannot read the table"),
+        ("file,member,hash\na,b,12\n", "a hash has 256 bits, got 8"),
+        ("file,member,hash\na,b,xy\n", "cannot read the table"),
+        ("file,member\0,hash\na", "cannot read the table"),
     ],
 )
-def test_folders_that_do_not_fit_are_refused(settings: ShardSettings, name: str, text: str, message: str) -> None:
+@pytest.mark.parametrize("number", [0, 7])
+def test_folders_that_do_not_fit_are_refused(
+    settings: ShardSettings, number: int, text: str | None, message: str
+) -> None:
     settings.out.mkdir()
-    (settings.out / name).write_text(text)
+    contents = {f"photos-0000{number}.tar": "precious"} | ({} if text is None else {f"photos-0000{number}.csv": text})
+    for name, content in contents.items():
+        (settings.out / name).write_text(content)
     with pytest.raises(TrainingError, match=message):
         build_shards(settings)
-    assert [file.name for file in settings.out.iterdir()] == [name]
-    assert (settings.out / name).read_text() == text
+    assert {file.name: file.read_text() for file in settings.out.iterdir()} == contents

@@ -12,7 +12,7 @@ LARGEST_DISTANCE = 72
 """Different bits of two hashes up to which pictures are near-duplicates.
 
 Unrelated photographs differ in half of the 256 bits; the nearest of 2.8 million pairs, each in eight orientations,
-differ in 78. A crop by 4 % on each side changes 62 in the median (docs/lab-notes/training-recipe.md).
+differ in 78. A crop by 4 % on each side changes 62 in the median (docs/lab-notes/training-data.md).
 """
 
 Hash = NDArray[np.bool_]
