@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from ulcodec.io.locations import as_source
-from ulcodec_cli.common import say
 from ulcodec_cli.progress import progress_bar
 
 
@@ -49,4 +48,5 @@ def shards(
         unreadable = f"; unreadable: {built.n_unreadable}" if built.n_unreadable else ""
         typer.echo(f"pictures excluded: {built.n_compared}{unreadable}")
     if built.n_older:
-        say(f"warning: {built.n_older} pictures of older shards are near-duplicates of excluded ones", err=True)
+        line = f"warning: {built.n_older} pictures of older shards are near-duplicates of excluded ones"
+        typer.echo(line, err=True)

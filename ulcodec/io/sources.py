@@ -71,6 +71,14 @@ def files_in(folder: Path, left_out: LeftOut) -> list[Path]:
     return sorted(Path(parent) / name for parent, _, names in walk for name in names)
 
 
+def files_of_kind(folder: Path, suffixes: Collection[str], left_out: LeftOut) -> Iterator[Path]:
+    """Find the files with some extensions in a folder, see `files_in`. Broken links are among them; pipes are not."""
+    for file in files_in(folder, left_out):
+        # Reading a pipe would block. `os.path` takes what lies in a closed folder as missing, where `Path` may raise.
+        if file.suffix.lower() in suffixes and (os.path.isfile(file) or not os.path.exists(file)):
+            yield file
+
+
 def expand_url(url: str) -> list[str]:
     try:
         system, pattern = url_to_fs(url)
@@ -149,10 +157,7 @@ def _source_files(
     Returns names, and what `read` makes of a path, or the bytes of a member of a shard. Errors as `picture_files`.
     """
     if isinstance(source, Path) and source.is_dir():
-        for file in files_in(source, left_out):
-            # Reading a pipe would block. A broken link counts as an unreadable file.
-            if file.suffix.lower() not in suffixes or (file.exists() and not file.is_file()):
-                continue
+        for file in files_of_kind(source, suffixes, left_out):
             try:
                 content = read(file)
             except OSError:

@@ -21,7 +21,7 @@ from ulcodec.io.artefacts import artefact_reduction
 from ulcodec.io.locations import Source
 from ulcodec.io.pictures import load_image, open_image, readable_extensions
 from ulcodec.io.resampling import resampled
-from ulcodec.io.sources import TOO_SMALL, UNREADABLE, LeftOut, decode_rgb, files_in, pictures_of
+from ulcodec.io.sources import TOO_SMALL, UNREADABLE, LeftOut, decode_rgb, files_of_kind, pictures_of
 from ulcodec.progress import tracked
 from ulcodec.train.data.near_duplicates import KnownPictures, hashes
 from ulcodec.train.data.shard_files import Row, ShardWriter, bits_of, hex_of, read_tables
@@ -134,21 +134,16 @@ def build_shards(settings: ShardSettings) -> Built:
 
 
 def photographs_in(folders: Sequence[Path], left_out: LeftOut) -> set[str]:
-    """Find the pictures in folders, in depth: absolute paths. `left_out` counts links that lead nowhere.
+    """Find the pictures in folders, in depth: absolute paths. `left_out` counts folders that cannot be read.
 
     Raises TrainingError for a path that is not a folder, and if there is no picture.
     """
-    suffixes, found = readable_extensions(), set()
+    suffixes = readable_extensions()
+    found: set[str] = set()
     for folder in folders:
         if not folder.is_dir():
             raise TrainingError(f"{folder} is not a folder of photographs")
-        for file in files_in(folder.resolve(), left_out):
-            if file.suffix.lower() not in suffixes:
-                continue
-            if os.path.isfile(file):  # reading a pipe would block
-                found.add(str(file))
-            elif not os.path.exists(file):
-                left_out[UNREADABLE] += 1
+        found.update(map(str, files_of_kind(folder.resolve(), suffixes, left_out)))
     if not found:
         raise TrainingError(f"found no photographs in {', '.join(map(str, folders))}")
     return found

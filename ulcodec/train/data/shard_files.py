@@ -5,7 +5,6 @@
 
 import csv
 import io
-import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,9 @@ from ulcodec.train.data.near_duplicates import HASH_BITS
 
 TABLE_SUFFIX = ".csv"
 STEM = "photos-"
+
+ENCODING, UNENCODABLE = "utf-8", "surrogateescape"
+"""Encoding of tables, on every system, and how names of any bytes pass through it."""
 
 
 class Row(NamedTuple):
@@ -115,7 +117,7 @@ def read_tables(folder: Path) -> tuple[list[Row], int]:
 def read_table(path: Path) -> list[Row]:
     """Read the files, names in the shard and hashes of a table. Raises TrainingError if it is damaged."""
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with path.open(encoding=ENCODING, errors=UNENCODABLE, newline="") as file:
             lines = csv.DictReader(file)
             if lines.fieldnames is None:
                 raise ValueError("the file is empty")
@@ -134,7 +136,7 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.writer(lines)
     writer.writerow(Row._fields)
     writer.writerows(rows)
-    atomic_write(path, os.fsencode(lines.getvalue()))
+    atomic_write(path, lines.getvalue().encode(ENCODING, UNENCODABLE))
 
 
 def hex_of(bits: NDArray[np.bool_]) -> str:
