@@ -16,6 +16,7 @@ from ulcodec.train.settings import (
     DenoiserSettings,
     ObjectiveSettings,
     PriorSettings,
+    RefinerSettings,
     Stage1Settings,
     Stage2Settings,
     VideoSettings,
@@ -25,7 +26,7 @@ from ulcodec_cli.photographs import shards
 
 app = typer.Typer(name="train", help="Train a codec.", no_args_is_help=True, rich_markup_mode=None)
 
-Settings = Stage1Settings | Stage2Settings | PriorSettings | VideoSettings | DenoiserSettings
+Settings = Stage1Settings | Stage2Settings | PriorSettings | VideoSettings | DenoiserSettings | RefinerSettings
 
 
 def stage_command(stage: str, settings_type: type[Settings], docstring: str) -> None:
@@ -154,6 +155,14 @@ stage_command(
     Options that are not given have the defaults that --dry-run prints.
     """,
 )
+stage_command(
+    "refiner",
+    RefinerSettings,
+    """Train the refiner, which makes files smaller at --effort 2. The codec and its files stay as they are.
+
+    Options that are not given have the defaults that --dry-run prints.
+    """,
+)
 
 
 @app.command("resume")
@@ -166,6 +175,7 @@ def resume(
     """Continue a run with its settings. With a new length, a finished run resumes before its learning-rate decay."""
     from ulcodec.train.denoiser import resume_denoiser
     from ulcodec.train.prior import resume_prior
+    from ulcodec.train.refiner import resume_refiner
     from ulcodec.train.runs import run_config
     from ulcodec.train.stage1 import resume_stage1
     from ulcodec.train.stage2 import resume_stage2
@@ -177,6 +187,7 @@ def resume(
         "prior": resume_prior,
         "video": resume_video,
         "denoiser": resume_denoiser,
+        "refiner": resume_refiner,
     }
     config = run_config(run)
     resume_run = next(resume for stage, resume in stages.items() if stage in config)

@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from random_networks import random_refiner
 from stage1_runs import stage1_settings
 
 import ulcodec
 from ulcodec.codec.image import Codec
 from ulcodec.model.config import TINY, ModelConfig, spread_reveal
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
-from ulcodec.store.model_directory import quantised_entropy_model, quantised_model, save_model, write_model
+from ulcodec.store.model_directory import (
+    quantised_entropy_model,
+    quantised_model,
+    save_model,
+    write_model,
+)
 from ulcodec.train.stage1 import train_stage1
 
 torch.set_num_threads(1)
@@ -74,8 +80,16 @@ def random_entropy_model(config: ModelConfig) -> EntropyModel:
 
 
 @pytest.fixture(scope="session")
+def refined_codec(tiny_model: UnifiedLatentModel, tmp_path_factory: pytest.TempPathFactory) -> Codec:
+    """The codec of `tiny_model`, with a random refiner."""
+    directory = tmp_path_factory.mktemp("refined") / "tiny"
+    write_model(directory, replace(quantised_model("tiny", tiny_model, {}), refiner=random_refiner(TINY)))
+    return ulcodec.load(directory, device="cpu")
+
+
+@pytest.fixture(scope="session")
 def graph_model_dir(shared_prior_model: UnifiedLatentModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a model with a shared prior, a video part with a network for each pass, and the graphs of both.
+    """Write a model with a shared prior, a video part with a network for each pass, a refiner, and the graphs of all.
 
     Skips the test if a package is missing that the export needs.
     """
@@ -85,7 +99,8 @@ def graph_model_dir(shared_prior_model: UnifiedLatentModel, tmp_path_factory: py
     directory = tmp_path_factory.mktemp("graphs") / "model"
     config = replace(TINY, hyper_channels=16, reveal=spread_reveal("11122223"), prior_blocks=(0, 1, 1))
     video = quantised_entropy_model(random_entropy_model(config))
-    stored = replace(quantised_model("tiny", shared_prior_model, {}), video=video)
+    model = quantised_model("tiny", shared_prior_model, {})
+    stored = replace(model, video=video, refiner=random_refiner(model.config))
     write_model(directory, stored)
     export_graphs(stored, directory)
     return directory

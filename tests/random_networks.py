@@ -1,4 +1,4 @@
-"""Small random networks in place of Inception and I3D, as TorchScript files with the same calling conventions."""
+"""Small random networks: a refiner, and TorchScript files with the calling conventions of Inception and I3D."""
 
 import warnings
 from pathlib import Path
@@ -6,6 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ulcodec.model.config import ModelConfig
+from ulcodec.model.refiner import Refiner
+from ulcodec.model.refiner_config import RefinerConfig
+from ulcodec.store.model_directory import StoredRefiner
 
 
 class RandomI3D(nn.Module):
@@ -59,3 +64,16 @@ def write_i3d(folder: Path) -> Path:
 
 def write_inception(folder: Path) -> Path:
     return write_scripted(folder / "random_inception.pt", RandomInception())
+
+
+def random_refiner(config: ModelConfig, width: int = 16, n_blocks: int = 2) -> StoredRefiner:
+    """Make a refiner with random weights in all layers."""
+    shape = RefinerConfig(width, n_blocks)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        refiner = Refiner(config, shape)
+        with torch.no_grad():
+            for parameter in refiner.parameters():
+                if not parameter.any():
+                    parameter.normal_(std=0.05)
+    return StoredRefiner(shape, {name: weight.half() for name, weight in refiner.state_dict().items()})

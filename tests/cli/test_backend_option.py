@@ -79,7 +79,7 @@ def test_either_backend_codes_folders(run: Run, album: Path, backends: list[str]
 def test_what_onnxruntime_cannot_do_is_one_line(run: Run, photo: Path, tiny_model_dir: Path) -> None:
     graphs = ("--backend", "onnxruntime")
     assert_refused(run("encode", photo, "--model", tiny_model_dir, *graphs), "no ONNX graphs", "export-onnx")
-    assert_refused(run("encode", photo, "--effort", 2, *graphs), "effort above 1 needs torch")
+    assert_refused(run("encode", photo, "--effort", 3, *graphs), "effort 3 needs torch")
     assert_refused(run("encode", photo, "--device", "cuda", *graphs), "runs on the CPU, not on 'cuda'")
     assert run("encode", photo).code == 0
     coded = photo.with_suffix(".ulc")

@@ -155,6 +155,18 @@ def test_residual_analysis_agrees(stored: StoredModel, graphs: Graphs) -> None:
     assert_close(hyper, stored.video.networks(CPU).hyper_encoder(unit_latent, quality))
 
 
+@pytest.mark.parametrize("grid", GRIDS)
+def test_refiner_agrees(stored: StoredModel, graphs: Graphs, grid: tuple[int, int]) -> None:
+    rng, refiner = np.random.default_rng(0), stored.refiner_network(CPU)
+    assert refiner is not None
+    shapes = {"latent": (2, *grid, TINY.latent_channels), "picture_error": (2, 16 * grid[0], 16 * grid[1], 3)}
+    shapes["rounding_error"] = shapes["latent"]
+    inputs = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    [step] = graphs.run("refiner", [shapes["latent"]], **inputs, quality=quality_input(30))
+    names = ("latent", "rounding_error", "picture_error")
+    assert_close(step, refiner(*(channels_first(inputs[name], "cpu") for name in names), torch.tensor([0.3])))
+
+
 def assert_close(actual: Array, expected: torch.Tensor) -> None:
     np.testing.assert_allclose(actual, channels_last(expected), atol=1e-4, rtol=0)
 
@@ -164,7 +176,7 @@ def test_graphs_do_not_repeat_the_weights(directory: Path) -> None:
 
     names = {file.stem for file in directory.glob("*.onnx")}
     video = {f"video_{name}" for name in ("hyper", "prior-1", "prior-2", "prior-3")}
-    assert names == {"analysis", "synthesis", "thumbnail", "residual_analysis", "hyper", "prior"} | video
+    assert names == {"analysis", "synthesis", "thumbnail", "residual_analysis", "refiner", "hyper", "prior"} | video
     constants = onnx.load(directory / "analysis.onnx", load_external_data=False).graph.initializer
     own = [constant for constant in constants if constant.data_location != onnx.TensorProto.EXTERNAL]
     assert max(len(constant.raw_data) for constant in own) <= LARGEST_INLINE_BYTES

@@ -4,20 +4,23 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from random_networks import random_refiner
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_tensors
 
 import ulcodec
+from ulcodec.codec.loading import load
 from ulcodec.coding.quantise_prior import integer_tensors
 from ulcodec.errors import ModelError
 from ulcodec.model.config import N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, ModelConfig
 from ulcodec.model.unified import UnifiedLatentModel
-from ulcodec.store.model_directory import fingerprint, open_model, save_model
+from ulcodec.store.model_directory import fingerprint, open_model, save_model, write_model
 from ulcodec.store.stored_integers import open_integers
 from ulcodec.store.tensor_files import read_arrays, read_document
 
@@ -118,6 +121,39 @@ def test_configuration_that_is_no_object(model_dir: Path, model: object) -> None
 def test_width_that_is_no_width(value: object) -> None:
     with pytest.raises(ModelError, match="hyper_width must be"):
         ModelConfig.from_json({**TINY.to_json(), "hyper_width": value})
+
+
+@pytest.mark.parametrize("opened", [open_model, open_integers])
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (None, "incomplete configuration of the refiner"),
+        ({"width": 16}, "incomplete configuration of the refiner"),
+        ({"width": 10**9, "n_blocks": 1}, "refiner's width must be"),
+        ({"width": 16, "n_blocks": "2"}, "refiner's blocks must be"),
+    ],
+)
+def test_refiners_of_no_shape_are_refused(
+    model_dir: Path, entry: object, message: str, opened: Callable[[Path], object]
+) -> None:
+    document = read_document(model_dir, "config")
+    (model_dir / "config.json").write_text(json.dumps({**document, "refiner": entry}))
+    with pytest.raises(ModelError, match=message):
+        opened(model_dir)
+
+
+def test_weights_of_another_refiner_are_refused(model_dir: Path) -> None:
+    stored = open_model(model_dir)
+    write_model(model_dir, replace(stored, refiner=random_refiner(stored.config, width=16, n_blocks=1)))
+    document = read_document(model_dir, "config")
+    assert document["refiner"] == {"width": 16, "n_blocks": 1}
+    document["refiner"]["width"] = 24
+    (model_dir / "config.json").write_text(json.dumps(document))
+    with pytest.raises(ModelError, match="weights do not fit"):
+        load(model_dir, device="cpu")
+    (model_dir / "refiner-00000.safetensors").unlink()
+    with pytest.raises(ModelError, match="refiner"):
+        load(model_dir, device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from torch import Tensor
 from ulcodec.diffusion.bound import latent_bound_nats, stratified_times, terminal_kl_nats
 from ulcodec.diffusion.schedule import BIN_WIDTH, LATENT_LOG_SNR_0, LATENT_LOG_SNR_1, alpha, sigma
 from ulcodec.model.config import CLIP_STRIDES, PAPER_TINY, TINY
+from ulcodec.model.distortion import lagrangians
 from ulcodec.model.paper import PaperModel
 from ulcodec.model.prior import Prediction
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.train.objective import (
     OBJECTIVES,
     encoder_share_at,
-    lagrangians,
     noisy_bits,
     picture_loss_nats,
     round_around,

@@ -130,7 +130,7 @@ class ClipEncoder:
         self.loaded, self.clip, self.rate, self.gop = loaded, clip, rate, gop
         self.effort = check_effort(effort)
         if effort > 1:
-            loaded.torch_networks("effort above 1")
+            loaded.torch_networks("an effort above 1 for videos")
         self.header = SequenceHeader(loaded.fingerprint_of_sequence(gop), clip.format, gop)
         self.written = written or WrittenPart(self.header, 0, IndexBuilder())
         if self.written.header != self.header:

@@ -13,6 +13,7 @@ from ulcodec.errors import ModelError
 from ulcodec.format.container import THUMBNAIL_PX
 from ulcodec.graphs.graph_files import Graphs
 from ulcodec.model.config import PATCH_PX, ModelConfig
+from ulcodec.model.refiner_config import RefinerConfig
 from ulcodec.model.tiles import Tile
 
 POSITIONS_AT_ONCE = 2**10
@@ -28,6 +29,7 @@ class GraphNetworks:
     config: ModelConfig
     residual_config: ModelConfig
     graphs: Graphs
+    refiner: RefinerConfig | None = None
 
     @property
     def positions_at_once(self) -> int:
@@ -40,6 +42,10 @@ class GraphNetworks:
 
     def decoder_halo(self, realism: Realism) -> int:
         return self.config.decoder_halo
+
+    @property
+    def refiner_halo(self) -> int | None:
+        return None if self.refiner is None else self.refiner.halo
 
     def analyse(
         self, pictures: Array, quality: int, tile: Tile, kept_halo: int, *, precise: bool = False
@@ -66,6 +72,12 @@ class GraphNetworks:
         pictures = self._picture("synthesis", latent, quality, PATCH_PX)
         rows, columns = (in_pixels(span.within) for span in tile)
         return pictures[:, rows, columns]
+
+    def refine(self, latent: Array, rounding_error: Array, picture_error: Array, quality: int, tile: Tile) -> Array:
+        inputs = {"latent": latent, "rounding_error": rounding_error, "picture_error": picture_error}
+        [step] = self.graphs.run("refiner", [latent.shape], **inputs, quality=quality_input(quality))
+        rows, columns = (span.within for span in tile)
+        return step[:, rows, columns]
 
     def synthesise_thumbnail(self, latent: Array, quality: int) -> Array:
         return self._picture("thumbnail", latent, quality, PATCH_PX // THUMBNAIL_PX)

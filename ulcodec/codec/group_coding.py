@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ulcodec.codec.effort import EFFORT_STEPS
+from ulcodec.codec.effort import EFFORT_STEPS, NO_REFINEMENT, Refinement, refinement_of
 from ulcodec.codec.gop import Step, steps_of
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.prediction import add_residual, as_reference, decode_intra, encode_residual, predicted_samples
+from ulcodec.codec.refiner import encode_refined_frames
 from ulcodec.codec.tiling import analyse
 from ulcodec.coding.latents import EncodedFrame, encode_frames
 from ulcodec.format.container import MAX_QUALITY
@@ -90,13 +91,18 @@ class GroupCoder:
 
     @property
     def n_steps(self) -> int:
-        """Refinement steps of a frame's latent."""
+        """Refinement steps of a predicted frame's latent: the refiner is for pictures."""
         return EFFORT_STEPS[self.effort - 1]
+
+    @property
+    def refinement(self) -> Refinement:
+        """How the latent of an intra frame is refined."""
+        return refinement_of(self.effort, has_refiner=self.loaded.networks.refiner_halo is not None)
 
     def code_intra(self, frames: Sequence[NewFrame]) -> CodedGroup:
         """Code frames each by itself."""
         pictures = [frame.pixels for frame in frames]
-        coded = encode_pictures_as_frames(self.loaded, pictures, self.quality, n_steps=self.n_steps)
+        coded = encode_pictures_as_frames(self.loaded, pictures, self.quality, self.refinement)
         records = [intra_record(frame, self.quality, part) for frame, part in zip(frames, coded, strict=True)]
         return CodedGroup(records)
 
@@ -145,7 +151,7 @@ class GroupCoder:
 
     def _intra(self, frame: NewFrame, quality: int) -> tuple[FrameRecord, NDArray[Any]]:
         """Code an intra frame, and decode it to samples."""
-        [coded] = encode_pictures_as_frames(self.loaded, [frame.pixels], quality, n_steps=self.n_steps, precise=True)
+        [coded] = encode_pictures_as_frames(self.loaded, [frame.pixels], quality, self.refinement, precise=True)
         [samples] = decode_intra(self.loaded, self.clip, [coded.latent], quality, precise=True)
         return intra_record(frame, quality, coded), samples
 
@@ -212,18 +218,20 @@ def encode_pictures_as_frames(
     loaded: LoadedModel,
     pictures: Sequence[NDArray[Any]],
     quality: int,
+    refinement: Refinement = NO_REFINEMENT,
     *,
-    n_steps: int = 0,
     precise: bool = False,
 ) -> list[EncodedFrame]:
     """Encode pictures of one size at a quality, each to the payload of an intra frame."""
     y, hyper = analyse(loaded.networks, pictures, quality, precise=precise)
-    if not n_steps:
+    if refinement.by_refiner:
+        return encode_refined_frames(loaded, pictures, y, hyper, quality)
+    if not refinement.n_steps:
         return encode_frames(loaded.coder, y, hyper, quality, overwrite_y=True)
     from ulcodec.codec.refinement import refine_picture
 
     frames = []
     for pixels, latent, hyper_latent in zip(pictures, y, hyper, strict=True):
-        refined = refine_picture(loaded, pixels, latent, hyper_latent, quality, n_steps)
+        refined = refine_picture(loaded, pixels, latent, hyper_latent, quality, refinement.n_steps)
         frames += encode_frames(loaded.coder, refined.y[None], hyper_latent[None], quality, refined.thrift)
     return frames

@@ -18,7 +18,7 @@ from PIL import Image
 from ulcodec.codec.bitrate import rate_control
 from ulcodec.codec.clip_encoder import DEFAULT_GOP, ClipEncoder, WrittenPart
 from ulcodec.codec.clips import ClipSource, open_clip
-from ulcodec.codec.effort import EFFORT_STEPS, Refined
+from ulcodec.codec.effort import Refined, refinement_of
 from ulcodec.codec.extras import attach, cropped, detach, lossless_pixels
 from ulcodec.codec.grouping import group_by_grid
 from ulcodec.codec.inputs import ImageLike, as_picture, check_effort, check_quality
@@ -26,6 +26,7 @@ from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.networks import Array
 from ulcodec.codec.pixels import grid_of, without_hidden
 from ulcodec.codec.realism import POSTERIOR_MEAN, Realism
+from ulcodec.codec.refiner import encode_refined
 from ulcodec.codec.tiling import analyse, synthesise, synthesise_thumbnail
 from ulcodec.codec.video import Video
 from ulcodec.coding.latents import (
@@ -61,8 +62,8 @@ from ulcodec.progress import share, tracked
 ANALYSIS_SHARE, DECODING_SHARE, ALPHA_SHARE = 0.4, 0.5, 0.5
 """Rough share of time of the networks in encoding, of the entropy decoder in decoding, and of a lossy alpha channel."""
 
-REFINEMENT_TIME = 3
-"""Rough time of one refinement step, relative to encoding without refinement."""
+REFINEMENT_TIME, REFINER_TIME = 3.0, 0.5
+"""Rough time of one refinement step, and of one that the refiner predicts, relative to encoding without refinement."""
 
 
 class Recovery(NamedTuple):
@@ -91,7 +92,7 @@ class Codec(LoadedModel):
         `image`: a path, a PIL image, a NumPy array uint8 or uint16 [H, W], [H, W, 3], or with straight alpha [H, W, 2]
         or [H, W, 4], or a torch tensor with channels first, uint8 or float in [0, 1]. `quality`: 0 (smallest file) to
         100. `alpha_quality`: quality of the alpha channel, None to keep it exactly. `strip`: drop EXIF and XMP.
-        `effort`: 1 (fastest) to 9 (smallest file): how long to refine the latent, see `ulcodec.codec.refinement`.
+        `effort`: 1 (fastest) to 9 (smallest file): how long to refine the latent, see `ulcodec.codec.effort`.
         Raises ImageError for an invalid picture, ValueError for a quality or an effort out of range.
         """
         encoding = Encoding(self, as_picture(image, max_pixels), alpha_quality, strip, effort)
@@ -273,9 +274,11 @@ class Encoding:
         exact_if_smaller: bool = True,
     ) -> None:
         picture = (picture.without("exif", "xmp") if strip else picture).within_limits()
-        self.codec, self.picture, self.n_steps = codec, picture, EFFORT_STEPS[check_effort(effort) - 1]
-        if self.n_steps:
-            codec.torch_networks("effort above 1")
+        self.codec, self.picture = codec, picture
+        has_refiner = codec.networks.refiner_halo is not None
+        self.refinement = refinement_of(check_effort(effort), has_refiner=has_refiner)
+        if self.refinement.n_steps:
+            codec.torch_networks(f"effort {effort}")
         self.pixels, self.significant_bits = samples_to_code(picture)
         self.attachments = attach(picture, self._alpha_encoder(alpha_quality))
         if picture.bit_depth == 16 and self.significant_bits < picture.bit_depth:
@@ -292,7 +295,7 @@ class Encoding:
         """Encode to a file at a quality from 0 to 100; `thrift` as in `encode_latents`. Keeps the latent for more."""
         if quality not in self.latents:
             [y], [hyper] = analyse_encodings([self], quality)
-            refined = self.refine(y, hyper, quality) if self.n_steps else None
+            refined = next(iter(refine_latents([self], y[None], hyper[None], quality)), None)
             self.latents = {quality: (y if refined is None else refined.y, hyper, refined)}
         y, hyper, refined = self.latents[quality]
         if refined is not None:
@@ -305,12 +308,6 @@ class Encoding:
         """Encode to a file like `code`, in less memory: nothing is kept."""
         [data] = encode_pictures(self.codec, [self], quality)
         return data
-
-    def refine(self, y: Array, hyper: Array, quality: int) -> Refined:
-        """Refine a latent [h, w, C], as the effort says."""
-        from ulcodec.codec.refinement import refine_picture
-
-        return refine_picture(self.codec, self.pixels, y, hyper, quality, self.n_steps)
 
     def file(self, latent: EncodedLatent | Refined, quality: int) -> bytes:
         """Serialise a coded latent, or the lossless samples if their file is not larger."""
@@ -379,9 +376,14 @@ def decode_batch(
 
 
 def encode_pictures(codec: Codec, encodings: Sequence[Encoding], quality: int) -> list[bytes]:
-    """Encode prepared pictures: analyse, code the latents, write the files. A picture to refine goes alone."""
+    """Encode prepared pictures: analyse, code the latents, write the files.
+
+    A picture to refine along gradients goes alone.
+    """
     files = [b""] * len(encodings)
-    kinds = [(encoding.grid, index if encoding.n_steps else None) for index, encoding in enumerate(encodings)]
+    kinds = [
+        (encoding.grid, index if encoding.refinement.n_steps else None) for index, encoding in enumerate(encodings)
+    ]
     for indices in tracked(group_by_grid(codec.networks.positions_at_once, kinds)):
         group = [encodings[index] for index in indices]
         y, hyper = analyse_encodings(group, quality)
@@ -414,7 +416,9 @@ def decode_containers(
 def analyse_encodings(encodings: Sequence[Encoding], quality: int) -> tuple[Array, Array]:
     """Compute the latents of prepared pictures of one latent grid, see `ulcodec.codec.tiling.analyse`."""
     codec = encodings[0].codec
-    with share(ANALYSIS_SHARE / (1 + REFINEMENT_TIME * encodings[0].n_steps)):
+    refinement = encodings[0].refinement
+    time = 1 + REFINEMENT_TIME * refinement.n_steps + REFINER_TIME * refinement.by_refiner
+    with share(ANALYSIS_SHARE / time):
         return analyse(codec.networks, [encoding.pixels for encoding in encodings], quality)
 
 
@@ -422,10 +426,24 @@ def code_latents(
     encodings: Sequence[Encoding], y: Array, hyper: Array, quality: int
 ) -> Sequence[EncodedLatent | Refined]:
     """Entropy-code latents [B, h, w, C], refined first where the effort asks for it. May overwrite `y`."""
-    if encodings[0].n_steps:
-        triples = zip(encodings, y, hyper, strict=True)
-        return [encoding.refine(latent, hyper_latent, quality) for encoding, latent, hyper_latent in triples]
-    return encode_latents(encodings[0].codec.coder, y, hyper, quality, overwrite_y=True)
+    refined = refine_latents(encodings, y, hyper, quality)
+    return refined or encode_latents(encodings[0].codec.coder, y, hyper, quality, overwrite_y=True)
+
+
+def refine_latents(encodings: Sequence[Encoding], y: Array, hyper: Array, quality: int) -> list[Refined]:
+    """Refine and code latents [B, h, w, C] as the effort says; none if it says that they are not refined."""
+    codec, refinement = encodings[0].codec, encodings[0].refinement
+    if refinement.by_refiner:
+        return encode_refined(codec, [encoding.pixels for encoding in encodings], y, hyper, quality)
+    if not refinement.n_steps:
+        return []
+    from ulcodec.codec.refinement import refine_picture
+
+    triples = zip(encodings, y, hyper, strict=True)
+    return [
+        refine_picture(codec, encoding.pixels, latent, hyper_latent, quality, refinement.n_steps)
+        for encoding, latent, hyper_latent in triples
+    ]
 
 
 def decode_segments(coder: LatentCoder, containers: Sequence[Container]) -> list[DecodedLatent]:

@@ -89,7 +89,9 @@ def codec_of(stored: "StoredModel", device: "torch.device") -> Codec:
         name=stored.name,
         fingerprint_bytes=stored.fingerprint[:4],
         sequence_fingerprint_bytes=stored.sequence_fingerprint[:4],
-        networks=TorchNetworks(model, model if video is None else video.networks(device), device),
+        networks=TorchNetworks(
+            model, model if video is None else video.networks(device), device, stored.refiner_network(device)
+        ),
         coder=coder,
         residual_coder=coder if video is None else video.coder(device),
         has_denoiser=stored.denoiser is not None,
@@ -108,7 +110,7 @@ def graph_codec(model: str | Path, n_threads: int | None = None) -> Codec:
         name=stored.name,
         fingerprint_bytes=pictures.fingerprint[:4],
         sequence_fingerprint_bytes=stored.sequence_fingerprint[:4],
-        networks=GraphNetworks(pictures.config, (video or pictures).config, graphs),
+        networks=GraphNetworks(pictures.config, (video or pictures).config, graphs, stored.refiner),
         coder=coder,
         residual_coder=residual_coder,
         has_denoiser=False,

@@ -34,6 +34,10 @@ class Networks(Protocol):
     def decoder_halo(self, realism: Realism) -> int:
         """Latent positions around a tile that `synthesise` needs."""
 
+    @property
+    def refiner_halo(self) -> int | None:
+        """Latent positions around a tile that `refine` needs; None if the model has no refiner."""
+
     def analyse(
         self, pictures: Array, quality: int, tile: Tile, kept_halo: int, *, precise: bool = False
     ) -> tuple[Array, Array]:
@@ -49,6 +53,12 @@ class Networks(Protocol):
         """Compute the picture of a tile, not clipped, from the latent of its outer part. `precise`: as in `analyse`.
 
         Raises ModelError for a `realism` that the backend cannot draw.
+        """
+
+    def refine(self, latent: Array, rounding_error: Array, picture_error: Array, quality: int, tile: Tile) -> Array:
+        """Compute the refiner's step of a tile from its outer part, [B, h, w, C] in bins; see `ulcodec.model.refiner`.
+
+        `picture_error` [B, 16h, 16w, 3]. Raises ModelError if the model has no refiner.
         """
 
     def synthesise_thumbnail(self, latent: Array, quality: int) -> Array:

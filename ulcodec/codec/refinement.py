@@ -131,7 +131,7 @@ def refine_picture(
     loaded: LoadedModel, pixels: np.ndarray, y: Array, hyper: Array, quality: int, n_steps: int
 ) -> Refined:
     """Refine the latent of a picture, see `refine` and `Target`."""
-    networks = loaded.torch_networks("effort above 1")
+    networks = loaded.torch_networks("refinement along gradients")
     target = Target(networks.model, networks.model, networks.device, loaded.coder, pixels, quality)
     return refine(target, y, hyper, n_steps)
 
@@ -140,7 +140,7 @@ def refine_residual(
     loaded: LoadedModel, pixels: np.ndarray, base: Base, residual: Array, hyper: Array, quality: int, n_steps: int
 ) -> Refined:
     """Refine the latent of a predicted frame, which is added to `base`."""
-    networks = loaded.torch_networks("effort above 1")
+    networks = loaded.torch_networks("refinement along gradients")
     models, coder = (networks.model, networks.residual_model), loaded.residual_coder
     return refine(Target(*models, networks.device, coder, pixels, quality, base), residual, hyper, n_steps)
 

@@ -16,6 +16,7 @@ from ulcodec.coding.latents import DecodedLatent, hyper_grid
 from ulcodec.format.container import THUMBNAIL_PX, Crop, Header, Layout
 from ulcodec.memory import released
 from ulcodec.model.config import PATCH_PX
+from ulcodec.model.schedule import PassElements
 from ulcodec.model.tiles import Span, Tile, tiles
 from ulcodec.progress import tracked
 
@@ -24,6 +25,11 @@ CODEC_TILE = 96
 
 HYPER_HALO = 4
 """Latent positions around a tile that the hyper-encoder needs, a multiple of 4."""
+
+STILL_TABLES = 6
+"""Number of the narrowest tables whose elements the refiner leaves where they are.
+
+Their scales are up to 0.2 bins: such elements are surely zero, and so they were when the decoder was trained."""
 
 SAMPLE_TYPES = {8: np.uint8, 16: np.uint16}
 
@@ -81,7 +87,7 @@ def synthesise(
     pictures = [_empty_picture(header, area) for header, area in zip(headers, areas, strict=True)]
     rows, columns = (in_latents(side) for side in _sides(areas[0]))
     for tile in released(tracked(tiles(grid, CODEC_TILE, halo, rows, columns))):
-        y = np.concatenate([in_bins(_rows_of(part, tile), tile.outer_grid) for part in y_16])
+        y = np.concatenate([_bins_of(part[None], tile) for part in y_16])
         decoded = networks.synthesise(y, headers[0].quality, tile, realism, precise=precise)
         for picture, header, area, x in zip(pictures, headers, areas, decoded, strict=True):
             spans = (_overlap(*pair) for pair in zip(tile, _sides(area), strict=True))
@@ -90,9 +96,53 @@ def synthesise(
     return pictures
 
 
-def _rows_of(y_16: NDArray[np.int32], tile: Tile) -> NDArray[np.int32]:
-    """Positions of a tile's outer part, one a row: [h, w, C] -> [N, C]."""
-    return y_16[tile.rows.outer, tile.columns.outer].reshape(-1, y_16.shape[2])
+def _bins_of(y_16: NDArray[np.int32], tile: Tile) -> Array:
+    """The latents of a tile's outer part in bins, from sixteenths of a bin: [B, h, w, C]."""
+    outer: NDArray[np.int32] = tile.outer_of(y_16)
+    return in_bins(outer.reshape(-1, outer.shape[3]), tile.outer_grid)
+
+
+def refine_last_pass(
+    networks: Networks,
+    pictures: Sequence[NDArray[Any]],
+    y: Array,
+    y_16: NDArray[np.int32],
+    tables: NDArray[np.uint8],
+    quality: int,
+) -> Array:
+    """Move the elements of the last reveal pass by the refiner's step, except for those that are surely zero.
+
+    `pictures`: the originals, as in `analyse`. Latents [B, h, w, C]: y in bins, y_16 as a decoder restores it, `tables`
+    the frequency table of each element. Returns y with other elements of the last pass.
+    """
+    config, halo = networks.config, networks.refiner_halo or 0
+    moved: Array = y.copy()
+    grid = y.shape[1], y.shape[2]
+    last = PassElements(config, config.reveal_passes[-1])
+    for tile in released(tracked(tiles(grid, CODEC_TILE, halo + networks.decoder_halo(POSTERIOR_MEAN)))):
+        near = tile.crop_halo(halo)
+        decoded = networks.synthesise(_bins_of(y_16, tile), quality, tile.widened(halo), POSTERIOR_MEAN)
+        error, latent = _picture_errors(pictures, decoded, near), _bins_of(y_16, near)
+        rounding_error = (latent - near.outer_of(y)) * (near.outer_of(tables) >= STILL_TABLES)
+        step = networks.refine(latent, rounding_error, error, quality, near)
+        step = (step * (tile.inner_of(tables) >= STILL_TABLES)).astype(np.float32, copy=False)
+        inner, origin = tile.inner_of(moved), tile.inner_origin
+        last.scatter(last.gather(inner, origin) + last.gather(step, origin), inner, origin)
+    return moved
+
+
+def _picture_errors(pictures: Sequence[NDArray[Any]], decoded: Array, tile: Tile) -> Array:
+    """Originals minus decoded pictures, [B, 16h, 16w, 3], of a tile's outer part; 0 outside of the pictures."""
+    errors = np.zeros(decoded.shape, np.float32)
+    rows, columns = (in_pixels(span.outer) for span in tile)
+    for error, pixels, x_hat in zip(errors, pictures, decoded, strict=True):
+        x = to_unit_range(pixels[rows, columns])
+        height, width = x.shape[:2]
+        visible = x_hat[:height, :width]
+        if pixels.ndim == 2:
+            visible = visible.mean(2, keepdims=True)
+        error[:height, :width] = x - visible.clip(0, 1)
+    return errors
 
 
 def posterior_means(networks: Networks, y: Array, quality: int) -> Array:

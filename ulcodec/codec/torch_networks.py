@@ -12,8 +12,10 @@ from ulcodec.codec.tensors import channels_first, channels_last, quality_tensor
 from ulcodec.devices import coding_arithmetic
 from ulcodec.diffusion.noise import position_noise
 from ulcodec.diffusion.sampler import sample
+from ulcodec.errors import ModelError
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.decoder import Denoiser
+from ulcodec.model.refiner import Refiner
 from ulcodec.model.tiles import Tile
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 
@@ -28,6 +30,7 @@ class TorchNetworks:
     model: UnifiedLatentModel
     residual_model: EntropyModel
     device: torch.device
+    refiner: Refiner | None = None
 
     @property
     def config(self) -> ModelConfig:
@@ -43,6 +46,10 @@ class TorchNetworks:
 
     def decoder_halo(self, realism: Realism) -> int:
         return self.config.decoder_halo + realism.halo(self.config)
+
+    @property
+    def refiner_halo(self) -> int | None:
+        return None if self.refiner is None else self.refiner.config.halo
 
     def analyse(
         self, pictures: Array, quality: int, tile: Tile, kept_halo: int, *, precise: bool = False
@@ -69,6 +76,13 @@ class TorchNetworks:
                 rows_within, columns_within = (in_pixels(span.within) for span in near)
                 pictures = pictures[:, :, rows_within, columns_within]
             return channels_last(pictures)
+
+    def refine(self, latent: Array, rounding_error: Array, picture_error: Array, quality: int, tile: Tile) -> Array:
+        if self.refiner is None:
+            raise ModelError("the model has no refiner")
+        inputs = [channels_first(part, self.device) for part in (latent, rounding_error, picture_error)]
+        with torch.inference_mode(), coding_arithmetic(self.device):
+            return channels_last(self.refiner(*inputs, quality_tensor(quality, self.device), tile))
 
     def synthesise_thumbnail(self, latent: Array, quality: int) -> Array:
         y, q = channels_first(latent, self.device), quality_tensor(quality, self.device)

@@ -12,7 +12,7 @@ each picture has its segments. Symbols and table indices of a pass are [B, h, w,
 
 import math
 from binascii import crc_hqx
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -53,6 +53,10 @@ LARGE_GRID = 2**16
 
 Latent = NDArray[np.float32]
 Integers = NDArray[np.int32]
+
+Revise = Callable[[Integers, NDArray[np.uint8]], Latent]
+"""Takes the restored latents in sixteenths of a bin and the table of each element, [B, h, w, C] each; returns latents
+[B, h, w, C] whose elements of the last pass are coded in place of those that were given."""
 
 
 @dataclass(frozen=True)
@@ -125,16 +129,24 @@ def decode_latent(
 
 
 def encode_latents(
-    coder: LatentCoder, y: Latent, hyper: Latent, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
+    coder: LatentCoder,
+    y: Latent,
+    hyper: Latent,
+    quality: int,
+    thrift: float = 1.0,
+    *,
+    overwrite_y: bool = False,
+    revise: Revise | None = None,
 ) -> list[EncodedLatent]:
     """Encode latents y [B, h, w, C] and hyper-latents [B, ceil(h/4), ceil(w/4), C_hyper], float32, in bins.
 
     `thrift` multiplies the Lagrangian weight of bits against squared error in the choice of symbols: a symbol moves one
     bin towards zero if `thrift * saved_bits` exceeds what the added error is worth (see `is_worth_a_step`). 1 is best
     at the given quality; more makes a smaller file with a larger error.
-    With `overwrite_y`, the restored latent uses the memory of y.
+    With `overwrite_y`, the restored latent uses the memory of y. `revise`: chooses the elements of the last pass once
+    more, when it is known what a file without that would restore.
     """
-    walk = EncodingWalk(coder, y, hyper, quality, thrift, overwrite_y=overwrite_y)
+    walk = EncodingWalk(coder, y, hyper, quality, thrift, overwrite_y=overwrite_y, revise=revise)
     segments = [walk.encode_segments() for _ in tracked(FILE_PASSES)]
     return [
         EncodedLatent(picture_segments, check.value, latent)
@@ -167,10 +179,17 @@ def decode_latents(
 
 
 def encode_frames(
-    coder: LatentCoder, y: Latent, hyper: Latent, quality: int, thrift: float = 1.0, *, overwrite_y: bool = False
+    coder: LatentCoder,
+    y: Latent,
+    hyper: Latent,
+    quality: int,
+    thrift: float = 1.0,
+    *,
+    overwrite_y: bool = False,
+    revise: Revise | None = None,
 ) -> list[EncodedFrame]:
     """Encode latents like `encode_latents`, each to one payload of the hyper-latent and all passes."""
-    walk = EncodingWalk(coder, y, hyper, quality, thrift, overwrite_y=overwrite_y)
+    walk = EncodingWalk(coder, y, hyper, quality, thrift, overwrite_y=overwrite_y, revise=revise)
     encoders = [SymbolEncoder() for _ in walk.checks]
     for _ in tracked(FILE_PASSES):
         walk.encode_pass(encoders)
@@ -277,8 +296,19 @@ class _Walk:
 class EncodingWalk(_Walk):
     """State of the encoder between two segments, with the latents to encode; see `encode_latents`."""
 
-    def __init__(self, coder: LatentCoder, y: Latent, hyper: Latent, quality: int, thrift: float, *, overwrite_y: bool):
-        self.y, self.hyper, self.saved_bits = y, hyper, coder.saved_bits * thrift
+    def __init__(
+        self,
+        coder: LatentCoder,
+        y: Latent,
+        hyper: Latent,
+        quality: int,
+        thrift: float,
+        *,
+        overwrite_y: bool,
+        revise: Revise | None,
+    ):
+        self.y, self.hyper, self.saved_bits, self.revise = y, hyper, coder.saved_bits * thrift, revise
+        self.tables = None if revise is None else np.zeros(y.shape, np.uint8)
         super().__init__(coder, quality, y.view(np.int32) if overwrite_y else np.zeros(y.shape, np.int32))
 
     def encode_segments(self) -> list[bytes]:
@@ -291,7 +321,9 @@ class EncodingWalk(_Walk):
         """Encode each picture's next pass, and its hyper-latent before the first one."""
         if self.n_passes == 0:
             self._encode_hyper(encoders)
-        for encoder, group in zip(encoders, self._group_by_picture(self._quantise_rows()), strict=True):
+        is_last = self.n_passes + 1 == self.coder.prior.config.reveal_passes[-1]
+        rows = self._revised_rows() if is_last and self.revise else self._quantise_rows(self._predictions())
+        for encoder, group in zip(encoders, self._group_by_picture(rows), strict=True):
             encoder.encode_group(group)
         self.advance()
         if math.prod(self.grid) >= LARGE_GRID:
@@ -307,18 +339,33 @@ class EncodingWalk(_Walk):
             encoder.encode_group(group)
         self.set_hyper(restore(symbols, parameters.mean_16).reshape(-1, symbols.shape[3]))
 
-    def _quantise_rows(self) -> Iterator[tuple[Integers, NDArray[np.uint8]]]:
+    def _predictions(self) -> Iterator[tuple[Tile, CodingParameters]]:
+        """Predict the next pass tile by tile."""
+        return ((tile, self.predict(tile)) for tile in self.tiles())
+
+    def _revised_rows(self) -> Iterator[tuple[Integers, NDArray[np.uint8]]]:
+        """Quantise the elements of the last pass, revise them, and quantise them again; see `_quantise_rows`."""
+        assert self.revise is not None
+        assert self.tables is not None
+        predictions = list(self._predictions())
+        for _ in self._quantise_rows(predictions):
+            pass
+        self.y = self.revise(self.y_16, self.tables)
+        return self._quantise_rows(predictions)
+
+    def _quantise_rows(
+        self, predictions: Iterable[tuple[Tile, CodingParameters]]
+    ) -> Iterator[tuple[Integers, NDArray[np.uint8]]]:
         """Quantise the elements of the next pass, and restore them into y_16, a row of tiles at a time.
 
         Yields symbols and table indices [B, M] of each row of tiles, in the order of coding.
         """
         elements, batch, n_columns = self.elements, len(self.y), self.grid[1]
-        for tile in self.tiles():
+        for tile, parameters in predictions:
             rows, columns = tile.rows.inner, tile.columns.inner
             if columns.start == 0:
                 shape = (batch, rows.stop - rows.start, n_columns, elements.n_channels)
                 symbols, indices = np.empty(shape, np.int32), np.empty(shape, np.uint8)
-            parameters = self.predict(tile)
             indices[:, :, columns] = parameters.table_index
             for chunk in _row_chunks(parameters.mean_16.shape):
                 symbols[:, chunk, columns] = self._quantise_chunk(tile, chunk, parameters)
@@ -333,6 +380,8 @@ class EncodingWalk(_Walk):
         parameters = parameters.each(lambda part: part[:, chunk])
         symbols = quantise(elements.gather(self.y[place], origin), parameters, self.saved_bits)
         elements.scatter(restore(symbols, parameters.mean_16), self.y_16[place], origin)
+        if self.tables is not None:
+            elements.scatter(parameters.table_index, self.tables[place], origin)
         return symbols
 
     def _group_by_picture(self, parts: Iterable[tuple[Integers, NDArray[np.uint8]]]) -> list[SymbolGroup]:

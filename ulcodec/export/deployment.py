@@ -44,7 +44,7 @@ NETWORKS: Mapping[Purpose, tuple[str, ...]] = {
     "decoding": SYNTHESIS, "encoding": ANALYSIS, "pictures": SYNTHESIS + ANALYSIS,
     "video": (*SYNTHESIS, *ANALYSIS, "residual_analysis"),
 }  # fmt: skip
-"""Graphs of the float networks of a deployment."""
+"""Graphs of the float networks of a deployment. One with encoder and decoder also has the refiner, if there is one."""
 
 GRID, QUALITY, LARGEST_16 = (9, 10), 50, 2000
 """Latent grid, quality and largest element of the latents on which graphs are compared with torch."""
@@ -70,16 +70,22 @@ def export_deployment(model: str | Path, out_dir: Path, purpose: Purpose = "pict
         check_output(out_dir, force=force)
         write_model(out_dir, deployed(stored, purpose))
     stored = stored if purpose == "video" else replace(stored, video=None)
-    graphs = chosen_graphs(stored, NETWORKS[purpose])
+    graphs = chosen_graphs(stored, networks_of(stored, purpose))
     if not is_own and has_current(graphs, directory):
         move_graphs(graphs, directory, out_dir)
     else:
-        export_graphs(stored, out_dir, NETWORKS[purpose])
+        export_graphs(stored, out_dir, networks_of(stored, purpose))
     try:
         compare_graphs(stored, out_dir, purpose)
     except BaseException:
         (out_dir / f"{GRAPHS}.json").unlink(missing_ok=True)  # without this list, no backend takes the graphs
         raise
+
+
+def networks_of(stored: StoredModel, purpose: Purpose) -> tuple[str, ...]:
+    """Names of the graphs of float networks of a deployment, see `NETWORKS`."""
+    has_refiner = stored.refiner is not None and set(SYNTHESIS + ANALYSIS) <= set(NETWORKS[purpose])
+    return NETWORKS[purpose] + ("refiner",) * has_refiner
 
 
 def check_output(out_dir: Path, *, force: bool) -> None:
@@ -94,13 +100,16 @@ def check_output(out_dir: Path, *, force: bool) -> None:
 
 def deployed(stored: StoredModel, purpose: Purpose) -> StoredModel:
     """Keep the tensors of a model that its graphs refer to. Torch cannot load the result."""
-    left_out = ("denoiser",) if purpose == "video" else ("denoiser", "video")
+    left_out: tuple[str, ...] = ("denoiser",) if purpose == "video" else ("denoiser", "video")
+    refiner = stored.refiner if "refiner" in networks_of(stored, purpose) else None
+    if refiner is None:
+        left_out += ("refiner",)
     document = {name: value for name, value in stored.document.items() if name not in left_out}
     weights = {name: weight for name, weight in stored.weights.items() if name.startswith(WEIGHTS[purpose])}
     video = stored.video if purpose == "video" else None
     if video is not None:
         video = replace(video, weights={n: weight for n, weight in video.weights.items() if n.startswith(ENCODER)})
-    return replace(stored, weights=weights, document=document | {"deployment": purpose}, video=video)
+    return replace(stored, weights=weights, document=document | {"deployment": purpose}, video=video, refiner=refiner)
 
 
 def compare_graphs(stored: StoredModel, directory: Path, purpose: Purpose) -> None:
@@ -115,7 +124,7 @@ def compare_graphs(stored: StoredModel, directory: Path, purpose: Purpose) -> No
     for name, (prior, graph_prior) in tracked(list(priors.items()), "comparing with torch"):
         if not all(map(np.array_equal, parameters(prior), parameters(graph_prior))):
             raise ModelError(f"{directory}: the graphs of {name} differ from torch's integers")
-    for name in NETWORKS[purpose]:
+    for name in networks_of(stored, purpose):
         for result, expected in zip(results(graphs, name), results(codec, name), strict=True):
             difference = float(np.abs(result - expected).max() / max(1.0, np.abs(expected).max()))
             if not difference <= TOLERANCE:
@@ -142,6 +151,9 @@ def results(codec: Codec, name: str) -> tuple[Array, ...]:
         pictures = rng.random((1, *(PATCH_PX * side for side in GRID), 3), dtype=np.float32)
         return networks.analyse(pictures, QUALITY, tile, 0, precise=True)
     latent = 2 * rng.standard_normal((1, *GRID, networks.config.latent_channels), dtype=np.float32)
+    if name == "refiner":
+        picture = rng.standard_normal((1, *(PATCH_PX * side for side in GRID), 3), dtype=np.float32)
+        return (networks.refine(latent, np.roll(latent, 1, axis=1), picture, QUALITY, tile),)
     if name == "residual_analysis":
         return (networks.analyse_residual(latent, QUALITY),)
     if name == "thumbnail":

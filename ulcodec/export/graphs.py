@@ -15,6 +15,7 @@ level from 0 to 100.
 | `thumbnail` | `latent` in bins, `quality` | `picture` [B, 2 h, 2 w, 3] |
 | `hyper` | `hyper` [B, h4, w4, C_hyper] | `features` [B, 4 h4, 4 w4, hyper_width] |
 | `prior`, or `prior-1` to `prior-P` | see `ExactPrior` | `mean` and `scale`; `features` if a later pass reads them |
+| `refiner` | `latent`, `rounding_error`, `picture_error` [B, H, W, 3], `quality`, see `Refiner` | `step` in bins |
 | `residual_analysis` | `latent` of a predicted frame in bins, `quality` | `hyper` in bins |
 | `video_hyper`, `video_prior-1` ... | as those of pictures | |
 
@@ -43,9 +44,11 @@ from ulcodec.model.blocks import QualityTable
 from ulcodec.model.config import PATCH_PX, ModelConfig
 from ulcodec.model.decoder import Trunk
 from ulcodec.model.encoder import Encoder, HyperEncoder
+from ulcodec.model.refiner import Refiner
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.progress import tracked
-from ulcodec.store.model_directory import StoredEntropyModel, StoredModel
+from ulcodec.store.model_directory import StoredEntropyModel, StoredModel, StoredRefiner
+from ulcodec.store.networks import load_network
 from ulcodec.store.tensor_files import GRAPHS, TensorPlace, read_tensors, tensor_places
 
 if TYPE_CHECKING:
@@ -132,6 +135,8 @@ def all_graphs(stored: StoredModel) -> Iterator[Graph]:
     yield _synthesis("thumbnail", _Thumbnail(trunk), stored.config)
     yield from _integer_graphs(stored, "")
     yield _residual_analysis(model, stored.video)
+    if stored.refiner is not None:
+        yield _refiner(stored, stored.refiner)
     if stored.video is not None:
         yield from _integer_graphs(stored.video, "video_")
 
@@ -208,6 +213,24 @@ def _residual_analysis(model: UnifiedLatentModel, video: StoredEntropyModel | No
     inputs = {"latent": torch.zeros(2, 5, 6, model.config.latent_channels), "quality": torch.zeros(1)}
     group = "weights" if video is None else "video_weights"
     return Graph("residual_analysis", network, inputs, {"latent": _grid_sizes()}, ("hyper",), group)
+
+
+class _Refiner(Refiner):
+    def forward(  # type: ignore[override]
+        self, latent: Tensor, rounding_error: Tensor, picture_error: Tensor, quality: Tensor
+    ) -> Tensor:
+        latent, rounding_error, picture_error = map(_channels_first, (latent, rounding_error, picture_error))
+        return _channels_last(super().forward(latent, rounding_error, picture_error, quality))
+
+
+def _refiner(stored: StoredModel, refiner: StoredRefiner) -> Graph:
+    network = load_network(lambda: _Refiner(stored.config, refiner.config), refiner.weights, CPU)
+    latent, picture = torch.zeros(2, 5, 6, stored.config.latent_channels), torch.zeros(2, 5 * PATCH_PX, 6 * PATCH_PX, 3)
+    inputs = {"latent": latent, "rounding_error": latent.clone(), "picture_error": picture, "quality": torch.zeros(1)}
+    grid = _grid_sizes()
+    sizes = {"latent": grid, "rounding_error": grid}
+    sizes["picture_error"] = {0: grid[0], 1: PATCH_PX * grid[1], 2: PATCH_PX * grid[2]}
+    return Graph("refiner", network, inputs, sizes, ("step",), "refiner")
 
 
 # Integer networks

@@ -23,9 +23,10 @@ from ulcodec.progress import share
 from ulcodec.store.installed import GROUP, InstalledModel, model_at, model_directory
 from ulcodec.store.tensor_files import GRAPHS, SHARD_NAME, read_consistently, read_document, stored_files
 
-PICTURE_GROUPS, VIDEO_GROUPS = ("weights", "coding"), ("video_weights", "video_coding")
-"""Groups of tensors of a model, and of its video part. A directory may hold others: of a checkpoint, or of a model that
-was there before."""
+PICTURE_GROUPS = ("weights", "coding")
+OPTIONAL_GROUPS = {"video": ("video_weights", "video_coding"), "refiner": ("refiner",)}
+"""Groups of tensors of a model, and of its optional parts. A directory may hold others: of a checkpoint, or of a model
+that was there before."""
 
 COMPANIONS = ("README.md", "LICENSE")
 """Files that a package takes along if the directory has them: its page, and the terms of the weights."""
@@ -144,7 +145,8 @@ def copy_model(directory: Path, copy: Path) -> None:
     """Copy the files of a model, and nothing else that its directory may hold. Raises ModelError, OSError."""
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir(parents=True)
-    groups = PICTURE_GROUPS + (VIDEO_GROUPS if "video" in read_document(directory, "config") else ())
+    document, groups = read_document(directory, "config"), set(PICTURE_GROUPS)
+    groups.update(*(OPTIONAL_GROUPS[part] for part in OPTIONAL_GROUPS.keys() & document.keys()))
     files = {name: file for name, file in stored_files(directory).items() if is_of_model(name, groups)}
     if has_present_graphs(directory):
         graphs = [f"{GRAPHS}.json", *(f"{name}.onnx" for name in listed_graphs(directory))]

@@ -31,6 +31,7 @@ from ulcodec.store.installed import model_directory
 from ulcodec.store.model_directory import (
     DENOISER,
     StoredModel,
+    StoredRefiner,
     open_model,
     quantised_entropy_model,
     quantised_model,
@@ -38,7 +39,7 @@ from ulcodec.store.model_directory import (
 )
 from ulcodec.store.networks import load_network, load_weights
 from ulcodec.store.tensor_files import STAGING_NAME, is_written, read_consistently, read_document, read_tensors
-from ulcodec.train.settings import PriorSettings, VideoSettings
+from ulcodec.train.settings import PriorSettings, RefinerSettings, VideoSettings
 
 CALIBRATION_PICTURES, CALIBRATION_CROP_PX = 48, 512
 PRIOR_PARTS = ("hyper_decoder.", "prior.")
@@ -83,12 +84,12 @@ def export(
     `name`: name of the model, by default its configuration's. `sources`: pictures to calibrate to, by default the
     pictures of the run; none to skip the calibration. Predicted frames are calibrated to the latents of their run. The
     model replaces another model in `out_dir`; other files stay. Raises TrainingError if `run_dir` holds no checkpoint
-    of a codec, of its prior, video part or denoiser, for pictures to calibrate video to, or as `check_output`.
+    of a codec, of its prior, video part, denoiser or refiner, for pictures to calibrate video to, or as `check_output`.
     """
     check_output(run_dir, out_dir)
     checkpoint = read_checkpoint(run_dir)
     stored = model_of(checkpoint, run_dir, name)
-    if "denoiser" in checkpoint.config:
+    if "denoiser" in checkpoint.config or "refiner" in checkpoint.config:
         return Exported(write_model(out_dir, stored), 0, [], 0, {}, stored.sequence_fingerprint.hex())
     if "video" in checkpoint.config:
         return export_video(stored, run_dir, out_dir, sources)
@@ -124,7 +125,7 @@ def check_output(run_dir: Path, out_dir: Path) -> None:
     inputs = [run_dir, run_dir / "checkpoint", run_dir / "constant", run_dir / "latents"]
     if is_written(run_dir / "checkpoint"):
         config = read_document(run_dir / "checkpoint", "config")
-        for settings in (config.get(stage, {}) for stage in ("stage1", "prior", "video", "denoiser")):
+        for settings in (config.get(stage, {}) for stage in ("stage1", "prior", "video", "denoiser", "refiner")):
             for name in filter(None, (settings.get("model"), settings.get("init"))):
                 with suppress(ModelError):
                     inputs.append(model_directory(name))
@@ -165,6 +166,8 @@ def model_of(checkpoint: Checkpoint, run_dir: Path, name: str | None) -> StoredM
     """Make a model of a checkpoint, not calibrated."""
     if "denoiser" in checkpoint.config:
         return with_denoiser(checkpoint)
+    if "refiner" in checkpoint.config:
+        return with_refiner(checkpoint)
     if "prior" in checkpoint.config:
         return with_prior(checkpoint, name)
     if "video" in checkpoint.config:
@@ -198,8 +201,18 @@ def with_denoiser(checkpoint: Checkpoint) -> StoredModel:
     return replace(stored, weights=stored.weights | denoiser, document=stored.document | {"denoiser": training})
 
 
+def with_refiner(checkpoint: Checkpoint) -> StoredModel:
+    """Join a trained refiner with its codec, whose fingerprint and files stay as they are."""
+    settings = checkpoint.config["refiner"]
+    stored = codec_of_run(checkpoint, "refiner")
+    weights = {key: value.to(torch.float16) for key, value in checkpoint.ema.items()}
+    refiner = StoredRefiner(RefinerSettings.from_json(settings).refiner_config(), weights)
+    training = {"training": _without_folders(settings), "progress": checkpoint.progress}
+    return replace(stored, refiner=refiner, document=stored.document | {"refiner": training})
+
+
 def with_prior(checkpoint: Checkpoint, name: str | None) -> StoredModel:
-    """Join a trained prior with the encoder, decoder, denoiser and video part of its codec."""
+    """Join a trained prior with the other parts of its codec."""
     settings = checkpoint.config["prior"]
     stored = codec_of_run(checkpoint, "prior")
     trained = {key: value.to(torch.float16) for key, value in checkpoint.ema.items()}
@@ -211,7 +224,7 @@ def with_prior(checkpoint: Checkpoint, name: str | None) -> StoredModel:
         {**_without_folders(settings), "progress": checkpoint.progress},
     ]
     joined = quantised_model(name or stored.name, model, stored.document["provenance"] | {"prior": runs})
-    return replace(joined, document=stored.document | joined.document, video=stored.video)
+    return replace(joined, document=stored.document | joined.document, video=stored.video, refiner=stored.refiner)
 
 
 def with_video(checkpoint: Checkpoint, name: str | None) -> StoredModel:

@@ -27,6 +27,10 @@ class Span(NamedTuple):
         start, stop = self.inner.start - halo, self.inner.stop + halo
         return Span(self.inner, slice(max(self.outer.start, start), min(self.outer.stop, stop)))
 
+    def widened(self, halo: int) -> "Span":
+        """The same input range, with an output range that has `halo` more positions on each side, within it."""
+        return Span(self.crop_halo(halo).outer, self.outer)
+
     def scaled(self, factor: int) -> "Span":
         """The same span on a grid that is finer by `factor`."""
         return Span(*(slice(factor * positions.start, factor * positions.stop) for positions in self))
@@ -72,6 +76,10 @@ class Tile(NamedTuple):
     def crop_halo(self, halo: int) -> "Tile":
         """The same tile with at most `halo` positions on each side, e.g. for the later layers of a network."""
         return Tile(*(span.crop_halo(halo) for span in self))
+
+    def widened(self, halo: int) -> "Tile":
+        """A tile with `halo` more positions on each side, and the outer border of this one."""
+        return Tile(*(span.widened(halo) for span in self))
 
     def scaled(self, factor: int) -> "Tile":
         """The same tile on a grid that is finer by `factor`."""

@@ -1,6 +1,6 @@
 """Model directories: configuration, float weights (fp16), and the integers that define how files are coded."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,8 @@ from ulcodec.coding.tables import FrequencyTables, gaussian_tables
 from ulcodec.errors import ModelError
 from ulcodec.model.config import N_SCALES, ModelConfig
 from ulcodec.model.prior import LOG_SCALE_STEP, SCALE_MIN
+from ulcodec.model.refiner import Refiner
+from ulcodec.model.refiner_config import RefinerConfig
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.store.installed import model_directory
 from ulcodec.store.networks import load_network
@@ -26,6 +28,7 @@ from ulcodec.store.stored_integers import (
     check_integers,
     check_video_fingerprint,
     described_model,
+    described_refiner,
     described_video,
     fingerprint,
     frequency_tables,
@@ -62,16 +65,25 @@ class StoredEntropyModel:
 
 
 @dataclass(frozen=True)
+class StoredRefiner:
+    """A refiner in a model directory: its shape and its weights."""
+
+    config: RefinerConfig
+    weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class StoredModel(StoredEntropyModel):
     """Contents of a model directory.
 
     `weights`: of all float networks. `document`: `config.json`. `video`: the entropy model of predicted frames, None if
-    none was trained: that of pictures then codes them.
+    none was trained: that of pictures then codes them. `refiner`: None if none was trained.
     """
 
     name: str
     document: dict[str, Any]
     video: StoredEntropyModel | None = None
+    refiner: StoredRefiner | None = None
 
     @property
     def denoiser(self) -> dict[str, Any] | None:
@@ -81,6 +93,13 @@ class StoredModel(StoredEntropyModel):
     def networks(self, device: torch.device) -> UnifiedLatentModel:
         """Make the float networks, ready to run."""
         return load_network(lambda: UnifiedLatentModel(self.config), self.weights, device)
+
+    def refiner_network(self, device: torch.device) -> Refiner | None:
+        """Make the refiner, ready to run; None if there is none."""
+        stored, config = self.refiner, self.config
+        if stored is None:
+            return None
+        return load_network(lambda: Refiner(config, stored.config), stored.weights, device)
 
     @property
     def sequence_fingerprint(self) -> bytes:
@@ -107,7 +126,12 @@ def _read_model(directory: Path) -> StoredModel:
     stored = StoredModel(config, weights, coding, name, document)
     check_fingerprint(directory, document, stored.fingerprint)
     check_integers(directory, config, coding)
-    return replace(stored, video=_read_video(directory, document)) if "video" in document else stored
+    if "video" in document:
+        stored = replace(stored, video=_read_video(directory, document))
+    if "refiner" in document:
+        refiner = StoredRefiner(described_refiner(document), read_tensors(directory, "refiner"))
+        stored = replace(stored, refiner=refiner)
+    return stored
 
 
 def _read_video(directory: Path, document: dict[str, Any]) -> StoredEntropyModel:
@@ -171,6 +195,9 @@ def write_model(directory: Path, stored: StoredModel) -> str:
         sha256 = {"coding_sha256": stored.video.fingerprint.hex(), "sequence_sha256": stored.sequence_fingerprint.hex()}
         config["video"] = {**config.get("video", {}), "model": stored.video.config.to_json(), **sha256}
         groups |= {"video_weights": stored.video.weights, "video_coding": stored.video.coding}
+    if stored.refiner is not None:
+        config["refiner"] = {**config.get("refiner", {}), **asdict(stored.refiner.config)}
+        groups |= {"refiner": stored.refiner.weights}
     write_directory(directory, groups, {"config": config})
     return stored.fingerprint.hex()
 

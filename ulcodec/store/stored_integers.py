@@ -14,6 +14,7 @@ from ulcodec.coding.fixed_point import N_QUALITIES
 from ulcodec.coding.tables import FrequencyTables
 from ulcodec.errors import ModelError
 from ulcodec.model.config import N_SCALES, ModelConfig
+from ulcodec.model.refiner_config import RefinerConfig
 from ulcodec.store.installed import model_directory
 from ulcodec.store.tensor_files import read_arrays, read_consistently, read_document
 
@@ -40,13 +41,17 @@ class StoredIntegers:
 
 @dataclass(frozen=True)
 class ModelIntegers:
-    """The integers of a model directory: of pictures, and of predicted frames if they have their own."""
+    """The integers of a model directory: of pictures, and of predicted frames if they have their own.
+
+    `refiner`: its shape, None if the model has none.
+    """
 
     name: str
     directory: Path
     document: dict[str, Any]
     pictures: StoredIntegers
     video: StoredIntegers | None
+    refiner: RefinerConfig | None
 
     @property
     def sequence_fingerprint(self) -> bytes:
@@ -73,7 +78,8 @@ def _read_integers(directory: Path) -> ModelIntegers:
         video = StoredIntegers(described_video(directory, document), read_arrays(directory, "video_coding"))
         check_video_fingerprint(directory, document, video.fingerprint)
         check_integers(directory, video.config, video.coding)
-    return ModelIntegers(name, directory, document, pictures, video)
+    refiner = described_refiner(document) if "refiner" in document else None
+    return ModelIntegers(name, directory, document, pictures, video, refiner)
 
 
 # What `config.json` says, and its checks
@@ -95,6 +101,11 @@ def described_video(directory: Path, document: Mapping[str, Any]) -> ModelConfig
     except (KeyError, TypeError) as error:
         raise ModelError(f"{directory / 'config.json'}: incomplete entry on video; export the model again") from error
     return config
+
+
+def described_refiner(document: Mapping[str, Any]) -> RefinerConfig:
+    """Return the shape of a model's refiner. Raises ModelError if it is incomplete."""
+    return RefinerConfig.from_json(document["refiner"])
 
 
 def check_fingerprint(directory: Path, document: Mapping[str, Any], fingerprint: bytes) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 15_000_000
 
-GROUPS = ("model", "ema", "optimizer", "weights", "coding", "video_weights", "video_coding")
+GROUPS = ("model", "ema", "optimizer", "weights", "coding", "video_weights", "video_coding", "refiner")
 """Groups of checkpoints and models. A new version replaces the shards of all of them, even if it has no such group."""
 
 GRAPHS = "graphs"

@@ -7,7 +7,6 @@ dimensions of one picture; a batch is averaged last. B batch, C latent channels,
 passes.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from ulcodec.diffusion.schedule import (
 )
 from ulcodec.model.blocks import QualityTable
 from ulcodec.model.config import PATCH_PX, ModelConfig
+from ulcodec.model.distortion import lagrangians
 from ulcodec.model.latent_diffusion import LatentDiffusion
 from ulcodec.model.likelihood import simulate_coding, unit_bin_bits
 from ulcodec.model.prior import Prediction
@@ -65,12 +65,6 @@ def picture_loss_nats(
     x_hat = denoise(x_t, log_snr)
     weight = decoder_weight(log_snr, bias=settings.bias, loss_factor=settings.loss_factor)
     return slope / 2 * weight * sum_per_picture((scaled - x_hat) ** 2), x_hat
-
-
-def lagrangians(config: ModelConfig, quality: Tensor) -> Tensor:
-    """Weights of `255^2 MSE` against bits per pixel, for qualities [B] in [0, 1]."""
-    low, high = math.log(config.lagrangian_low), math.log(config.lagrangian_high)
-    return torch.exp(low + quality * (high - low))
 
 
 def codec_loss(
@@ -191,13 +185,21 @@ def rates_of(coded: CodedLatents, y: Tensor) -> Metrics:
 
 
 @torch.no_grad()
-def decode_pictures(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-    """Encode and decode pictures x [B, 3, H, W] in [0, 1] as files would: features and posterior mean, see `Trunk`."""
+def encode_pictures(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Prediction]:
+    """Encode pictures x [B, 3, H, W] in [0, 1] as files would: the latent y, what a file restores, its prediction.
+
+    All are [B, C, h, w], see `simulate_coding`.
+    """
     y, unit_latent = model.encoder(x, quality)
     hyper = round_around(model.hyper_encoder(unit_latent, quality), model.hyper_decoder.predict(quality).mean)
     hyper_features = model.hyper_decoder(hyper, quality, (y.shape[2], y.shape[3]))
-    restored, _ = simulate_coding(model, y, quality, hyper_features)
-    decoded: tuple[Tensor, Tensor] = model.decoder.trunk(restored, quality)
+    return y, *simulate_coding(model, y, quality, hyper_features)
+
+
+@torch.no_grad()
+def decode_pictures(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode and decode pictures x [B, 3, H, W] in [0, 1] as files would: features and posterior mean, see `Trunk`."""
+    decoded: tuple[Tensor, Tensor] = model.decoder.trunk(encode_pictures(model, x, quality)[1], quality)
     return decoded
 
 

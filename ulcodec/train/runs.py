@@ -11,12 +11,15 @@ from ulcodec.train.settings import (
     DenoiserSettings,
     LoopSettings,
     PriorSettings,
+    RefinerSettings,
     Stage1Settings,
     Stage2Settings,
     VideoSettings,
 )
 
-Settings = TypeVar("Settings", Stage1Settings, Stage2Settings, PriorSettings, VideoSettings, DenoiserSettings)
+Settings = TypeVar(
+    "Settings", Stage1Settings, Stage2Settings, PriorSettings, VideoSettings, DenoiserSettings, RefinerSettings
+)
 
 
 def run_config(run_dir: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ulcodec.errors import TrainingError
 from ulcodec.io.locations import Source, as_source
 from ulcodec.model.config import HYPER_PATCH_PX, PATCH_PX, ModelConfig, PaperConfig
 from ulcodec.model.presets import preset
+from ulcodec.model.refiner_config import RefinerConfig
 from ulcodec.train.limits import (
     MOST_BLOCKS,
     MOST_CHANNELS,
@@ -608,3 +609,56 @@ class DenoiserSettings(CodecRunSettings):
         self.loop_settings().check()
         check_run(self, crop_step=HYPER_PATCH_PX)
         check_bias(self.bias)
+
+
+@dataclass(frozen=True)
+class RefinerSettings(CodecRunSettings):
+    """Settings of the refiner's training. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
+
+    `model`: name or directory of the codec, which stays as it is. The codec's own refiner goes on if it has the same
+    `width` and `blocks`.
+    """
+
+    width: int = option("width", RefinerConfig.width, "Channels of the refiner.", show_default=True)
+    blocks: int = option("blocks", RefinerConfig.n_blocks, "Blocks of the refiner.", show_default=True)
+    minutes: float | None = option("minutes", None)
+    n_images: int | None = option("images", None)
+    batch_size: int = option("batch-size", 16)
+    crop_px: int = option("crop", 256)
+    learning_rate: float = option("learning-rate", 1e-3)
+    warmup_images: int = option("warmup", 480)
+    decay_share: float = option("decay-share", 0.5)
+    optimizer: str = option("optimizer", "adamw")
+    n_validations: int = 5
+    seed: int = option("seed", 0)
+    device: str = option("device", "auto")
+    threads: int = option("threads", 0)
+    validation_share: float = 0.02
+    limit_pictures: int | None = option("limit", None)
+    compile: bool = option("compile", True)
+
+    def loop_settings(self) -> LoopSettings:
+        return LoopSettings(
+            minutes=self.minutes,
+            n_images=self.n_images,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup_images=self.warmup_images,
+            decay_share=self.decay_share,
+            ema_decay=0.99,
+            optimizer=self.optimizer,
+            clip_norm=1.0,
+            n_validations=self.n_validations,
+            graphs=self.compile,
+        )
+
+    def refiner_config(self) -> RefinerConfig:
+        """Return the shape of the refiner. Raises ModelError for sizes that no refiner can have."""
+        return RefinerConfig(self.width, self.blocks)
+
+    def check(self) -> None:
+        """Raise TrainingError for settings that cannot run."""
+        self.loop_settings().check()
+        check_run(self, crop_step=HYPER_PATCH_PX)
+        check_whole("the width of the refiner", self.width, 2, MOST_CHANNELS)
+        check_whole("the number of blocks", self.blocks, 0, MOST_BLOCKS)

@@ -1,0 +1,127 @@
+"""Files whose last reveal pass a network refines."""
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ulcodec.codec import tiling
+from ulcodec.codec.effort import Refinement, refinement_of
+from ulcodec.codec.image import Codec, Encoding, encode_batch
+from ulcodec.codec.networks import Array
+from ulcodec.codec.rate_control import encode_to_size
+from ulcodec.codec.torch_networks import TorchNetworks
+from ulcodec.errors import ModelError
+from ulcodec.format.container import Container
+from ulcodec.io.picture import Picture
+from ulcodec.model.schedule import PassElements
+from ulcodec.model.tiles import Tile
+
+
+def segments_of(data: bytes) -> tuple[bytes, ...]:
+    return Container.from_bytes(data).segments
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Array]]:
+    """Record what the refiner sees."""
+    inputs, refine = list[dict[str, Array]](), TorchNetworks.refine
+
+    def record(self: TorchNetworks, latent: Array, rounding: Array, error: Array, quality: int, tile: Tile) -> Array:
+        inputs.append({"latent": latent, "rounding": rounding, "error": error})
+        return refine(self, latent, rounding, error, quality, tile)
+
+    monkeypatch.setattr(TorchNetworks, "refine", record)
+    return inputs
+
+
+def test_effort_2_is_the_refiner_if_there_is_one() -> None:
+    assert refinement_of(1, has_refiner=True) == Refinement(0)
+    assert refinement_of(2, has_refiner=True) == Refinement(by_refiner=True)
+    assert refinement_of(2, has_refiner=False) == Refinement(1)
+    assert refinement_of(3, has_refiner=True) == Refinement(2)
+
+
+def test_only_the_last_segment_changes(refined_codec: Codec, tiny_codec: Codec, picture: np.ndarray) -> None:
+    files = [refined_codec.encode(picture, quality=60, effort=effort) for effort in (1, 2)]
+    assert files[0] == tiny_codec.encode(picture, quality=60)
+    plain, refined = map(segments_of, files)
+    assert plain[:3] == refined[:3]
+    assert plain[3] != refined[3]
+    assert not np.array_equal(*map(tiny_codec.decode_array, files))
+
+
+@pytest.mark.parametrize("shape", [(80, 96, 3), (37, 51, 3), (80, 96), (1, 1, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_refiner_sees_the_error_of_the_file_without_it(
+    refined_codec: Codec, picture: np.ndarray, shape: tuple[int, ...], dtype: Any, seen: list[dict[str, Array]]
+) -> None:
+    original = picture[: shape[0], : shape[1]].astype(dtype) * (257 if dtype == np.uint16 else 1)
+    original = original[:, :, 0] if len(shape) == 2 else original
+    refined_codec.encode(original, quality=60, effort=2)
+    [inputs] = seen
+    decoded = refined_codec.decode_array(refined_codec.encode(original, quality=60)).astype(np.float64)
+    error = (original - decoded) / np.iinfo(dtype).max
+    rounding = 0.51 / np.iinfo(dtype).max
+    height, width = shape[:2]
+    in_picture = inputs["error"][0, :height, :width]
+    np.testing.assert_allclose(in_picture, error if error.ndim == 3 else np.dstack([error] * 3), atol=rounding)
+    assert not inputs["error"][0, height:].any()
+    assert not inputs["error"][0, :, width:].any()
+
+
+def test_elements_of_other_passes_and_sure_zeros_stay(refined_codec: Codec, picture: np.ndarray) -> None:
+    config, rng = refined_codec.networks.config, np.random.default_rng(0)
+    y = rng.normal(size=(2, 5, 6, config.latent_channels)).astype(np.float32)
+    y_16 = np.rint(16 * y).astype(np.int32)
+    tables = rng.integers(0, 12, y.shape, dtype=np.uint8)
+    moved = tiling.refine_last_pass(refined_codec.networks, [picture, picture], y, y_16, tables, 60)
+    may_move = np.zeros(y.shape, bool)
+    last = PassElements(config, 4)
+    last.scatter(np.ones((2, 5, 6, last.n_channels), bool), may_move)
+    may_move &= tables >= tiling.STILL_TABLES
+    assert np.array_equal(moved[~may_move], y[~may_move])
+    assert (moved[may_move] != y[may_move]).mean() > 0.99
+
+
+@pytest.mark.parametrize("tile", [4, 8])
+@pytest.mark.parametrize("size", [(37, 201), (130, 96), (16, 16)])
+def test_tiles_change_nothing(
+    refined_codec: Codec, monkeypatch: pytest.MonkeyPatch, tile: int, size: tuple[int, int]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    data = refined_codec.encode(noise, effort=2)
+    monkeypatch.setattr(tiling, "CODEC_TILE", tile)
+    assert refined_codec.encode(noise, effort=2) == data
+
+
+def test_batches_equal_single_pictures(refined_codec: Codec, picture: np.ndarray) -> None:
+    originals = [picture, picture[:, :, 0], picture[::-1], picture[:37, :51]]
+    files = encode_batch(refined_codec, originals, quality=60, effort=2)
+    assert files == [refined_codec.encode(original, quality=60, effort=2) for original in originals]
+
+
+def test_thrift_and_target_sizes(refined_codec: Codec, picture: np.ndarray) -> None:
+    encoding = Encoding(refined_codec, Picture(picture), effort=2)
+    assert encoding.code(60) == refined_codec.encode(picture, quality=60, effort=2)
+    assert len(encoding.code(60, 2.0)) < len(encoding.code(60))
+    limit = len(encoding.code(60)) - 5
+    assert len(encode_to_size(refined_codec, Picture(picture), limit, effort=2)) <= limit
+
+
+def test_intra_frames_are_refined(refined_codec: Codec, picture: np.ndarray) -> None:
+    clips = [b"".join(refined_codec.encode_video([picture], quality=60, effort=effort)) for effort in (1, 2)]
+    assert clips[0] != clips[1]
+    [frame] = refined_codec.decode_video(io.BytesIO(clips[1]))
+    expected = refined_codec.decode_array(refined_codec.encode(picture, quality=60, effort=2))
+    assert np.abs(frame.pixels.astype(int) - expected).max() <= 1
+
+
+def test_model_without_a_refiner(tiny_codec: Codec, picture: np.ndarray) -> None:
+    files = [tiny_codec.encode(picture, quality=60, effort=effort) for effort in (1, 2)]
+    assert segments_of(files[0])[0] != segments_of(files[1])[0]
+    networks = replace(tiny_codec.networks, refiner=None)  # type: ignore[type-var]
+    with pytest.raises(ModelError, match="no refiner"):
+        networks.refine(*[np.zeros((1, 1, 1, 32), np.float32)] * 3, 50, None)  # type: ignore[arg-type]

@@ -1,0 +1,157 @@
+"""Training of the refiner around a frozen codec, and the exported model with it."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import ulcodec
+from ulcodec.codec.image import Codec
+from ulcodec.errors import TrainingError
+from ulcodec.export.pipeline import export
+from ulcodec.model.distortion import lagrangians
+from ulcodec.model.refiner import Refiner
+from ulcodec.model.refiner_config import RefinerConfig
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store.model_directory import open_model, save_model
+from ulcodec.store.tensor_files import read_tensors
+from ulcodec.train.objective import encode_pictures
+from ulcodec.train.refiner import error_gradient, refiner_loss, train_refiner
+from ulcodec.train.settings import RefinerSettings
+from ulcodec_cli.main import app
+
+
+@pytest.fixture(scope="module")
+def settings(photographs: Path, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RefinerSettings:
+    return RefinerSettings(
+        data=(photographs,), out=tmp_path_factory.mktemp("refiner") / "run", model=str(tiny_model_dir), width=16,
+        blocks=1, n_images=400, batch_size=4, crop_px=64, learning_rate=4e-3, warmup_images=40, n_validations=1,
+        validation_share=0.2, device="cpu",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(settings: RefinerSettings) -> Path:
+    return train_refiner(settings)
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> Path:
+    export(run, run.parent / "model")
+    return run.parent / "model"
+
+
+def explained_by(run: Path) -> dict[str, float]:
+    """Read the explained shares in the only row of a run's validation log."""
+    with (run / "validation.csv").open() as file:
+        [row] = csv.DictReader(file)
+    return {name: float(value) for name, value in row.items() if name.startswith("explained")}
+
+
+def test_training_explains_the_steps(settings: RefinerSettings, run: Path, tmp_path: Path) -> None:
+    fresh = train_refiner(replace(settings, out=tmp_path / "run", n_images=4, learning_rate=1e-9))
+    before, after = explained_by(fresh), explained_by(run)
+    assert len(after) == 5
+    assert all(abs(share) < 1e-6 for share in before.values())  # the first prediction is zero
+    assert all(share > 0.3 for share in after.values())
+
+
+def test_gradient_is_that_of_the_weighted_squared_error(tiny_model: UnifiedLatentModel) -> None:
+    generator = torch.Generator().manual_seed(0)
+    latent = torch.randn(2, 32, 2, 3, generator=generator)
+    x, quality = torch.rand(2, 3, 32, 48, generator=generator), torch.tensor([0.2, 0.9])
+    decoded, gradient = error_gradient(tiny_model, latent, x, quality)
+    assert decoded.min() >= 0
+    assert decoded.max() <= 1
+
+    def bits(y: torch.Tensor) -> torch.Tensor:
+        x_hat = tiny_model.decoder.trunk(y, quality)[1].clamp(0, 1)
+        weights = lagrangians(tiny_model.config, quality) * 255**2 * 32 * 48
+        return (weights * (x.double() - x_hat).square().flatten(1).mean(1)).sum()
+
+    direction = gradient / gradient.abs().max()
+    difference = (bits(latent + 1e-2 * direction) - bits(latent - 1e-2 * direction)) / 2e-2
+    assert float((gradient * direction).sum()) == pytest.approx(float(difference), rel=0.02)
+
+
+def test_loss_of_a_step_that_is_known(tiny_model: UnifiedLatentModel) -> None:
+    """The loss is zero, and everything is explained, for the target itself."""
+    x, quality = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([0.7])
+    targets: list[torch.Tensor] = []
+
+    class Oracle(Refiner):
+        def forward(self, latent: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return targets[0] if targets else torch.zeros_like(latent)
+
+    refiner = Oracle(tiny_model.config, RefinerConfig(16, 1))
+    loss, metrics = refiner_loss(refiner, tiny_model, x, quality)
+    assert loss > 0
+    assert float(metrics["explained"]) == 0
+    y, restored, _ = encode_pictures(tiny_model, x, quality)
+    targets.append((restored - y - error_gradient(tiny_model, restored, x, quality)[1] / 22).clamp(-1, 1))
+    loss, metrics = refiner_loss(refiner, tiny_model, x, quality)
+    assert float(loss) == pytest.approx(0, abs=1e-9)
+    assert float(metrics["explained"]) == pytest.approx(1)
+
+
+def test_export_adds_only_the_refiner(exported: Path, tiny_model_dir: Path) -> None:
+    before, after = open_model(tiny_model_dir), open_model(exported)
+    assert after.fingerprint == before.fingerprint
+    assert before.refiner is None
+    assert after.refiner is not None
+    assert after.refiner.config == RefinerConfig(16, 1)
+    assert after.document["refiner"]["progress"]["n_images"] == 400
+    assert all(torch.equal(before.weights[name], after.weights[name]) for name in before.weights)
+
+
+def test_refiner_lowers_the_loss_of_its_files(exported: Path, tiny_codec: Codec, photographs: Path) -> None:
+    codec = ulcodec.load(exported, device="cpu")
+    losses = []
+    for effort in (1, 2):
+        total = 0.0
+        for path in sorted(photographs.glob("*.png")):
+            original = ulcodec.io.pictures.load_image(path.read_bytes()).pixels
+            data = codec.encode(original, quality=80, effort=effort)
+            error = np.square(original - tiny_codec.decode_array(data).astype(float)).mean()
+            total += 8 * len(data) + codec.model.config.lagrangian(0.8) * error * original[:, :, 0].size
+        losses.append(total)
+    assert losses[1] < losses[0]
+
+
+def test_refiner_run_resumes(settings: RefinerSettings, tmp_path: Path) -> None:
+    halfway = replace(settings, out=tmp_path / "run", n_images=40)
+    train_refiner(halfway)
+    train_refiner(replace(halfway, n_images=80))
+    finished = CliRunner().invoke(app, ["train", "resume", str(tmp_path / "run"), "--images", "120"])
+    assert finished.exit_code == 0, finished.output
+
+
+def test_run_goes_on_with_the_refiner_of_its_codec(
+    settings: RefinerSettings, run: Path, exported: Path, tmp_path: Path
+) -> None:
+    start = replace(settings, model=str(exported), n_images=4, learning_rate=1e-9)
+    train_refiner(replace(start, out=tmp_path / "further"))
+    weights, ema = read_tensors(tmp_path / "further" / "checkpoint", "model"), read_tensors(run / "checkpoint", "ema")
+    assert all(torch.allclose(weights[name], ema[name].half().float(), atol=1e-5) for name in weights)
+    train_refiner(replace(start, out=tmp_path / "wider", width=24))
+    assert not read_tensors(tmp_path / "wider" / "checkpoint", "ema")["head.weight"].abs().max() > 1e-6
+
+
+def test_refiner_of_another_codec_is_refused(settings: RefinerSettings, run: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    other = UnifiedLatentModel(open_model(settings.model).config)
+    save_model(tmp_path / "other", "other", other, {})
+    with pytest.raises(TrainingError, match="holds another model"):
+        train_refiner(replace(settings, model=str(tmp_path / "other"), n_images=500))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n_images": None}, {"crop_px": 100}, {"width": 1}, {"blocks": -1}, {"width": 4.5}]
+)
+def test_invalid_refiner_settings_are_refused(settings: RefinerSettings, changes: dict[str, float]) -> None:
+    with pytest.raises(TrainingError):
+        train_refiner(replace(settings, **changes))  # type: ignore[arg-type]

@@ -1,0 +1,34 @@
+"""Shape of the refiner. Needs no torch, so that graphs can be run without it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ulcodec.errors import ModelError
+from ulcodec.model.config import MAX_BLOCKS, MAX_WIDTH, is_count
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """Shape of the refiner: channels, and bottleneck blocks at 1/16 of the picture's sides."""
+
+    width: int = 256
+    n_blocks: int = 4
+
+    def __post_init__(self) -> None:
+        if not (is_count(self.width, MAX_WIDTH) and self.width > 1):
+            raise ModelError(f"the refiner's width must be from 2 to {MAX_WIDTH}, got {self.width!r}")
+        if not is_count(self.n_blocks, MAX_BLOCKS):
+            raise ModelError(f"the refiner's blocks must be from 0 to {MAX_BLOCKS}, got {self.n_blocks!r}")
+
+    @classmethod
+    def from_json(cls, values: Any) -> "RefinerConfig":
+        """Invert `asdict`. Raises ModelError for unknown or missing fields, and for values out of range."""
+        try:
+            return cls(width=values["width"], n_blocks=values["n_blocks"])
+        except (TypeError, KeyError) as error:
+            raise ModelError("incomplete configuration of the refiner: export the model again") from error
+
+    @property
+    def halo(self) -> int:
+        """Latent positions on each side that a step depends on."""
+        return self.n_blocks

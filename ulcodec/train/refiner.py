@@ -1,0 +1,167 @@
+"""Train the refiner alone: to predict, for a frozen codec, how the gradient of the squared error moves a latent."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ulcodec.devices import autocast
+from ulcodec.diffusion.batch_noise import draw_rows
+from ulcodec.io.locations import Source
+from ulcodec.io.sources import LeftOut
+from ulcodec.model.distortion import lagrangians
+from ulcodec.model.refiner import Refiner
+from ulcodec.model.reveal import pass_map
+from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.store.model_directory import StoredModel, open_model
+from ulcodec.store.networks import placed
+from ulcodec.train.data.loading import pictures_of_run
+from ulcodec.train.data.pictures import PictureSet
+from ulcodec.train.graphs import SeededLoss, compile_parts
+from ulcodec.train.log import Metrics
+from ulcodec.train.loop import Loop
+from ulcodec.train.objective import encode_pictures
+from ulcodec.train.runs import resumed, run_config
+from ulcodec.train.settings import RefinerSettings
+from ulcodec.train.workers import Workers, begin, without_denormals
+
+CURVATURE_BITS = 11.0
+"""Half the second derivative of the loss in bits per squared bin, see `ulcodec.codec.refinement`."""
+
+STILL_SCALE = 0.2
+"""Predicted standard deviation in bins up to which an element is surely zero, and stays where it is."""
+
+LARGEST_STEP = 1.0
+"""Limit of the steps in bins that the network learns."""
+
+EARLIER_WEIGHT = 0.2
+"""Weight of elements before the last reveal pass, which do not move: they show what an error looks like."""
+
+VALIDATION_QUALITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def refiner_loss(refiner: Refiner, model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tuple[Tensor, Metrics]:
+    """Compute the squared error of predicted steps: a Gauss-Newton step of the latent as it was rounded.
+
+    x [B, 3, H, W] float32 in [0, 1], quality [B] in [0, 1]. `explained`: share of the variance of the steps of the last
+    reveal pass that the prediction explains.
+    """
+    y, restored, prediction = encode_pictures(model, x, quality)
+    decoded, gradient = error_gradient(model, restored, x, quality)
+    moves = prediction.log_scale > math.log(STILL_SCALE)
+    target = (restored - y - gradient / (2 * CURVATURE_BITS)).clamp(-LARGEST_STEP, LARGEST_STEP)
+    step = refiner(restored, (restored - y) * moves, x - decoded, quality)
+    error, power = (target - step).square(), target.square()
+    last_pass = model.config.reveal_passes[-1]
+    last = moves & (pass_map(model.config, (y.shape[2], y.shape[3]), y.device) == last_pass)
+    weight = torch.where(last, 1.0, EARLIER_WEIGHT) * moves
+    loss = (weight * error).sum() / weight.sum().clamp(min=1)
+    explained = 1 - (last * error).sum() / (last * power).sum().clamp(min=1e-9)
+    return loss, {"explained": explained.detach()}
+
+
+def error_gradient(model: UnifiedLatentModel, latent: Tensor, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    """Decode a latent [B, C, h, w]; return its pictures, clipped, and the gradient of their squared error.
+
+    The gradient is in bits per bin, [B, C, h, w].
+    """
+    with torch.enable_grad():
+        latent = latent.detach().requires_grad_(True)
+        decoded = model.decoder.trunk(latent, quality)[1].clamp(0, 1)
+        error = lagrangians(model.config, quality)[:, None, None] * 255**2 * (x - decoded).square().mean(1)
+        (gradient,) = torch.autograd.grad(error.sum(), latent)
+    return decoded.detach(), gradient
+
+
+class RefinerStep(SeededLoss):
+    """Loss of a training step."""
+
+    def __init__(
+        self,
+        model: UnifiedLatentModel,
+        refiner: Refiner,
+        pictures: PictureSet,
+        settings: RefinerSettings,
+        workers: Workers,
+    ):
+        self.model, self.refiner, self.pictures = model, refiner, pictures
+        self.settings, self.workers = settings, workers
+        self.device = pictures.pixels.device
+        super().__init__(settings.seed, workers.generator(self.device))
+        if settings.compile and self.device.type == "cuda":
+            compile_parts(model)
+
+    def draw(self) -> tuple[Tensor, Metrics]:
+        settings = self.settings
+        x = self.pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
+        x = x.contiguous(memory_format=torch.channels_last)
+        quality = draw_rows(torch.rand, (len(x),), self.generator)
+        with autocast(self.device):
+            return refiner_loss(self.refiner, self.model, x, quality)
+
+
+@torch.no_grad()
+def validation_scores(
+    model: UnifiedLatentModel, refiner: Refiner, pictures: PictureSet, settings: RefinerSettings
+) -> dict[str, float]:
+    """Score one fixed crop of every held-out picture at five qualities."""
+    device = pictures.pixels.device
+    generator, n_crops = torch.Generator(device), max(8, len(pictures))
+    x = pictures.random_crops(n_crops, settings.crop_px, generator.manual_seed(1))
+    x, scores = x.contiguous(memory_format=torch.channels_last), dict[str, float]()
+    for q in VALIDATION_QUALITIES:
+        measured = []
+        for part in torch.split(x, settings.batch_size):
+            with autocast(device):
+                loss, metrics = refiner_loss(refiner, model, part, part.new_full((len(part),), q))
+            measured.append(len(part) / n_crops * torch.stack((loss, metrics["explained"])))
+        scores[f"loss@{q:g}"], scores[f"explained@{q:g}"] = torch.stack(measured).sum(0).tolist()
+    return scores
+
+
+def starting_refiner(stored: StoredModel, settings: RefinerSettings, device: torch.device) -> Refiner:
+    """Make the refiner to train: the codec's own if it has this shape, otherwise a new one."""
+    config = settings.refiner_config()
+    own = stored.refiner_network(device)
+    if own is not None and own.config == config:
+        return own.requires_grad_(True)
+    refiner = Refiner(stored.config, config)
+    with torch.no_grad():
+        refiner.log_gain.values.copy_(stored.weights["decoder.trunk.log_gain.values"])
+    return placed(refiner, device)
+
+
+@without_denormals()
+def train_refiner(settings: RefinerSettings, *, new_length: bool = False) -> Path:
+    """Run or resume the training of a codec's refiner; return the run directory.
+
+    `ulcodec train export` joins it with its codec to a model directory. Raises TrainingError for settings that cannot
+    run, unreadable data, or a loss that is not finite or explodes.
+    """
+    settings.check()
+    workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
+    stored = open_model(settings.model)
+    model, refiner = stored.networks(device), starting_refiner(stored, settings, device)
+    config = {"model": {"codec_sha256": stored.fingerprint.hex()}, "refiner": settings.to_json()}
+    loop = Loop(refiner, settings.out, settings.loop_settings(), config, workers)
+    loop.resume(new_length=new_length)
+    left_out = LeftOut()
+    training, validation = (part.to(device) for part in pictures_of_run(settings, left_out))
+    loop.announce(left_out.after(f"{len(training)} training and {len(validation)} validation pictures"))
+
+    def validate(trained: nn.Module) -> dict[str, float]:
+        assert isinstance(trained, Refiner)
+        return validation_scores(model, trained, validation, settings)
+
+    loop.run(RefinerStep(model, refiner, training, settings, workers), validate)
+    return settings.out
+
+
+def resume_refiner(
+    run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
+) -> Path:
+    """Continue a run, see `resume_stage1`."""
+    settings = RefinerSettings.from_json(run_config(run_dir)["refiner"])
+    settings, new_length = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
+    return train_refiner(settings, new_length=new_length)
