@@ -21,7 +21,7 @@ from ulcodec.bench.machine import run_record
 from ulcodec.bench.ours import LEVELS
 from ulcodec.bench.pictures import Picture, find_pictures
 from ulcodec.bench.tables import text_table, to_json
-from ulcodec.codec.effort import EFFORT_STEPS
+from ulcodec.codec.effort import EFFORT_STEPS, refinement_of
 from ulcodec.codec.image import Codec
 from ulcodec.metrics import pchip, psnr_db
 
@@ -53,10 +53,15 @@ def row_of(codec: Codec, pictures: Sequence[Picture], curves: Sequence[RateCurve
             savings.append(100 * (len(data) / math.exp(curve(reached_db)) - 1))
     return {
         "effort": effort,
-        "n_steps": EFFORT_STEPS[effort - 1],
+        **refinement_of(effort, has_refiner=codec.networks.refiner_halo is not None)._asdict(),
         "bits_percent": fmean(savings),
         "median_encode_ms": median(times_ms),
     }
+
+
+def steps_of(row: dict[str, Any]) -> str:
+    """Number of steps along gradients, or the word refiner."""
+    return "refiner" if row["by_refiner"] else str(row["n_steps"])
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -75,7 +80,12 @@ def main(arguments: Sequence[str]) -> None:
     rows = [row_of(codec, pictures, curves, effort) for effort in options.efforts]
     progress(f"{len(pictures)} pictures at qualities {', '.join(map(str, QUALITIES))}", last=True)
     cells = [
-        [str(row["effort"]), str(row["n_steps"]), f"{row['bits_percent']:+.1f}", f"{row['median_encode_ms']:.0f}"]
+        [
+            str(row["effort"]),
+            steps_of(row),
+            f"{row['bits_percent']:+.1f}",
+            f"{row['median_encode_ms']:.0f}",
+        ]
         for row in rows
     ]
     print(text_table(["effort", "steps", "bits %", "median encode ms"], cells))

@@ -105,8 +105,10 @@ def describe_model(
     from ulcodec.model.presets import preset
     from ulcodec.store.model_directory import open_model
 
-    described = open_model(model).config if config is None else preset(config)
-    rows, chosen_device = describe(described), choose_device(device)
+    stored = open_model(model) if config is None else None
+    described = preset(str(config)) if stored is None else stored.config
+    refiner = None if stored is None or stored.refiner is None else stored.refiner.config
+    rows, chosen_device = describe(described, refiner), choose_device(device)
     product, tried = choose_product(chosen_device), trials(chosen_device)
     if json:
         products = {

@@ -126,11 +126,11 @@ def test_abandoned_iterator_may_be_closed_late() -> None:
 
 
 @pytest.fixture
-def tiled(tiny_codec: Codec, monkeypatch: pytest.MonkeyPatch) -> Codec:
-    """The tiny codec with a denoiser and small tiles, so that every loop has several tiles."""
+def tiled(refined_codec: Codec, monkeypatch: pytest.MonkeyPatch) -> Codec:
+    """The tiny codec with a refiner, a denoiser and small tiles, so that every loop has several tiles."""
     monkeypatch.setattr(tiling, "CODEC_TILE", 4)
-    monkeypatch.setattr(tiny_codec.coder.prior, "tile", 2)
-    return replace(tiny_codec, has_denoiser=True)
+    monkeypatch.setattr(refined_codec.coder.prior, "tile", 2)
+    return replace(refined_codec, has_denoiser=True)
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +162,7 @@ Work = Callable[[Codec, np.ndarray, Picture, bytes, bytes], object]
 WORK: dict[str, tuple[float, Work]] = {
     "encode": (0.11, lambda c, p, a, d, e: c.encode(p)),
     "encode with coded alpha": (0.11, lambda c, p, a, d, e: c.encode(a, alpha_quality=40)),
+    "refiner": (0.11, lambda c, p, a, d, e: c.encode(p, effort=2)),
     "effort": (0.1, lambda c, p, a, d, e: c.encode(p, effort=3)),
     "decode": (0.13, lambda c, p, a, d, e: c.decode_array(d)),
     "decode with coded alpha": (0.13, lambda c, p, a, d, e: c.decode_array(e)),
@@ -172,7 +173,7 @@ WORK: dict[str, tuple[float, Work]] = {
     "recover": (0.13, lambda c, p, a, d, e: c.recover(damage_end(d))),
     "bound": (0.51, lambda c, p, a, d, e: c.describe(d)),
     "batch": (0.21, lambda c, p, a, d, e: encode_batch(c, [p, p[:40, :33], p[::-1]])),
-    "batch with effort": (0.1, lambda c, p, a, d, e: encode_batch(c, [p, p[:40]], effort=2)),
+    "batch with effort": (0.1, lambda c, p, a, d, e: encode_batch(c, [p, p[:40]], effort=3)),
     "decode batch": (0.13, lambda c, p, a, d, e: decode_batch(c, [d, e, d])),
     "decode batch of cut files": (0.21, lambda c, p, a, d, e: decode_batch(c, [*[cut_after_two_segments(d)] * 2, d])),
     "size": (0.9, lambda c, p, a, d, e: encode_to_size(c, Picture(p), 700)),
@@ -197,8 +198,8 @@ def test_notes_count_tries_and_refinement_steps(tiled: Codec, picture: np.ndarra
     recorder = record_progress(lambda: encode_to_size(tiled, Picture(picture), 700))
     assert recorder.notes == [f"try {i + 1} of at most {MAX_TRIES}" for i in range(len(recorder.notes))]
     assert 1 <= len(recorder.notes) <= MAX_TRIES
-    recorder = record_progress(lambda: tiled.encode(picture, effort=2))
-    assert recorder.notes == ["refining: step 1 of 2", "refining: step 2 of 2"]
+    recorder = record_progress(lambda: tiled.encode(picture, effort=3))
+    assert recorder.notes == [f"refining: step {step} of 3" for step in (1, 2, 3)]
 
 
 def test_calibration_reports_progress(tiny_model: UnifiedLatentModel, picture: np.ndarray, tmp_path: Path) -> None:
@@ -224,6 +225,7 @@ def test_observer_changes_neither_bytes_nor_pixels(tiled: Codec, picture: np.nda
         return (
             tiled.encode(picture, quality=60),
             tiled.encode(picture, effort=2),
+            tiled.encode(picture, effort=3),
             tiled.decode_array(data).tobytes(),
             tiled.decode_array(data, realism=0.5).tobytes(),
             encode_to_size(tiled, Picture(picture), 700),

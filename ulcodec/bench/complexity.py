@@ -12,20 +12,24 @@ from ulcodec.model.config import ModelConfig, PaperConfig
 from ulcodec.model.decoder import CELL_PX, N_COEFFICIENTS
 from ulcodec.model.likelihood import predict_all_passes
 from ulcodec.model.paper import PaperModel
+from ulcodec.model.refiner import Refiner
+from ulcodec.model.refiner_config import RefinerConfig
 from ulcodec.model.unified import UnifiedLatentModel
 
 SIDE_PX = 256
 
 
-def describe(config: ModelConfig | PaperConfig) -> list[dict[str, Any]]:
+def describe(config: ModelConfig | PaperConfig, refiner: RefinerConfig | None = None) -> list[dict[str, Any]]:
     """Describe a configuration as rows `{part, parameters, kmac_per_px}`, measured on a 256x256 picture.
 
-    The paper's model is not allocated for this. `kmac_per_px`: thousands of multiply-accumulates per pixel of the
-    picture in coding or decoding, or in one evaluation of the denoiser.
+    The paper's model is not allocated for this. `refiner`: that of the model, if it has one. `kmac_per_px`: thousands
+    of multiply-accumulates per pixel of the picture in coding or decoding, or in one evaluation of the denoiser.
     """
     with torch.device("meta" if isinstance(config, PaperConfig) else "cpu"), torch.no_grad():
         model = build_model(config)
         parts = paper_parts(model) if isinstance(model, PaperModel) else codec_parts(model)
+        if refiner is not None and isinstance(config, ModelConfig):
+            parts.append(refiner_part(Refiner(config, refiner)))
         return [
             {
                 "part": name,
@@ -59,6 +63,12 @@ def codec_parts(model: UnifiedLatentModel) -> list[Part]:
         ("denoiser, once", once, lambda: denoiser.conditions(features, picture)),
         ("denoiser, a step", steps, lambda: denoiser(r_t, level, conditions)),
     ]
+
+
+def refiner_part(refiner: Refiner) -> Part:
+    latent = torch.zeros(1, refiner.codec.latent_channels, SIDE_PX // 16, SIDE_PX // 16)
+    error = torch.zeros(1, 3, SIDE_PX, SIDE_PX)
+    return "refiner", [refiner], lambda: refiner(latent, latent, error, torch.zeros(1))
 
 
 def paper_parts(model: PaperModel) -> list[Part]:
