@@ -16,6 +16,7 @@ from ulcodec.codec.torch_networks import TorchNetworks
 from ulcodec.errors import ModelError
 from ulcodec.format.container import Container
 from ulcodec.io.picture import Picture
+from ulcodec.model.refiner_config import STILL_TABLES
 from ulcodec.model.schedule import PassElements
 from ulcodec.model.tiles import Tile
 
@@ -77,11 +78,11 @@ def test_elements_of_other_passes_and_sure_zeros_stay(refined_codec: Codec, pict
     y = rng.normal(size=(2, 5, 6, config.latent_channels)).astype(np.float32)
     y_16 = np.rint(16 * y).astype(np.int32)
     tables = rng.integers(0, 12, y.shape, dtype=np.uint8)
-    moved = tiling.refine_last_pass(refined_codec.networks, [picture, picture], y, y_16, tables, 60)
+    moved = tiling.refine_last_pass(refined_codec.networks, [picture, picture], y.copy(), 60, y_16, tables)
     may_move = np.zeros(y.shape, bool)
     last = PassElements(config, 4)
     last.scatter(np.ones((2, 5, 6, last.n_channels), bool), may_move)
-    may_move &= tables >= tiling.STILL_TABLES
+    may_move &= tables >= STILL_TABLES
     assert np.array_equal(moved[~may_move], y[~may_move])
     assert (moved[may_move] != y[may_move]).mean() > 0.99
 

@@ -295,7 +295,8 @@ class Encoding:
         """Encode to a file at a quality from 0 to 100; `thrift` as in `encode_latents`. Keeps the latent for more."""
         if quality not in self.latents:
             [y], [hyper] = analyse_encodings([self], quality)
-            refined = next(iter(refine_latents([self], y[None], hyper[None], quality)), None)
+            coded = refine_latents([self], y[None], hyper[None], quality)
+            refined = None if coded is None else coded[0]
             self.latents = {quality: (y if refined is None else refined.y, hyper, refined)}
         y, hyper, refined = self.latents[quality]
         if refined is not None:
@@ -430,13 +431,13 @@ def code_latents(
     return refined or encode_latents(encodings[0].codec.coder, y, hyper, quality, overwrite_y=True)
 
 
-def refine_latents(encodings: Sequence[Encoding], y: Array, hyper: Array, quality: int) -> list[Refined]:
-    """Refine and code latents [B, h, w, C] as the effort says; none if it says that they are not refined."""
+def refine_latents(encodings: Sequence[Encoding], y: Array, hyper: Array, quality: int) -> list[Refined] | None:
+    """Refine and code latents [B, h, w, C] as the effort says; None if it says that they are not refined."""
     codec, refinement = encodings[0].codec, encodings[0].refinement
     if refinement.by_refiner:
         return encode_refined(codec, [encoding.pixels for encoding in encodings], y, hyper, quality)
     if not refinement.n_steps:
-        return []
+        return None
     from ulcodec.codec.refinement import refine_picture
 
     triples = zip(encodings, y, hyper, strict=True)

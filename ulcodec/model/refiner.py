@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ulcodec.model.blocks import QualityTable, blocks, conv, crop_tile
 from ulcodec.model.config import PATCH_PX, ModelConfig
 from ulcodec.model.distortion import lagrangians
-from ulcodec.model.refiner_config import RefinerConfig
+from ulcodec.model.refiner_config import LARGEST_STEP, RefinerConfig
 from ulcodec.model.tiles import Tile, whole_tile
 
 LARGEST_ERROR = 1.5
@@ -46,10 +46,10 @@ class Refiner(nn.Module):
     ) -> Tensor:
         """latent, rounding_error [B, C, h, w] float32 in bins; picture_error [B, 3, 16h, 16w]; quality [B] in [0, 1].
 
-        `latent`: as a decoder restores it. `rounding_error`: it minus the latent that was coded, 0 where an element is
-        surely zero. `picture_error`: the original minus the decoded picture, both in [0, 1]. Returns float32
-        [B, C, h, w]: a step from the latent that was coded. With a `tile`, the inputs are the tile with its halo, and
-        the step is of the tile alone.
+        `latent`: as a decoder restores it. `rounding_error`: that minus the encoder's latent, 0 where an element is
+        surely zero. `picture_error`: the original minus the decoded picture, both in [0, 1]. Returns a step from the
+        encoder's latent, float32 [B, C, h, w]. With a `tile`, the inputs are the tile with its halo, and the step is of
+        the tile alone.
         """
         tile = tile or whole_tile((latent.shape[2], latent.shape[3]))
         inner = tile.crop_halo(0)
@@ -63,4 +63,4 @@ class Refiner(nn.Module):
         step = step + self.skip_of_rounding(crop_tile(rounding, tile, inner))
         step = step + self.skip_of_error(crop_tile(patches, tile, inner))
         scaled: Tensor = step.float() * self.step_log_gain.gain(quality)
-        return scaled
+        return scaled.clamp(-LARGEST_STEP, LARGEST_STEP)

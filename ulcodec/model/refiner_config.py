@@ -6,6 +6,13 @@ from typing import Any
 from ulcodec.errors import ModelError
 from ulcodec.model.config import MAX_BLOCKS, MAX_WIDTH, is_count
 
+STILL_SCALE, STILL_TABLES = 0.2, 6
+"""Predicted standard deviation in bins up to which an element is surely zero, and the number of frequency tables of
+such scales. These elements stay where they are: the decoder was trained with zeros there."""
+
+LARGEST_STEP = 1.0
+"""Limit of a step in bins."""
+
 
 @dataclass(frozen=True)
 class RefinerConfig:
@@ -22,7 +29,7 @@ class RefinerConfig:
 
     @classmethod
     def from_json(cls, values: Any) -> "RefinerConfig":
-        """Invert `asdict`. Raises ModelError for unknown or missing fields, and for values out of range."""
+        """Read the shape among other values. Raises ModelError for missing fields, and for values out of range."""
         try:
             return cls(width=values["width"], n_blocks=values["n_blocks"])
         except (TypeError, KeyError) as error:

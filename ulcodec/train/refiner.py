@@ -1,6 +1,7 @@
 """Train the refiner alone: to predict, for a frozen codec, how the gradient of the squared error moves a latent."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from ulcodec.io.locations import Source
 from ulcodec.io.sources import LeftOut
 from ulcodec.model.distortion import lagrangians
 from ulcodec.model.refiner import Refiner
+from ulcodec.model.refiner_config import LARGEST_STEP, STILL_SCALE
 from ulcodec.model.reveal import pass_map
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import StoredModel, open_model
@@ -29,12 +31,6 @@ from ulcodec.train.workers import Workers, begin, without_denormals
 CURVATURE_BITS = 11.0
 """Half the second derivative of the loss in bits per squared bin, see `ulcodec.codec.refinement`."""
 
-STILL_SCALE = 0.2
-"""Predicted standard deviation in bins up to which an element is surely zero, and stays where it is."""
-
-LARGEST_STEP = 1.0
-"""Limit of the steps in bins that the network learns."""
-
 EARLIER_WEIGHT = 0.2
 """Weight of elements before the last reveal pass, which do not move: they show what an error looks like."""
 
@@ -49,13 +45,13 @@ def refiner_loss(refiner: Refiner, model: UnifiedLatentModel, x: Tensor, quality
     """
     y, restored, prediction = encode_pictures(model, x, quality)
     decoded, gradient = error_gradient(model, restored, x, quality)
-    moves = prediction.log_scale > math.log(STILL_SCALE)
+    uncertain = prediction.log_scale > math.log(STILL_SCALE)
     target = (restored - y - gradient / (2 * CURVATURE_BITS)).clamp(-LARGEST_STEP, LARGEST_STEP)
-    step = refiner(restored, (restored - y) * moves, x - decoded, quality)
+    step = refiner(restored, (restored - y) * uncertain, x - decoded, quality)
     error, power = (target - step).square(), target.square()
     last_pass = model.config.reveal_passes[-1]
-    last = moves & (pass_map(model.config, (y.shape[2], y.shape[3]), y.device) == last_pass)
-    weight = torch.where(last, 1.0, EARLIER_WEIGHT) * moves
+    last = uncertain & (pass_map(model.config, (y.shape[2], y.shape[3]), y.device) == last_pass)
+    weight = torch.where(last, 1.0, EARLIER_WEIGHT) * uncertain
     loss = (weight * error).sum() / weight.sum().clamp(min=1)
     explained = 1 - (last * error).sum() / (last * power).sum().clamp(min=1e-9)
     return loss, {"explained": explained.detach()}
@@ -143,7 +139,8 @@ def train_refiner(settings: RefinerSettings, *, new_length: bool = False) -> Pat
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     stored = open_model(settings.model)
     model, refiner = stored.networks(device), starting_refiner(stored, settings, device)
-    config = {"model": {"codec_sha256": stored.fingerprint.hex()}, "refiner": settings.to_json()}
+    identity = {"codec_sha256": stored.fingerprint.hex()} | asdict(settings.refiner_config())
+    config = {"model": identity, "refiner": settings.to_json()}
     loop = Loop(refiner, settings.out, settings.loop_settings(), config, workers)
     loop.resume(new_length=new_length)
     left_out = LeftOut()
