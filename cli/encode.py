@@ -265,10 +265,13 @@ class Encoder:
         picture = load_image(original, max_pixels=self.max_pixels, upright=not self.keep_orientation)
         picture = picture.without("exif", "xmp") if self.encode_options["strip"] else picture.within_limits()
         n_pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
-        is_slow = self.target[0] != "--quality" or self.encode_options["effort"] > 1
-        if not is_slow:
+        from ulcodec.codec.effort import REFINER_EFFORT
+
+        effort, at_quality = self.encode_options["effort"], self.target[0] == "--quality"
+        if at_quality and effort == 1:
             self._n_pixels = n_pixels
-        return (picture, len(original)), WINDOW_PIXELS if is_slow else n_pixels
+        shares_batches = at_quality and effort <= REFINER_EFFORT
+        return (picture, len(original)), n_pixels if shares_batches else WINDOW_PIXELS
 
     def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         """Encode and write pictures, or a clip or a shard, which goes alone."""

@@ -1,6 +1,7 @@
 """Files whose last reveal pass a network refines."""
 
 import io
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,8 @@ from ulcodec.codec.torch_networks import TorchNetworks
 from ulcodec.errors import ModelError
 from ulcodec.format.container import Container
 from ulcodec.io.picture import Picture
-from ulcodec.model.refiner_config import STILL_TABLES
+from ulcodec.model.prior import LOG_SCALE_STEP, SCALE_MIN
+from ulcodec.model.refiner_config import LARGEST_STEP, STILL_SCALE, STILL_TABLES
 from ulcodec.model.schedule import PassElements
 from ulcodec.model.tiles import Tile
 
@@ -104,12 +106,12 @@ def test_batches_equal_single_pictures(refined_codec: Codec, picture: np.ndarray
     assert files == [refined_codec.encode(original, quality=60, effort=2) for original in originals]
 
 
-def test_thrift_and_target_sizes(refined_codec: Codec, picture: np.ndarray) -> None:
-    encoding = Encoding(refined_codec, Picture(picture), effort=2)
-    assert encoding.code(60) == refined_codec.encode(picture, quality=60, effort=2)
-    assert len(encoding.code(60, 2.0)) < len(encoding.code(60))
+def test_thrift_and_target_sizes(small: Codec, picture: np.ndarray) -> None:
+    encoding = Encoding(small, Picture(picture), effort=2)
+    assert encoding.code(60) == small.encode(picture, quality=60, effort=2)
+    assert len(encoding.code(60, 1.5)) < len(encoding.code(60))
     limit = len(encoding.code(60)) - 5
-    assert len(encode_to_size(refined_codec, Picture(picture), limit, effort=2)) <= limit
+    assert len(encode_to_size(small, Picture(picture), limit, effort=2)) <= limit
 
 
 def test_intra_frames_are_refined(refined_codec: Codec, picture: np.ndarray) -> None:
@@ -118,6 +120,25 @@ def test_intra_frames_are_refined(refined_codec: Codec, picture: np.ndarray) -> 
     [frame] = refined_codec.decode_video(io.BytesIO(clips[1]))
     expected = refined_codec.decode_array(refined_codec.encode(picture, quality=60, effort=2))
     assert np.abs(frame.pixels.astype(int) - expected).max() <= 1
+
+
+def test_steps_that_are_not_finite_are_refused(
+    refined_codec: Codec, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchNetworks, "refine", lambda self, latent, *_: np.full_like(latent, np.nan))
+    with pytest.raises(ModelError, match="steps are not finite"):
+        refined_codec.encode(picture, effort=2)
+
+
+def test_steps_are_limited(refined_codec: Codec) -> None:
+    inputs = [np.full((1, 16 * scale, 16 * scale, n), 1e6, np.float32) for scale, n in ((1, 32), (1, 32), (16, 3))]
+    tile = tiling.tiles((16, 16), 96, 0)[0]
+    step = refined_codec.networks.refine(*inputs, 50, tile)
+    assert np.abs(step).max() == LARGEST_STEP
+
+
+def test_tables_of_elements_that_are_surely_zero() -> None:
+    assert round(math.log(STILL_SCALE / SCALE_MIN) / LOG_SCALE_STEP) == STILL_TABLES
 
 
 def test_model_without_a_refiner(tiny_codec: Codec, picture: np.ndarray) -> None:

@@ -42,6 +42,7 @@ OPTIONS = {
         "crops-per-shard": WHOLE,
     },
     "denoiser": {**EVERY_STAGE, "bias": ("nan", "inf", "-inf", 1e30), "limit": (*WHOLE, 1)},
+    "refiner": {**EVERY_STAGE, "width": (0, 1, HUGE), "blocks": (-1, HUGE), "limit": (*WHOLE, 1)},
 }
 CASES = [
     (stage, option, value)

@@ -141,6 +141,45 @@ def test_run_goes_on_with_the_refiner_of_its_codec(
     assert not read_tensors(tmp_path / "wider" / "checkpoint", "ema")["head.weight"].abs().max() > 1e-6
 
 
+@pytest.mark.parametrize("shape", [{"width": 24}, {"blocks": 2}])
+def test_checkpoint_of_another_shape_is_refused(settings: RefinerSettings, run: Path, shape: dict[str, int]) -> None:
+    with pytest.raises(TrainingError, match="holds another model"):
+        train_refiner(replace(settings, n_images=500, **shape))  # type: ignore[arg-type]
+
+
+def test_export_takes_a_name_and_no_data(run: Path, photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="leave out the data"):
+        export(run, tmp_path / "model", sources=[photographs])
+    export(run, tmp_path / "model", name="mine")
+    assert open_model(tmp_path / "model").name == "mine"
+
+
+def test_network_sees_the_same_in_training_and_in_files(
+    exported: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In files, prior and latents are integers: predictions differ a little, and with them a few elements."""
+    codec, seen = ulcodec.load(exported, device="cpu"), list[list[torch.Tensor]]()
+    refiner, forward = codec.torch_networks("this test").refiner, Refiner.forward
+    assert refiner is not None
+
+    def record(self: Refiner, *inputs: torch.Tensor) -> torch.Tensor:
+        seen.append([part.float() for part in inputs[:4]])
+        return forward(self, *inputs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Refiner, "forward", record)
+    original = ulcodec.io.pictures.load_image((photographs / "3.png").read_bytes()).pixels[:64, :64]
+    codec.encode(original, quality=60, effort=2)
+    x = torch.from_numpy(original).permute(2, 0, 1)[None] / 255
+    refiner_loss(refiner, codec.model, x, torch.tensor([0.6]))
+    (latent, rounding, error, quality), (latent_2, rounding_2, error_2, quality_2) = seen
+    assert torch.equal(quality, quality_2)
+    for one, other, tolerance in ((latent, latent_2, 0.1), (rounding, rounding_2, 0.1), (error, error_2, 0.02)):
+        assert one.shape == other.shape
+        assert ((one - other).abs() < tolerance).float().mean() > 0.9
+        assert float(torch.corrcoef(torch.stack((one.flatten(), other.flatten())))[0, 1]) > 0.6
+    assert float(((rounding == 0) == (rounding_2 == 0)).float().mean()) > 0.95
+
+
 def test_refiner_of_another_codec_is_refused(settings: RefinerSettings, run: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     other = UnifiedLatentModel(open_model(settings.model).config)

@@ -90,6 +90,8 @@ def export(
     checkpoint = read_checkpoint(run_dir)
     stored = model_of(checkpoint, run_dir, name)
     if "denoiser" in checkpoint.config or "refiner" in checkpoint.config:
+        if sources:
+            raise TrainingError("this run leaves the codec's integers as they are: leave out the data")
         return Exported(write_model(out_dir, stored), 0, [], 0, {}, stored.sequence_fingerprint.hex())
     if "video" in checkpoint.config:
         return export_video(stored, run_dir, out_dir, sources)
@@ -165,9 +167,9 @@ def model_of_run(run_dir: Path) -> StoredModel:
 def model_of(checkpoint: Checkpoint, run_dir: Path, name: str | None) -> StoredModel:
     """Make a model of a checkpoint, not calibrated."""
     if "denoiser" in checkpoint.config:
-        return with_denoiser(checkpoint)
+        return with_denoiser(checkpoint, name)
     if "refiner" in checkpoint.config:
-        return with_refiner(checkpoint)
+        return with_refiner(checkpoint, name)
     if "prior" in checkpoint.config:
         return with_prior(checkpoint, name)
     if "video" in checkpoint.config:
@@ -192,23 +194,25 @@ def trained_model(checkpoint: Checkpoint, name: str | None) -> StoredModel:
     return quantised_model(name or model.config.name, model, provenance)
 
 
-def with_denoiser(checkpoint: Checkpoint) -> StoredModel:
+def with_denoiser(checkpoint: Checkpoint, name: str | None) -> StoredModel:
     """Join a trained denoiser with its codec, whose fingerprint and files stay as they are."""
     settings = checkpoint.config["denoiser"]
     stored = codec_of_run(checkpoint, "denoiser")
     denoiser = {f"{DENOISER}.{key}": value.to(torch.float16) for key, value in checkpoint.ema.items()}
     training = {**_without_folders(settings), "progress": checkpoint.progress}
-    return replace(stored, weights=stored.weights | denoiser, document=stored.document | {"denoiser": training})
+    document = stored.document | {"name": name or stored.name, "denoiser": training}
+    return replace(stored, weights=stored.weights | denoiser, document=document, name=document["name"])
 
 
-def with_refiner(checkpoint: Checkpoint) -> StoredModel:
+def with_refiner(checkpoint: Checkpoint, name: str | None) -> StoredModel:
     """Join a trained refiner with its codec, whose fingerprint and files stay as they are."""
     settings = checkpoint.config["refiner"]
     stored = codec_of_run(checkpoint, "refiner")
     weights = {key: value.to(torch.float16) for key, value in checkpoint.ema.items()}
     refiner = StoredRefiner(RefinerSettings.from_json(settings).refiner_config(), weights)
     training = {"training": _without_folders(settings), "progress": checkpoint.progress}
-    return replace(stored, refiner=refiner, document=stored.document | {"refiner": training})
+    document = stored.document | {"name": name or stored.name, "refiner": training}
+    return replace(stored, refiner=refiner, document=document, name=document["name"])
 
 
 def with_prior(checkpoint: Checkpoint, name: str | None) -> StoredModel:

@@ -76,8 +76,8 @@ class StoredRefiner:
 class StoredModel(StoredEntropyModel):
     """Contents of a model directory.
 
-    `weights`: of all float networks. `document`: `config.json`. `video`: the entropy model of predicted frames, None if
-    none was trained: that of pictures then codes them. `refiner`: None if none was trained.
+    `weights`: of the float networks of pictures. `document`: `config.json`. `video`: the entropy model of predicted
+    frames, None if none was trained: that of pictures then codes them. `refiner`: None if none was trained.
     """
 
     name: str
