@@ -106,12 +106,12 @@ def test_batches_equal_single_pictures(refined_codec: Codec, picture: np.ndarray
     assert files == [refined_codec.encode(original, quality=60, effort=2) for original in originals]
 
 
-def test_thrift_and_target_sizes(small: Codec, picture: np.ndarray) -> None:
-    encoding = Encoding(small, Picture(picture), effort=2)
-    assert encoding.code(60) == small.encode(picture, quality=60, effort=2)
-    assert len(encoding.code(60, 1.5)) < len(encoding.code(60))
-    limit = len(encoding.code(60)) - 5
-    assert len(encode_to_size(small, Picture(picture), limit, effort=2)) <= limit
+def test_thrift_and_target_sizes(refined_codec: Codec, picture: np.ndarray) -> None:
+    encoding = Encoding(refined_codec, Picture(picture), effort=2)
+    assert encoding.code(90) == refined_codec.encode(picture, quality=90, effort=2)
+    assert len(encoding.code(90, 8.0)) < len(encoding.code(90))
+    limit = len(encoding.code(90)) - 5
+    assert len(encode_to_size(refined_codec, Picture(picture), limit, effort=2)) <= limit
 
 
 def test_intra_frames_are_refined(refined_codec: Codec, picture: np.ndarray) -> None:
