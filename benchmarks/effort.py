@@ -53,7 +53,7 @@ def row_of(codec: Codec, pictures: Sequence[Picture], curves: Sequence[RateCurve
             savings.append(100 * (len(data) / math.exp(curve(reached_db)) - 1))
     return {
         "effort": effort,
-        **refinement_of(effort, has_refiner=codec.networks.refiner_halo is not None)._asdict(),
+        **refinement_of(effort, has_refiner=codec.has_refiner)._asdict(),
         "bits_percent": fmean(savings),
         "median_encode_ms": median(times_ms),
     }

@@ -97,7 +97,7 @@ class GroupCoder:
     @property
     def refinement(self) -> Refinement:
         """How the latent of an intra frame is refined."""
-        return refinement_of(self.effort, has_refiner=self.loaded.networks.refiner_halo is not None)
+        return refinement_of(self.effort, has_refiner=self.loaded.has_refiner)
 
     def code_intra(self, frames: Sequence[NewFrame]) -> CodedGroup:
         """Code frames each by itself."""

@@ -275,8 +275,7 @@ class Encoding:
     ) -> None:
         picture = (picture.without("exif", "xmp") if strip else picture).within_limits()
         self.codec, self.picture = codec, picture
-        has_refiner = codec.networks.refiner_halo is not None
-        self.refinement = refinement_of(check_effort(effort), has_refiner=has_refiner)
+        self.refinement = refinement_of(check_effort(effort), has_refiner=codec.has_refiner)
         if self.refinement.n_steps:
             codec.torch_networks(f"effort {effort}")
         self.pixels, self.significant_bits = samples_to_code(picture)

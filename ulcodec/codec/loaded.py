@@ -50,6 +50,10 @@ class LoadedModel:
         return self.torch_networks("access to the device").device
 
     @property
+    def has_refiner(self) -> bool:
+        return self.networks.refiner_halo is not None
+
+    @property
     def fingerprint(self) -> str:
         """Name of the model in a file: 8 hexadecimal digits."""
         return self.fingerprint_bytes.hex()

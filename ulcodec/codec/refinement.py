@@ -22,15 +22,14 @@ from ulcodec.codec.pixels import in_bins, in_pixels
 from ulcodec.codec.tensors import channels_first, latent_tensor, quality_tensor, to_tensor
 from ulcodec.coding.latents import DecodedLatent, LatentCoder, encode_latent, hyper_grid
 from ulcodec.devices import coding_arithmetic
+from ulcodec.model.distortion import CURVATURE_BITS
 from ulcodec.model.likelihood import predict_all_passes, unit_bin_bits
 from ulcodec.model.tiles import Tile, tiles
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.progress import tracked
 
-CURVATURE_BITS, CURVATURE_RANGE = 11.0, (6.0, 20.0)
-"""Half the second derivative of the loss, in bits per squared bin: its first guess, and limits on its measurement.
-
-Measured with the present weights: 9 to 15, more at low quality (docs/lab-notes/rate-distortion-optimisation.md)."""
+CURVATURE_RANGE = (6.0, 20.0)
+"""Limits on the measurement of the curvature, whose first guess is `CURVATURE_BITS`."""
 
 THRIFT = 1.2
 """Thrift of the symbols (see `encode_latents`): the gradient already accounts for the effect of an error on other

@@ -11,7 +11,7 @@ from ulcodec.devices import autocast
 from ulcodec.diffusion.batch_noise import draw_rows
 from ulcodec.io.locations import Source
 from ulcodec.io.sources import LeftOut
-from ulcodec.model.distortion import lagrangians
+from ulcodec.model.distortion import CURVATURE_BITS, lagrangians
 from ulcodec.model.refiner import Refiner
 from ulcodec.model.refiner_config import LARGEST_STEP, STILL_SCALE
 from ulcodec.model.reveal import pass_map
@@ -27,9 +27,6 @@ from ulcodec.train.objective import encode_pictures
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import RefinerSettings
 from ulcodec.train.workers import Workers, begin, without_denormals
-
-CURVATURE_BITS = 11.0
-"""Half the second derivative of the loss in bits per squared bin, see `ulcodec.codec.refinement`."""
 
 EARLIER_WEIGHT = 0.2
 """Weight of elements before the last reveal pass, which do not move: they show what an error looks like."""
