@@ -1,4 +1,4 @@
-"""Files whose last reveal pass a network refines."""
+"""Files whose latents a network refines."""
 
 import io
 import math
@@ -14,12 +14,12 @@ from ulcodec.codec.image import Codec, Encoding, encode_batch
 from ulcodec.codec.networks import Array
 from ulcodec.codec.rate_control import encode_to_size
 from ulcodec.codec.torch_networks import TorchNetworks
+from ulcodec.coding.latents import SimulatedCoding
 from ulcodec.errors import ModelError
 from ulcodec.format.container import Container
 from ulcodec.io.picture import Picture
 from ulcodec.model.prior import LOG_SCALE_STEP, SCALE_MIN
 from ulcodec.model.refiner_config import LARGEST_STEP, STILL_SCALE, STILL_TABLES
-from ulcodec.model.schedule import PassElements
 from ulcodec.model.tiles import Tile
 
 
@@ -47,12 +47,13 @@ def test_effort_2_is_the_refiner_if_there_is_one() -> None:
     assert refinement_of(3, has_refiner=True) == Refinement(2)
 
 
-def test_only_the_last_segment_changes(refined_codec: Codec, tiny_codec: Codec, picture: np.ndarray) -> None:
+def test_refined_files_are_other_files_of_the_same_codec(
+    refined_codec: Codec, tiny_codec: Codec, picture: np.ndarray
+) -> None:
     files = [refined_codec.encode(picture, quality=60, effort=effort) for effort in (1, 2)]
     assert files[0] == tiny_codec.encode(picture, quality=60)
     plain, refined = map(segments_of, files)
-    assert plain[:3] == refined[:3]
-    assert plain[3] != refined[3]
+    assert all(one != other for one, other in zip(plain, refined, strict=True))
     assert not np.array_equal(*map(tiny_codec.decode_array, files))
 
 
@@ -75,18 +76,16 @@ def test_refiner_sees_the_error_of_the_file_without_it(
     assert not inputs["error"][0, :, width:].any()
 
 
-def test_elements_of_other_passes_and_sure_zeros_stay(refined_codec: Codec, picture: np.ndarray) -> None:
-    config, rng = refined_codec.networks.config, np.random.default_rng(0)
-    y = rng.normal(size=(2, 5, 6, config.latent_channels)).astype(np.float32)
-    y_16 = np.rint(16 * y).astype(np.int32)
+def test_elements_that_are_surely_zero_stay(refined_codec: Codec, picture: np.ndarray) -> None:
+    networks, rng = refined_codec.networks, np.random.default_rng(0)
+    y = rng.normal(size=(2, 5, 6, networks.config.latent_channels)).astype(np.float32)
     tables = rng.integers(0, 12, y.shape, dtype=np.uint8)
-    moved = tiling.refine_last_pass(refined_codec.networks, [picture, picture], y.copy(), 60, y_16, tables)
-    may_move = np.zeros(y.shape, bool)
-    last = PassElements(config, 4)
-    last.scatter(np.ones((2, 5, 6, last.n_channels), bool), may_move)
-    may_move &= tables >= STILL_TABLES
-    assert np.array_equal(moved[~may_move], y[~may_move])
-    assert (moved[may_move] != y[may_move]).mean() > 0.99
+    coded = SimulatedCoding(np.rint(16 * y).astype(np.int32), tables)
+    before, refined = y.copy(), tiling.refined_latents(networks, [picture, picture], y, 60, coded)
+    assert np.array_equal(y, before)
+    may_move = tables >= STILL_TABLES
+    assert np.array_equal(refined[~may_move], y[~may_move])
+    assert (refined[may_move] != y[may_move]).mean() > 0.99
 
 
 @pytest.mark.parametrize("tile", [4, 8])

@@ -12,7 +12,7 @@ import torch
 import ulcodec
 from ulcodec.codec.image import Codec, latent_grid
 from ulcodec.coding import latents as latent_coding
-from ulcodec.coding.latents import decode_latent, encode_frames, encode_latent, encode_latents, symbols_of
+from ulcodec.coding.latents import decode_latent, encode_latent, encode_latents, simulate_coding, symbols_of
 from ulcodec.errors import CorruptDataError, ModelError
 from ulcodec.format.container import Container
 from ulcodec.io.pictures import load_image
@@ -52,36 +52,17 @@ def assert_same_in_encoder_and_decoder(restored: list[np.ndarray]) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(restored[:5], restored[5:], strict=True))
 
 
-def test_only_the_last_pass_is_revised(tiny_codec: Codec, picture: np.ndarray) -> None:
-    """`revise` sees what a file without it restores, and each element's table."""
+def test_simulation_restores_what_a_file_does(tiny_codec: Codec, picture: np.ndarray) -> None:
+    """And knows the table of each element."""
     [y, hyper], coder = tiny_codec.analyse(picture, 60), tiny_codec.coder
-    plain = encode_latent(coder, y, hyper, 60)
-    passes = pass_map(TINY, (y.shape[0], y.shape[1])).permute(1, 2, 0).numpy()
-    seen = []
-
-    def revise(y_16: np.ndarray, tables: np.ndarray) -> np.ndarray:
-        seen.append((y_16[0].copy(), tables[0]))
-        return y[None] + 3
-
-    [same] = encode_latents(coder, y[None], hyper[None], 60, revise=lambda y_16, tables: y[None])
-    assert same.segments == plain.segments
-    assert same.symbol_check == plain.symbol_check
-    [revised] = encode_latents(coder, y[None], hyper[None], 60, revise=revise)
-    [(y_16, tables)] = seen
-    restored = plain.latent.y_16.reshape(y.shape)
-    assert np.array_equal(y_16, restored)
-    symbols = symbols_of(coder, plain.latent, 60, (y.shape[0], y.shape[1]))
-    next(symbols)  # the hyper-latent
-    for number, (_, expected) in enumerate(symbols, start=1):
-        assert np.array_equal(PassElements(TINY, number).gather(tables[None]).ravel(), expected)
-    assert revised.segments[:3] == plain.segments[:3]
-    difference = revised.latent.y_16.reshape(y.shape) - restored
-    assert not difference[passes < 4].any()
-    assert np.median(difference[(passes == 4) & (tables > 0)]) == 3 * 16
-    decoded = decode_latent(coder, revised.segments, revised.symbol_check, 60, (y.shape[0], y.shape[1]))
-    assert np.array_equal(decoded.y_16, revised.latent.y_16)
-    [frame] = encode_frames(coder, y[None], hyper[None], 60, revise=revise)
-    assert np.array_equal(frame.latent.y_16, revised.latent.y_16)
+    batch = np.stack((y, y[::-1])), np.stack((hyper, hyper[::-1]))
+    simulated = simulate_coding(coder, *batch, 60)
+    for y_16, tables, coded in zip(*simulated, encode_latents(coder, *batch, 60), strict=True):
+        assert np.array_equal(y_16, coded.latent.y_16.reshape(y.shape))
+        symbols = symbols_of(coder, coded.latent, 60, (y.shape[0], y.shape[1]))
+        next(symbols)  # the hyper-latent
+        for number, (_, expected) in enumerate(symbols, start=1):
+            assert np.array_equal(PassElements(TINY, number).gather(tables[None]).ravel(), expected)
 
 
 @pytest.mark.parametrize("quality", [0, 41, 100])

@@ -14,13 +14,14 @@ from ulcodec.codec.image import Codec
 from ulcodec.errors import TrainingError
 from ulcodec.export.pipeline import export
 from ulcodec.model.distortion import lagrangians
+from ulcodec.model.likelihood import predict_all_passes, unit_bin_bits
 from ulcodec.model.refiner import Refiner
 from ulcodec.model.refiner_config import RefinerConfig
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model, save_model
 from ulcodec.store.tensor_files import read_tensors
-from ulcodec.train.objective import encode_pictures
-from ulcodec.train.refiner import error_gradient, refiner_loss, train_refiner
+from ulcodec.train.objective import round_around
+from ulcodec.train.refiner import coded_with_gradient, refiner_loss, train_refiner
 from ulcodec.train.settings import RefinerSettings
 from ulcodec_cli.main import app
 
@@ -60,22 +61,28 @@ def test_training_explains_the_steps(settings: RefinerSettings, run: Path, tmp_p
     assert all(share > 0.3 for share in after.values())
 
 
-def test_gradient_is_that_of_the_weighted_squared_error(tiny_model: UnifiedLatentModel) -> None:
-    generator = torch.Generator().manual_seed(0)
-    latent = torch.randn(2, 32, 2, 3, generator=generator)
-    x, quality = torch.rand(2, 3, 32, 48, generator=generator), torch.tensor([0.2, 0.9])
-    decoded, gradient = error_gradient(tiny_model, latent, x, quality)
-    assert decoded.min() >= 0
-    assert decoded.max() <= 1
+def test_gradient_is_that_of_bits_and_weighted_squared_error(tiny_model: UnifiedLatentModel) -> None:
+    """Except for the bits of an element itself: those of the symbols stay, and their predictions change."""
+    x = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    quality = torch.tensor([0.2, 0.9])
+    coded = coded_with_gradient(tiny_model, x, quality)
+    assert coded.decoded.min() >= 0
+    assert coded.decoded.max() <= 1
+    _, unit_latent = tiny_model.encoder(x, quality)
+    means = tiny_model.hyper_decoder.predict(quality).mean
+    hyper = round_around(tiny_model.hyper_encoder(unit_latent, quality), means)
+    hyper_features = tiny_model.hyper_decoder(hyper, quality, (2, 3))
 
-    def bits(y: torch.Tensor) -> torch.Tensor:
-        x_hat = tiny_model.decoder.trunk(y, quality)[1].clamp(0, 1)
+    def bits(latent: torch.Tensor) -> torch.Tensor:
+        x_hat = tiny_model.decoder.trunk(latent, quality)[1].clamp(0, 1)
         weights = lagrangians(tiny_model.config, quality) * 255**2 * 32 * 48
-        return (weights * (x.double() - x_hat).square().flatten(1).mean(1)).sum()
+        error = (weights * (x.double() - x_hat).square().flatten(1).mean(1)).sum()
+        prediction = predict_all_passes(tiny_model, latent, quality, hyper_features)
+        return error + unit_bin_bits(coded.restored - prediction.mean, prediction.log_scale).double().sum()
 
-    direction = gradient / gradient.abs().max()
-    difference = (bits(latent + 1e-2 * direction) - bits(latent - 1e-2 * direction)) / 2e-2
-    assert float((gradient * direction).sum()) == pytest.approx(float(difference), rel=0.02)
+    direction = coded.gradient / coded.gradient.abs().max()
+    moved = [bits(coded.restored + sign * 1e-2 * direction) for sign in (1, -1)]
+    assert float((coded.gradient * direction).sum()) == pytest.approx(float(moved[0] - moved[1]) / 2e-2, rel=0.02)
 
 
 def test_loss_of_a_step_that_is_known(tiny_model: UnifiedLatentModel) -> None:
@@ -91,8 +98,8 @@ def test_loss_of_a_step_that_is_known(tiny_model: UnifiedLatentModel) -> None:
     loss, metrics = refiner_loss(refiner, tiny_model, x, quality)
     assert loss > 0
     assert float(metrics["explained"]) == 0
-    y, restored, _ = encode_pictures(tiny_model, x, quality)
-    targets.append((restored - y - error_gradient(tiny_model, restored, x, quality)[1] / 22).clamp(-1, 1))
+    coded = coded_with_gradient(tiny_model, x, quality)
+    targets.append((coded.restored - coded.y - coded.gradient / 22).clamp(-1, 1))
     loss, metrics = refiner_loss(refiner, tiny_model, x, quality)
     assert float(loss) == pytest.approx(0, abs=1e-9)
     assert float(metrics["explained"]) == pytest.approx(1)

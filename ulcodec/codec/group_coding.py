@@ -16,7 +16,7 @@ from ulcodec.codec.effort import EFFORT_STEPS, NO_REFINEMENT, Refinement, refine
 from ulcodec.codec.gop import Step, steps_of
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.prediction import add_residual, as_reference, decode_intra, encode_residual, predicted_samples
-from ulcodec.codec.refiner import encode_refined_frames
+from ulcodec.codec.refiner import refine_once
 from ulcodec.codec.tiling import analyse
 from ulcodec.coding.latents import EncodedFrame, encode_frames
 from ulcodec.format.container import MAX_QUALITY
@@ -225,7 +225,7 @@ def encode_pictures_as_frames(
     """Encode pictures of one size at a quality, each to the payload of an intra frame."""
     y, hyper = analyse(loaded.networks, pictures, quality, precise=precise)
     if refinement.by_refiner:
-        return encode_refined_frames(loaded, pictures, y, hyper, quality)
+        y = refine_once(loaded, pictures, y, hyper, quality)
     if not refinement.n_steps:
         return encode_frames(loaded.coder, y, hyper, quality, overwrite_y=True)
     from ulcodec.codec.refinement import refine_picture

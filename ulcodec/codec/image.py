@@ -26,7 +26,7 @@ from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.networks import Array
 from ulcodec.codec.pixels import grid_of, without_hidden
 from ulcodec.codec.realism import POSTERIOR_MEAN, Realism
-from ulcodec.codec.refiner import encode_refined
+from ulcodec.codec.refiner import refine_once
 from ulcodec.codec.tiling import analyse, synthesise, synthesise_thumbnail
 from ulcodec.codec.video import Video
 from ulcodec.coding.latents import (
@@ -62,7 +62,7 @@ from ulcodec.progress import share, tracked
 ANALYSIS_SHARE, DECODING_SHARE, ALPHA_SHARE = 0.4, 0.5, 0.5
 """Rough share of time of the networks in encoding, of the entropy decoder in decoding, and of a lossy alpha channel."""
 
-REFINEMENT_TIME, REFINER_TIME = 3.0, 0.5
+REFINEMENT_TIME, REFINER_TIME = 3.0, 1.1
 """Rough time of one refinement step, and of one that the refiner predicts, relative to encoding without refinement."""
 
 
@@ -414,27 +414,32 @@ def decode_containers(
 
 
 def analyse_encodings(encodings: Sequence[Encoding], quality: int) -> tuple[Array, Array]:
-    """Compute the latents of prepared pictures of one latent grid, see `ulcodec.codec.tiling.analyse`."""
-    codec = encodings[0].codec
-    refinement = encodings[0].refinement
+    """Compute the latents of prepared pictures of one latent grid, see `ulcodec.codec.tiling.analyse`.
+
+    Where the effort asks for it, they are refined by the refiner.
+    """
+    codec, refinement = encodings[0].codec, encodings[0].refinement
+    pictures = [encoding.pixels for encoding in encodings]
     time = 1 + REFINEMENT_TIME * refinement.n_steps + REFINER_TIME * refinement.by_refiner
     with share(ANALYSIS_SHARE / time):
-        return analyse(codec.networks, [encoding.pixels for encoding in encodings], quality)
+        y, hyper = analyse(codec.networks, pictures, quality)
+    if refinement.by_refiner:
+        with share(REFINER_TIME / (time - ANALYSIS_SHARE)):
+            y = refine_once(codec, pictures, y, hyper, quality)
+    return y, hyper
 
 
 def code_latents(
     encodings: Sequence[Encoding], y: Array, hyper: Array, quality: int
 ) -> Sequence[EncodedLatent | Refined]:
-    """Entropy-code latents [B, h, w, C], refined first where the effort asks for it. May overwrite `y`."""
+    """Entropy-code latents [B, h, w, C], refined first where the effort asks for gradients. May overwrite `y`."""
     refined = refine_latents(encodings, y, hyper, quality)
     return refined or encode_latents(encodings[0].codec.coder, y, hyper, quality, overwrite_y=True)
 
 
 def refine_latents(encodings: Sequence[Encoding], y: Array, hyper: Array, quality: int) -> list[Refined] | None:
-    """Refine and code latents [B, h, w, C] as the effort says; None if it says that they are not refined."""
+    """Refine latents [B, h, w, C] along gradients and code them; None if the effort does not ask for that."""
     codec, refinement = encodings[0].codec, encodings[0].refinement
-    if refinement.by_refiner:
-        return encode_refined(codec, [encoding.pixels for encoding in encodings], y, hyper, quality)
     if not refinement.n_steps:
         return None
     from ulcodec.codec.refinement import refine_picture

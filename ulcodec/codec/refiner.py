@@ -1,37 +1,25 @@
-"""Refine latents by one step that a network predicts, see `ulcodec.model.refiner`.
-
-The elements of the last reveal pass are half of all, and none are predicted from them. So only they move: the encoder
-decodes the picture once, and chooses their symbols again.
-"""
+"""Refine latents by a step that a network predicts, see `ulcodec.model.refiner`."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
 
-from ulcodec.codec.effort import Refined
 from ulcodec.codec.loaded import LoadedModel
 from ulcodec.codec.networks import Array
-from ulcodec.codec.tiling import refine_last_pass
-from ulcodec.coding.latents import EncodedFrame, encode_frames, encode_latents
+from ulcodec.codec.tiling import refined_latents
+from ulcodec.coding.latents import simulate_coding
+from ulcodec.progress import share
+
+SIMULATION_SHARE = 0.5
+"""Rough share of time of the prior."""
 
 
-def encode_refined(
-    loaded: LoadedModel, pictures: Sequence[NDArray[Any]], y: Array, hyper: Array, quality: int
-) -> list[Refined]:
-    """Encode latents like `encode_latents`, with a refined last pass; changes y to the refined latents.
+def refine_once(loaded: LoadedModel, pictures: Sequence[NDArray[Any]], y: Array, hyper: Array, quality: int) -> Array:
+    """Return latents y [B, h, w, C], moved by the refiner's steps: simulates a file of y, and decodes it.
 
     `pictures`: the originals, of one latent grid.
     """
-    revise = partial(refine_last_pass, loaded.networks, pictures, y, quality)
-    coded = encode_latents(loaded.coder, y, hyper, quality, revise=revise)
-    return [Refined(latent, part.segments, part.symbol_check, 1.0) for latent, part in zip(y, coded, strict=True)]
-
-
-def encode_refined_frames(
-    loaded: LoadedModel, pictures: Sequence[NDArray[Any]], y: Array, hyper: Array, quality: int
-) -> list[EncodedFrame]:
-    """Encode intra frames like `encode_frames`, with a refined last pass; see `encode_refined`."""
-    revise = partial(refine_last_pass, loaded.networks, pictures, y, quality)
-    return encode_frames(loaded.coder, y, hyper, quality, revise=revise)
+    with share(SIMULATION_SHARE):
+        coded = simulate_coding(loaded.coder, y, hyper, quality)
+    return refined_latents(loaded.networks, pictures, y, quality, coded)

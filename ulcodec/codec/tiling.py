@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from ulcodec.codec.networks import Array, Networks
 from ulcodec.codec.pixels import grid_of, in_bins, in_latents, in_pixels, padded, to_samples, to_unit_range
 from ulcodec.codec.realism import POSTERIOR_MEAN, Realism
-from ulcodec.coding.latents import DecodedLatent, hyper_grid
+from ulcodec.coding.latents import DecodedLatent, SimulatedCoding, hyper_grid
 from ulcodec.errors import ModelError
 from ulcodec.format.container import THUMBNAIL_PX, Crop, Header, Layout
 from ulcodec.memory import released
 from ulcodec.model.config import PATCH_PX
 from ulcodec.model.refiner_config import STILL_TABLES
-from ulcodec.model.schedule import PassElements
 from ulcodec.model.tiles import Span, Tile, tiles
 from ulcodec.progress import tracked
 
@@ -99,35 +98,27 @@ def _bins_of(y_16: NDArray[np.int32], tile: Tile) -> Array:
     return in_bins(outer.reshape(-1, outer.shape[3]), tile.outer_grid)
 
 
-def refine_last_pass(
-    networks: Networks,
-    pictures: Sequence[NDArray[Any]],
-    y: Array,
-    quality: int,
-    y_16: NDArray[np.int32],
-    tables: NDArray[np.uint8],
+def refined_latents(
+    networks: Networks, pictures: Sequence[NDArray[Any]], y: Array, quality: int, coded: SimulatedCoding
 ) -> Array:
-    """Move the elements of the last reveal pass by the refiner's step, except for those that are surely zero.
+    """Move latents y [B, h, w, C] in bins by the refiner's steps, except for elements that are surely zero.
 
-    `pictures`: the originals, as in `analyse`. Latents [B, h, w, C]: y in bins, y_16 as a decoder restores it, `tables`
-    the frequency table of each element. Returns y, in which only elements of the last pass change. Raises ModelError
-    for steps that are not finite.
+    `pictures`: the originals, as in `analyse`. `coded`: what a decoder would restore of y. Raises ModelError for steps
+    that are not finite.
     """
     grid, halo = (y.shape[1], y.shape[2]), networks.refiner_halo or 0
-    last = PassElements(networks.config, networks.config.reveal_passes[-1])
-    moved = np.empty((len(y), *grid, last.n_channels), np.float32)  # other tiles still need y around them
+    refined = np.empty_like(y)
     for tile in released(tracked(tiles(grid, CODEC_TILE, halo + networks.decoder_halo(POSTERIOR_MEAN)))):
         near = tile.crop_halo(halo)
-        decoded = networks.synthesise(_bins_of(y_16, tile), quality, tile.widened(halo), POSTERIOR_MEAN)
-        error, latent = _picture_errors(pictures, decoded, near), _bins_of(y_16, near)
-        rounding_error = (latent - near.outer_of(y)) * (near.outer_of(tables) >= STILL_TABLES)
+        decoded = networks.synthesise(_bins_of(coded.y_16, tile), quality, tile.widened(halo), POSTERIOR_MEAN)
+        error, latent = _picture_errors(pictures, decoded, near), _bins_of(coded.y_16, near)
+        rounding_error = (latent - near.outer_of(y)) * (near.outer_of(coded.tables) >= STILL_TABLES)
         step = networks.refine(latent, rounding_error, error, quality, near)
         if not np.isfinite(step).all():
             raise ModelError("the refiner's steps are not finite: its weights are damaged")
-        step *= tile.inner_of(tables) >= STILL_TABLES
-        tile.inner_of(moved)[:] = last.gather(tile.inner_of(y) + step, tile.inner_origin)
-    last.scatter(moved, y)
-    return y
+        step *= tile.inner_of(coded.tables) >= STILL_TABLES
+        np.add(tile.inner_of(y), step, out=tile.inner_of(refined))
+    return refined
 
 
 def _picture_errors(pictures: Sequence[NDArray[Any]], decoded: Array, tile: Tile) -> Array:

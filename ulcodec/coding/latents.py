@@ -12,7 +12,7 @@ each picture has its segments. Symbols and table indices of a pass are [B, h, w,
 
 import math
 from binascii import crc_hqx
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -53,10 +53,6 @@ LARGE_GRID = 2**16
 
 Latent = NDArray[np.float32]
 Integers = NDArray[np.int32]
-
-Revise = Callable[[Integers, NDArray[np.uint8]], Latent]
-"""Takes the restored latents in sixteenths of a bin and the table of each element, [B, h, w, C] each; returns latents
-[B, h, w, C] whose elements of the last pass are coded in place of those that were given."""
 
 
 @dataclass(frozen=True)
@@ -136,17 +132,15 @@ def encode_latents(
     thrift: float = 1.0,
     *,
     overwrite_y: bool = False,
-    revise: Revise | None = None,
 ) -> list[EncodedLatent]:
     """Encode latents y [B, h, w, C] and hyper-latents [B, ceil(h/4), ceil(w/4), C_hyper], float32, in bins.
 
     `thrift` multiplies the Lagrangian weight of bits against squared error in the choice of symbols: a symbol moves one
     bin towards zero if `thrift * saved_bits` exceeds what the added error is worth (see `is_worth_a_step`). 1 is best
     at the given quality; more makes a smaller file with a larger error.
-    With `overwrite_y`, the restored latent uses the memory of y. `revise`: chooses the elements of the last pass once
-    more, when it is known what a file without that would restore.
+    With `overwrite_y`, the restored latent uses the memory of y.
     """
-    walk = EncodingWalk(coder, y, hyper, quality, thrift, overwrite_y=overwrite_y, revise=revise)
+    walk = EncodingWalk(coder, y, hyper, quality, thrift, overwrite_y=overwrite_y)
     segments = [walk.encode_segments() for _ in tracked(FILE_PASSES)]
     return [
         EncodedLatent(picture_segments, check.value, latent)
@@ -175,6 +169,25 @@ def decode_latents(
     return walk.latents
 
 
+class SimulatedCoding(NamedTuple):
+    """Latents as a decoder would restore them, int32 in sixteenths of a bin, and the table of each element, uint8.
+
+    Both are [B, h, w, C].
+    """
+
+    y_16: Integers
+    tables: NDArray[np.uint8]
+
+
+def simulate_coding(coder: LatentCoder, y: Latent, hyper: Latent, quality: int) -> SimulatedCoding:
+    """Quantise latents as `encode_latents` does, without the entropy coder."""
+    tables = np.zeros(y.shape, np.uint8)
+    walk = EncodingWalk(coder, y, hyper, quality, tables=tables)
+    for _ in tracked(FILE_PASSES):
+        walk.simulate_pass()
+    return SimulatedCoding(walk.y_16, tables)
+
+
 # Frames of a sequence: one payload each
 
 
@@ -186,10 +199,9 @@ def encode_frames(
     thrift: float = 1.0,
     *,
     overwrite_y: bool = False,
-    revise: Revise | None = None,
 ) -> list[EncodedFrame]:
     """Encode latents like `encode_latents`, each to one payload of the hyper-latent and all passes."""
-    walk = EncodingWalk(coder, y, hyper, quality, thrift, overwrite_y=overwrite_y, revise=revise)
+    walk = EncodingWalk(coder, y, hyper, quality, thrift, overwrite_y=overwrite_y)
     encoders = [SymbolEncoder() for _ in walk.checks]
     for _ in tracked(FILE_PASSES):
         walk.encode_pass(encoders)
@@ -302,13 +314,12 @@ class EncodingWalk(_Walk):
         y: Latent,
         hyper: Latent,
         quality: int,
-        thrift: float,
+        thrift: float = 1.0,
         *,
-        overwrite_y: bool,
-        revise: Revise | None,
+        overwrite_y: bool = False,
+        tables: NDArray[np.uint8] | None = None,
     ):
-        self.y, self.hyper, self.saved_bits, self.revise = y, hyper, coder.saved_bits * thrift, revise
-        self.tables = None if revise is None else np.zeros(y.shape, np.uint8)
+        self.y, self.hyper, self.saved_bits, self.tables = y, hyper, coder.saved_bits * thrift, tables
         super().__init__(coder, quality, y.view(np.int32) if overwrite_y else np.zeros(y.shape, np.int32))
 
     def encode_segments(self) -> list[bytes]:
@@ -320,49 +331,39 @@ class EncodingWalk(_Walk):
     def encode_pass(self, encoders: Sequence[SymbolEncoder]) -> None:
         """Encode each picture's next pass, and its hyper-latent before the first one."""
         if self.n_passes == 0:
-            self._encode_hyper(encoders)
-        is_last = self.n_passes + 1 == self.coder.prior.config.reveal_passes[-1]
-        rows = self._revised_rows() if is_last and self.revise else self._quantise_rows(self._predictions())
-        for encoder, group in zip(encoders, self._group_by_picture(rows), strict=True):
-            encoder.encode_group(group)
+            self._encode_groups(encoders, [self._quantise_hyper()])
+        self._encode_groups(encoders, self._quantise_rows())
         self.advance()
+
+    def simulate_pass(self) -> None:
+        """Do as `encode_pass` does, without the entropy coder."""
+        if self.n_passes == 0:
+            self._quantise_hyper()
+        for _ in self._quantise_rows():
+            pass
+        self.advance()
+
+    def advance(self) -> None:
+        super().advance()
         if math.prod(self.grid) >= LARGE_GRID:
             release()
 
-    def _encode_hyper(self, encoders: Sequence[SymbolEncoder]) -> None:
-        """Encode each picture's hyper-latent, and keep what a decoder restores of it."""
+    def _quantise_hyper(self) -> tuple[Integers, NDArray[np.uint8]]:
+        """Quantise the hyper-latents, and keep what a decoder restores; return symbols and table indices [B, ...]."""
         flat = self.coder.prior.hyper_parameters(self.quality, math.prod(self.hyper.shape[:3]))
         parameters = flat.each(lambda part: part.reshape(self.hyper.shape))
         symbols = quantise(self.hyper, parameters)
-        groups = self._group_by_picture([(symbols, parameters.table_index)])
-        for encoder, group in zip(encoders, groups, strict=True):
-            encoder.encode_group(group)
         self.set_hyper(restore(symbols, parameters.mean_16).reshape(-1, symbols.shape[3]))
+        return symbols, parameters.table_index
 
-    def _predictions(self) -> Iterator[tuple[Tile, CodingParameters]]:
-        """Predict the next pass tile by tile."""
-        return ((tile, self.predict(tile)) for tile in self.tiles())
-
-    def _revised_rows(self) -> Iterator[tuple[Integers, NDArray[np.uint8]]]:
-        """Quantise the elements of the last pass, revise them, and quantise them again; see `_quantise_rows`."""
-        assert self.revise is not None
-        assert self.tables is not None
-        predictions = list(self._predictions())
-        for _ in self._quantise_rows(predictions):
-            pass
-        self.y = self.revise(self.y_16, self.tables)
-        return self._quantise_rows(predictions)
-
-    def _quantise_rows(
-        self, predictions: Iterable[tuple[Tile, CodingParameters]]
-    ) -> Iterator[tuple[Integers, NDArray[np.uint8]]]:
+    def _quantise_rows(self) -> Iterator[tuple[Integers, NDArray[np.uint8]]]:
         """Quantise the elements of the next pass, and restore them into y_16, a row of tiles at a time.
 
         Yields symbols and table indices [B, M] of each row of tiles, in the order of coding.
         """
         elements, batch, n_columns = self.elements, len(self.y), self.grid[1]
-        for tile, parameters in predictions:
-            rows, columns = tile.rows.inner, tile.columns.inner
+        for tile in self.tiles():
+            parameters, rows, columns = self.predict(tile), tile.rows.inner, tile.columns.inner
             if columns.start == 0:
                 shape = (batch, rows.stop - rows.start, n_columns, elements.n_channels)
                 symbols, indices = np.empty(shape, np.int32), np.empty(shape, np.uint8)
@@ -384,15 +385,18 @@ class EncodingWalk(_Walk):
             elements.scatter(parameters.table_index, self.tables[place], origin)
         return symbols
 
-    def _group_by_picture(self, parts: Iterable[tuple[Integers, NDArray[np.uint8]]]) -> list[SymbolGroup]:
-        """Collect each picture's group from parts in the order of coding: symbols and table indices [B, ...]."""
+    def _encode_groups(
+        self, encoders: Sequence[SymbolEncoder], parts: Iterable[tuple[Integers, NDArray[np.uint8]]]
+    ) -> None:
+        """Encode each picture's group, from parts in the order of coding: symbols and table indices [B, ...]."""
         groups = [SymbolGroup(self.coder.tables) for _ in self.checks]
         for batch_symbols, batch_indices in parts:
             pictures = zip(groups, self.checks, batch_symbols, batch_indices, strict=True)
             for group, check, symbols, indices in pictures:
                 group.add(symbols.ravel(), indices.ravel())
                 check.update(symbols)
-        return groups
+        for encoder, group in zip(encoders, groups, strict=True):
+            encoder.encode_group(group)
 
 
 class DecodingWalk(_Walk):

@@ -184,15 +184,16 @@ def rates_of(coded: CodedLatents, y: Tensor) -> Metrics:
     return {name: (bits / pixels_of(y)).mean().detach() for name, bits in rates.items()}
 
 
-@torch.no_grad()
 def encode_pictures(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Prediction]:
     """Encode pictures x [B, 3, H, W] in [0, 1] as files would: the latent y, what a file restores, its prediction.
 
-    All are [B, C, h, w], see `simulate_coding`.
+    All are [B, C, h, w], see `simulate_coding`. Only y has no gradient before it: it is where gradients end.
     """
-    y, unit_latent = model.encoder(x, quality)
-    hyper = round_around(model.hyper_encoder(unit_latent, quality), model.hyper_decoder.predict(quality).mean)
-    hyper_features = model.hyper_decoder(hyper, quality, (y.shape[2], y.shape[3]))
+    with torch.no_grad():
+        y, unit_latent = model.encoder(x, quality)
+        hyper = round_around(model.hyper_encoder(unit_latent, quality), model.hyper_decoder.predict(quality).mean)
+        hyper_features = model.hyper_decoder(hyper, quality, (y.shape[2], y.shape[3]))
+    y.requires_grad_(torch.is_grad_enabled())
     return y, *simulate_coding(model, y, quality, hyper_features)
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from ulcodec.io.sources import LeftOut
 from ulcodec.model.distortion import CURVATURE_BITS, lagrangians
 from ulcodec.model.refiner import Refiner
 from ulcodec.model.refiner_config import LARGEST_STEP, STILL_SCALE
-from ulcodec.model.reveal import pass_map
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import StoredModel, open_model
 from ulcodec.store.networks import placed
@@ -23,13 +23,10 @@ from ulcodec.train.data.pictures import PictureSet
 from ulcodec.train.graphs import SeededLoss, compile_parts
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
-from ulcodec.train.objective import encode_pictures
+from ulcodec.train.objective import encode_pictures, symbol_bits
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import RefinerSettings
 from ulcodec.train.workers import Workers, begin, without_denormals
-
-EARLIER_WEIGHT = 0.2
-"""Weight of elements before the last reveal pass, which do not move: they show what an error looks like."""
 
 VALIDATION_QUALITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -37,34 +34,44 @@ VALIDATION_QUALITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 def refiner_loss(refiner: Refiner, model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tuple[Tensor, Metrics]:
     """Compute the squared error of predicted steps: a Gauss-Newton step of the latent as it was rounded.
 
-    x [B, 3, H, W] float32 in [0, 1], quality [B] in [0, 1]. `explained`: share of the variance of the steps of the last
-    reveal pass that the prediction explains.
+    x [B, 3, H, W] float32 in [0, 1], quality [B] in [0, 1]. `explained`: share of the variance of the steps that the
+    prediction explains.
     """
-    y, restored, prediction = encode_pictures(model, x, quality)
-    decoded, gradient = error_gradient(model, restored, x, quality)
-    uncertain = prediction.log_scale > math.log(STILL_SCALE)
-    target = (restored - y - gradient / (2 * CURVATURE_BITS)).clamp(-LARGEST_STEP, LARGEST_STEP)
-    step = refiner(restored, (restored - y) * uncertain, x - decoded, quality)
-    error, power = (target - step).square(), target.square()
-    last_pass = model.config.reveal_passes[-1]
-    last = uncertain & (pass_map(model.config, (y.shape[2], y.shape[3]), y.device) == last_pass)
-    weight = torch.where(last, 1.0, EARLIER_WEIGHT) * uncertain
-    loss = (weight * error).sum() / weight.sum().clamp(min=1)
-    explained = 1 - (last * error).sum() / (last * power).sum().clamp(min=1e-9)
-    return loss, {"explained": explained.detach()}
+    coded = coded_with_gradient(model, x, quality)
+    uncertain = coded.log_scale > math.log(STILL_SCALE)
+    rounding_error = coded.restored - coded.y
+    target = (rounding_error - coded.gradient / (2 * CURVATURE_BITS)).clamp(-LARGEST_STEP, LARGEST_STEP)
+    step = refiner(coded.restored, rounding_error * uncertain, x - coded.decoded, quality)
+    error, power = (uncertain * (target - step).square()).sum(), (uncertain * target.square()).sum()
+    return error / uncertain.sum().clamp(min=1), {"explained": (1 - error / power.clamp(min=1e-9)).detach()}
 
 
-def error_gradient(model: UnifiedLatentModel, latent: Tensor, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-    """Decode a latent [B, C, h, w]; return its pictures, clipped, and the gradient of their squared error.
+class CodedWithGradient(NamedTuple):
+    """Pictures as files hold them: the latent y, what a file restores, the predicted scale, the decoded pictures.
 
-    The gradient is in bits per bin, [B, C, h, w].
+    `gradient`: of bits and weighted squared error at the restored latent, in bits per bin. All are [B, C, h, w] but
+    `decoded` [B, 3, H, W], clipped to [0, 1].
+    """
+
+    y: Tensor
+    restored: Tensor
+    log_scale: Tensor
+    decoded: Tensor
+    gradient: Tensor
+
+
+def coded_with_gradient(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> CodedWithGradient:
+    """Encode and decode pictures x [B, 3, H, W] in [0, 1], and differentiate what they cost.
+
+    As in refinement along gradients, an element's own bits have no gradient: the choice of symbols accounts for them.
     """
     with torch.enable_grad():
-        latent = latent.detach().requires_grad_(True)
-        decoded = model.decoder.trunk(latent, quality)[1].clamp(0, 1)
+        y, restored, prediction = encode_pictures(model, x, quality)
+        decoded = model.decoder.trunk(restored, quality)[1].clamp(0, 1)
         error = lagrangians(model.config, quality)[:, None, None] * 255**2 * (x - decoded).square().mean(1)
-        (gradient,) = torch.autograd.grad(error.sum(), latent)
-    return decoded.detach(), gradient
+        (gradient,) = torch.autograd.grad(error.sum() + symbol_bits(restored.detach(), prediction).sum(), y)
+    parts = (y, restored, prediction.log_scale, decoded, gradient)
+    return CodedWithGradient(*(part.detach() for part in parts))
 
 
 class RefinerStep(SeededLoss):
