@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ulcodec.devices import autocast
-from ulcodec.diffusion.batch_noise import draw_rows, normal_noise
+from ulcodec.diffusion.batch_noise import normal_noise
 from ulcodec.diffusion.bound import stratified_times
 from ulcodec.diffusion.per_picture import per_picture
 from ulcodec.diffusion.schedule import alpha, decoder_weight, residual_log_snr, sigma
@@ -16,9 +16,9 @@ from ulcodec.io.sources import LeftOut
 from ulcodec.model.decoder import Denoiser
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model
+from ulcodec.train.crop_step import CropStep
 from ulcodec.train.data.loading import pictures_of_run
 from ulcodec.train.data.pictures import PictureSet
-from ulcodec.train.graphs import SeededLoss, compile_parts
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import decode_pictures
@@ -26,9 +26,12 @@ from ulcodec.train.revival import revive
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import DenoiserSettings
 from ulcodec.train.warm_start import load_denoiser
-from ulcodec.train.workers import Workers, begin, without_denormals
+from ulcodec.train.workers import begin, without_denormals
 
 VALIDATION_QUALITIES = (0.0, 0.2, 0.5)
+
+QUALITY_POWER = 2.0
+"""Of random qualities in [0, 1]: half of the crops are below quality 25, where most detail is missing."""
 
 
 def denoiser_loss(
@@ -53,35 +56,6 @@ def denoiser_loss(
     error = (weight * (r - denoiser(r_t, level, conditions)).square()).flatten(1).mean(1)
     diffusion = (slope / 2 * decoder_weight(log_snr, bias=bias, loss_factor=1.0) * error).mean()
     return diffusion + spread, {"diffusion": diffusion.detach(), "spread_nats": spread.detach()}
-
-
-class DenoiserStep(SeededLoss):
-    """Loss of a training step."""
-
-    def __init__(
-        self,
-        model: UnifiedLatentModel,
-        denoiser: Denoiser,
-        pictures: PictureSet,
-        settings: DenoiserSettings,
-        workers: Workers,
-    ):
-        self.model, self.denoiser, self.pictures = model, denoiser, pictures
-        self.settings, self.workers = settings, workers
-        self.device = pictures.pixels.device
-        super().__init__(settings.seed, workers.generator(self.device))
-        if settings.compile and self.device.type == "cuda":
-            compile_parts(model)
-
-    def draw(self) -> tuple[Tensor, Metrics]:
-        settings = self.settings
-        x = self.pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
-        x = x.contiguous(memory_format=torch.channels_last)
-        # The square puts half of the crops below quality 25, where most detail is missing.
-        quality = draw_rows(torch.rand, (len(x),), self.generator) ** 2
-        with autocast(self.device):
-            features, mean = decode_pictures(self.model, x, quality)
-            return denoiser_loss(self.denoiser, x, features, mean, settings.bias, self.generator)
 
 
 def validation_scores(
@@ -124,16 +98,23 @@ def train_denoiser(settings: DenoiserSettings, *, new_length: bool = False) -> P
     left_out = LeftOut()
     training, validation = (part.to(device) for part in pictures_of_run(settings, left_out))
     counts = left_out.after(f"{len(training)} training and {len(validation)} validation pictures")
+
+    def loss(x: Tensor, quality: Tensor, generator: torch.Generator) -> tuple[Tensor, Metrics]:
+        features, mean = decode_pictures(model, x, quality)
+        return denoiser_loss(denoiser, x, features, mean, settings.bias, generator)
+
+    def step(compile: bool) -> CropStep:
+        return CropStep(loss, model, training, replace(settings, compile=compile), workers, QUALITY_POWER)
+
     if loop.state.n_images == 0:
-        probe = DenoiserStep(model, denoiser, training, replace(settings, compile=False), workers)
-        counts += "; " + revive(loop, probe)
+        counts += "; " + revive(loop, step(compile=False))
     loop.announce(counts)
 
     def validate(trained: nn.Module) -> dict[str, float]:
         assert isinstance(trained, Denoiser)
         return validation_scores(model, trained, validation, settings)
 
-    loop.run(DenoiserStep(model, denoiser, training, settings, workers), validate)
+    loop.run(step(settings.compile), validate)
     return settings.out
 
 

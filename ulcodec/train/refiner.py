@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ulcodec.devices import autocast
-from ulcodec.diffusion.batch_noise import draw_rows
 from ulcodec.io.locations import Source
 from ulcodec.io.sources import LeftOut
 from ulcodec.model.distortion import CURVATURE_BITS, lagrangians
@@ -18,15 +17,15 @@ from ulcodec.model.refiner_config import LARGEST_STEP, STILL_SCALE
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import StoredModel, open_model
 from ulcodec.store.networks import placed
+from ulcodec.train.crop_step import CropStep
 from ulcodec.train.data.loading import pictures_of_run
 from ulcodec.train.data.pictures import PictureSet
-from ulcodec.train.graphs import SeededLoss, compile_parts
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import encode_pictures, symbol_bits
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import RefinerSettings
-from ulcodec.train.workers import Workers, begin, without_denormals
+from ulcodec.train.workers import begin, without_denormals
 
 VALIDATION_QUALITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -72,33 +71,6 @@ def coded_with_gradient(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -
         (gradient,) = torch.autograd.grad(error.sum() + symbol_bits(restored.detach(), prediction).sum(), y)
     parts = (y, restored, prediction.log_scale, decoded, gradient)
     return CodedWithGradient(*(part.detach() for part in parts))
-
-
-class RefinerStep(SeededLoss):
-    """Loss of a training step."""
-
-    def __init__(
-        self,
-        model: UnifiedLatentModel,
-        refiner: Refiner,
-        pictures: PictureSet,
-        settings: RefinerSettings,
-        workers: Workers,
-    ):
-        self.model, self.refiner, self.pictures = model, refiner, pictures
-        self.settings, self.workers = settings, workers
-        self.device = pictures.pixels.device
-        super().__init__(settings.seed, workers.generator(self.device))
-        if settings.compile and self.device.type == "cuda":
-            compile_parts(model)
-
-    def draw(self) -> tuple[Tensor, Metrics]:
-        settings = self.settings
-        x = self.pictures.random_crops(settings.batch_size, settings.crop_px, self.generator, self.workers.rows)
-        x = x.contiguous(memory_format=torch.channels_last)
-        quality = draw_rows(torch.rand, (len(x),), self.generator)
-        with autocast(self.device):
-            return refiner_loss(self.refiner, self.model, x, quality)
 
 
 @torch.no_grad()
@@ -155,7 +127,10 @@ def train_refiner(settings: RefinerSettings, *, new_length: bool = False) -> Pat
         assert isinstance(trained, Refiner)
         return validation_scores(model, trained, validation, settings)
 
-    loop.run(RefinerStep(model, refiner, training, settings, workers), validate)
+    def loss(x: Tensor, quality: Tensor, _: torch.Generator) -> tuple[Tensor, Metrics]:
+        return refiner_loss(refiner, model, x, quality)
+
+    loop.run(CropStep(loss, model, training, settings, workers), validate)
     return settings.out
 
 
