@@ -17,7 +17,7 @@ from ulcodec.errors import ModelError
 from ulcodec.format.container import THUMBNAIL_PX, Crop, Header, Layout
 from ulcodec.memory import released
 from ulcodec.model.config import PATCH_PX
-from ulcodec.model.refiner_config import STILL_TABLES
+from ulcodec.model.refiner_config import STEP_SHARE, STILL_TABLES
 from ulcodec.model.tiles import Span, Tile, tiles
 from ulcodec.progress import tracked
 
@@ -116,7 +116,7 @@ def refined_latents(
         step = networks.refine(latent, rounding_error, error, quality, near)
         if not np.isfinite(step).all():
             raise ModelError("the refiner's steps are not finite: its weights are damaged")
-        step *= tile.inner_of(coded.tables) >= STILL_TABLES
+        step *= STEP_SHARE * (tile.inner_of(coded.tables) >= STILL_TABLES).astype(np.float32)
         np.add(tile.inner_of(y), step, out=tile.inner_of(refined))
     return refined
 

@@ -13,6 +13,10 @@ such scales. These elements stay where they are: the decoder was trained with ze
 LARGEST_STEP = 1.0
 """Limit of a step in bins."""
 
+STEP_SHARE = 0.8
+"""Share of the steps that the encoder takes: those of neighbours partly repair the same error
+(docs/lab-notes/rate-distortion-optimisation.md)."""
+
 
 @dataclass(frozen=True)
 class RefinerConfig:
