@@ -1,6 +1,7 @@
 """Training of the refiner around a frozen codec, and the exported model with it."""
 
 import csv
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import torch
 from typer.testing import CliRunner
 
 import ulcodec
+from ulcodec import train
 from ulcodec.codec.image import Codec
 from ulcodec.errors import TrainingError
 from ulcodec.export.pipeline import export
+from ulcodec.model.decoder import Trunk
 from ulcodec.model.distortion import lagrangians
 from ulcodec.model.likelihood import predict_all_passes, unit_bin_bits
 from ulcodec.model.refiner import Refiner
@@ -21,7 +24,7 @@ from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model, save_model
 from ulcodec.store.tensor_files import read_tensors
 from ulcodec.train.objective import round_around
-from ulcodec.train.refiner import coded_with_gradient, refiner_loss, train_refiner
+from ulcodec.train.refiner import CodedWithGradient, coded_with_gradient, refiner_loss, train_refiner
 from ulcodec.train.settings import RefinerSettings
 from ulcodec_cli.main import app
 
@@ -61,28 +64,94 @@ def test_training_explains_the_steps(settings: RefinerSettings, run: Path, tmp_p
     assert all(share > 0.3 for share in after.values())
 
 
+def loss_at(
+    model: UnifiedLatentModel,
+    x: torch.Tensor,
+    quality: torch.Tensor,
+    coded: CodedWithGradient,
+    move: torch.Tensor,
+    error_weight: float = 1.0,
+) -> torch.Tensor:
+    """Bits of the symbols that were coded, and weighted squared error, if the restored latent is moved."""
+    _, unit_latent = model.encoder(x, quality)
+    means = model.hyper_decoder.predict(quality).mean
+    hyper = round_around(model.hyper_encoder(unit_latent, quality), means)
+    latent = coded.restored + move
+    hyper_features = model.hyper_decoder(hyper, quality, (latent.shape[2], latent.shape[3]))
+    prediction = predict_all_passes(model, latent, quality, hyper_features)
+    bits = unit_bin_bits(coded.restored - prediction.mean, prediction.log_scale).double().sum()
+    error = (x.double() - model.decoder.trunk(latent, quality)[1].clamp(0, 1)).square().flatten(1).mean(1)
+    weights = lagrangians(model.config, quality) * 255**2 * x.shape[2] * x.shape[3]
+    return bits + error_weight * (weights * error).sum()
+
+
 def test_gradient_is_that_of_bits_and_weighted_squared_error(tiny_model: UnifiedLatentModel) -> None:
     """Except for the bits of an element itself: those of the symbols stay, and their predictions change."""
     x = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     quality = torch.tensor([0.2, 0.9])
     coded = coded_with_gradient(tiny_model, x, quality)
-    assert coded.decoded.min() >= 0
-    assert coded.decoded.max() <= 1
-    _, unit_latent = tiny_model.encoder(x, quality)
-    means = tiny_model.hyper_decoder.predict(quality).mean
-    hyper = round_around(tiny_model.hyper_encoder(unit_latent, quality), means)
-    hyper_features = tiny_model.hyper_decoder(hyper, quality, (2, 3))
-
-    def bits(latent: torch.Tensor) -> torch.Tensor:
-        x_hat = tiny_model.decoder.trunk(latent, quality)[1].clamp(0, 1)
-        weights = lagrangians(tiny_model.config, quality) * 255**2 * 32 * 48
-        error = (weights * (x.double() - x_hat).square().flatten(1).mean(1)).sum()
-        prediction = predict_all_passes(tiny_model, latent, quality, hyper_features)
-        return error + unit_bin_bits(coded.restored - prediction.mean, prediction.log_scale).double().sum()
-
     direction = coded.gradient / coded.gradient.abs().max()
-    moved = [bits(coded.restored + sign * 1e-2 * direction) for sign in (1, -1)]
-    assert float((coded.gradient * direction).sum()) == pytest.approx(float(moved[0] - moved[1]) / 2e-2, rel=0.02)
+    moved = [float(loss_at(tiny_model, x, quality, coded, sign * 1e-2 * direction)) for sign in (1, -1)]
+    assert float((coded.gradient * direction).sum()) == pytest.approx((moved[0] - moved[1]) / 2e-2, rel=0.02)
+
+
+def test_gradient_of_bits(tiny_model: UnifiedLatentModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checked alone, since that of the squared error is much larger."""
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(train.refiner, "lagrangians", lambda config, quality: torch.zeros_like(quality))
+    coded = coded_with_gradient(tiny_model, x, torch.tensor([0.9]))
+    assert bool(coded.gradient.any())
+    direction = coded.gradient / coded.gradient.abs().max()
+    moved = [
+        float(loss_at(tiny_model, x, torch.tensor([0.9]), coded, sign * 1e-2 * direction, error_weight=0))
+        for sign in (1, -1)
+    ]
+    assert float((coded.gradient * direction).sum()) == pytest.approx((moved[0] - moved[1]) / 2e-2, rel=0.02)
+
+
+def test_clipped_pixels_have_no_gradient(tiny_model: UnifiedLatentModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, quality = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0.5])
+    forward = Trunk.forward
+
+    def too_bright(self: Trunk, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features, mean = forward(self, *inputs)
+        return features, mean + 3
+
+    monkeypatch.setattr(Trunk, "forward", too_bright)
+    coded = coded_with_gradient(tiny_model, x, quality)
+    assert bool((coded.decoded == 1).all())
+    monkeypatch.setattr(train.refiner, "lagrangians", lambda config, quality: torch.zeros_like(quality))
+    assert torch.equal(coded.gradient, coded_with_gradient(tiny_model, x, quality).gradient)
+
+
+def test_elements_that_are_surely_zero_do_not_count(
+    tiny_model: UnifiedLatentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, quality = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([0.7])
+    coded = coded_with_gradient(tiny_model, x, quality)
+    limit = float(coded.log_scale.exp().median())
+    monkeypatch.setattr(train.refiner, "STILL_SCALE", limit)
+    still = coded.log_scale <= math.log(limit)
+    assert 0.2 < still.float().mean() < 0.8
+    target, roundings = (coded.restored - coded.y - coded.gradient / 22).clamp(-1, 1), list[torch.Tensor]()
+
+    class WrongWhereStill(Refiner):
+        def forward(self, latent: torch.Tensor, rounding: torch.Tensor, *_: object) -> torch.Tensor:  # type: ignore[override]
+            roundings.append(rounding)
+            return target + 5 * still
+
+    loss, metrics = refiner_loss(WrongWhereStill(tiny_model.config, RefinerConfig(16, 1)), tiny_model, x, quality)
+    assert float(loss) == pytest.approx(0, abs=1e-9)
+    assert float(metrics["explained"]) == pytest.approx(1)
+    assert torch.equal(roundings[0] == 0, still | (coded.restored == coded.y))
+
+    class Zero(Refiner):
+        def forward(self, latent: torch.Tensor, *_: object) -> torch.Tensor:  # type: ignore[override]
+            return torch.zeros_like(latent)
+
+    loss, metrics = refiner_loss(Zero(tiny_model.config, RefinerConfig(16, 1)), tiny_model, x, quality)
+    assert float(loss) == pytest.approx(float(target[~still].square().mean()), rel=1e-5)
+    assert float(metrics["explained"]) == pytest.approx(0, abs=1e-6)
 
 
 def test_loss_of_a_step_that_is_known(tiny_model: UnifiedLatentModel) -> None:

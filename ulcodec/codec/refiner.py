@@ -12,7 +12,7 @@ from ulcodec.coding.latents import simulate_coding
 from ulcodec.progress import share
 
 SIMULATION_SHARE = 0.5
-"""Rough share of time of the prior."""
+"""Rough share of the refinement's time in which the prior predicts."""
 
 
 def refine_once(loaded: LoadedModel, pictures: Sequence[NDArray[Any]], y: Array, hyper: Array, quality: int) -> Array:

@@ -1,4 +1,4 @@
-"""The refiner: a network that predicts a step of refinement, which the gradient of the squared error would give.
+"""The refiner: a network that predicts a step of refinement, which the gradient of bits and squared error would give.
 
 Iterative amortised inference (Marino et al. 2018, arXiv 1807.09356): an encoder cannot know how its latent will be
 rounded. The refiner sees the error of the decoded picture. Decoders do not run it.

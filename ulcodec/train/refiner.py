@@ -1,4 +1,4 @@
-"""Train the refiner alone: to predict, for a frozen codec, how the gradient of the squared error moves a latent."""
+"""Train the refiner around a frozen codec: to predict how the gradient of bits and squared error moves latents."""
 
 import math
 from dataclasses import asdict
