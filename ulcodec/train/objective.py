@@ -187,7 +187,7 @@ def rates_of(coded: CodedLatents, y: Tensor) -> Metrics:
 def encode_pictures(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Prediction]:
     """Encode pictures x [B, 3, H, W] in [0, 1] as files would: the latent y, what a file restores, its prediction.
 
-    All are [B, C, h, w], see `simulate_coding`. Only y has no gradient before it: it is where gradients end.
+    All are [B, C, h, w], see `simulate_coding`. Gradients end at y, which is a leaf.
     """
     with torch.no_grad():
         y, unit_latent = model.encoder(x, quality)
