@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 
-from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.train.crop_step import CropStep
 from ulcodec.train.data.loading import load_pictures
 from ulcodec.train.log import Metrics
@@ -12,7 +11,7 @@ from ulcodec.train.settings import RefinerSettings
 from ulcodec.train.workers import Workers
 
 
-def test_crops_and_qualities_of_a_step(tiny_model: UnifiedLatentModel, photographs: Path, tmp_path: Path) -> None:
+def test_crops_and_qualities_of_a_step(photographs: Path, tmp_path: Path) -> None:
     pictures, _ = load_pictures((photographs,), min_side_px=64, validation_share=0.1)
     drawn: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -22,7 +21,7 @@ def test_crops_and_qualities_of_a_step(tiny_model: UnifiedLatentModel, photograp
 
     settings = RefinerSettings(data=(tmp_path,), out=tmp_path, batch_size=6, crop_px=32)
     for power in (1.0, 2.0):
-        step = CropStep(loss, tiny_model, pictures, settings, Workers(), power)
+        step = CropStep(loss, pictures, settings, Workers(), power)
         for n_images in (0, 6, 0):
             step(n_images)
     crops, qualities = zip(*drawn, strict=True)

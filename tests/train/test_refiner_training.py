@@ -20,6 +20,7 @@ from ulcodec.model.distortion import lagrangians
 from ulcodec.model.likelihood import predict_all_passes, unit_bin_bits
 from ulcodec.model.refiner import Refiner
 from ulcodec.model.refiner_config import RefinerConfig
+from ulcodec.model.tiles import Tile
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model, save_model
 from ulcodec.store.tensor_files import read_tensors
@@ -62,6 +63,25 @@ def test_training_explains_the_steps(settings: RefinerSettings, run: Path, tmp_p
     assert len(after) == 5
     assert all(abs(share) < 1e-6 for share in before.values())  # the first prediction is zero
     assert all(share > 0.3 for share in after.values())
+
+
+class Answering(Refiner):
+    """Predicts the same step at each call, and keeps the rounding error that it saw."""
+
+    def __init__(self, model: UnifiedLatentModel, step: torch.Tensor):
+        super().__init__(model.config, RefinerConfig(16, 1))
+        self.step, self.rounding_error = step, torch.empty(0)
+
+    def forward(
+        self,
+        latent: torch.Tensor,
+        rounding_error: torch.Tensor,
+        picture_error: torch.Tensor,
+        quality: torch.Tensor,
+        tile: Tile | None = None,
+    ) -> torch.Tensor:
+        self.rounding_error = rounding_error
+        return self.step
 
 
 def loss_at(
@@ -133,23 +153,15 @@ def test_elements_that_are_surely_zero_do_not_count(
     monkeypatch.setattr(train.refiner, "STILL_SCALE", limit)
     still = coded.log_scale <= math.log(limit)
     assert 0.2 < still.float().mean() < 0.8
-    target, roundings = (coded.restored - coded.y - coded.gradient / 22).clamp(-1, 1), list[torch.Tensor]()
+    target = (coded.restored - coded.y - coded.gradient / 22).clamp(-1, 1)
 
-    class WrongWhereStill(Refiner):
-        def forward(self, latent: torch.Tensor, rounding: torch.Tensor, *_: object) -> torch.Tensor:  # type: ignore[override]
-            roundings.append(rounding)
-            return target + 5 * still
-
-    loss, metrics = refiner_loss(WrongWhereStill(tiny_model.config, RefinerConfig(16, 1)), tiny_model, x, quality)
+    refiner = Answering(tiny_model, target + 5 * still)
+    loss, metrics = refiner_loss(refiner, tiny_model, x, quality)
     assert float(loss) == pytest.approx(0, abs=1e-9)
     assert float(metrics["explained"]) == pytest.approx(1)
-    assert torch.equal(roundings[0] == 0, still | (coded.restored == coded.y))
+    assert torch.equal(refiner.rounding_error == 0, still | (coded.restored == coded.y))
 
-    class Zero(Refiner):
-        def forward(self, latent: torch.Tensor, *_: object) -> torch.Tensor:  # type: ignore[override]
-            return torch.zeros_like(latent)
-
-    loss, metrics = refiner_loss(Zero(tiny_model.config, RefinerConfig(16, 1)), tiny_model, x, quality)
+    loss, metrics = refiner_loss(Answering(tiny_model, torch.zeros_like(target)), tiny_model, x, quality)
     assert float(loss) == pytest.approx(float(target[~still].square().mean()), rel=1e-5)
     assert float(metrics["explained"]) == pytest.approx(0, abs=1e-6)
 
@@ -157,19 +169,12 @@ def test_elements_that_are_surely_zero_do_not_count(
 def test_loss_of_a_step_that_is_known(tiny_model: UnifiedLatentModel) -> None:
     """The loss is zero, and everything is explained, for the target itself."""
     x, quality = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([0.7])
-    targets: list[torch.Tensor] = []
-
-    class Oracle(Refiner):
-        def forward(self, latent: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-            return targets[0] if targets else torch.zeros_like(latent)
-
-    refiner = Oracle(tiny_model.config, RefinerConfig(16, 1))
-    loss, metrics = refiner_loss(refiner, tiny_model, x, quality)
+    coded = coded_with_gradient(tiny_model, x, quality)
+    target = (coded.restored - coded.y - coded.gradient / 22).clamp(-1, 1)
+    loss, metrics = refiner_loss(Answering(tiny_model, torch.zeros_like(target)), tiny_model, x, quality)
     assert loss > 0
     assert float(metrics["explained"]) == 0
-    coded = coded_with_gradient(tiny_model, x, quality)
-    targets.append((coded.restored - coded.y - coded.gradient / 22).clamp(-1, 1))
-    loss, metrics = refiner_loss(refiner, tiny_model, x, quality)
+    loss, metrics = refiner_loss(Answering(tiny_model, target), tiny_model, x, quality)
     assert float(loss) == pytest.approx(0, abs=1e-9)
     assert float(metrics["explained"]) == pytest.approx(1)
 

@@ -294,7 +294,7 @@ class Encoding:
         """Encode to a file at a quality from 0 to 100; `thrift` as in `encode_latents`. Keeps the latent for more."""
         if quality not in self.latents:
             [y], [hyper] = analyse_encodings([self], quality)
-            coded = refine_latents([self], y[None], hyper[None], quality)
+            coded = refine_along_gradients([self], y[None], hyper[None], quality)
             refined = None if coded is None else coded[0]
             self.latents = {quality: (y if refined is None else refined.y, hyper, refined)}
         y, hyper, refined = self.latents[quality]
@@ -433,11 +433,11 @@ def code_latents(
     encodings: Sequence[Encoding], y: Array, hyper: Array, quality: int
 ) -> Sequence[EncodedLatent | Refined]:
     """Entropy-code latents [B, h, w, C], refined first where the effort asks for gradients. May overwrite `y`."""
-    refined = refine_latents(encodings, y, hyper, quality)
+    refined = refine_along_gradients(encodings, y, hyper, quality)
     return refined or encode_latents(encodings[0].codec.coder, y, hyper, quality, overwrite_y=True)
 
 
-def refine_latents(encodings: Sequence[Encoding], y: Array, hyper: Array, quality: int) -> list[Refined] | None:
+def refine_along_gradients(encodings: Sequence[Encoding], y: Array, hyper: Array, quality: int) -> list[Refined] | None:
     """Refine latents [B, h, w, C] along gradients and code them; None if the effort does not ask for that."""
     codec, refinement = encodings[0].codec, encodings[0].refinement
     if not refinement.n_steps:

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from ulcodec.devices import autocast
 from ulcodec.diffusion.batch_noise import draw_rows
-from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.train.data.pictures import PictureSet
-from ulcodec.train.graphs import SeededLoss, compile_parts
+from ulcodec.train.graphs import SeededLoss
 from ulcodec.train.log import Metrics
 from ulcodec.train.settings import DenoiserSettings, RefinerSettings
 from ulcodec.train.workers import Workers
@@ -20,15 +19,11 @@ metrics."""
 
 
 class CropStep(SeededLoss):
-    """Loss of a training step on random crops, at random qualities to the power `quality_power`.
-
-    `codec`: the frozen networks, whose blocks are compiled for GPUs.
-    """
+    """Loss of a training step on random crops, at random qualities to the power `quality_power`."""
 
     def __init__(
         self,
         loss: CropLoss,
-        codec: UnifiedLatentModel,
         pictures: PictureSet,
         settings: DenoiserSettings | RefinerSettings,
         workers: Workers,
@@ -37,8 +32,6 @@ class CropStep(SeededLoss):
         self.loss, self.pictures, self.settings, self.workers = loss, pictures, settings, workers
         self.quality_power, self.device = quality_power, pictures.pixels.device
         super().__init__(settings.seed, workers.generator(self.device))
-        if settings.compile and self.device.type == "cuda":
-            compile_parts(codec)
 
     def draw(self) -> tuple[Tensor, Metrics]:
         settings = self.settings

@@ -19,6 +19,7 @@ from ulcodec.store.model_directory import open_model
 from ulcodec.train.crop_step import CropStep
 from ulcodec.train.data.loading import pictures_of_run
 from ulcodec.train.data.pictures import PictureSet
+from ulcodec.train.graphs import compile_parts
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import decode_pictures
@@ -103,18 +104,18 @@ def train_denoiser(settings: DenoiserSettings, *, new_length: bool = False) -> P
         features, mean = decode_pictures(model, x, quality)
         return denoiser_loss(denoiser, x, features, mean, settings.bias, generator)
 
-    def step(compile: bool) -> CropStep:
-        return CropStep(loss, model, training, replace(settings, compile=compile), workers, QUALITY_POWER)
-
+    step = CropStep(loss, training, settings, workers, QUALITY_POWER)
     if loop.state.n_images == 0:
-        counts += "; " + revive(loop, step(compile=False))
+        counts += "; " + revive(loop, step)
+    if settings.compile and device.type == "cuda":
+        compile_parts(model)
     loop.announce(counts)
 
     def validate(trained: nn.Module) -> dict[str, float]:
         assert isinstance(trained, Denoiser)
         return validation_scores(model, trained, validation, settings)
 
-    loop.run(step(settings.compile), validate)
+    loop.run(step, validate)
     return settings.out
 
 

@@ -20,6 +20,7 @@ from ulcodec.store.networks import placed
 from ulcodec.train.crop_step import CropStep
 from ulcodec.train.data.loading import pictures_of_run
 from ulcodec.train.data.pictures import PictureSet
+from ulcodec.train.graphs import compile_parts
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import encode_pictures, symbol_bits
@@ -130,7 +131,9 @@ def train_refiner(settings: RefinerSettings, *, new_length: bool = False) -> Pat
     def loss(x: Tensor, quality: Tensor, _: torch.Generator) -> tuple[Tensor, Metrics]:
         return refiner_loss(refiner, model, x, quality)
 
-    loop.run(CropStep(loss, model, training, settings, workers), validate)
+    if settings.compile and device.type == "cuda":
+        compile_parts(model)
+    loop.run(CropStep(loss, training, settings, workers), validate)
     return settings.out
 
 
