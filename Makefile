@@ -16,8 +16,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: venv
 	$(BIN)/python -m benchmarks.demo
 
+# JOBS processes run the tests, a file at a time, with one thread each.
+JOBS ?= 2
 test: venv
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 lint: venv
 	$(BIN)/ruff check .
