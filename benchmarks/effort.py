@@ -34,7 +34,7 @@ RateCurve = Callable[[float], float]
 
 def log_bytes_by_psnr(codec: Codec, picture: Picture) -> RateCurve:
     """Rate curve of a picture at effort 1, as a function; constant beyond its ends."""
-    files = [codec.encode(picture.pixels, quality=quality) for quality in LEVELS]
+    files = [codec.encode(picture.pixels, quality=quality, effort=1) for quality in LEVELS]
     points = [(float(len(data)), psnr_db(picture.pixels, codec.decode_array(data))) for data in files]
     best = increasing(points)
     curve = pchip(np.array(best.quality), np.log(best.bpp))

@@ -25,6 +25,7 @@ from ulcodec.bench.pictures import Picture, find_pictures, fitted
 from ulcodec.bench.tables import text_table, to_json
 from ulcodec.codec.image import latent_grid
 from ulcodec.codec.realism import Realism
+from ulcodec.codec.refiner import refine_once
 from ulcodec.codec.tiling import synthesise
 from ulcodec.coding.latents import LatentCoder, decode_latent, encode_latent
 from ulcodec.format.container import Container
@@ -83,11 +84,15 @@ def other_decodes(codec: ulcodec.Codec, file: bytes) -> dict[str, float]:
 
 def encode_stages(codec: ulcodec.Codec, picture: Picture, quality: int) -> dict[str, float]:
     (y, hyper), analysis_ms = stopwatch(codec.device, codec.analyse, picture.pixels, quality)
+    times = {"encode: analysis network": analysis_ms}
+    if codec.has_refiner:
+        refined = stopwatch(codec.device, lambda: refine_once(codec, [picture.pixels], y[None], hyper[None], quality))
+        [y], times["encode: refiner"] = refined
     prior: Any = TimedPrior(codec.coder.prior, codec.device)
     coder = LatentCoder(prior, codec.coder.tables)
     _, coding_ms = stopwatch(codec.device, encode_latent, coder, y, hyper, quality)
     return {
-        "encode: analysis network": analysis_ms,
+        **times,
         "encode: prior": prior.elapsed_ms,
         "encode: entropy coder": coding_ms - prior.elapsed_ms,
     }

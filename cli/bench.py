@@ -54,7 +54,9 @@ def bench(
     ] = None,
     model: Model = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
-    effort: Annotated[int, typer.Option(min=1, max=9, help="Effort of ulcodec's encoder.")] = 1,
+    effort: Annotated[
+        int | None, typer.Option(min=1, max=9, help="Effort of ulcodec's encoder. Default: that of encode.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes, 1 by default. Not for clips.")] = None,
     frames: Annotated[
         int | None, typer.Option(min=1, help=f"Frames of each clip, from its first. Default: {N_FRAMES}.")
@@ -103,7 +105,7 @@ def bench(
             quick=quick,
             model=model,
             device=device,
-            effort=effort,
+            effort=effort or 1,
             gop=gop or GOP,
         )
         return

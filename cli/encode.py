@@ -113,9 +113,14 @@ def encode(
         int | None, typer.Option(min=0, max=100, help="Quality of the alpha channel. Default: lossless.")
     ] = None,
     effort: Annotated[
-        int,
-        typer.Option("--effort", min=1, max=9, help="1 fastest, 9 smallest file: time spent on refining the latent."),
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--effort",
+            min=1,
+            max=9,
+            help="1 fastest, 9 smallest file: time spent on refining the latent. Default: 2, for videos 1.",
+        ),
+    ] = None,
     strip: Annotated[bool, typer.Option("--strip", help="Drop EXIF and XMP.")] = False,
     keep_orientation: Annotated[
         bool, typer.Option("--keep-orientation", help="Keep the EXIF orientation instead of turning the picture.")
@@ -169,7 +174,7 @@ def encode(
         raise typer.BadParameter("--duration is above 0")
     if resume and "-" in (output, *(sources if output is None else ())):
         raise typer.BadParameter("--resume needs a file to go on with")
-    clips = ClipOptions(target, effort, gop, *part, resume, force, max_pixels)
+    clips = ClipOptions(target, effort or 1, gop, *part, resume, force, max_pixels)
     chosen = None if members is None else parse_members(members)
     identity: list[object] = [targets, alpha_quality, effort, strip, keep_orientation, model_identity(model), gop, part]
     identity += [] if chosen is None else [chosen]  # records of earlier versions have no such entry
@@ -268,9 +273,9 @@ class Encoder:
         from ulcodec.codec.effort import REFINER_EFFORT
 
         effort, at_quality = self.encode_options["effort"], self.target[0] == "--quality"
-        if at_quality and effort == 1:
+        if at_quality and effort in (None, 1):
             self._n_pixels = n_pixels
-        shares_batches = at_quality and effort <= REFINER_EFFORT
+        shares_batches = at_quality and (effort or REFINER_EFFORT) <= REFINER_EFFORT
         return (picture, len(original)), n_pixels if shares_batches else WINDOW_PIXELS
 
     def finish(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:

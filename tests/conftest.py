@@ -11,6 +11,7 @@ from random_networks import random_refiner
 from stage1_runs import stage1_settings
 
 import ulcodec
+from ulcodec import devices
 from ulcodec.codec.image import Codec
 from ulcodec.model.config import TINY, ModelConfig, spread_reveal
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
@@ -23,6 +24,12 @@ from ulcodec.store.model_directory import (
 from ulcodec.train.stage1 import train_stage1
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch compute in float32, as onnxruntime and browsers do."""
+    monkeypatch.setattr(devices, "bfloat16_pays", lambda device: False)
 
 
 def random_model(config: ModelConfig) -> UnifiedLatentModel:

@@ -125,7 +125,7 @@ def save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
             quality=quality,
             alpha_quality=arguments.get("alpha_quality"),
             strip=arguments.get("strip", False),
-            effort=arguments.get("effort", 1),
+            effort=arguments.get("effort"),
             max_pixels=2**31,
         )
     except UlcError as error:

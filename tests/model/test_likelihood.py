@@ -11,7 +11,15 @@ from ulcodec.codec.tensors import channels_last, latent_tensor
 from ulcodec.coding.latents import encode_latent
 from ulcodec.errors import ModelError
 from ulcodec.model.config import BASE, N_CHANNEL_GROUPS, N_PHASES, SMALL, TINY, ModelConfig, spread_reveal
-from ulcodec.model.likelihood import chain_bits, lower_bound, predict_all_passes, simulate_coding, unit_bin_bits
+from ulcodec.model.likelihood import (
+    chain_bits,
+    expected_bits,
+    lower_bound,
+    predict_all_passes,
+    simulate_coding,
+    unit_bin_bits,
+)
+from ulcodec.model.prior import Prediction
 from ulcodec.model.reveal import pass_map
 from ulcodec.model.unified import UnifiedLatentModel
 
@@ -40,6 +48,28 @@ def test_scales_are_clamped_to_the_table_range() -> None:
     for limit, beyond in ((0.11, 0.01), (64.0, 1000.0)):
         bits = [unit_bin_bits(residual, torch.tensor(scale).log()) for scale in (limit, beyond)]
         torch.testing.assert_close(*bits)
+
+
+@pytest.mark.parametrize("scale", [0.11, 0.3, 0.5, 0.6, 1.0, 7.0, 40.0])
+@pytest.mark.parametrize(("shift", "ratio"), [(0.0, 1.0), (0.2, 1.0), (0.0, 1.3), (0.1, 0.8)])
+def test_expected_bits_are_the_cross_entropy(scale: float, shift: float, ratio: float) -> None:
+    target = Prediction(torch.tensor(1.5), torch.tensor(scale).log())
+    prediction = Prediction(target.mean - shift * scale, target.log_scale + torch.tensor(ratio).log())
+    symbols = torch.arange(-400.0, 401.0)
+    probabilities = 2 ** -unit_bin_bits(symbols, target.log_scale)
+    bits = unit_bin_bits(symbols + target.mean - prediction.mean, prediction.log_scale)
+    expected = (probabilities * bits).sum().item()
+    assert expected_bits(target, prediction).item() == pytest.approx(expected, rel=0.03, abs=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.15, 0.5, 0.6, 3.0, 30.0])
+def test_expected_bits_are_least_at_their_target(scale: float) -> None:
+    target = Prediction(torch.tensor(-0.7), torch.tensor(scale).log())
+    means, log_scales = (torch.linspace(-0.3, 0.3, 31) for _ in range(2))
+    bits = expected_bits(target, Prediction(target.mean + means * scale, target.log_scale.expand(31)))
+    assert means[bits.argmin()].abs() < 0.03
+    bits = expected_bits(target, Prediction(target.mean, target.log_scale + log_scales))
+    assert log_scales[bits.argmin()].abs() < 0.03
 
 
 def test_lower_bound_lets_only_raising_gradients_pass() -> None:

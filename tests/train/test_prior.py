@@ -1,6 +1,7 @@
 """Training of a codec's prior on latents that are encoded once, and the exported model with it."""
 
 import csv
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from typer.testing import CliRunner
 
 import ulcodec
@@ -19,8 +21,9 @@ from ulcodec.store.model_directory import open_model, save_model
 from ulcodec.store.tensor_files import read_tensors
 from ulcodec.train.data.pictures import PictureSet, pack
 from ulcodec.train.latents import LatentSet
+from ulcodec.train.objective import taught_loss
 from ulcodec.train.prior import encode_views, oriented, train_prior
-from ulcodec.train.settings import PriorSettings
+from ulcodec.train.settings import ObjectiveSettings, PriorSettings
 from ulcodec.train.workers import Workers
 from ulcodec_cli.main import app
 
@@ -79,6 +82,40 @@ def test_new_prior_starts_from_a_codec_with_one_network(
     codec = ulcodec.load(tmp_path / "model", device="cpu")
     data = codec.encode(picture, quality=60)
     assert np.array_equal(codec.decode_array(data), ulcodec.load(tmp_path / "model", device="cpu").decode_array(data))
+
+
+def test_a_prior_that_equals_its_teacher_has_nothing_to_learn(tiny_model: UnifiedLatentModel) -> None:
+    settings, quality = ObjectiveSettings(continuous_share=0), torch.linspace(0, 1, 4)
+    y, _ = tiny_model.encoder(torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), quality)
+    student = deepcopy(tiny_model)
+    student.prior.requires_grad_(True)
+    heads = [head for network in student.prior.networks for head in (network.mean_head, network.scale_head)]
+
+    def gradient(share: float) -> Tensor:
+        loss, _ = taught_loss(
+            student, tiny_model, share, y.detach(), quality, settings, torch.Generator().manual_seed(1)
+        )
+        parts = torch.autograd.grad(loss, [head.weight for head in heads])
+        return torch.cat([part.flatten() for part in parts])
+
+    symbols, half, predictions = gradient(0), gradient(0.5), gradient(1)
+    assert predictions.norm() < 0.05 * symbols.norm()
+    torch.testing.assert_close(half, (symbols + predictions) / 2)
+
+
+def test_new_prior_learns_from_its_teacher(
+    settings: PriorSettings, shared_prior_model: UnifiedLatentModel, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "shared", "shared", shared_prior_model, {})
+    taught = replace(
+        settings, model=str(tmp_path / "shared"), out=tmp_path / "run", prior_blocks="1,2,2,3", teacher_share=0.8
+    )
+    with (train_prior(taught) / "validation.csv").open() as file:
+        rates = [float(row["chain_bpp"]) for row in csv.DictReader(file)]
+    assert rates[-1] < rates[0]
+    for share in (-0.1, 1.1, float("nan"), "half"):
+        with pytest.raises(TrainingError, match="the teacher's share must be a number above 0 and at most 1, got"):
+            train_prior(replace(taught, teacher_share=share))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from web_site import watched_page
 
 import ulcodec
 from benchmarks.browser import CHROMIUM, FLAGS
-from ulcodec import devices
 from ulcodec.codec.image import Codec
 from ulcodec.coding.symbols import MAX_SYMBOL, SymbolDecoder, SymbolEncoder, decode_prefix
 from ulcodec.coding.tables import FrequencyTables, gaussian_tables
@@ -85,12 +84,6 @@ def test_photograph_of_the_shipped_model(page: Any, small: Codec) -> None:
     [result] = decode(page, [data])
     assert_alike(samples_of(result), small.decode_array(data))
     assert result["device"] == "cpu"
-
-
-@pytest.fixture
-def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torch compute in float32, as the browser does."""
-    monkeypatch.setattr(devices, "bfloat16_pays", lambda device: False)
 
 
 @pytest.mark.usefixtures("in_float32")

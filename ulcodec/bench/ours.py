@@ -16,10 +16,10 @@ def our_codec(model: str, device: str) -> Codec:
     return load(model, device=device)
 
 
-def our_peer(model: str, device: str, effort: int = 1) -> Peer:
+def our_peer(model: str, device: str, effort: int | None = None) -> Peer:
     """A model as a peer whose levels are qualities."""
     codec = our_codec(model, device)
-    suffix = "" if effort == 1 else f", effort {effort}"
+    suffix = "" if effort is None else f", effort {effort}"
     return Peer(
         OURS,
         f"ulcodec {codec.name}{suffix}",

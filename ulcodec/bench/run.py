@@ -54,7 +54,7 @@ class Job:
     n_bytes: int | None = None
     model: str = "small"
     device: str = "auto"
-    effort: int = 1
+    effort: int | None = None
     perceptual: bool = False
     keep: bool = False
     n_threads: int = 0

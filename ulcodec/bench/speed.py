@@ -46,7 +46,7 @@ class Task:
     file: str
     model: str
     device: str
-    effort: int
+    effort: int | None
     max_runs: int
 
 
@@ -157,7 +157,7 @@ def measure_speed(
     megapixels: Sequence[float],
     model: str,
     device: str,
-    effort: int,
+    effort: int | None,
     on_done: Callable[[], object],
     max_runs: int = RUNS,
 ) -> list[dict[str, Any]]:

@@ -84,7 +84,7 @@ class Codec(LoadedModel):
         quality: int = 50,
         alpha_quality: int | None = None,
         strip: bool = False,
-        effort: int = 1,
+        effort: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> bytes:
         """Encode a picture to the bytes of a `.ulc` file.
@@ -92,7 +92,8 @@ class Codec(LoadedModel):
         `image`: a path, a PIL image, a NumPy array uint8 or uint16 [H, W], [H, W, 3], or with straight alpha [H, W, 2]
         or [H, W, 4], or a torch tensor with channels first, uint8 or float in [0, 1]. `quality`: 0 (smallest file) to
         100. `alpha_quality`: quality of the alpha channel, None to keep it exactly. `strip`: drop EXIF and XMP.
-        `effort`: 1 (fastest) to 9 (smallest file): how long to refine the latent, see `ulcodec.codec.effort`.
+        `effort`: 1 (fastest) to 9 (smallest file): how long to refine the latent, see `ulcodec.codec.effort`. None is 2
+        for a model with a refiner, else 1.
         Raises ImageError for an invalid picture, ValueError for a quality or an effort out of range.
         """
         encoding = Encoding(self, as_picture(image, max_pixels), alpha_quality, strip, effort)
@@ -215,7 +216,7 @@ class Codec(LoadedModel):
         copied; or an iterable of pictures as `encode` takes them, at `frame_rate` frames a second. `target_bitrate`:
         mean rate in bits a second, in place of a quality. `gop`: largest distance between two intra frames. `start_s`,
         `duration_s`: the part of the source in seconds. `written`: go on behind an unfinished file, see
-        `ulcodec.codec.clip_encoder.WrittenPart`; its bytes are left out. `effort`: see `encode`.
+        `ulcodec.codec.clip_encoder.WrittenPart`; its bytes are left out. `effort`: 1 to 9, see `encode`.
         Raises ImageError for a source that cannot be read, ValueError for an option out of range.
         """
         rate = rate_control(quality, target_bitrate)
@@ -270,12 +271,13 @@ class Encoding:
         picture: Picture,
         alpha_quality: int | None = None,
         strip: bool = False,
-        effort: int = 1,
+        effort: int | None = None,
         exact_if_smaller: bool = True,
     ) -> None:
         picture = (picture.without("exif", "xmp") if strip else picture).within_limits()
         self.codec, self.picture = codec, picture
-        self.refinement = refinement_of(check_effort(effort), has_refiner=codec.has_refiner)
+        checked = None if effort is None else check_effort(effort)
+        self.refinement = refinement_of(checked, has_refiner=codec.has_refiner)
         if self.refinement.n_steps:
             codec.torch_networks(f"effort {effort}")
         self.pixels, self.significant_bits = samples_to_code(picture)
@@ -336,7 +338,9 @@ class Encoding:
 
         def encode(alpha: np.ndarray) -> bytes:
             with share(ALPHA_SHARE):
-                return Encoding(self.codec, Picture(alpha), exact_if_smaller=False).code_once(check_quality(quality))
+                return Encoding(self.codec, Picture(alpha), effort=1, exact_if_smaller=False).code_once(
+                    check_quality(quality)
+                )
 
         return encode
 
@@ -358,7 +362,7 @@ def encode_batch(
     quality: int = 50,
     alpha_quality: int | None = None,
     strip: bool = False,
-    effort: int = 1,
+    effort: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> list[bytes]:
     """Encode pictures of any sizes; pictures of one latent grid share a batch. See `Codec.encode`."""

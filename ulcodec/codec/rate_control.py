@@ -59,7 +59,7 @@ def encode_to_size(
     *,
     alpha_quality: int | None = None,
     strip: bool = False,
-    effort: int = 1,
+    effort: int | None = None,
 ) -> bytes:
     """Encode a picture to at most `n_bytes`, and at least 98 % of them if quality 100 reaches that.
 
@@ -129,7 +129,7 @@ def encode_to_quality(
     *,
     alpha_quality: int | None = None,
     strip: bool = False,
-    effort: int = 1,
+    effort: int | None = None,
 ) -> bytes:
     """Encode a picture to the smallest file found whose decoded picture reaches a value of a measure.
 

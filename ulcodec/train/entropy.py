@@ -50,9 +50,17 @@ def validation_scores(loss: LatentLoss, latents: LatentSet, settings: EntropySet
 
 
 def train_on_latents(
-    loop: Loop, loss: LatentLoss, latents: tuple[Tensors, Tensors], settings: EntropySettings, unit: str
+    loop: Loop,
+    loss: LatentLoss,
+    latents: tuple[Tensors, Tensors],
+    settings: EntropySettings,
+    unit: str,
+    score: LatentLoss | None = None,
 ) -> None:
-    """Run a loop on training and validation latents. `unit`: what a latent is of, in the plural."""
+    """Run a loop on training and validation latents.
+
+    `unit`: what a latent is of, in the plural. `score`: loss of the validation; by default that of the training.
+    """
     device = loop.state.device
     training, validation = (LatentSet.of(tensors).to(device) for tensors in latents)
     counts = f"latents of {len(training.qualities)} training and {len(validation.qualities)} validation {unit}"
@@ -64,6 +72,6 @@ def train_on_latents(
     loop.announce(counts)
 
     def validate(_: nn.Module) -> dict[str, float]:
-        return validation_scores(loss, validation, settings)
+        return validation_scores(score or loss, validation, settings)
 
     loop.run(step, validate)

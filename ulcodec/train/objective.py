@@ -30,7 +30,7 @@ from ulcodec.model.blocks import QualityTable
 from ulcodec.model.config import PATCH_PX, ModelConfig
 from ulcodec.model.distortion import lagrangians
 from ulcodec.model.latent_diffusion import LatentDiffusion
-from ulcodec.model.likelihood import simulate_coding, unit_bin_bits
+from ulcodec.model.likelihood import expected_bits, predict_all_passes, simulate_coding, unit_bin_bits
 from ulcodec.model.prior import Prediction
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.train.log import Metrics
@@ -101,6 +101,33 @@ def prior_loss(
     return weighted_loss(model, y, coded, coded.bits, quality, settings, generator)
 
 
+def taught_loss(
+    model: UnifiedLatentModel,
+    teacher: EntropyModel,
+    teacher_share: float,
+    y: Tensor,
+    quality: Tensor,
+    settings: ObjectiveSettings,
+    generator: torch.Generator,
+) -> tuple[Tensor, Metrics]:
+    """Compute `prior_loss` with a share of the bits as the predictions of another prior expect them.
+
+    What a prior learns from its teacher's predictions (distillation, Hinton et al. 2015, arXiv 1503.02531) lacks the
+    noise of single symbols. Latents y [B, C, h, w] float32 in bins are coded under the teacher.
+    """
+    with torch.no_grad():
+        hyper = model.hyper_encoder(y / model.encoder.log_gain.gain(quality), quality)
+        taught = coded_latents(teacher, y, hyper, quality, generator)
+    features = hyper_features_of(model, hyper, quality, y)
+    prediction = predict_all_passes(model, taught.restored, quality, features)
+    bits = torch.lerp(
+        symbol_bits(taught.restored, prediction), expected_bits(taught.prediction, prediction), teacher_share
+    )
+    hyper_bits = noisy_hyper_bits(model, hyper, quality, generator)
+    coded = CodedLatents(taught.restored, prediction, hyper_bits, hyper_bits + sum_per_picture(bits))
+    return weighted_loss(model, y, coded, coded.bits, quality, settings, generator)
+
+
 def residual_loss(
     model: EntropyModel,
     encoder_log_gain: QualityTable,
@@ -135,13 +162,24 @@ def coded_latents(
     model: EntropyModel, y: Tensor, hyper: Tensor, quality: Tensor, generator: torch.Generator
 ) -> CodedLatents:
     """Simulate coding of latents y [B, C, h, w] and hyper-latents, in bins. The hyper-latent's bits have noise."""
-    hyper_prediction = model.hyper_decoder.predict(quality)
-    noisy_hyper = hyper + uniform_noise(hyper, generator)
-    hyper_bits = sum_per_picture(unit_bin_bits(noisy_hyper - hyper_prediction.mean, hyper_prediction.log_scale))
-    hyper_features = model.hyper_decoder(round_around(hyper, hyper_prediction.mean), quality, (y.shape[2], y.shape[3]))
-    restored, prediction = simulate_coding(model, y, quality, hyper_features)
+    hyper_bits = noisy_hyper_bits(model, hyper, quality, generator)
+    restored, prediction = simulate_coding(model, y, quality, hyper_features_of(model, hyper, quality, y))
     bits = hyper_bits + sum_per_picture(symbol_bits(restored.detach(), prediction))
     return CodedLatents(restored, prediction, hyper_bits, bits)
+
+
+def noisy_hyper_bits(model: EntropyModel, hyper: Tensor, quality: Tensor, generator: torch.Generator) -> Tensor:
+    """Bits [B] of hyper-latents in bins, with uniform noise in place of rounding."""
+    prediction = model.hyper_decoder.predict(quality)
+    residual = hyper + uniform_noise(hyper, generator) - prediction.mean
+    return sum_per_picture(unit_bin_bits(residual, prediction.log_scale))
+
+
+def hyper_features_of(model: EntropyModel, hyper: Tensor, quality: Tensor, y: Tensor) -> Tensor:
+    """Features of rounded hyper-latents, for latents y [B, C, h, w]: [B, hyper_width, h, w]."""
+    rounded = round_around(hyper, model.hyper_decoder.predict(quality).mean)
+    features: Tensor = model.hyper_decoder(rounded, quality, (y.shape[2], y.shape[3]))
+    return features
 
 
 def weighted_loss(
@@ -191,8 +229,7 @@ def encode_pictures(model: UnifiedLatentModel, x: Tensor, quality: Tensor) -> tu
     """
     with torch.no_grad():
         y, unit_latent = model.encoder(x, quality)
-        hyper = round_around(model.hyper_encoder(unit_latent, quality), model.hyper_decoder.predict(quality).mean)
-        hyper_features = model.hyper_decoder(hyper, quality, (y.shape[2], y.shape[3]))
+        hyper_features = hyper_features_of(model, model.hyper_encoder(unit_latent, quality), quality, y)
     y.requires_grad_(torch.is_grad_enabled())
     return y, *simulate_coding(model, y, quality, hyper_features)
 

@@ -21,7 +21,7 @@ from ulcodec.train.entropy import train_on_latents
 from ulcodec.train.latents import LatentSet, Tensors, latents_of_run
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
-from ulcodec.train.objective import prior_loss
+from ulcodec.train.objective import prior_loss, taught_loss
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import PriorSettings
 from ulcodec.train.warm_start import grown_weights
@@ -106,6 +106,7 @@ def train_prior(settings: PriorSettings, *, new_length: bool = False) -> Path:
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     stored = open_model(settings.model)
     model = starting_model(stored, settings.model_config(stored.config), device)
+    teacher = stored.networks(device) if settings.teacher_share else None
     trained = nn.ModuleDict({"hyper_decoder": model.hyper_decoder, "prior": model.prior}).requires_grad_(True)
     identity = {"codec_sha256": stored.fingerprint.hex()}
     network = {} if settings.prior_blocks is None else {"prior_blocks": settings.prior_blocks}
@@ -120,14 +121,19 @@ def train_prior(settings: PriorSettings, *, new_length: bool = False) -> Path:
             encode_views(model, validation, settings.views, settings.seed + 1),
         )
 
-    def loss(y: Tensor, quality: Tensor, generator: torch.Generator) -> tuple[Tensor, Metrics]:
+    def rate(y: Tensor, quality: Tensor, generator: torch.Generator) -> tuple[Tensor, Metrics]:
         return prior_loss(model, y, quality, settings.weights, generator)
+
+    def loss(y: Tensor, quality: Tensor, generator: torch.Generator) -> tuple[Tensor, Metrics]:
+        if teacher is None:
+            return rate(y, quality, generator)
+        return taught_loss(model, teacher, settings.teacher_share, y, quality, settings.weights, generator)
 
     origin = {**identity, "views": settings.views, "seed": settings.seed}
     if settings.reduction is not None:
         origin["reduction"] = settings.reduction
     latents = latents_of_run(settings.out / "latents", origin, encode, workers)
-    train_on_latents(loop, loss, latents, settings, "views")
+    train_on_latents(loop, loss, latents, settings, "views", rate)
     return settings.out
 
 

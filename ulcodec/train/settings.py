@@ -497,11 +497,16 @@ class PriorSettings(EntropySettings):
     )
     views: int = option("views", 2, "Encodings of each picture: other qualities, turned and mirrored.")
     reduction: float | None = option("reduction", None, "Reduce half of the views, by random factors up to this one.")
+    teacher_share: float = option(
+        "teacher-share", 0.0, "Share of what the codec's own prior predicts in what a new one learns from, 0 to 1."
+    )
 
     def check(self) -> None:
         """Raise TrainingError for settings that cannot run."""
         super().check()
         check_reduction(self.reduction)
+        if self.teacher_share:
+            check_number("the teacher's share", self.teacher_share, above=0, most=1)
 
     def model_config(self, codec: ModelConfig) -> ModelConfig:
         """Return the configuration of a codec with the prior of the run.
