@@ -22,7 +22,7 @@ from ulcodec.model.config import (
 )
 from ulcodec.model.linear_paths import RESIDUAL_STD
 from ulcodec.model.paper import PaperModel, clean_from_v
-from ulcodec.model.patches import from_patches
+from ulcodec.model.patches import CONVOLUTIONS, from_patches
 from ulcodec.train.objective import ul_loss
 from ulcodec.train.settings import ObjectiveSettings
 
@@ -198,6 +198,19 @@ def test_bfloat16_autocast_returns_float32_close_to_float32(active_model: PaperM
     for one, other in zip(reference, mixed, strict=True):
         assert other.dtype == torch.float32
         assert (one - other).square().mean().sqrt() < 0.05 * one.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 3])
+def test_bfloat16_gradients_of_clips_are_close_to_float32(n_frames: int) -> None:
+    torch.manual_seed(0)
+    layer = CONVOLUTIONS[3](16, 16, 3, padding=1)
+    x, slope = torch.randn(2, 4, 16, n_frames, 4, 5)
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = (layer(x).float() * slope).sum()
+        gradients.append(torch.autograd.grad(loss, layer.weight)[0])
+    assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[0].norm()
 
 
 def test_frames_of_a_clip_see_each_other() -> None:

@@ -1,10 +1,26 @@
 """Convolutions for grids of two or three axes, between positions and patches."""
 
+import torch
 from torch import Tensor, nn
 
 from ulcodec.model.config import Stride
 
-CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+class ClipConvolution(nn.Conv3d):
+    """A convolution of three axes that computes grids of two frames in float32 on CPUs.
+
+    There, oneDNN's bfloat16 gradient of a kernel of three frames is wrong, and often not finite (torch 2.13, AVX-512
+    with bfloat16).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.shape[2] != 2:
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: ClipConvolution}
 """Classes of convolutions by the number of axes."""
 
 
