@@ -155,6 +155,14 @@ def model_identity(model: str | None) -> str:
         return ""
 
 
+def has_refiner(directory: Path) -> bool:
+    """Whether a model has a refiner. False if it cannot be read, since loading the model then gives the error."""
+    try:
+        return "refiner" in json.loads((directory / "config.json").read_text())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
 def model_label(codec: "Codec") -> str:
     """The label of a model that is installed, else its name."""
     model = model_of(codec.fingerprint_bytes)

@@ -31,6 +31,7 @@ from ulcodec_cli.common import (
     Threads,
     above_zero,
     finite,
+    has_refiner,
     load_codec,
     model_identity,
     model_label,
@@ -273,7 +274,7 @@ class Encoder:
         from ulcodec.codec.effort import REFINER_EFFORT
 
         effort, at_quality = self.encode_options["effort"], self.target[0] == "--quality"
-        if at_quality and effort in (None, 1):
+        if at_quality and (effort in (None, 1) or (effort == REFINER_EFFORT and has_refiner(self.model.directory))):
             self._n_pixels = n_pixels
         shares_batches = at_quality and (effort or REFINER_EFFORT) <= REFINER_EFFORT
         return (picture, len(original)), n_pixels if shares_batches else WINDOW_PIXELS

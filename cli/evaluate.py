@@ -102,7 +102,7 @@ def evaluate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Encode and decode pictures at several qualities; print mean bits per pixel and PSNR, and FID if asked for.
+    """Encode, at effort 1, and decode pictures at several qualities; print mean bits per pixel, PSNR, and FID if asked.
 
     With --reference, print the FID of two sets of pictures, or the FVD of two sets of videos. A run directory counts as
     a model.

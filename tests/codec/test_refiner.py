@@ -45,11 +45,10 @@ def test_effort_2_is_the_refiner_if_there_is_one() -> None:
     assert refinement_of(2, has_refiner=True) == Refinement(by_refiner=True)
     assert refinement_of(2, has_refiner=False) == Refinement(1)
     assert refinement_of(3, has_refiner=True) == Refinement(2)
-    assert refinement_of(None, has_refiner=True) == Refinement(by_refiner=True)
-    assert refinement_of(None, has_refiner=False) == Refinement(0)
 
 
 def test_pictures_are_refined_by_default(refined_codec: Codec, tiny_codec: Codec, picture: np.ndarray) -> None:
+    assert (refined_codec.default_effort, tiny_codec.default_effort) == (2, 1)
     refined, plain = (refined_codec.encode(picture, quality=60, effort=effort) for effort in (2, 1))
     assert refined_codec.encode(picture, quality=60) == refined
     assert encode_batch(refined_codec, [picture], quality=60) == [refined]

@@ -238,8 +238,9 @@ def test_unknown_fingerprint_names_the_package() -> None:
         for name in (*fingerprints, label):
             with pytest.raises(ModelError, match=f"no model '{name}': .*: pip install ulcodec-model-{label}$"):
                 model_directory(name)
+    [shipped] = shipped_models()
     with pytest.raises(
-        UnknownModelError, match=r"only small-77cdbe57-45c7ca5e\. .*ulcodec-model-NAME with 01234567 behind"
+        UnknownModelError, match=rf"only {shipped.full_label}\. .*ulcodec-model-NAME with 01234567 behind"
     ):
         model_that_made(b"\x01\x23\x45\x67")
 

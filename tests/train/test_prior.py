@@ -113,7 +113,9 @@ def test_new_prior_learns_from_its_teacher(
     with (train_prior(taught) / "validation.csv").open() as file:
         rates = [float(row["chain_bpp"]) for row in csv.DictReader(file)]
     assert rates[-1] < rates[0]
-    for share in (-0.1, 1.1, float("nan"), "half"):
+    with pytest.raises(TrainingError, match="a codec's prior teaches a new one"):
+        train_prior(replace(taught, prior_blocks=None))
+    for share in (-0.1, 1.1, float("nan"), "half", None, ""):
         with pytest.raises(TrainingError, match="the teacher's share must be a number above 0 and at most 1, got"):
             train_prior(replace(taught, teacher_share=share))
 

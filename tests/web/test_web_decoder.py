@@ -23,6 +23,7 @@ from ulcodec.errors import CorruptDataError, UlcError
 from ulcodec.format.cicp import Cicp
 from ulcodec.format.container import Container
 from ulcodec.io.picture import Picture
+from ulcodec.store.installed import shipped_models
 
 GOLDEN = Path(__file__).parents[1] / "codec" / "golden"
 DECODE = "async ([files, options]) => (await import('./probe.js')).decodeFiles(files, options)"
@@ -273,7 +274,8 @@ def test_unknown_model(page: Any, in_graphs: Codec, picture: np.ndarray) -> None
     data[4:8] = b"\x12\x34\x56\x78"
     [result] = decode(page, [seal(bytes(data))])
     assert result["error"] == "UnknownModelError"
-    assert "fingerprint 12345678; here there is small (77cdbe57), tiny" in result["message"]
+    [shipped] = shipped_models()
+    assert f"fingerprint 12345678; here there is small ({shipped.fingerprint}), tiny" in result["message"]
 
 
 def test_limit_of_pixels(page: Any, in_graphs: Codec, picture: np.ndarray) -> None:

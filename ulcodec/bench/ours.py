@@ -19,7 +19,8 @@ def our_codec(model: str, device: str) -> Codec:
 def our_peer(model: str, device: str, effort: int | None = None) -> Peer:
     """A model as a peer whose levels are qualities."""
     codec = our_codec(model, device)
-    suffix = "" if effort is None else f", effort {effort}"
+    effort = codec.default_effort if effort is None else effort
+    suffix = "" if effort == 1 else f", effort {effort}"
     return Peer(
         OURS,
         f"ulcodec {codec.name}{suffix}",

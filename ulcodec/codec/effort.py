@@ -24,14 +24,11 @@ class Refinement(NamedTuple):
 NO_REFINEMENT = Refinement()
 
 
-def refinement_of(effort: int | None, *, has_refiner: bool) -> Refinement:
-    """Return what an effort from 1 to 9 means for pictures, with a model that has a refiner or has none.
-
-    None is the effort of the refiner, and 1 without one.
-    """
-    if effort in (None, REFINER_EFFORT) and has_refiner:
+def refinement_of(effort: int, *, has_refiner: bool) -> Refinement:
+    """Return what an effort from 1 to 9 means for pictures, with a model that has a refiner or has none."""
+    if effort == REFINER_EFFORT and has_refiner:
         return Refinement(by_refiner=True)
-    return NO_REFINEMENT if effort is None else Refinement(EFFORT_STEPS[effort - 1])
+    return Refinement(EFFORT_STEPS[effort - 1])
 
 
 class Refined(NamedTuple):

@@ -35,7 +35,7 @@ class RatePoint(NamedTuple):
 def rate_distortion(
     codec: Codec, pictures: Sequence[Pixels], qualities: Sequence[int], inception: "FeatureNetwork | None" = None
 ) -> list[RatePoint]:
-    """Encode and decode every picture at every quality.
+    """Encode and decode every picture at every quality, at effort 1: a run has no refiner yet.
 
     `inception`: the network of FID, which then needs two pictures or more. Raises BenchmarkError if it fails.
     """
@@ -44,7 +44,7 @@ def rate_distortion(
     for quality in tracked(qualities):
         rates, distortions, statistics = [], [], FeatureStatistics()
         for pixels in tracked(pictures):
-            data = codec.encode(pixels, quality=quality)
+            data = codec.encode(pixels, quality=quality, effort=1)
             rates.append(bits_per_pixel(len(data), pixels.shape[1], pixels.shape[0]))
             decoded = codec.decode_array(data)
             distortions.append(psnr_db(pixels, decoded))
@@ -60,7 +60,7 @@ def integer_cost_percent(codec: Codec, pictures: Sequence[Pixels], quality: int)
 
     This is the cost of integer prior, frequency tables and range coder together, without headers and checksums.
     """
-    descriptions = [codec.describe(codec.encode(pixels, quality=quality)) for pixels in tracked(pictures)]
+    descriptions = [codec.describe(codec.encode(pixels, quality=quality, effort=1)) for pixels in tracked(pictures)]
     bits, bound = (sum(description[name] for description in descriptions) for name in ("payload_bits", "bound_bits"))
     return 100 * (bits / bound - 1)
 

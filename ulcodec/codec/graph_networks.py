@@ -73,7 +73,16 @@ class GraphNetworks:
         rows, columns = (in_pixels(span.within) for span in tile)
         return pictures[:, rows, columns]
 
-    def refine(self, latent: Array, rounding_error: Array, picture_error: Array, quality: int, tile: Tile) -> Array:
+    def refine(
+        self,
+        latent: Array,
+        rounding_error: Array,
+        picture_error: Array,
+        quality: int,
+        tile: Tile,
+        *,
+        precise: bool = False,
+    ) -> Array:
         inputs = {"latent": latent, "rounding_error": rounding_error, "picture_error": picture_error}
         [step] = self.graphs.run("refiner", [latent.shape], **inputs, quality=quality_input(quality))
         rows, columns = (span.within for span in tile)

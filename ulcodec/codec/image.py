@@ -276,7 +276,7 @@ class Encoding:
     ) -> None:
         picture = (picture.without("exif", "xmp") if strip else picture).within_limits()
         self.codec, self.picture = codec, picture
-        checked = None if effort is None else check_effort(effort)
+        checked = check_effort(codec.default_effort if effort is None else effort)
         self.refinement = refinement_of(checked, has_refiner=codec.has_refiner)
         if self.refinement.n_steps:
             codec.torch_networks(f"effort {effort}")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ulcodec.codec.effort import REFINER_EFFORT
 from ulcodec.codec.networks import Networks
 from ulcodec.coding.latents import LatentCoder
 from ulcodec.errors import ModelError, UnknownModelError
@@ -52,6 +53,11 @@ class LoadedModel:
     @property
     def has_refiner(self) -> bool:
         return self.networks.refiner_halo is not None
+
+    @property
+    def default_effort(self) -> int:
+        """Effort at which pictures are encoded by default: that of the refiner, 1 without one."""
+        return REFINER_EFFORT if self.has_refiner else 1
 
     @property
     def fingerprint(self) -> str:

@@ -55,10 +55,19 @@ class Networks(Protocol):
         Raises ModelError for a `realism` that the backend cannot draw.
         """
 
-    def refine(self, latent: Array, rounding_error: Array, picture_error: Array, quality: int, tile: Tile) -> Array:
+    def refine(
+        self,
+        latent: Array,
+        rounding_error: Array,
+        picture_error: Array,
+        quality: int,
+        tile: Tile,
+        *,
+        precise: bool = False,
+    ) -> Array:
         """Compute the refiner's step of a tile from its outer part, [B, h, w, C] in bins; see `ulcodec.model.refiner`.
 
-        `picture_error` [B, 16h, 16w, 3]. Raises ModelError if the model has no refiner.
+        `picture_error` [B, 16h, 16w, 3]; `precise`: as in `analyse`. Raises ModelError if the model has no refiner.
         """
 
     def synthesise_thumbnail(self, latent: Array, quality: int) -> Array:

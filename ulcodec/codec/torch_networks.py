@@ -77,11 +77,20 @@ class TorchNetworks:
                 pictures = pictures[:, :, rows_within, columns_within]
             return channels_last(pictures)
 
-    def refine(self, latent: Array, rounding_error: Array, picture_error: Array, quality: int, tile: Tile) -> Array:
+    def refine(
+        self,
+        latent: Array,
+        rounding_error: Array,
+        picture_error: Array,
+        quality: int,
+        tile: Tile,
+        *,
+        precise: bool = False,
+    ) -> Array:
         if self.refiner is None:
             raise ModelError("the model has no refiner")
         inputs = [channels_first(part, self.device) for part in (latent, rounding_error, picture_error)]
-        with torch.inference_mode(), coding_arithmetic(self.device):
+        with torch.inference_mode(), coding_arithmetic(self.device, precise=precise):
             return channels_last(self.refiner(*inputs, quality_tensor(quality, self.device), tile))
 
     def synthesise_thumbnail(self, latent: Array, quality: int) -> Array:

@@ -153,7 +153,7 @@ def results(codec: Codec, name: str) -> tuple[Array, ...]:
     latent = 2 * rng.standard_normal((1, *GRID, networks.config.latent_channels), dtype=np.float32)
     if name == "refiner":
         picture = rng.standard_normal((1, *(PATCH_PX * side for side in GRID), 3), dtype=np.float32)
-        return (networks.refine(latent, np.roll(latent, 1, axis=1), picture, QUALITY, tile),)
+        return (networks.refine(latent, np.roll(latent, 1, axis=1), picture, QUALITY, tile, precise=True),)
     if name == "residual_analysis":
         return (networks.analyse_residual(latent, QUALITY),)
     if name == "thumbnail":

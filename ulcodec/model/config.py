@@ -209,13 +209,10 @@ NINTH_LAGRANGIAN = 0.001 * 120 ** (8 / 7)
 SMALL = ModelConfig(
     name="small", latent_channels=512, hyper_channels=64, width_8=192, width_16=320,
     encoder_blocks_8=10, encoder_blocks_16=11, decoder_blocks_16=11, decoder_blocks_8=16,
-    prior_width=256, prior_blocks=(10,), hyper_width=128, denoiser_width=96, denoiser_blocks=4,
-    n_quality_anchors=9, lagrangian_high=NINTH_LAGRANGIAN, negative_slope=0.01, shared_prior=True,
+    prior_width=256, prior_blocks=(4, 6, 8, 10), hyper_width=128, denoiser_width=96, denoiser_blocks=4,
+    n_quality_anchors=9, lagrangian_high=NINTH_LAGRANGIAN, negative_slope=0.01,
 )  # fmt: skip
 """The shipped model's configuration."""
-
-SMALL_V2 = replace(SMALL, name="small_v2", shared_prior=False, prior_blocks=(4, 6, 8, 10))
-"""`SMALL` with a faster prior, which has a network for each reveal pass. No weights are shipped yet."""
 
 BASE = ModelConfig(
     name="base", latent_channels=384, hyper_channels=64, width_8=320, width_16=512,

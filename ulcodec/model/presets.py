@@ -7,7 +7,6 @@ from ulcodec.model.config import (
     PAPER_TINY,
     PAPER_VIDEO,
     SMALL,
-    SMALL_V2,
     TINY,
     TINY_VIDEO,
     ModelConfig,
@@ -15,7 +14,7 @@ from ulcodec.model.config import (
 )
 
 PRESETS: dict[str, ModelConfig | PaperConfig] = {
-    c.name: c for c in (TINY, SMALL, SMALL_V2, BASE, PAPER, PAPER_TINY, PAPER_VIDEO, TINY_VIDEO)
+    c.name: c for c in (TINY, SMALL, BASE, PAPER, PAPER_TINY, PAPER_VIDEO, TINY_VIDEO)
 }
 
 

@@ -37,7 +37,7 @@ MAX_CONFIG_BYTES = 2**20
 
 EARLIER = (
     "small-40950afe", "small-28c0d06c", "small-3d7eef3b", "small-e6518767", "small-b74a1388", "small-73fbd6d2",
-    "small-7f215211", "small-840601ac",
+    "small-7f215211", "small-840601ac", "small-77cdbe57-45c7ca5e",
 )  # fmt: skip
 """Labels of the models that `ulcodec` shipped before."""
 

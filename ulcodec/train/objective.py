@@ -113,7 +113,8 @@ def taught_loss(
     """Compute `prior_loss` with a share of the bits as the predictions of another prior expect them.
 
     What a prior learns from its teacher's predictions (distillation, Hinton et al. 2015, arXiv 1503.02531) lacks the
-    noise of single symbols. Latents y [B, C, h, w] float32 in bins are coded under the teacher.
+    noise of single symbols. Latents y [B, C, h, w] float32 in bins are coded under the teacher. The metrics' rates are
+    such mixtures, too.
     """
     with torch.no_grad():
         hyper = model.hyper_encoder(y / model.encoder.log_gain.gain(quality), quality)

@@ -182,7 +182,7 @@ class Stage1Settings:
     config: str = option(
         "config",
         "small",
-        "Model configuration: tiny, small, small_v2, base; objective ul only: paper, paper-video, tiny-video.",
+        "Model configuration: tiny, small, base; objective ul only: paper, paper-video, tiny-video.",
         show_default=True,
     )
     objective: str = option("objective", "codec", "codec, or ul: the losses of the paper.", show_default=True)
@@ -505,8 +505,11 @@ class PriorSettings(EntropySettings):
         """Raise TrainingError for settings that cannot run."""
         super().check()
         check_reduction(self.reduction)
-        if self.teacher_share:
-            check_number("the teacher's share", self.teacher_share, above=0, most=1)
+        if self.teacher_share == 0:
+            return
+        check_number("the teacher's share", self.teacher_share, above=0, most=1)
+        if self.prior_blocks is None:
+            raise TrainingError("a codec's prior teaches a new one: --teacher-share needs --prior-blocks")
 
     def model_config(self, codec: ModelConfig) -> ModelConfig:
         """Return the configuration of a codec with the prior of the run.
