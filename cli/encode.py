@@ -275,7 +275,7 @@ class Encoder:
 
         effort, at_quality = self.encode_options["effort"], self.target[0] == "--quality"
         if at_quality and (effort in (None, 1) or (effort == REFINER_EFFORT and has_refiner(self.model.directory))):
-            self._n_pixels = n_pixels
+            self._n_pixels = n_pixels if effort == 1 else 2 * n_pixels  # the refiner doubles what torch saves
         shares_batches = at_quality and (effort or REFINER_EFFORT) <= REFINER_EFFORT
         return (picture, len(original)), n_pixels if shares_batches else WINDOW_PIXELS
 
