@@ -160,7 +160,7 @@ Work = Callable[[Codec, np.ndarray, Picture, bytes, bytes], object]
 """A function of codec, picture, picture with alpha, file, and file with alpha."""
 
 WORK: dict[str, tuple[float, Work]] = {
-    "encode": (0.11, lambda c, p, a, d, e: c.encode(p)),
+    "encode": (0.11, lambda c, p, a, d, e: c.encode(p, effort=1)),
     "encode with coded alpha": (0.11, lambda c, p, a, d, e: c.encode(a, alpha_quality=40)),
     "refiner": (0.11, lambda c, p, a, d, e: c.encode(p, effort=2)),
     "effort": (0.1, lambda c, p, a, d, e: c.encode(p, effort=3)),
@@ -223,7 +223,7 @@ def test_sampling_reports_progress(tiny_codec: Codec) -> None:
 def test_observer_changes_neither_bytes_nor_pixels(tiled: Codec, picture: np.ndarray, data: bytes) -> None:
     def results() -> Sequence[object]:
         return (
-            tiled.encode(picture, quality=60),
+            tiled.encode(picture, quality=60, effort=1),
             tiled.encode(picture, effort=2),
             tiled.encode(picture, effort=3),
             tiled.decode_array(data).tobytes(),

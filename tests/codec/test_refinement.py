@@ -80,6 +80,7 @@ def test_thrift_shortens_a_refined_file(small: Codec, photo: np.ndarray) -> None
     assert sizes[0] >= sizes[1] > sizes[2]
 
 
+@pytest.mark.usefixtures("in_float32")
 def test_tiles_give_the_gradient_of_the_whole_picture(
     small: Codec, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,4 +131,4 @@ def test_effort_lowers_the_loss_at_a_target_size(small: Codec, photo: np.ndarray
     picture = Picture(photo)
     data = encode_to_size(small, picture, 900, effort=2)
     assert 0.98 * 900 <= len(data) <= 900
-    assert loss_bits(small, photo, data) < loss_bits(small, photo, encode_to_size(small, picture, 900))
+    assert loss_bits(small, photo, data) < loss_bits(small, photo, encode_to_size(small, picture, 900, effort=1))
