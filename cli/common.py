@@ -147,20 +147,16 @@ def model_identity(model: str | None) -> str:
 
     Empty too if it cannot be read, since loading the model then gives the error.
     """
-    if model is None:
-        return ""
-    try:
-        return str(json.loads((model_directory(model) / "config.json").read_text())["coding_sha256"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""
+    return "" if model is None else str(model_document(model).get("coding_sha256", ""))
 
 
-def has_refiner(directory: Path) -> bool:
-    """Whether a model has a refiner. False if it cannot be read, since loading the model then gives the error."""
+def model_document(model: str | Path) -> dict[str, Any]:
+    """The `config.json` of a model; empty if it cannot be read, since loading the model then gives the error."""
     try:
-        return "refiner" in json.loads((directory / "config.json").read_text())
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
+        document = json.loads((model_directory(model) / "config.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def model_label(codec: "Codec") -> str:

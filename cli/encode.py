@@ -31,8 +31,8 @@ from ulcodec_cli.common import (
     Threads,
     above_zero,
     finite,
-    has_refiner,
     load_codec,
+    model_document,
     model_identity,
     model_label,
     path_of,
@@ -274,8 +274,9 @@ class Encoder:
         from ulcodec.codec.effort import REFINER_EFFORT
 
         effort, at_quality = self.encode_options["effort"], self.target[0] == "--quality"
-        if at_quality and (effort in (None, 1) or (effort == REFINER_EFFORT and has_refiner(self.model.directory))):
-            self._n_pixels = n_pixels if effort == 1 else 2 * n_pixels  # the refiner doubles what torch saves
+        refined = effort in (None, REFINER_EFFORT) and "refiner" in model_document(self.model.directory)
+        if at_quality and (refined or effort in (None, 1)):
+            self._n_pixels = 2 * n_pixels if refined else n_pixels  # the refiner doubles what torch saves
         shares_batches = at_quality and (effort or REFINER_EFFORT) <= REFINER_EFFORT
         return (picture, len(original)), n_pixels if shares_batches else WINDOW_PIXELS
 

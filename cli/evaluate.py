@@ -102,7 +102,9 @@ def evaluate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Encode, at effort 1, and decode pictures at several qualities; print mean bits per pixel, PSNR, and FID if asked.
+    """Encode pictures at several qualities (effort 1), decode them, and print mean bits per pixel and PSNR.
+
+    --fid adds the FID.
 
     With --reference, print the FID of two sets of pictures, or the FVD of two sets of videos. A run directory counts as
     a model.

@@ -110,7 +110,7 @@ def taught_loss(
     settings: ObjectiveSettings,
     generator: torch.Generator,
 ) -> tuple[Tensor, Metrics]:
-    """Compute `prior_loss` with a share of the bits as the predictions of another prior expect them.
+    """Compute `prior_loss` with a share of the bits as another prior, the teacher, expects them.
 
     What a prior learns from its teacher's predictions (distillation, Hinton et al. 2015, arXiv 1503.02531) lacks the
     noise of single symbols. Latents y [B, C, h, w] float32 in bins are coded under the teacher. The metrics' rates are
@@ -118,14 +118,11 @@ def taught_loss(
     """
     with torch.no_grad():
         hyper = model.hyper_encoder(y / model.encoder.log_gain.gain(quality), quality)
-        taught = coded_latents(teacher, y, hyper, quality, generator)
-    features = hyper_features_of(model, hyper, quality, y)
-    prediction = predict_all_passes(model, taught.restored, quality, features)
-    bits = torch.lerp(
-        symbol_bits(taught.restored, prediction), expected_bits(taught.prediction, prediction), teacher_share
-    )
+        restored, target = simulate_coding(teacher, y, quality, hyper_features_of(teacher, hyper, quality, y))
+    prediction = predict_all_passes(model, restored, quality, hyper_features_of(model, hyper, quality, y))
+    bits = torch.lerp(symbol_bits(restored, prediction), expected_bits(target, prediction), teacher_share)
     hyper_bits = noisy_hyper_bits(model, hyper, quality, generator)
-    coded = CodedLatents(taught.restored, prediction, hyper_bits, hyper_bits + sum_per_picture(bits))
+    coded = CodedLatents(restored, prediction, hyper_bits, hyper_bits + sum_per_picture(bits))
     return weighted_loss(model, y, coded, coded.bits, quality, settings, generator)
 
 

@@ -489,7 +489,8 @@ class PriorSettings(EntropySettings):
     `model`: name or directory of the codec, whose encoder and decoder stay as they are. `prior_blocks`: blocks of a
     prior that starts from the codec's; by default the codec's own goes on. `views`: how often each picture is encoded,
     each time at another quality and in another orientation. `reduction`: half of the training views are reduced, by
-    random factors up to this one.
+    random factors up to this one. `teacher_share`: weight of what the codec's own prior expects in the loss of a new
+    one, from 0 to 1; see `ulcodec.train.objective.taught_loss`.
     """
 
     prior_blocks: str | None = option(
@@ -498,7 +499,7 @@ class PriorSettings(EntropySettings):
     views: int = option("views", 2, "Encodings of each picture: other qualities, turned and mirrored.")
     reduction: float | None = option("reduction", None, "Reduce half of the views, by random factors up to this one.")
     teacher_share: float = option(
-        "teacher-share", 0.0, "Share of what the codec's own prior predicts in what a new one learns from, 0 to 1."
+        "teacher-share", 0.0, "Share that a new prior learns from the codec's own, 0 to 1; the rest from symbols."
     )
 
     def check(self) -> None:
