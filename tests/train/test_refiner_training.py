@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,10 +51,10 @@ def exported(run: Path) -> Path:
     return run.parent / "model"
 
 
-def explained_by(run: Path) -> dict[str, float]:
-    """Read the explained shares in the only row of a run's validation log."""
+def explained_by(run: Path, number: int = 0) -> dict[str, float]:
+    """Read the explained shares in a row of a run's validation log."""
     with (run / "validation.csv").open() as file:
-        [row] = csv.DictReader(file)
+        row = list(csv.DictReader(file))[number]
     return {name: float(value) for name, value in row.items() if name.startswith("explained")}
 
 
@@ -211,15 +212,57 @@ def test_refiner_run_resumes(settings: RefinerSettings, tmp_path: Path) -> None:
     assert finished.exit_code == 0, finished.output
 
 
-def test_run_goes_on_with_the_refiner_of_its_codec(
-    settings: RefinerSettings, run: Path, exported: Path, tmp_path: Path
+@pytest.mark.parametrize("option", ["model", "init"])
+def test_run_starts_from_a_trained_refiner(
+    option: str, settings: RefinerSettings, run: Path, exported: Path, tmp_path: Path
 ) -> None:
-    start = replace(settings, model=str(exported), n_images=4, learning_rate=1e-9)
-    train_refiner(replace(start, out=tmp_path / "further"))
+    start = replace(settings, out=tmp_path / "further", n_images=4, learning_rate=1e-9)
+    train_refiner(replace(start, **{option: str(exported)}))  # type: ignore[arg-type]
     weights, ema = read_tensors(tmp_path / "further" / "checkpoint", "model"), read_tensors(run / "checkpoint", "ema")
-    assert all(torch.allclose(weights[name], ema[name].half().float(), atol=1e-5) for name in weights)
-    train_refiner(replace(start, out=tmp_path / "wider", width=24))
-    assert not read_tensors(tmp_path / "wider" / "checkpoint", "ema")["head.weight"].abs().max() > 1e-6
+    trained = [name for name in weights if option == "model" or not name.startswith("log_gain")]
+    assert all(torch.allclose(weights[name], ema[name].half().float(), atol=1e-5) for name in trained)
+    assert trained
+
+
+def test_gains_of_another_codecs_refiner_are_those_of_the_decoder(
+    settings: RefinerSettings, exported: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    other = UnifiedLatentModel(open_model(settings.model).config)
+    with torch.no_grad():
+        other.decoder.trunk.log_gain.values += 0.5
+    save_model(tmp_path / "other", "other", other, {})
+    start = replace(settings, out=tmp_path / "run", n_images=4, learning_rate=1e-9)
+    train_refiner(replace(start, model=str(tmp_path / "other"), init=str(exported)))
+    gains = read_tensors(tmp_path / "run" / "checkpoint", "model")["log_gain.values"]
+    assert torch.allclose(gains, other.decoder.trunk.log_gain.values, atol=2e-3)
+
+
+def test_refiner_of_another_shape_starts_anew(settings: RefinerSettings, exported: Path, tmp_path: Path) -> None:
+    train_refiner(
+        replace(settings, out=tmp_path / "run", model=str(exported), n_images=4, learning_rate=1e-9, width=24)
+    )
+    assert not read_tensors(tmp_path / "run" / "checkpoint", "ema")["head.weight"].abs().max() > 1e-6
+
+
+def test_refiner_that_does_not_fit_is_refused(settings: RefinerSettings, exported: Path, tmp_path: Path) -> None:
+    start = replace(settings, out=tmp_path / "run")
+    with pytest.raises(TrainingError, match="its refiner is of another configuration"):
+        train_refiner(replace(start, width=24, init=str(exported)))
+    with pytest.raises(TrainingError, match="has no refiner to start from"):
+        train_refiner(replace(start, init=settings.model))
+    assert not start.out.exists()
+
+
+def test_run_that_started_from_another_refiner_resumes(
+    settings: RefinerSettings, exported: Path, tmp_path: Path
+) -> None:
+    first = shutil.copytree(exported, tmp_path / "first")
+    train_refiner(replace(settings, out=tmp_path / "run", n_images=40, init=str(first)))
+    shutil.rmtree(first)
+    finished = CliRunner().invoke(app, ["train", "resume", str(tmp_path / "run"), "--images", "80"])
+    assert finished.exit_code == 0, finished.output
+    assert min(explained_by(tmp_path / "run", number=-1).values()) > 0.3
 
 
 @pytest.mark.parametrize("shape", [{"width": 24}, {"blocks": 2}])

@@ -97,6 +97,23 @@ def test_all_parts_are_trained(run: Path, settings: VideoSettings, tiny_model: U
     assert changed == {"hyper_encoder", "hyper_decoder", "prior"}
 
 
+def test_run_starts_from_another_video_part(run: Path, exported: Path, settings: VideoSettings, tmp_path: Path) -> None:
+    start = replace(settings, out=tmp_path / "run", n_images=16, views=1, learning_rate=1e-9, init=str(exported))
+    train_video(start)
+    weights, ema = read_tensors(start.out / "checkpoint", "model"), read_tensors(run / "checkpoint", "ema")
+    equal = [torch.isclose(weights[name], ema[name].half().float(), atol=1e-5).flatten() for name in weights]
+    assert torch.cat(equal).float().mean() > 0.8, "only units that were dead differ"
+
+
+def test_video_part_that_does_not_fit_is_refused(settings: VideoSettings, exported: Path, tmp_path: Path) -> None:
+    start = replace(settings, out=tmp_path / "run")
+    with pytest.raises(TrainingError, match="its video part is of another configuration"):
+        train_video(replace(start, prior_width=24, init=str(exported)))
+    with pytest.raises(TrainingError, match="has no video part to start from"):
+        train_video(replace(start, init=settings.model))
+    assert not start.out.exists()
+
+
 def test_export_joins_pictures_and_video(exported: Path, tiny_model_dir: Path, frames: list[np.ndarray]) -> None:
     before, after = bytes_by_name(tiny_model_dir), bytes_by_name(exported)
     assert {name: after[name] for name in before} == before, "the part of pictures is the same"

@@ -1,7 +1,7 @@
 """Train the refiner around a frozen codec: to predict how the gradient of bits and squared error moves latents."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from ulcodec.train.loop import Loop
 from ulcodec.train.objective import encode_pictures, symbol_bits
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import RefinerSettings
+from ulcodec.train.warm_start import load_refiner
 from ulcodec.train.workers import begin, without_denormals
 
 VALIDATION_QUALITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -94,12 +95,17 @@ def validation_scores(
 
 
 def starting_refiner(stored: StoredModel, settings: RefinerSettings, device: torch.device) -> Refiner:
-    """Make the refiner to train: the codec's own if it has this shape, otherwise a new one."""
+    """Make the refiner to train: that of `init`, or the codec's own if it has this shape, otherwise a new one.
+
+    Raises TrainingError if that of `init` has another shape.
+    """
     config = settings.refiner_config()
-    own = stored.refiner_network(device)
+    own = stored.refiner_network(device) if settings.init is None else None
     if own is not None and own.config == config:
         return own.requires_grad_(True)
     refiner = Refiner(stored.config, config)
+    if settings.init is not None:
+        load_refiner(refiner, settings.init)
     with torch.no_grad():
         refiner.log_gain.values.copy_(stored.weights["decoder.trunk.log_gain.values"])
     return placed(refiner, device)
@@ -141,6 +147,6 @@ def resume_refiner(
     run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
 ) -> Path:
     """Continue a run, see `resume_stage1`."""
-    settings = RefinerSettings.from_json(run_config(run_dir)["refiner"])
+    settings = replace(RefinerSettings.from_json(run_config(run_dir)["refiner"]), init=None)
     settings, new_length = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
     return train_refiner(settings, new_length=new_length)

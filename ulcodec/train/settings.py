@@ -529,13 +529,15 @@ VIDEO_PRIOR_WIDTH, VIDEO_FIRST_BLOCKS, VIDEO_HYPER_CHANNELS = 192, 2, 16
 class VideoSettings(EntropySettings):
     """Settings of the training of the entropy model of predicted frames, see `EntropySettings`.
 
-    `model`: name or directory of the codec, which stays as it is. `prior_width`, `prior_blocks`, `hyper_channels`:
-    sizes of the entropy model; by default small ones, at most those of the codec. `views`: predicted frames of a clip.
+    `model`: name or directory of the codec, which stays as it is. `init`: name or directory of a model whose video part
+    the run starts from, such as that of an earlier codec. `prior_width`, `prior_blocks`, `hyper_channels`: sizes of the
+    entropy model; by default small ones, at most those of the codec. `views`: predicted frames of a clip.
     """
 
     data: tuple[Source, ...] = option(
         "data", help="Folder of videos or tar shards, a video, a tar shard, or its URL; repeatable."
     )
+    init: str | None = option("init", None, "Model whose video part the run starts from.")
     prior_blocks: str | None = option("prior-blocks", None, "Blocks of the prior in each pass. Default: 2,3,4,5.")
     prior_width: int | None = option("prior-width", None, "Channels of the prior. Default: 192.")
     hyper_channels: int | None = option("hyper-channels", None, "Channels of the hyper-latent. Default: 16.")
@@ -624,10 +626,12 @@ class DenoiserSettings(CodecRunSettings):
 class RefinerSettings(CodecRunSettings):
     """Settings of the refiner's training. Give `minutes` or `n_images`, or both: whichever comes first ends the run.
 
-    `model`: name or directory of the codec, which stays as it is. The codec's own refiner goes on if it has the same
-    `width` and `blocks`.
+    `model`: name or directory of the codec, which stays as it is. `init`: name or directory of a model whose refiner
+    the run starts from, such as that of an earlier codec. By default the codec's own refiner goes on, if it has the
+    same `width` and `blocks`.
     """
 
+    init: str | None = option("init", None, "Model whose refiner the run starts from.")
     width: int = option("width", RefinerConfig.width, "Channels of the refiner.", show_default=True)
     blocks: int = option("blocks", RefinerConfig.n_blocks, "Blocks of the refiner.", show_default=True)
     minutes: float | None = option("minutes", None)

@@ -1,5 +1,6 @@
 """Train the entropy model of predicted frames, on latents that a frozen codec encodes once."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ulcodec.train.objective import residual_loss
 from ulcodec.train.residuals import encode_clips
 from ulcodec.train.runs import resumed, run_config
 from ulcodec.train.settings import VideoSettings
+from ulcodec.train.warm_start import load_video_part
 from ulcodec.train.workers import begin, without_denormals
 
 
@@ -32,9 +34,15 @@ def sizes_of(config: ModelConfig) -> dict[str, Any]:
 
 
 def starting_model(codec: UnifiedLatentModel, settings: VideoSettings) -> EntropyModel:
-    """Make an entropy model with new weights, and the gains of the latent's channels from a codec's prior."""
+    """Make an entropy model with the weights of `init`, or new ones and the channels' gains of a codec's prior.
+
+    Raises TrainingError if that of `init` has another configuration.
+    """
     model = EntropyModel(settings.model_config(codec.config))
-    model.prior.log_gain.load_state_dict(codec.prior.log_gain.state_dict())
+    if settings.init is None:
+        model.prior.log_gain.load_state_dict(codec.prior.log_gain.state_dict())
+    else:
+        load_video_part(model, settings.init)
     device = next(codec.parameters()).device
     placed: EntropyModel = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return placed
@@ -74,6 +82,6 @@ def resume_video(
     run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
 ) -> Path:
     """Continue a run, see `resume_stage1`."""
-    settings = VideoSettings.from_json(run_config(run_dir)["video"])
+    settings = replace(VideoSettings.from_json(run_config(run_dir)["video"]), init=None)
     settings, new_length = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
     return train_video(settings, new_length=new_length)

@@ -14,7 +14,8 @@ from ulcodec.errors import ModelError, TrainingError
 from ulcodec.model.config import ModelConfig
 from ulcodec.model.decoder import Denoiser
 from ulcodec.model.prior import hidden_factors
-from ulcodec.model.unified import UnifiedLatentModel
+from ulcodec.model.refiner import Refiner
+from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.store.model_directory import DENOISER, open_model
 from ulcodec.store.networks import load_weights
 from ulcodec.store.tensor_files import read_document, read_tensors
@@ -151,8 +152,32 @@ def load_denoiser(denoiser: Denoiser, name: str) -> None:
     """Load the weights of another model's denoiser. Raises TrainingError if they do not fit."""
     prefix = f"{DENOISER}."
     weights = open_model(name).weights
-    denoiser_weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    load_part(
+        denoiser,
+        {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)},
+        f"{name}: its denoiser",
+    )
+
+
+def load_refiner(refiner: Refiner, name: str) -> None:
+    """Load the weights of another model's refiner. Raises TrainingError if it has none, or if they do not fit."""
+    stored = open_model(name).refiner
+    if stored is None:
+        raise TrainingError(f"{name} has no refiner to start from")
+    load_part(refiner, stored.weights, f"{name}: its refiner")
+
+
+def load_video_part(video: EntropyModel, name: str) -> None:
+    """Load the weights of another model's video part. Raises TrainingError if it has none, or if they do not fit."""
+    stored = open_model(name).video
+    if stored is None:
+        raise TrainingError(f"{name} has no video part to start from")
+    load_part(video, stored.weights, f"{name}: its video part")
+
+
+def load_part(network: nn.Module, weights: dict[str, Tensor], what: str) -> None:
+    """Load the weights of a network. Raises TrainingError that names it by `what` if they do not fit."""
     try:
-        load_weights(denoiser, denoiser_weights)
+        load_weights(network, weights)
     except ModelError as error:
-        raise TrainingError(f"{name}: its denoiser is of another configuration") from error
+        raise TrainingError(f"{what} is of another configuration") from error
