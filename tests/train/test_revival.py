@@ -63,7 +63,7 @@ def test_run_reports_the_number_of_reinitialised_units(
     save_model(tmp_path / "model", "tiny", dying_model, {"training": "none: seeded weights"})
     settings = Stage1Settings(
         data=(photographs,), out=tmp_path / "run", config="tiny", n_images=4, batch_size=4, crop_px=64, threads=1,
-        device="cpu", init=tmp_path / "model",
+        device="cpu", init=str(tmp_path / "model"),
     )  # fmt: skip
     train_stage1(settings)
     message = "hidden units were dead and are reinitialised"

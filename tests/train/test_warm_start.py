@@ -12,7 +12,7 @@ import torch
 from stage1_runs import BATCH_SIZE
 
 import ulcodec
-from ulcodec.errors import TrainingError
+from ulcodec.errors import ModelError, TrainingError
 from ulcodec.export.pipeline import export
 from ulcodec.model.build import build_model
 from ulcodec.model.config import TINY, ModelConfig
@@ -31,12 +31,12 @@ def started(config: ModelConfig, directory: Path) -> UnifiedLatentModel:
     """Make a model of a configuration with the weights of a model directory."""
     model = build_model(config)
     assert isinstance(model, UnifiedLatentModel)
-    load_initial_weights(model, directory, json.loads(json.dumps(config.to_json())))
+    load_initial_weights(model, str(directory), json.loads(json.dumps(config.to_json())))
     return model
 
 
 def test_run_starts_from_the_weights_of_a_model(settings: Stage1Settings, tiny_model_dir: Path) -> None:
-    settings = replace(settings, init=tiny_model_dir, n_images=BATCH_SIZE)
+    settings = replace(settings, init=str(tiny_model_dir), n_images=BATCH_SIZE)
     train_stage1(settings)
     start, end = read_tensors(tiny_model_dir, "weights"), read_tensors(settings.out / "checkpoint", "model")
     changes = {name: (end[name] - weight.float()).abs().max() for name, weight in start.items()}
@@ -44,6 +44,14 @@ def test_run_starts_from_the_weights_of_a_model(settings: Stage1Settings, tiny_m
     assert sum(change >= 1e-3 for change in changes.values()) < 6
     with pytest.raises(TrainingError, match="holds another model configuration"):
         train_stage1(replace(settings, config="paper_tiny", objective="ul", out=settings.out.with_name("other")))
+
+
+def test_run_starts_from_a_model_by_its_name(settings: Stage1Settings) -> None:
+    with pytest.raises(TrainingError, match="small holds another model configuration"):
+        train_stage1(replace(settings, init="small"))
+    with pytest.raises(ModelError, match="no model 'unheard-of': it is neither an installed model"):
+        train_stage1(replace(settings, init="unheard-of"))
+    assert not settings.out.exists()
 
 
 def test_deeper_model_starts_with_the_loss_of_the_smaller_one(
@@ -59,14 +67,14 @@ def test_deeper_model_starts_with_the_loss_of_the_smaller_one(
         for model in (tiny_model, deeper_model)
     ]
     assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
-    train_stage1(replace(settings, config="deeper", init=tiny_model_dir, n_images=2 * BATCH_SIZE))
+    train_stage1(replace(settings, config="deeper", init=str(tiny_model_dir), n_images=2 * BATCH_SIZE))
     trained = read_tensors(settings.out / "checkpoint", "model")
     new_names = [name for name in trained if ".expand.weight" in name and name not in tiny_model.state_dict()]
     assert len(new_names) == len(depths) + len(TINY.prior_blocks)
     assert all(trained[name].any() for name in new_names), "the new blocks learn"
     export(settings.out, settings.out / "model", sources=())
     with pytest.raises(TrainingError, match="holds another model configuration"):  # of more blocks
-        train_stage1(replace(settings, init=settings.out / "model", out=settings.out.with_name("other")))
+        train_stage1(replace(settings, init=str(settings.out / "model"), out=settings.out.with_name("other")))
 
 
 def test_passes_start_with_the_network_that_all_passes_shared(
@@ -142,7 +150,7 @@ def test_anchors_with_other_lagrangians_are_refused(wider: ModelConfig, tiny_mod
 
 
 def test_wider_model_trains_and_codes(wider: ModelConfig, settings: Stage1Settings, tiny_model_dir: Path) -> None:
-    train_stage1(replace(settings, config=wider.name, init=tiny_model_dir, n_images=2 * BATCH_SIZE))
+    train_stage1(replace(settings, config=wider.name, init=str(tiny_model_dir), n_images=2 * BATCH_SIZE))
     export(settings.out, settings.out / "model", sources=())
     codec = ulcodec.load(settings.out / "model", device="cpu")
     picture = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)

@@ -169,12 +169,12 @@ class Stage1Settings:
     A configuration of clips (`paper-video`, `tiny-video`) trains on videos. Its images are clips, of `n_frames` frames.
     `resize_px`: pictures and frames are given this short side before they are cropped. `reduction`, `turns`: see
     `ulcodec.train.data.augmentation`; for pictures only. `latent_warmup_images`: see
-    `ulcodec.train.objective.encoder_share_at`.
-    `init`: a model directory whose weights the run starts from, with as many blocks or fewer; its dead units are
-    reinitialised (`ulcodec.train.revival`). `warmup_images`: images over which the learning rate rises at the start;
-    `decay_share`: share of the run over which it falls to zero at the end. `compile`: on GPUs, compile the networks and
-    replay steps as CUDA graphs. `threads`: 0 leaves the choice to torch. `shards_in_memory`: 0 holds all pictures in
-    memory; otherwise the number of shards that are held, of which one is replaced after every `crops_per_shard` crops.
+    `ulcodec.train.objective.encoder_share_at`. `init`: name or directory of a model whose weights the run starts from,
+    with as many blocks or fewer; its dead units are reinitialised (`ulcodec.train.revival`). `warmup_images`: images
+    over which the learning rate rises at the start; `decay_share`: share of the run over which it falls to zero at the
+    end. `compile`: on GPUs, compile the networks and replay steps as CUDA graphs. `threads`: 0 leaves the choice to
+    torch. `shards_in_memory`: 0 holds all pictures in memory; otherwise the number of shards that are held, of which
+    one is replaced after every `crops_per_shard` crops.
     """
 
     data: tuple[Source, ...] = option("data")
@@ -208,16 +208,14 @@ class Stage1Settings:
     limit_pictures: int | None = None
     shards_in_memory: int = option("shards-in-memory", 0, "Streaming: tar shards in memory. Default: all pictures.")
     crops_per_shard: int = option("crops-per-shard", 10_000)
-    init: Path | None = option("init", None, "Model directory whose weights the run starts from.")
+    init: str | None = option("init", None, "Model whose weights the run starts from.")
     compile: bool = option("compile", True)
     weights: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
     def resolved(self) -> dict[str, Any]:
         """Convert to JSON everything that decides the run."""
         values = asdict(self)
-        values.update(
-            data=[str(path) for path in self.data], out=str(self.out), init=str(self.init) if self.init else None
-        )
+        values.update(data=[str(path) for path in self.data], out=str(self.out))
         return {"model": json.loads(json.dumps(asdict(preset(self.config)))), "stage1": values}
 
     @staticmethod
@@ -227,7 +225,6 @@ class Stage1Settings:
             typed = {
                 "data": tuple(map(as_source, values["data"])),
                 "out": Path(values["out"]),
-                "init": Path(values["init"]) if values["init"] else None,
                 "weights": ObjectiveSettings(**values["weights"]),
             }
             return Stage1Settings(**{**values, **typed})

@@ -4,7 +4,6 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from ulcodec.model.decoder import Denoiser
 from ulcodec.model.prior import hidden_factors
 from ulcodec.model.refiner import Refiner
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
+from ulcodec.store.installed import model_directory
 from ulcodec.store.model_directory import DENOISER, open_model
 from ulcodec.store.networks import load_weights
 from ulcodec.store.tensor_files import read_document, read_tensors
@@ -29,11 +29,13 @@ INNOVATION = 0.6
 """Share of the next DCT coefficients that the networks of `small` could not predict (docs/lab-notes/weights.md)."""
 
 
-def load_initial_weights(model: nn.Module, directory: Path, config: dict[str, Any]) -> None:
-    """Load the weights of a model directory of the same configuration, or of a smaller codec (see `is_smaller`).
+def load_initial_weights(model: nn.Module, name: str, config: dict[str, Any]) -> None:
+    """Load the weights of a model of the same configuration, or of a smaller codec (see `is_smaller`).
 
-    Raises TrainingError for any other configuration.
+    `name`: of an installed model, or a model directory. Raises ModelError if there is none, TrainingError for any other
+    configuration.
     """
+    directory = model_directory(name)
     stored_config = read_document(directory, "config").get("model")
     weights = read_tensors(directory, "weights")
     try:
@@ -42,7 +44,7 @@ def load_initial_weights(model: nn.Module, directory: Path, config: dict[str, An
         elif stored_config != config:
             raise ModelError("it is of another kind")
     except ModelError as error:
-        raise TrainingError(f"{directory} holds another model configuration") from error
+        raise TrainingError(f"{name} holds another model configuration") from error
     load_weights(model, weights)
 
 
