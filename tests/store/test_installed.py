@@ -116,6 +116,19 @@ def test_shipped_models_come_first(site: Path, tiny_model_dir: Path) -> None:
     assert shipped.label == "small"
 
 
+def test_path_is_not_the_name_of_a_shipped_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert model_directory("small") == shipped_models()[0].directory
+    for path in ("./small", "small/", str(tmp_path / "small")):
+        assert model_directory(path) == Path(path)
+    monkeypatch.chdir("small")
+    assert model_directory(".") == Path()
+    with pytest.raises(ModelError, match="no model ''"):
+        model_directory("")
+
+
 def test_name_of_several_packages_needs_a_fingerprint(site: Path, copy: Path, tiny_model_dir: Path) -> None:
     other = install_by_hand(site, tiny_model_dir, coding_sha256="0123456789abcdef")
     with pytest.raises(ModelError, match="several installed models are 'tiny'; choose one: tiny-01234567, "):

@@ -24,7 +24,7 @@ from ulcodec.model.refiner_config import RefinerConfig
 from ulcodec.model.tiles import Tile
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import open_model, save_model
-from ulcodec.store.tensor_files import read_tensors
+from ulcodec.store.tensor_files import read_document, read_tensors
 from ulcodec.train.objective import round_around
 from ulcodec.train.refiner import CodedWithGradient, coded_with_gradient, refiner_loss, train_refiner
 from ulcodec.train.settings import RefinerSettings
@@ -247,7 +247,7 @@ def test_refiner_of_another_shape_starts_anew(settings: RefinerSettings, exporte
 
 def test_refiner_that_does_not_fit_is_refused(settings: RefinerSettings, exported: Path, tmp_path: Path) -> None:
     start = replace(settings, out=tmp_path / "run")
-    with pytest.raises(TrainingError, match="its refiner is of another configuration"):
+    with pytest.raises(TrainingError, match=r"its refiner does not fit: width 16, not 24$"):
         train_refiner(replace(start, width=24, init=str(exported)))
     with pytest.raises(TrainingError, match="has no refiner to start from"):
         train_refiner(replace(start, init=settings.model))
@@ -258,11 +258,17 @@ def test_run_that_started_from_another_refiner_resumes(
     settings: RefinerSettings, exported: Path, tmp_path: Path
 ) -> None:
     first = shutil.copytree(exported, tmp_path / "first")
-    train_refiner(replace(settings, out=tmp_path / "run", n_images=40, init=str(first)))
+    start = replace(settings, out=tmp_path / "run", n_images=40, init=str(first))
+    train_refiner(start)
     shutil.rmtree(first)
-    finished = CliRunner().invoke(app, ["train", "resume", str(tmp_path / "run"), "--images", "80"])
+    finished = CliRunner().invoke(app, ["train", "resume", str(start.out), "--images", "80"])
     assert finished.exit_code == 0, finished.output
-    assert min(explained_by(tmp_path / "run", number=-1).values()) > 0.3
+    for same_run in (replace(start, n_images=120), replace(start, n_images=160, init=None)):
+        train_refiner(same_run)
+        assert read_document(start.out / "checkpoint", "config")["refiner"]["init"] == str(first)
+    assert min(explained_by(start.out, number=-1).values()) > 0.3
+    with pytest.raises(TrainingError, match="this run did not start from small; leave out --init"):
+        train_refiner(replace(start, init="small"))
 
 
 @pytest.mark.parametrize("shape", [{"width": 24}, {"blocks": 2}])

@@ -98,16 +98,20 @@ def test_all_parts_are_trained(run: Path, settings: VideoSettings, tiny_model: U
 
 
 def test_run_starts_from_another_video_part(run: Path, exported: Path, settings: VideoSettings, tmp_path: Path) -> None:
-    start = replace(settings, out=tmp_path / "run", n_images=16, views=1, learning_rate=1e-9, init=str(exported))
+    first = shutil.copytree(exported, tmp_path / "first")
+    start = replace(settings, out=tmp_path / "run", n_images=16, views=1, learning_rate=1e-9, init=str(first))
     train_video(start)
     weights, ema = read_tensors(start.out / "checkpoint", "model"), read_tensors(run / "checkpoint", "ema")
     equal = [torch.isclose(weights[name], ema[name].half().float(), atol=1e-5).flatten() for name in weights]
     assert torch.cat(equal).float().mean() > 0.8, "only units that were dead differ"
+    shutil.rmtree(first)
+    finished = CliRunner().invoke(app, ["train", "resume", str(start.out), "--images", "32"])
+    assert finished.exit_code == 0, finished.output
 
 
 def test_video_part_that_does_not_fit_is_refused(settings: VideoSettings, exported: Path, tmp_path: Path) -> None:
     start = replace(settings, out=tmp_path / "run")
-    with pytest.raises(TrainingError, match="its video part is of another configuration"):
+    with pytest.raises(TrainingError, match=r"its video part does not fit: prior_width 32, not 24$"):
         train_video(replace(start, prior_width=24, init=str(exported)))
     with pytest.raises(TrainingError, match="has no video part to start from"):
         train_video(replace(start, init=settings.model))

@@ -20,7 +20,7 @@ from ulcodec.model.likelihood import predict_all_passes
 from ulcodec.model.presets import PRESETS
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import save_model
-from ulcodec.store.tensor_files import read_tensors
+from ulcodec.store.tensor_files import read_document, read_tensors
 from ulcodec.train.objective import codec_loss
 from ulcodec.train.settings import ObjectiveSettings, Stage1Settings
 from ulcodec.train.stage1 import train_stage1
@@ -44,6 +44,18 @@ def test_run_starts_from_the_weights_of_a_model(settings: Stage1Settings, tiny_m
     assert sum(change >= 1e-3 for change in changes.values()) < 6
     with pytest.raises(TrainingError, match="holds another model configuration"):
         train_stage1(replace(settings, config="paper_tiny", objective="ul", out=settings.out.with_name("other")))
+
+
+def test_run_keeps_the_model_that_it_began_with(settings: Stage1Settings, tiny_model_dir: Path, tmp_path: Path) -> None:
+    first = shutil.copytree(tiny_model_dir, tmp_path / "first")
+    start = replace(settings, init=str(first), n_images=BATCH_SIZE)
+    train_stage1(start)
+    shutil.rmtree(first)
+    for same_run in (replace(start, n_images=2 * BATCH_SIZE), replace(start, n_images=3 * BATCH_SIZE, init=None)):
+        train_stage1(same_run)
+        assert read_document(start.out / "checkpoint", "config")["stage1"]["init"] == str(first)
+    with pytest.raises(TrainingError, match="this run did not start from small; leave out --init"):
+        train_stage1(replace(start, init="small"))
 
 
 def test_run_starts_from_a_model_by_its_name(settings: Stage1Settings) -> None:

@@ -191,10 +191,12 @@ def normalised(name: str) -> str:
 def model_directory(model: str | Path) -> Path:
     """Find the directory of an installed model by its name or fingerprint, or of any model by its path.
 
-    A shipped model comes before a path, and a path before a package. Raises ModelError if there is none, or if several
-    packages have a model of this name.
+    A shipped model comes before a path, and a path before a package: `small` is the shipped model, and `./small` a
+    directory. Raises ModelError if there is none, or if several packages have a model of this name.
     """
-    for candidate in (WEIGHTS / str(model), Path(model)):
+    name = str(model)
+    shipped = [WEIGHTS / name] if Path(name).name == name else []
+    for candidate in [*shipped, Path(name)] if name else []:
         if (candidate / "config.json").is_file():
             return candidate
     wanted, installed = normalised(str(model)).removeprefix(PACKAGE_PREFIX), list(installed_models())

@@ -1,6 +1,5 @@
 """Train the denoiser alone, around the pictures that a frozen codec decodes."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import decode_pictures
 from ulcodec.train.revival import revive
-from ulcodec.train.runs import resumed, run_config
+from ulcodec.train.runs import as_begun, resumed, run_config
 from ulcodec.train.settings import DenoiserSettings
 from ulcodec.train.warm_start import load_denoiser
 from ulcodec.train.workers import begin, without_denormals
@@ -86,11 +85,12 @@ def train_denoiser(settings: DenoiserSettings, *, new_length: bool = False) -> P
     run, unreadable data, or a loss that is not finite or explodes.
     """
     settings.check()
+    settings, has_begun = as_begun(settings, "denoiser")
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     stored = open_model(settings.model)
     model = stored.networks(device)
     denoiser = model.decoder.denoiser.requires_grad_(True)
-    if settings.init is not None:
+    if settings.init is not None and not has_begun:
         load_denoiser(denoiser, settings.init)
     identity = {"codec_sha256": stored.fingerprint.hex()}
     config = {"model": identity, "denoiser": settings.to_json()}
@@ -123,6 +123,6 @@ def resume_denoiser(
     run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
 ) -> Path:
     """Continue a run, see `resume_stage1`."""
-    settings = replace(DenoiserSettings.from_json(run_config(run_dir)["denoiser"]), init=None)
+    settings = DenoiserSettings.from_json(run_config(run_dir)["denoiser"])
     settings, new_length = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
     return train_denoiser(settings, new_length=new_length)

@@ -1,7 +1,7 @@
 """Train the refiner around a frozen codec: to predict how the gradient of bits and squared error moves latents."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from ulcodec.io.locations import Source
 from ulcodec.io.sources import LeftOut
 from ulcodec.model.distortion import CURVATURE_BITS, lagrangians
 from ulcodec.model.refiner import Refiner
-from ulcodec.model.refiner_config import LARGEST_STEP, STILL_SCALE
+from ulcodec.model.refiner_config import LARGEST_STEP, STILL_SCALE, RefinerConfig
 from ulcodec.model.unified import UnifiedLatentModel
 from ulcodec.store.model_directory import StoredModel, open_model
 from ulcodec.store.networks import placed
@@ -24,7 +24,7 @@ from ulcodec.train.graphs import compile_parts
 from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import encode_pictures, symbol_bits
-from ulcodec.train.runs import resumed, run_config
+from ulcodec.train.runs import as_begun, resumed, run_config
 from ulcodec.train.settings import RefinerSettings
 from ulcodec.train.warm_start import load_refiner
 from ulcodec.train.workers import begin, without_denormals
@@ -94,18 +94,17 @@ def validation_scores(
     return scores
 
 
-def starting_refiner(stored: StoredModel, settings: RefinerSettings, device: torch.device) -> Refiner:
-    """Make the refiner to train: that of `init`, or the codec's own if it has this shape, otherwise a new one.
+def starting_refiner(stored: StoredModel, config: RefinerConfig, init: str | None, device: torch.device) -> Refiner:
+    """Make the refiner to train: that of the model `init`, or the codec's own if it has this shape, or a new one.
 
-    Raises TrainingError if that of `init` has another shape.
+    Raises TrainingError if that of `init` does not fit.
     """
-    config = settings.refiner_config()
-    own = stored.refiner_network(device) if settings.init is None else None
+    own = stored.refiner_network(device) if init is None else None
     if own is not None and own.config == config:
         return own.requires_grad_(True)
     refiner = Refiner(stored.config, config)
-    if settings.init is not None:
-        load_refiner(refiner, settings.init)
+    if init is not None:
+        load_refiner(refiner, init)
     with torch.no_grad():
         refiner.log_gain.values.copy_(stored.weights["decoder.trunk.log_gain.values"])
     return placed(refiner, device)
@@ -119,9 +118,11 @@ def train_refiner(settings: RefinerSettings, *, new_length: bool = False) -> Pat
     run, unreadable data, or a loss that is not finite or explodes.
     """
     settings.check()
+    settings, has_begun = as_begun(settings, "refiner")
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     stored = open_model(settings.model)
-    model, refiner = stored.networks(device), starting_refiner(stored, settings, device)
+    model, init = stored.networks(device), None if has_begun else settings.init
+    refiner = starting_refiner(stored, settings.refiner_config(), init, device)
     identity = {"codec_sha256": stored.fingerprint.hex()} | asdict(settings.refiner_config())
     config = {"model": identity, "refiner": settings.to_json()}
     loop = Loop(refiner, settings.out, settings.loop_settings(), config, workers)
@@ -147,6 +148,6 @@ def resume_refiner(
     run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
 ) -> Path:
     """Continue a run, see `resume_stage1`."""
-    settings = replace(RefinerSettings.from_json(run_config(run_dir)["refiner"]), init=None)
+    settings = RefinerSettings.from_json(run_config(run_dir)["refiner"])
     settings, new_length = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
     return train_refiner(settings, new_length=new_length)

@@ -21,6 +21,9 @@ Settings = TypeVar(
     "Settings", Stage1Settings, Stage2Settings, PriorSettings, VideoSettings, DenoiserSettings, RefinerSettings
 )
 
+Starting = TypeVar("Starting", Stage1Settings, VideoSettings, DenoiserSettings, RefinerSettings)
+"""Settings of runs that can start from a model, `init`."""
+
 
 def run_config(run_dir: Path) -> dict[str, Any]:
     """Read the configuration in a run's checkpoint. Raises TrainingError if there is no checkpoint."""
@@ -47,6 +50,26 @@ def resumed(
         settings = replace(settings, minutes=minutes, n_images=n_images)
         settings.check()
     return settings, new_length
+
+
+def as_begun(settings: Starting, part: str) -> tuple[Starting, bool]:
+    """Return the settings with the `init` that their run began with, and whether it has begun.
+
+    `part`: name of the settings in the configuration of a run. Raises TrainingError if `init` is another model.
+    """
+    checkpoint = settings.out / "checkpoint"
+    if not is_written(checkpoint):
+        return settings, False
+    begun = read_document(checkpoint, "config").get(part)
+    if begun is None:  # a run of another kind, which is refused where its state is read
+        return settings, True
+    first = begun.get("init")
+    if settings.init not in (None, first):
+        raise TrainingError(
+            f"{settings.out}: this run did not start from {settings.init}; leave out --init, or choose another run "
+            "directory"
+        )
+    return replace(settings, init=first), True
 
 
 def progress_of(settings: LoopSettings, n_images: int, seconds: float) -> float:

@@ -20,7 +20,7 @@ from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import OBJECTIVES, encoder_share_at
 from ulcodec.train.revival import revive
-from ulcodec.train.runs import resumed, run_config
+from ulcodec.train.runs import as_begun, resumed, run_config
 from ulcodec.train.settings import Stage1Settings
 from ulcodec.train.warm_start import load_initial_weights
 from ulcodec.train.workers import Workers, begin, without_denormals
@@ -115,9 +115,10 @@ def train_stage1(settings: Stage1Settings, *, new_length: bool = False) -> Path:
     Raises TrainingError for settings that cannot run, unreadable data, or a loss that is not finite or explodes.
     """
     settings.check()
+    settings, has_begun = as_begun(settings, "stage1")
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     model: nn.Module = build_model(preset(settings.config))
-    if settings.init is not None:
+    if settings.init is not None and not has_begun:
         load_initial_weights(model, settings.init, settings.resolved()["model"])
     model = placed(model, device)
     loop = Loop(model, settings.out, settings.loop_settings(), settings.resolved(), workers)
@@ -146,6 +147,6 @@ def resume_stage1(
 
     Raises TrainingError if there is no checkpoint, or as `resumed` and `train_stage1`.
     """
-    settings = replace(Stage1Settings.from_resolved(run_config(run_dir)["stage1"]), init=None)
+    settings = Stage1Settings.from_resolved(run_config(run_dir)["stage1"])
     settings, new_length = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
     return train_stage1(settings, new_length=new_length)

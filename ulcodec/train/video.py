@@ -1,6 +1,5 @@
 """Train the entropy model of predicted frames, on latents that a frozen codec encodes once."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ulcodec.train.log import Metrics
 from ulcodec.train.loop import Loop
 from ulcodec.train.objective import residual_loss
 from ulcodec.train.residuals import encode_clips
-from ulcodec.train.runs import resumed, run_config
+from ulcodec.train.runs import as_begun, resumed, run_config
 from ulcodec.train.settings import VideoSettings
 from ulcodec.train.warm_start import load_video_part
 from ulcodec.train.workers import begin, without_denormals
@@ -33,16 +32,16 @@ def sizes_of(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def starting_model(codec: UnifiedLatentModel, settings: VideoSettings) -> EntropyModel:
-    """Make an entropy model with the weights of `init`, or new ones and the channels' gains of a codec's prior.
+def starting_model(codec: UnifiedLatentModel, config: ModelConfig, init: str | None) -> EntropyModel:
+    """Make an entropy model: the video part of the model `init`, or a new one with the channels' gains of a codec.
 
-    Raises TrainingError if that of `init` has another configuration.
+    Raises TrainingError if that of `init` does not fit.
     """
-    model = EntropyModel(settings.model_config(codec.config))
-    if settings.init is None:
+    model = EntropyModel(config)
+    if init is None:
         model.prior.log_gain.load_state_dict(codec.prior.log_gain.state_dict())
     else:
-        load_video_part(model, settings.init)
+        load_video_part(model, init)
     device = next(codec.parameters()).device
     placed: EntropyModel = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return placed
@@ -57,10 +56,11 @@ def train_video(settings: VideoSettings, *, new_length: bool = False) -> Path:
     another codec, or a loss that is not finite or explodes.
     """
     settings.check()
+    settings, has_begun = as_begun(settings, "video")
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     stored = open_model(settings.model)
     codec = stored.networks(device)
-    model = starting_model(codec, settings)
+    model = starting_model(codec, settings.model_config(codec.config), None if has_begun else settings.init)
     identity = {"codec_sha256": stored.fingerprint.hex()}
     config = {"model": identity | sizes_of(model.config), "video": settings.to_json()}
     loop = Loop(model, settings.out, settings.loop_settings(), config, workers)
@@ -82,6 +82,6 @@ def resume_video(
     run_dir: Path, *, minutes: float | None = None, n_images: int | None = None, data: tuple[Source, ...] = ()
 ) -> Path:
     """Continue a run, see `resume_stage1`."""
-    settings = replace(VideoSettings.from_json(run_config(run_dir)["video"]), init=None)
+    settings = VideoSettings.from_json(run_config(run_dir)["video"])
     settings, new_length = resumed(settings, run_dir, minutes=minutes, n_images=n_images, data=data)
     return train_video(settings, new_length=new_length)

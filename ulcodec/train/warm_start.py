@@ -154,11 +154,11 @@ def load_denoiser(denoiser: Denoiser, name: str) -> None:
     """Load the weights of another model's denoiser. Raises TrainingError if they do not fit."""
     prefix = f"{DENOISER}."
     weights = open_model(name).weights
-    load_part(
-        denoiser,
-        {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)},
-        f"{name}: its denoiser",
-    )
+    denoiser_weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    try:
+        load_weights(denoiser, denoiser_weights)
+    except ModelError as error:
+        raise TrainingError(f"{name}: its denoiser is of another configuration") from error
 
 
 def load_refiner(refiner: Refiner, name: str) -> None:
@@ -166,7 +166,7 @@ def load_refiner(refiner: Refiner, name: str) -> None:
     stored = open_model(name).refiner
     if stored is None:
         raise TrainingError(f"{name} has no refiner to start from")
-    load_part(refiner, stored.weights, f"{name}: its refiner")
+    load_part(refiner, stored.weights, f"{name}: its refiner", asdict(stored.config), asdict(refiner.config))
 
 
 def load_video_part(video: EntropyModel, name: str) -> None:
@@ -174,12 +174,18 @@ def load_video_part(video: EntropyModel, name: str) -> None:
     stored = open_model(name).video
     if stored is None:
         raise TrainingError(f"{name} has no video part to start from")
-    load_part(video, stored.weights, f"{name}: its video part")
+    load_part(video, stored.weights, f"{name}: its video part", asdict(stored.config), asdict(video.config))
 
 
-def load_part(network: nn.Module, weights: dict[str, Tensor], what: str) -> None:
-    """Load the weights of a network. Raises TrainingError that names it by `what` if they do not fit."""
+def load_part(
+    network: nn.Module, weights: dict[str, Tensor], what: str, stored: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    """Load the weights of a network. Raises TrainingError if they do not fit.
+
+    `what` names the network, `stored` and `wanted` are the fields of its configuration there and in the run.
+    """
     try:
         load_weights(network, weights)
     except ModelError as error:
-        raise TrainingError(f"{what} is of another configuration") from error
+        differ = [f"{field} {value}, not {wanted[field]}" for field, value in stored.items() if value != wanted[field]]
+        raise TrainingError(f"{what} does not fit: {'; '.join(differ) or 'it is of another codec'}") from error
