@@ -61,7 +61,7 @@ def as_begun(settings: Starting, part: str) -> tuple[Starting, bool]:
     if not is_written(checkpoint):
         return settings, False
     begun = read_document(checkpoint, "config").get(part)
-    if begun is None:  # a run of another kind, which is refused where its state is read
+    if not isinstance(begun, dict):  # a run of another kind, which is refused where its state is read
         return settings, True
     first = begun.get("init")
     if settings.init not in (None, first):
