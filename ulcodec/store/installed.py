@@ -195,11 +195,11 @@ def model_directory(model: str | Path) -> Path:
     directory. Raises ModelError if there is none, or if several packages have a model of this name.
     """
     name = str(model)
-    shipped = [WEIGHTS / name] if Path(name).name == name else []
-    for candidate in [*shipped, Path(name)] if name else []:
-        if (candidate / "config.json").is_file():
+    is_path = Path(name).name != name
+    for candidate in (Path(name),) if is_path else (WEIGHTS / name, Path(name)):
+        if name and (candidate / "config.json").is_file():
             return candidate
-    wanted, installed = normalised(str(model)).removeprefix(PACKAGE_PREFIX), list(installed_models())
+    wanted, installed = normalised(name).removeprefix(PACKAGE_PREFIX), list(installed_models())
     named = [found for found in installed if found.has_name(wanted)]
     meant = (
         [found for found in installed if found.full_label == wanted][:1]
@@ -210,13 +210,11 @@ def model_directory(model: str | Path) -> Path:
         return meant[0].directory
     if meant:
         labels = ", ".join(found.label for found in meant)
-        raise ModelError(f"several installed models are {str(model)!r}; choose one: {labels}")
+        raise ModelError(f"several installed models are {name!r}; choose one: {labels}")
     labels = ", ".join(found.label for found in installed) or "none"
     package = earlier_package(wanted)
     hint = "" if package is None else f": pip install {package}"
-    raise ModelError(
-        f"no model {str(model)!r}: it is neither an installed model ({labels}) nor a model directory{hint}"
-    )
+    raise ModelError(f"no model {name!r}: it is neither an installed model ({labels}) nor a model directory{hint}")
 
 
 def model_of(fingerprint: bytes) -> InstalledModel | None:

@@ -85,13 +85,13 @@ def train_denoiser(settings: DenoiserSettings, *, new_length: bool = False) -> P
     run, unreadable data, or a loss that is not finite or explodes.
     """
     settings.check()
-    settings, has_begun = as_begun(settings, "denoiser")
+    settings, init = as_begun(settings, "denoiser")
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     stored = open_model(settings.model)
     model = stored.networks(device)
     denoiser = model.decoder.denoiser.requires_grad_(True)
-    if settings.init is not None and not has_begun:
-        load_denoiser(denoiser, settings.init)
+    if init is not None:
+        load_denoiser(denoiser, init)
     identity = {"codec_sha256": stored.fingerprint.hex()}
     config = {"model": identity, "denoiser": settings.to_json()}
     loop = Loop(denoiser, settings.out, settings.loop_settings(), config, workers)

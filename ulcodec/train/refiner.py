@@ -118,11 +118,10 @@ def train_refiner(settings: RefinerSettings, *, new_length: bool = False) -> Pat
     run, unreadable data, or a loss that is not finite or explodes.
     """
     settings.check()
-    settings, has_begun = as_begun(settings, "refiner")
+    settings, init = as_begun(settings, "refiner")
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     stored = open_model(settings.model)
-    model, init = stored.networks(device), None if has_begun else settings.init
-    refiner = starting_refiner(stored, settings.refiner_config(), init, device)
+    model, refiner = stored.networks(device), starting_refiner(stored, settings.refiner_config(), init, device)
     identity = {"codec_sha256": stored.fingerprint.hex()} | asdict(settings.refiner_config())
     config = {"model": identity, "refiner": settings.to_json()}
     loop = Loop(refiner, settings.out, settings.loop_settings(), config, workers)

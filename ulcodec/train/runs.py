@@ -52,24 +52,24 @@ def resumed(
     return settings, new_length
 
 
-def as_begun(settings: Starting, part: str) -> tuple[Starting, bool]:
-    """Return the settings with the `init` that their run began with, and whether it has begun.
+def as_begun(settings: Starting, part: str) -> tuple[Starting, str | None]:
+    """Return the settings with the `init` that their run began with, and the model whose weights it has yet to load.
 
-    `part`: name of the settings in the configuration of a run. Raises TrainingError if `init` is another model.
+    That is None if the run has begun. `part`: name of the settings in the configuration of a run. Raises TrainingError
+    if `init` is another model than the run began with.
     """
-    checkpoint = settings.out / "checkpoint"
-    if not is_written(checkpoint):
-        return settings, False
-    begun = read_document(checkpoint, "config").get(part)
+    if not is_written(settings.out / "checkpoint"):
+        return settings, settings.init
+    begun = run_config(settings.out).get(part)
     if not isinstance(begun, dict):  # a run of another kind, which is refused where its state is read
-        return settings, True
+        return settings, None
     first = begun.get("init")
     if settings.init not in (None, first):
         raise TrainingError(
             f"{settings.out}: this run did not start from {settings.init}; leave out --init, or choose another run "
             "directory"
         )
-    return replace(settings, init=first), True
+    return replace(settings, init=first), None
 
 
 def progress_of(settings: LoopSettings, n_images: int, seconds: float) -> float:

@@ -115,16 +115,16 @@ def train_stage1(settings: Stage1Settings, *, new_length: bool = False) -> Path:
     Raises TrainingError for settings that cannot run, unreadable data, or a loss that is not finite or explodes.
     """
     settings.check()
-    settings, has_begun = as_begun(settings, "stage1")
+    settings, init = as_begun(settings, "stage1")
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     model: nn.Module = build_model(preset(settings.config))
-    if settings.init is not None and not has_begun:
-        load_initial_weights(model, settings.init, settings.resolved()["model"])
+    if init is not None:
+        load_initial_weights(model, init, settings.resolved()["model"])
     model = placed(model, device)
     loop = Loop(model, settings.out, settings.loop_settings(), settings.resolved(), workers)
     loop.resume(new_length=new_length)
     pictures_at, held_out, counts = training_set(settings, device)
-    if settings.init is not None and loop.state.n_images == 0:
+    if init is not None:
         counts += "; " + revive(loop, Stage1Step(model, pictures_at, replace(settings, compile=False), workers))
     loop.announce(counts)
     step = Stage1Step(model, pictures_at, settings, workers)

@@ -56,11 +56,11 @@ def train_video(settings: VideoSettings, *, new_length: bool = False) -> Path:
     another codec, or a loss that is not finite or explodes.
     """
     settings.check()
-    settings, has_begun = as_begun(settings, "video")
+    settings, init = as_begun(settings, "video")
     workers, device = begin(settings.device, settings.batch_size, settings.threads, settings.seed)
     stored = open_model(settings.model)
     codec = stored.networks(device)
-    model = starting_model(codec, settings.model_config(codec.config), None if has_begun else settings.init)
+    model = starting_model(codec, settings.model_config(codec.config), init)
     identity = {"codec_sha256": stored.fingerprint.hex()}
     config = {"model": identity | sizes_of(model.config), "video": settings.to_json()}
     loop = Loop(model, settings.out, settings.loop_settings(), config, workers)

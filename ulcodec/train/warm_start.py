@@ -16,7 +16,7 @@ from ulcodec.model.prior import hidden_factors
 from ulcodec.model.refiner import Refiner
 from ulcodec.model.unified import EntropyModel, UnifiedLatentModel
 from ulcodec.store.installed import model_directory
-from ulcodec.store.model_directory import DENOISER, open_model
+from ulcodec.store.model_directory import DENOISER, StoredEntropyModel, StoredRefiner, open_model
 from ulcodec.store.networks import load_weights
 from ulcodec.store.tensor_files import read_document, read_tensors
 
@@ -163,29 +163,25 @@ def load_denoiser(denoiser: Denoiser, name: str) -> None:
 
 def load_refiner(refiner: Refiner, name: str) -> None:
     """Load the weights of another model's refiner. Raises TrainingError if it has none, or if they do not fit."""
-    stored = open_model(name).refiner
-    if stored is None:
-        raise TrainingError(f"{name} has no refiner to start from")
-    load_part(refiner, stored.weights, f"{name}: its refiner", asdict(stored.config), asdict(refiner.config))
+    load_part(refiner, open_model(name).refiner, name, "refiner")
 
 
 def load_video_part(video: EntropyModel, name: str) -> None:
     """Load the weights of another model's video part. Raises TrainingError if it has none, or if they do not fit."""
-    stored = open_model(name).video
-    if stored is None:
-        raise TrainingError(f"{name} has no video part to start from")
-    load_part(video, stored.weights, f"{name}: its video part", asdict(stored.config), asdict(video.config))
+    load_part(video, open_model(name).video, name, "video part")
 
 
 def load_part(
-    network: nn.Module, weights: dict[str, Tensor], what: str, stored: dict[str, Any], wanted: dict[str, Any]
+    network: Refiner | EntropyModel, stored: StoredRefiner | StoredEntropyModel | None, name: str, part: str
 ) -> None:
-    """Load the weights of a network. Raises TrainingError if they do not fit.
-
-    `what` names the network, `stored` and `wanted` are the fields of its configuration there and in the run.
-    """
+    """Load the weights of a part of the model `name`. Raises TrainingError if it has none, or if they do not fit."""
+    if stored is None:
+        raise TrainingError(f"{name} has no {part} to start from")
     try:
-        load_weights(network, weights)
+        load_weights(network, stored.weights)
     except ModelError as error:
-        differ = [f"{field} {value}, not {wanted[field]}" for field, value in stored.items() if value != wanted[field]]
-        raise TrainingError(f"{what} does not fit: {'; '.join(differ) or 'it is of another codec'}") from error
+        wanted = asdict(network.config)
+        fields = asdict(stored.config).items()
+        differ = [f"{field} {value}, not {wanted[field]}" for field, value in fields if value != wanted[field]]
+        reason = "; ".join(differ) or "it is of another codec"
+        raise TrainingError(f"{name}: its {part} does not fit: {reason}") from error
